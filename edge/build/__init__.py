@@ -1,0 +1,1 @@
+"""The build face: a checkpoint becomes an engine, on any PC."""

@@ -1,0 +1,201 @@
+"""Images -> activation ranges: how far each quantised activation reaches on real pictures.
+
+Every image is run once through the FP32 graph and counted into one histogram per tensor, so memory
+does not grow with the number of images; the method then reads a range off the histogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, helper
+
+from edge.build import graph, images
+from edge.build.observer import Observer
+from edge.build.quantize import linears
+from edge.build.ranges import Ranges
+from edge.errors import CalibrationError
+from edge.preprocess.spec import Preprocess
+
+__all__ = ["METHODS", "Histogram", "calibrate", "from_images"]
+
+BINS = 4096
+LEVELS = 128  # magnitudes of a symmetric INT8, 0 included
+PERCENTILE = 99.99
+
+Floats = npt.NDArray[np.float64]
+
+
+class Histogram:
+    """Counts of |x| in `BINS` equal bins over 0..limit; the limit doubles as larger values come."""
+
+    def __init__(self) -> None:
+        self.counts: Floats = np.zeros(BINS)
+        self.limit = 0.0
+        self.amax = 0.0
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        """Count values of any shape. Raises ValueError for NaN or infinity."""
+        magnitudes = np.abs(values).ravel()
+        largest = float(magnitudes.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise ValueError("NaN or infinity")
+        self.amax = max(self.amax, largest)
+        if self.limit == 0:
+            self.limit = largest
+        while largest > self.limit:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
+            self.limit *= 2
+        if self.limit > 0:
+            bins = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
+            np.minimum(bins, BINS - 1, out=bins)
+            self.counts += np.bincount(bins, minlength=BINS)
+
+    @property
+    def centres(self) -> Floats:
+        """The magnitude in the middle of each bin."""
+        return np.asarray((np.arange(BINS) + 0.5) * (self.limit / BINS), np.float64)
+
+
+def from_images(
+    model: ModelProto,
+    files: Sequence[Path],
+    preprocess: Preprocess,
+    method: str,
+    observer: Observer,
+) -> Ranges:
+    """Calibrate a graph on image files; those that cannot be read are named and skipped.
+
+    Raises `CalibrationError` when fewer than `images.MINIMUM` can be read.
+    """
+    count = 0
+
+    def counted() -> None:
+        nonlocal count
+        count += 1
+        observer.progress("images", count, len(files))
+
+    pictures = (tensor for _, tensor in images.prepare(files, preprocess, observer.warn))
+    found = calibrate(model, pictures, method, counted)
+    if count < images.MINIMUM:
+        raise CalibrationError(
+            f"only {count} of {len(files)} images could be read, {images.MINIMUM} are needed",
+            "add images, or replace those named above",
+        )
+    return Ranges(method=method, images=count, set_sha256=images.digest(files), ranges=found)
+
+
+def calibrate(
+    model: ModelProto,
+    pictures: Iterable[npt.NDArray[np.float32]],
+    method: str,
+    counted: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The range of every activation that a Linear of the transformer reads.
+
+    pictures: prepared images, float32 [3, H, W] each, streamed. method: one of `METHODS`.
+    counted: called after each image. Returns tensor -> largest absolute value to represent.
+    Raises `CalibrationError` for NaN, for an activation that is always 0, and for no images.
+    """
+    tensors = sorted({linear.activation for linear in linears(model)})
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    probed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
+    )
+    session = graph.session(probed)
+    histograms = {name: Histogram() for name in tensors}
+    images = 0
+    for picture in pictures:
+        for name, values in zip(tensors, session.run(picture[None], tensors), strict=True):
+            try:
+                histograms[name].add(values)
+            except ValueError as error:
+                raise CalibrationError(
+                    f"{name} has {error} on calibration image {images + 1}",
+                    "check the checkpoint's weights and the image",
+                ) from error
+        images += 1
+        counted()
+    if not images:
+        raise CalibrationError("no image could be read", "give other images: --calibration DIR")
+    ranges = {name: METHODS[method](histogram) for name, histogram in histograms.items()}
+    for name, reach in ranges.items():
+        if not reach > 0:
+            raise CalibrationError(
+                f"{name} is 0 on all {images} calibration images", "calibrate with other images"
+            )
+    return ranges
+
+
+def _minmax(histogram: Histogram) -> float:
+    """The largest value seen."""
+    return histogram.amax
+
+
+def _percentile(histogram: Histogram) -> float:
+    """The value below which `PERCENTILE` percent lie."""
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    bin_ = int(np.searchsorted(share, PERCENTILE / 100))
+    return min(histogram.amax, (bin_ + 1) * histogram.limit / BINS)
+
+
+def _mse(histogram: Histogram) -> float:
+    """The range with the least expected squared error: rounding inside, clipping outside.
+
+    Rounding to steps s costs s^2/12 per value (uniform in a step), clipping at t costs (|x| - t)^2.
+    """
+    values, counts = histogram.centres, histogram.counts
+    candidates = histogram.amax * np.linspace(0.1, 1.0, 181)
+    inside = np.cumsum(counts)
+    first = np.concatenate([[0], np.cumsum(counts * values)])
+    second = np.concatenate([[0], np.cumsum(counts * values**2)])
+    costs = []
+    for reach in candidates:
+        cut = min(int(reach * BINS / histogram.limit), BINS - 1)
+        outside = inside[-1] - inside[cut]
+        clipped = (
+            (second[-1] - second[cut + 1])
+            - 2 * reach * (first[-1] - first[cut + 1])
+            + outside * reach**2
+        )
+        costs.append(inside[cut] * (reach / (LEVELS - 1)) ** 2 / 12 + max(clipped, 0.0))
+    return float(candidates[int(np.argmin(costs))])
+
+
+def _entropy(histogram: Histogram) -> float:
+    """The range whose INT8 histogram loses least information (Kullback-Leibler divergence).
+
+    After Migacz, "8-bit inference with TensorRT", GTC 2017: values beyond the range are counted in
+    its last bin, the rest is averaged into `LEVELS` levels over the bins that are not empty.
+    """
+    counts = histogram.counts
+    used = min(int(np.ceil(histogram.amax * BINS / histogram.limit)), BINS)
+    best, best_loss = used, np.inf
+    for stop in range(LEVELS, used + 1, 16):
+        reference = counts[:stop].copy()
+        reference[-1] += counts[stop:].sum()
+        level = np.arange(stop) * LEVELS // stop
+        filled = counts[:stop] > 0
+        total = np.bincount(level, counts[:stop], LEVELS)
+        width = np.bincount(level, filled, LEVELS)
+        candidate = np.where(filled, (total / np.maximum(width, 1))[level], 0.0)
+        seen = reference > 0
+        if not candidate.sum() or (seen & (candidate == 0)).any():
+            continue
+        p, q = reference[seen] / reference.sum(), candidate[seen] / candidate.sum()
+        loss = float((p * np.log(p / q)).sum())
+        if loss < best_loss:
+            best, best_loss = stop, loss
+    return min(histogram.amax, best * histogram.limit / BINS)
+
+
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    "minmax": _minmax,
+    "percentile": _percentile,
+    "entropy": _entropy,
+    "mse": _mse,
+}

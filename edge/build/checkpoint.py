@@ -1,0 +1,124 @@
+"""Read a checkpoint's folder without torch: is it whole, safe, and of a kind that we build?
+
+Weights are taken from safetensors only: a pickle can run code when it is opened, so one is refused
+rather than read, and code that travels with a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import CheckpointError, require
+from edge.preprocess.spec import Preprocess
+
+__all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
+
+ARCHITECTURES = ("ViTForImageClassification", "DeiTForImageClassification")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose config, weights and processor were found and understood."""
+
+    name: str  # as the user gave it: a path or a hub id
+    folder: Path
+    architecture: str
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+
+    @property
+    def files(self) -> list[Path]:
+        """What a fingerprint must cover: config, processor and weights."""
+        patterns = ("config.json", "preprocessor_config.json", "*.safetensors")
+        return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+
+
+def read_checkpoint(name: str) -> Checkpoint:
+    """Read a checkpoint folder, or fetch a hub id's.
+
+    Raises `CheckpointError` when it is missing, corrupt, has no safetensors, or is of an
+    architecture or with a processor that is not supported.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _fetch(name)
+    config = _json(folder / "config.json", "this is no Hugging Face checkpoint")
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{name} is a {architecture}, which is not supported",
+            f"supported: {', '.join(ARCHITECTURES)}",
+        )
+    _check_weights(name, folder)
+    if config.get("num_channels", 3) != 3:
+        raise CheckpointError(f"{name} takes {config['num_channels']} channels", "use an RGB model")
+    size = config.get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    processor = _json(
+        folder / "preprocessor_config.json",
+        "save the processor beside the model: processor.save_pretrained(folder)",
+    )
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' default
+    try:
+        labels = tuple(str(names[str(index)]) for index in range(len(names)))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{name}: id2label in config.json has no class {error}", "number classes from 0"
+        ) from error
+    return Checkpoint(
+        name, folder, architecture, labels, Preprocess.from_processor(processor, (height, width))
+    )
+
+
+def _fetch(name: str) -> Path:
+    """Download a hub id, without pickles and without code."""
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise CheckpointError(f"there is no checkpoint at {name}", "check the path")
+    hub = require("huggingface_hub")
+    try:
+        folder = hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
+    except Exception as error:  # every kind of network and hub failure
+        reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that can be fetched ({reason})",
+            "check the path, or the id and the network (a gated model: hf auth login)",
+        ) from error
+    return Path(folder)
+
+
+def _json(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}", mend) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error})", "download the checkpoint again"
+        ) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object", "download the checkpoint again")
+    return data
+
+
+def _check_weights(name: str, folder: Path) -> None:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise CheckpointError(
+                f"{name} has pickled weights only, which can run code when opened",
+                "save it as safetensors: model.save_pretrained(folder) with transformers >= 4.45",
+            )
+        raise CheckpointError(f"{name} has no weights (*.safetensors)", "download it again, whole")
+    safetensors = require("safetensors")
+    for path in weights:
+        try:
+            with safetensors.safe_open(str(path), framework="np"):
+                pass
+        except Exception as error:  # SafetensorError has no public base
+            raise CheckpointError(
+                f"{path} is corrupt or cut off ({error})", "download the checkpoint again"
+            ) from error

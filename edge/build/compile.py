@@ -1,0 +1,184 @@
+"""Graph -> plan with TensorRT or TensorRT-RTX; every version rule lives here.
+
+One code for TensorRT 10.3 to 11.x and TensorRT-RTX: networks are always strongly typed (the flag in
+10.x, the only kind from 11 on), so that precision is what the graph says and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge import nvidia
+from edge.errors import CompileError
+from edge.passport import Plan
+from edge.storage import write_bytes
+
+__all__ = ["Progress", "available", "compile_plan"]
+
+Progress = Callable[[str, int, int], None]  # (what, done, of how many)
+
+
+def available() -> tuple[str | None, str]:
+    """The backend that this machine can compile for, and why that one (or why none)."""
+    found = nvidia.installed()
+    if "tensorrt" in found and nvidia.gpu() is None:
+        found.remove("tensorrt")  # it times its kernels on the GPU, TensorRT-RTX does not
+    if found:
+        return found[0], "installed"
+    return None, "neither TensorRT with a GPU nor TensorRT-RTX is installed here"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A serialised engine and what it belongs to."""
+
+    data: bytes
+    version: str
+    gpu: nvidia.Gpu | None
+
+    def plan(self, backend: str, max_batch: int, model_sha256: str) -> Plan:
+        gpu = self.gpu
+        return Plan(
+            backend=backend,
+            version=self.version,
+            gpu=gpu.name if gpu else None,
+            compute_capability=gpu.compute_capability if gpu else None,
+            max_batch=max_batch,
+            model_sha256=model_sha256,
+        )
+
+
+def compile_plan(
+    graph: Path,
+    backend: str,
+    *,
+    input_shape: tuple[int, int, int],
+    max_batch: int,
+    cache: Path,
+    progress: Progress,
+) -> Compiled:
+    """Compile a graph for batches of 1 to `max_batch` pictures of `input_shape` (C, H, W).
+
+    cache: folder of TensorRT's timing cache. Raises `MissingPackage`, or `CompileError` with what
+    TensorRT said. Ctrl-C stops the build at its next step.
+    """
+    trt = nvidia.tensorrt(backend)
+    gpu = nvidia.gpu()
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise CompileError(
+            f"{backend} cannot read {graph} ({'; '.join(reasons) or log.last})",
+            "build the engine again: edge build CHECKPOINT",
+        )
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace_bytes())
+    name = network.get_input(0).name
+    profile = builder.create_optimization_profile()
+    shapes = [(batch, *input_shape) for batch in (1, max_batch, max_batch)]
+    profile.set_shape(name, *shapes)
+    if config.add_optimization_profile(profile) < 0:
+        raise CompileError(
+            f"{backend} refuses the optimization profile {shapes} for {name} ({log.last})",
+            "choose another --max-batch",
+        )
+    timing_path = cache / f"timing-{backend}-{trt.__version__}-{gpu.name if gpu else 'none'}.bin"
+    timing = _use_timing_cache(config, timing_path)
+    serialized = _build(trt, builder, network, config, progress)
+    if serialized is None:
+        raise CompileError(
+            f"{backend} {trt.__version__} cannot build a plan ({log.last})",
+            "with too little memory close other programs or lower --max-batch; see edge doctor",
+        )
+    if timing is not None:
+        write_bytes(timing_path, bytes(timing.serialize()))
+    return Compiled(bytes(serialized), str(trt.__version__), gpu)
+
+
+def _strongly_typed(trt: Any) -> int:
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _workspace_bytes() -> int:
+    """Half of the free memory: a board shares it between CPU and GPU, and builds in it too."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024 // 2
+    return 1 << 30
+
+
+def _use_timing_cache(config: Any, path: Path) -> Any:
+    """Start from the kernel timings of earlier builds; a cache of another machine is ignored."""
+    timing = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if timing is None:
+        timing = config.create_timing_cache(b"")
+    if timing is not None:
+        config.set_timing_cache(timing, False)
+    return timing
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that keeps the last error, for the message that people see."""
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = "it gave no reason"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last = message
+
+    return Log()
+
+
+def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
+    """Build on a thread of its own, so that Ctrl-C is heard here and not inside TensorRT."""
+    stop = threading.Event()
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phases: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.phases[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            progress(phase, step + 1, self.phases.get(phase, step + 1))
+            return not stop.is_set()
+
+        def phase_finish(self, phase: str) -> None:
+            self.phases.pop(phase, None)
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(builder.build_serialized_network(network, config))
+        except BaseException as error:  # handed to the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="tensorrt-build")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    finally:
+        stop.set()
+        thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]

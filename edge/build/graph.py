@@ -1,0 +1,142 @@
+"""ONNX graphs: reading, writing, and the rules that TensorRT's fusions need.
+
+A ViT that exports with `LayerNormalization`, `Gelu` and `Softmax` as single nodes and a bare
+attention is fused by TensorRT and stays right in FP16; one that does not is slow, or wrong
+(TensorRT issues 2709, 3657, 4328). `check_operators` says so at build time, by name.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from edge.errors import GraphError
+from edge.session import Session
+from edge.storage import atomic, writing
+
+__all__ = ["Index", "check_operators", "load", "metadata", "save", "session", "set_metadata"]
+
+INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
+METADATA = "vit_edge"
+
+
+def load(path: Path) -> ModelProto:
+    """Read a graph with its weights. Raises `GraphError` when it is missing, cut off or corrupt."""
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise GraphError(
+            f"{path} cannot be read ({error})", "check the path; run edge export"
+        ) from error
+    except Exception as error:  # protobuf and onnx raise classes of their own
+        raise GraphError(
+            f"{path} is not a whole ONNX graph ({type(error).__name__})", "run edge export again"
+        ) from error
+    if not model.graph.node or not model.graph.input:
+        raise GraphError(f"{path} is not a whole ONNX graph (it is empty)", "run edge export again")
+    return model
+
+
+def save(model: ModelProto, path: Path) -> list[Path]:
+    """Write a graph, whole or not at all; weights beyond 2 GB go to `<name>.data` beside it.
+
+    Returns the files written. Raises `StorageError`.
+    """
+    if model.ByteSize() < INLINE_LIMIT:
+        with atomic(path) as scratch:
+            scratch.write_bytes(model.SerializeToString())
+        return [path]
+    data = path.with_name(path.name + ".data")
+    with writing(path), atomic(path) as scratch:
+        data.unlink(missing_ok=True)
+        onnx.save(model, str(scratch), save_as_external_data=True, location=data.name)
+    return [path, data]
+
+
+def session(model: ModelProto, threads: int | None = None) -> Session:
+    """A graph in memory, ready to run on the CPU."""
+    if model.ByteSize() < INLINE_LIMIT:
+        return Session(model.SerializeToString(), threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        save(model, path)
+        return Session(path, threads)
+
+
+def metadata(model: ModelProto) -> dict[str, Any]:
+    """What export wrote into the graph: `labels`, `preprocess`, `checkpoint`."""
+    found = {item.key: item.value for item in model.metadata_props}
+    if METADATA not in found:
+        raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
+    return dict(json.loads(found[METADATA]))
+
+
+def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
+    """Write `data` into the graph, where every stage and every other tool can read it."""
+    kept = [item for item in model.metadata_props if item.key != METADATA]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    item = model.metadata_props.add()
+    item.key, item.value = METADATA, json.dumps(data)
+
+
+class Index:
+    """Who makes and who reads each tensor of a graph."""
+
+    def __init__(self, model: ModelProto):
+        self.model = model
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.maker: dict[str, NodeProto] = {}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.output:
+                self.maker[name] = node
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def array(self, name: str) -> Any:
+        """A weight as a numpy array."""
+        return numpy_helper.to_array(self.weights[name])
+
+    def upstream(self, start: NodeProto, stop: Iterable[str]) -> Iterator[NodeProto]:
+        """Nodes that `start` depends on, up to and without operators named in `stop`."""
+        waiting, seen = list(start.input), set()
+        while waiting:
+            node = self.maker.get(waiting.pop())
+            if node is None or node.op_type in stop or node.output[0] in seen:
+                continue
+            seen.add(node.output[0])
+            yield node
+            waiting.extend(node.input)
+
+
+def check_operators(model: ModelProto) -> None:
+    """See that what TensorRT fuses is still in one piece. Raises `GraphError` naming the node."""
+    index = Index(model)
+    mend = "use the transformers and torch of constraints.txt: make setup"
+    operators = {node.op_type for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "Erf":
+            raise GraphError(f"GELU is decomposed: Erf at {node.name}", mend)
+        if node.op_type == "ReduceMean" and any(
+            maker.op_type in ("Pow", "Mul", "Sub")
+            for maker in [index.maker.get(node.input[0])]
+            if maker is not None
+        ):
+            raise GraphError(f"LayerNorm is decomposed: Pow and ReduceMean at {node.name}", mend)
+        if node.op_type == "Softmax":
+            for other in index.upstream(node, stop=("MatMul", "Gemm")):
+                if other.op_type in ("IsNaN", "Where", "ReduceMax"):
+                    raise GraphError(f"attention has {other.op_type} at {other.name}", mend)
+            for reader in index.readers.get(node.output[0], ()):
+                if reader.op_type in ("IsNaN", "Where"):
+                    raise GraphError(f"attention has {reader.op_type} at {reader.name}", mend)
+    for operator in ("LayerNormalization", "Gelu", "Softmax"):
+        if operator not in operators:
+            raise GraphError(f"the graph has no {operator} node: it is not a ViT", mend)

@@ -1,0 +1,89 @@
+"""A folder of images: what calibrates an engine, and what judges it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import CalibrationError, ImageError
+from edge.preprocess.cpu import Preprocessor, load_image
+from edge.preprocess.spec import Preprocess
+
+__all__ = ["MINIMUM", "class_of", "digest", "few", "find", "hold_out", "prepare"]
+
+MINIMUM = 16  # fewer images say too little about an activation's range
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+
+Tensor = npt.NDArray[np.float32]
+
+
+def find(folder: Path) -> list[Path]:
+    """All images below a folder, sorted. Raises `CalibrationError` when there are none."""
+    if not folder.is_dir():
+        raise CalibrationError(f"there is no folder {folder}", "give a folder of images")
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise CalibrationError(f"{folder} cannot be read ({error})", "check its owner") from error
+    if not files:
+        raise CalibrationError(
+            f"{folder} has no images",
+            f"put at least {MINIMUM} into it ({' '.join(sorted(SUFFIXES))})",
+        )
+    return files
+
+
+def hold_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Split one set in two: every fifth image judges, the others calibrate."""
+    judge = list(files[2::5])
+    return [path for path in files if path not in set(judge)], judge
+
+
+def prepare(
+    files: Sequence[Path], preprocess: Preprocess, skipped: Callable[[str], None]
+) -> Iterator[tuple[Path, Tensor]]:
+    """Stream the prepared images: float32 [3, H, W] each.
+
+    An image that cannot be read is named to `skipped` and left out.
+    """
+    preprocessor = Preprocessor(preprocess)
+    for path in files:
+        try:
+            yield path, preprocessor(load_image(path))
+        except ImageError as error:
+            skipped(error.what)
+
+
+def few(
+    files: Sequence[Path], preprocess: Preprocess, count: int, skipped: Callable[[str], None]
+) -> Tensor:
+    """The first readable images, prepared: float32 [N, 3, H, W], N up to `count`.
+
+    Raises `CalibrationError` when none can be read.
+    """
+    prepared = [tensor for _, tensor in islice(prepare(files, preprocess, skipped), count)]
+    if not prepared:
+        raise CalibrationError(
+            f"none of the {len(files)} images in {files[0].parent} can be read", "give others"
+        )
+    return np.stack(prepared)
+
+
+def class_of(path: Path, labels: Sequence[str]) -> int | None:
+    """The class of `folder/<label>/image.png`, or None when the folder is no label."""
+    name = path.parent.name
+    return labels.index(name) if name in labels else None
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the images' names and contents."""
+    result = hashlib.sha256()
+    for path in files:
+        data = path.read_bytes()
+        result.update(f"{path.parent.name}/{path.name}\0{len(data)}\0".encode() + data)
+    return result.hexdigest()

@@ -1,0 +1,44 @@
+"""Graph -> simpler graph with onnxsim, compared with what went in."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from edge.build import graph
+from edge.build.export import compare
+from edge.errors import GraphError, require
+
+__all__ = ["simplify"]
+
+# Bias as Gemm wraps every Linear in two Reshapes, and q, k, v as one MatMul puts a Split behind
+# each: then a Q/DQ pair no longer stands next to its MatMul, which TensorRT 10.16 refuses to build
+# on Orin (issue 4832), and its attention fusion sees another pattern.
+SKIPPED = (
+    "fuse_matmul_add_bias_into_gemm",
+    "fuse_matmul_add_bias_into_gemm_batched",
+    "fuse_qkv",
+)
+
+
+def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
+    """Fold constants and drop what does nothing.
+
+    pictures: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
+    simpler graph and the largest absolute difference of a logit. Raises `GraphError` when onnxsim
+    fails, a rule is broken, or the two graphs disagree.
+    """
+    onnxsim = require("onnxsim")
+    try:
+        simpler, _ = onnxsim.simplify(model, skipped_optimizers=list(SKIPPED))
+    except Exception as error:  # onnxsim raises what its C++ core throws
+        raise GraphError(
+            f"onnxsim cannot simplify the graph ({str(error).strip()[:200]})",
+            "report it with the checkpoint's name",
+        ) from error
+    graph.set_metadata(simpler, graph.metadata(model))
+    graph.check_operators(simpler)
+    reference = graph.session(model).logits(pictures)
+    difference = compare(simpler, pictures, reference, "the simplified graph", "the exported graph")
+    return simpler, difference

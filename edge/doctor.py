@@ -1,0 +1,125 @@
+"""What is installed, which backends and frame paths work here, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edge import __version__, nvidia
+from edge.errors import EdgeError, require
+
+__all__ = ["Check", "examine"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that works here, or does not; then `detail` says what to do."""
+
+    name: str
+    works: bool
+    detail: str
+
+    def line(self) -> str:
+        return f"{'ok' if self.works else '--':<3} {self.name:<22} {self.detail}"
+
+
+def examine() -> Iterator[Check]:
+    """Everything, one check at a time; a check that fails never stops the others."""
+    l4t = nvidia.l4t_version()
+    machine = f"Jetson, L4T {l4t}" if l4t else f"PC, {platform.machine()}"
+    yield Check(
+        "vit-edge",
+        True,
+        f"{__version__} on Python {sys.version.split()[0]}, {machine}, "
+        f"{len(os.sched_getaffinity(0))} CPUs",
+    )
+    gpu = nvidia.gpu()
+    yield Check(
+        "NVIDIA GPU",
+        gpu is not None,
+        f"{gpu.name}, compute capability {gpu.compute_capability}"
+        if gpu
+        else "no driver (libcuda.so.1) or no device; in a container add --runtime nvidia",
+    )
+    for name in ("numpy", "PIL", "cv2", "onnx", "onnxruntime"):
+        yield _package(name)
+    for backend in nvidia.BACKENDS:
+        yield _tensorrt(backend, gpu is not None)
+    yield _package("pycuda")
+    yield from _gstreamer()
+    yield Check("frame path system", True, "frames are copied to system memory, CPU preprocessing")
+    yield Check("frame path NVMM", False, "not in this version: frames pass through the CPU")
+    for name in ("torch", "transformers", "onnxsim"):
+        check = _package(name)
+        yield (
+            check
+            if check.works
+            else Check(name, False, f"{check.detail} (only a machine that builds engines needs it)")
+        )
+
+
+def _package(name: str) -> Check:
+    try:
+        module = require(name)
+    except EdgeError as error:
+        return Check(name, False, error.mend)
+    except Exception as error:  # a broken package can raise anything when it is imported
+        return Check(name, False, f"is installed but does not load: {error}")
+    found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", "")
+    return Check(name, True, f"{found}".strip())
+
+
+def _tensorrt(backend: str, gpu: bool) -> Check:
+    if backend not in nvidia.installed():
+        mend = (
+            "sudo apt install python3-libnvinfer (JetPack), then make setup"
+            if backend == "tensorrt"
+            else "pip install 'vit-edge[rtx]' (x86-64)"
+        )
+        return Check(backend, False, mend)
+    try:
+        found = nvidia.tensorrt(backend).__version__
+    except EdgeError as error:
+        return Check(backend, False, error.what)
+    if not gpu:
+        can = "compiles plans here" if backend == "tensorrt-rtx" else "compiles nothing here"
+        return Check(backend, True, f"{found}; without a GPU it {can}, and runs none")
+    return Check(backend, True, found)
+
+
+def _gstreamer() -> Iterator[Check]:
+    try:
+        gi = require("gi")
+        gi.require_version("Gst", "1.0")
+        gst = importlib.import_module("gi.repository.Gst")
+        gst.init(None)
+    except (EdgeError, ImportError, ValueError) as error:
+        mend = "sudo apt install python3-gi python3-gst-1.0 gir1.2-gst-plugins-base-1.0"
+        yield Check("GStreamer", False, f"{mend} ({error})")
+        return
+    yield Check("GStreamer", True, gst.version_string().removeprefix("GStreamer "))
+    needed = {
+        "file and H.264": (("qtdemux", "good"), ("h264parse", "bad"), ("avdec_h264", "libav")),
+        "RTSP": (("rtspsrc", "good"), ("rtph264depay", "good")),
+        "USB camera": (("v4l2src", "good"), ("jpegdec", "good")),
+        "CSI camera": (("nvarguscamerasrc", ""),),
+        "Jetson decoder": (("nvv4l2decoder", ""), ("nvvidconv", "")),
+    }
+    for what, elements in needed.items():
+        missing = [(name, where) for name, where in elements if not gst.ElementFactory.find(name)]
+        if not missing:
+            yield Check(f"source {what}", True, ", ".join(name for name, _ in elements))
+        elif missing[0][1]:
+            package = missing[0][1]
+            package = (
+                "gstreamer1.0-libav" if package == "libav" else f"gstreamer1.0-plugins-{package}"
+            )
+            yield Check(f"source {what}", False, f"sudo apt install {package}")
+        else:
+            yield Check(
+                f"source {what}", False, "on a Jetson: sudo apt install nvidia-l4t-gstreamer"
+            )

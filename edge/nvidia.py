@@ -1,0 +1,91 @@
+"""What NVIDIA has here: a Jetson or not, a GPU, and which of the two TensorRT packages.
+
+`tensorrt` and `tensorrt-rtx` have one Python API under two names; this is the only place that knows
+the names. Everything is asked when it is needed and nothing is imported at the top.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError, MissingPackage, require
+
+__all__ = ["BACKENDS", "Gpu", "gpu", "installed", "is_jetson", "l4t_version", "tensorrt"]
+
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first CUDA device: its name and compute capability, such as 8.7."""
+
+    name: str
+    compute_capability: str
+
+
+@lru_cache(maxsize=1)
+def gpu() -> Gpu | None:
+    """The first CUDA device as the driver tells it, or None without a driver or a device."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    # CUdevice_attribute: COMPUTE_CAPABILITY_MAJOR 75, COMPUTE_CAPABILITY_MINOR 76 (cuda.h).
+    calls: tuple[Callable[[], int], ...] = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetName(name, len(name), device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device),
+    )
+    if any(call() != 0 for call in calls):
+        return None
+    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+
+
+def l4t_version() -> str | None:
+    """The Jetson's L4T release, such as R36.4.3, from /etc/nv_tegra_release; None elsewhere."""
+    release = Path("/etc/nv_tegra_release")
+    if not release.is_file():
+        return None
+    match = re.search(r"# (R\d+).*?REVISION: ([\d.]+)", release.read_text(errors="replace"))
+    return f"{match[1]}.{match[2]}" if match else "unknown"
+
+
+def is_jetson() -> bool:
+    """Whether this is a Jetson. `EDGE_PLATFORM=pc` or `jetson` decides it by hand."""
+    forced = os.environ.get("EDGE_PLATFORM")
+    return forced == "jetson" if forced else l4t_version() is not None
+
+
+def installed() -> list[str]:
+    """Which of `BACKENDS` have their Python package here, best first."""
+    return [name for name in BACKENDS if importlib.util.find_spec(_MODULES[name]) is not None]
+
+
+def tensorrt(backend: str) -> Any:
+    """Import the package of `tensorrt` or `tensorrt-rtx`.
+
+    Raises `MissingPackage` with the command that installs it.
+    """
+    if backend == "tensorrt-rtx":
+        require("tensorrt_rtx_libs")  # puts NVIDIA's libraries where the bindings find them
+    try:
+        return require(_MODULES[backend])
+    except EdgeError:
+        raise
+    except Exception as error:  # the bindings raise bare exceptions when libraries do not match
+        raise MissingPackage(
+            f"{backend} is installed but does not load ({error})", "see edge doctor"
+        ) from error

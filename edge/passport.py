@@ -1,0 +1,152 @@
+"""The passport: what an engine is, what it was built from, and what it was measured at.
+
+`engines/<name>/passport.json` stands beside an untouched `model.onnx` and `model.plan`, so that
+other tools can read those too. It is checked before anything is loaded: a plan belongs to one
+TensorRT version and GPU, and a file that was cut off in a copy is named, not crashed on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EngineError
+from edge.preprocess.spec import Preprocess
+from edge.storage import digest, write_bytes
+
+__all__ = ["Accuracy", "File", "Passport", "Plan"]
+
+SCHEMA = 1
+NAME = "passport.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the engine: its SHA-256 and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    @staticmethod
+    def of(path: Path) -> File:
+        return File(digest(path), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An engine's outputs against the FP32 graph's, on the same held-out images."""
+
+    images: int
+    agreement: float  # percent of images with the same top-1
+    sqnr_db: float  # 10 log10(sum reference^2 / sum (reference - output)^2) over the logits
+    max_error: float  # largest absolute difference of a logit
+    top1: float | None  # percent right, where the images' classes are known
+    top1_fp32: float | None  # the same for the FP32 graph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled plan and the only place where it runs."""
+
+    backend: str  # tensorrt or tensorrt-rtx
+    version: str  # of TensorRT, exactly
+    gpu: str | None  # None: compiled on a machine without one, for any GPU of that backend
+    compute_capability: str | None  # such as 8.7
+    max_batch: int
+    model_sha256: str  # the model.onnx that it was compiled from
+
+
+@dataclass(frozen=True)
+class Passport:
+    name: str
+    fingerprint: str  # of all that it was built from: the same means nothing to rebuild
+    precision: str  # fp32, fp16 or int8
+    checkpoint: dict[str, Any]  # path, architecture, sha256 of its files
+    labels: tuple[str, ...]  # class id -> name
+    preprocess: Preprocess
+    max_batch: int
+    tools: dict[str, str]  # package -> version that built it
+    calibration: dict[str, Any] | None  # method, images, sha256 of the set
+    judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
+    accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
+    files: dict[str, File] = field(default_factory=dict)
+    plan: Plan | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture."""
+        return (3, self.preprocess.height, self.preprocess.width)
+
+    def write(self, folder: Path) -> None:
+        """Write `passport.json`, whole or not at all. Raises `StorageError`."""
+        data = {"schema": SCHEMA, **asdict(self)}
+        write_bytes(folder / NAME, (json.dumps(data, indent=1) + "\n").encode())
+
+    def with_plan(self, plan: Plan | None, files: dict[str, File]) -> Passport:
+        """The same passport with another plan and its file."""
+        kept = {name: file for name, file in self.files.items() if name != "model.plan"}
+        return replace(self, plan=plan, files={**kept, **files})
+
+    @staticmethod
+    def read(folder: Path) -> Passport:
+        """Read `folder/passport.json`.
+
+        Raises `EngineError` when the folder is no engine, or the passport is damaged or of a
+        newer schema.
+        """
+        path = folder / NAME
+        if not folder.is_dir():
+            raise EngineError(
+                f"there is no engine at {folder}",
+                "build one: edge build CHECKPOINT --name NAME (ls engines/ shows those you have)",
+            )
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise EngineError(
+                f"{folder} is no engine: it has no {NAME}", "give a folder made by edge build"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise _damaged(path, error) from error
+        schema = data.pop("schema", None) if isinstance(data, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise EngineError(
+                f"{path} has schema {schema}, this vit-edge reads up to {SCHEMA}",
+                "upgrade vit-edge, or build the engine again",
+            )
+        try:
+            data["labels"] = tuple(data["labels"])
+            data["preprocess"] = Preprocess.from_dict(data["preprocess"])
+            data["accuracy"] = {k: Accuracy(**v) for k, v in data["accuracy"].items()}
+            data["files"] = {k: File(**v) for k, v in data["files"].items()}
+            data["plan"] = Plan(**data["plan"]) if data["plan"] else None
+            return Passport(**data)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+    def check_file(self, folder: Path, name: str) -> Path:
+        """The path of one of the engine's files, known to be whole. Raises `EngineError`."""
+        path, known = folder / name, self.files.get(name)
+        if known is None or not path.is_file():
+            raise EngineError(f"{path} is missing", "copy the engine folder again, whole")
+        size = path.stat().st_size
+        if size != known.bytes:
+            raise EngineError(
+                f"{path} is damaged: {size} bytes, its passport says {known.bytes}",
+                "copy the engine folder again, or build it again",
+            )
+        if digest(path) != known.sha256:
+            raise EngineError(
+                f"{path} is damaged: its SHA-256 is not the passport's",
+                "copy the engine folder again, or build it again",
+            )
+        return path
+
+
+def _damaged(path: Path, error: Exception) -> EngineError:
+    return EngineError(
+        f"{path} is damaged ({type(error).__name__}: {error})",
+        "copy the engine folder again, or build it again",
+    )

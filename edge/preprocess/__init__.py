@@ -1,0 +1,1 @@
+"""What the checkpoint's image processor does, in exact arithmetic."""

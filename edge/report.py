@@ -1,0 +1,69 @@
+"""A passport in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge.passport import Accuracy, Passport
+
+__all__ = ["describe"]
+
+
+def describe(folder: Path, passport: Passport) -> str:
+    """What `edge inspect` prints: one fact per line."""
+    spec, plan = passport.preprocess, passport.plan
+    resize = spec.resize or (f"shortest edge {spec.shortest_edge}" if spec.shortest_edge else "no")
+    lines = [
+        ("engine", f"{folder} ({passport.precision})"),
+        ("checkpoint", f"{passport.checkpoint['name']} ({passport.checkpoint['architecture']})"),
+        ("input", f"RGB [N, 3, {spec.height}, {spec.width}] float32"),
+        (
+            "preprocess",
+            f"resize {resize}, crop {spec.crop or 'no'}, mean {spec.mean}, std {spec.std}",
+        ),
+        (
+            "classes",
+            f"{len(passport.labels)}: {', '.join(passport.labels[:8])}"
+            + (", ..." if len(passport.labels) > 8 else ""),
+        ),
+    ]
+    if passport.calibration:
+        made = passport.calibration
+        lines.append(("calibration", f"{made['images']} images, {made['method']}"))
+    for form, measured in passport.accuracy.items():
+        lines.append((f"accuracy {form}", _measured(measured)))
+    lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
+    if plan:
+        gpu = f"{plan.gpu} ({plan.compute_capability})" if plan.gpu else "any GPU it supports"
+        lines.append(("plan", f"{plan.backend} {plan.version}, batch 1-{plan.max_batch}, {gpu}"))
+    else:
+        lines.append(("plan", f"none; make one on the board: edge compile {folder}"))
+    for name, file in passport.files.items():
+        lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
+    lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
+    return "\n".join(f"{key:<18} {value}" for key, value in lines)
+
+
+def _measured(accuracy: Accuracy) -> str:
+    text = (
+        f"agrees with FP32 on {accuracy.agreement:.2f} % of {accuracy.images} images, "
+        f"SQNR {accuracy.sqnr_db:.1f} dB, max error {accuracy.max_error:.3g}"
+    )
+    if accuracy.top1 is not None:
+        text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"
+    return text
+
+
+def summary(measured: dict[str, Any]) -> str:
+    """What `edge run` says at its end, from the summary that it also writes as JSON."""
+    age, latency = measured["age_ms"], measured["latency_ms"]
+    return (
+        f"{measured['frames']} frames, {measured['dropped']} dropped, {measured['fps']:.1f} fps; "
+        f"latency p50 {_ms(latency['p50'])} p99 {_ms(latency['p99'])}, "
+        f"age p50 {_ms(age['p50'])} p99 {_ms(age['p99'])}; {measured['backend']}"
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"

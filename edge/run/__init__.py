@@ -1,0 +1,1 @@
+"""The run face: an engine turns frames into labels, on the device."""

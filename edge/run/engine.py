@@ -1,0 +1,173 @@
+"""Open an engine: its passport first, then the backend that can run it here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge import nvidia
+from edge.errors import EngineError
+from edge.passport import Passport
+from edge.preprocess.cpu import Preprocessor, load_image
+from edge.run.onnxruntime import OnnxRuntime
+
+__all__ = ["Backend", "Engine", "Prediction"]
+
+Tensor = npt.NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """What executes an engine."""
+
+    @property
+    def name(self) -> str: ...
+
+    def infer(self, batch: Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The probabilities of one picture, float32 [classes], and their names."""
+
+    probabilities: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def class_id(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def label(self) -> str:
+        return self.class_names[self.class_id]
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities[self.class_id])
+
+    def top(self, k: int) -> list[tuple[int, str, float]]:
+        """The k most probable classes: (class_id, label, confidence), best first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(int(i), self.class_names[i], float(self.probabilities[i])) for i in order]
+
+
+class Engine:
+    """An open engine. Owns its backend: close it, or use it in a `with`."""
+
+    frame_path = "system memory, CPU preprocessing"
+
+    def __init__(self, passport: Passport, backend: Backend, reason: str):
+        self.passport = passport
+        self.reason = reason  # why this backend; said once by whoever opened the engine
+        self.preprocess = Preprocessor(passport.preprocess)
+        self.input_shape = passport.input_shape
+        self._backend = backend
+
+    @staticmethod
+    def open(
+        folder: str | os.PathLike[str], backend: str = "auto", threads: int | None = None
+    ) -> Engine:
+        """Open the engine in `folder` with `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
+
+        threads: CPU threads of the onnxruntime backend, all by default. Raises `EngineError` when
+        the engine is damaged or was compiled for another machine.
+        """
+        folder = Path(folder)
+        passport = Passport.read(folder)
+        name, reason = _choose(folder, passport, backend)
+        if name == "onnxruntime":
+            graph = passport.check_file(folder, "model.onnx")
+            for extra in passport.files:
+                if extra not in ("model.onnx", "model.plan"):
+                    passport.check_file(folder, extra)
+            return Engine(passport, OnnxRuntime(graph, threads), reason)
+        from edge.run.tensorrt import TensorRT
+
+        check_plan(folder, passport, name)
+        return Engine(
+            passport, TensorRT(name, passport.check_file(folder, "model.plan"), passport), reason
+        )
+
+    @property
+    def backend(self) -> str:
+        return self._backend.name
+
+    def infer(self, batch: Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
+        return self._backend.infer(batch)
+
+    def predict(self, logits: Tensor) -> Prediction:
+        """Logits of one picture, float32 [classes] -> its probabilities by softmax."""
+        weights = np.exp(logits - logits.max())
+        return Prediction(weights / weights.sum(), self.passport.labels)
+
+    def __call__(self, image: str | os.PathLike[str] | npt.NDArray[np.uint8]) -> Prediction:
+        """Classify a picture: a path, or RGB uint8 [H, W, 3]. Raises `ImageError`."""
+        pixels = image if isinstance(image, np.ndarray) else load_image(image)
+        return self.predict(self.infer(self.preprocess(pixels)[None])[0])
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
+    """The backend, and why."""
+    known = ("auto", "onnxruntime", *nvidia.BACKENDS)
+    if asked not in known:
+        raise EngineError(f"there is no backend {asked}", f"choose one of: {', '.join(known)}")
+    if asked != "auto":
+        return asked, "asked for"
+    plan = passport.plan
+    if plan is None:
+        why, mend = "the engine has no plan", f"make one here: edge compile {folder}"
+    elif plan.backend not in nvidia.installed():
+        why, mend = f"{plan.backend} is not installed", "see edge doctor"
+    elif nvidia.gpu() is None:
+        why, mend = "there is no NVIDIA GPU", "see edge doctor"
+    else:
+        return plan.backend, "the engine has a plan for it"
+    if nvidia.is_jetson():
+        raise EngineError(
+            f"{folder} would run on the CPU of this Jetson: {why}",
+            f"{mend}, or ask for it: --backend onnxruntime",
+        )
+    return "onnxruntime", why
+
+
+def check_plan(folder: Path, passport: Passport, backend: str) -> None:
+    """See that the plan was compiled for this TensorRT and GPU. Raises `EngineError`."""
+    plan, mend = passport.plan, f"compile it here: edge compile {folder}"
+    if plan is None or plan.backend != backend:
+        raise EngineError(f"{folder} has no {backend} plan", mend)
+    version = str(nvidia.tensorrt(backend).__version__)
+    if plan.version != version:
+        raise EngineError(
+            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
+        )
+    gpu = nvidia.gpu()
+    if gpu is None:
+        raise EngineError(
+            f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
+            "use --backend onnxruntime",
+        )
+    if plan.compute_capability not in (None, gpu.compute_capability):
+        raise EngineError(
+            f"{folder} was compiled for {plan.gpu} (compute capability {plan.compute_capability}), "
+            f"this machine has {gpu.name} ({gpu.compute_capability})",
+            mend,
+        )
+    if plan.model_sha256 != passport.files["model.onnx"].sha256:
+        raise EngineError(f"the plan of {folder} was compiled from another model.onnx", mend)

@@ -1,0 +1,64 @@
+"""onnxruntime on the CPU: how both faces run a graph without a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import BackendError, GraphError, require
+
+__all__ = ["Session"]
+
+Tensor = npt.NDArray[np.float32]
+
+
+class Session:
+    """One graph, ready to run on the CPU. Owns onnxruntime's session; one thread at a time."""
+
+    def __init__(self, graph: Path | bytes, threads: int | None = None):
+        """graph: a file, or its bytes. threads: all CPUs of this process by default.
+
+        Raises `GraphError` when onnxruntime cannot load it.
+        """
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        # Without a number onnxruntime counts physical cores, and takes half of a small cloud PC.
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        source = graph if isinstance(graph, bytes) else str(graph)
+        try:
+            self._session = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's classes have no common base
+            what = "the graph" if isinstance(graph, bytes) else str(graph)
+            raise GraphError(
+                f"onnxruntime cannot load {what} ({_first_line(error)})",
+                "build the engine again: edge build CHECKPOINT",
+            ) from error
+        self.input: str = self._session.get_inputs()[0].name
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: Tensor, outputs: Sequence[str] | None = None) -> list[Any]:
+        """Pictures float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`."""
+        try:
+            return list(self._session.run(outputs or self.outputs, {self.input: batch}))
+        except Exception as error:
+            raise BackendError(
+                f"onnxruntime failed on a batch of {list(batch.shape)} ({_first_line(error)})",
+                "build the engine again: edge build CHECKPOINT",
+            ) from error
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] -> the first output, float32 [N, classes]."""
+        result: Tensor = self.run(batch, self.outputs[:1])[0]
+        return result
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

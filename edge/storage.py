@@ -1,0 +1,78 @@
+"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge.errors import StorageError
+
+__all__ = ["atomic", "digest", "make_folder", "write_bytes", "writing"]
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system says about writing to `place` into a `StorageError` with a mend."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except PermissionError as error:
+        raise StorageError(
+            f"cannot write {place} ({error.strerror})",
+            "check its owner, or choose another --engines",
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {place} ({error.strerror or error})",
+            "free some space (rm -r engines/.cache) or choose another --engines",
+        ) from error
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Give a temporary path in target's folder; on success sync it and rename it to `target`.
+
+    Raises `StorageError` when the disk is full or the folder cannot be written.
+    """
+    with writing(target):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        scratch = Path(name)
+        try:
+            yield scratch
+            scratch.chmod(0o644)
+            with scratch.open("rb+") as file:
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        finally:
+            with suppress(FileNotFoundError):
+                scratch.unlink()
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write a whole file, or leave what was there. Raises `StorageError`."""
+    with atomic(target) as scratch:
+        scratch.write_bytes(data)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and its parents, and see that it can be written. Raises `StorageError`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    return folder
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    result = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
