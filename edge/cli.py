@@ -11,8 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from edge import __version__
 from edge.console import Console
@@ -21,13 +21,35 @@ from edge.errors import EdgeError, ImageError
 if TYPE_CHECKING:
     from edge.run.engine import Engine
 
+console = Console()
+
+
+class Commands(TyperGroup):
+    """The one place where an error becomes a line for people and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeError as error:
+            if os.environ.get("EDGE_DEBUG"):
+                raise
+            problem = str(error)
+        except KeyboardInterrupt:
+            problem = "stopped by Ctrl-C, nothing was published; run the same command again"
+        finally:
+            console.close()
+        console.error(problem)
+        raise typer.Exit(1)
+
+
 app = typer.Typer(
     name="edge",
+    cls=Commands,
     help="A Hugging Face ViT becomes a TensorRT engine you can trust.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
-console = Console()
 
 
 class Precision(str, Enum):
@@ -218,9 +240,10 @@ def run(
     with _open(engine, backend, threads) as model:
         sources = [Source(uri, realtime=realtime) for uri in source]
         measured = loop.run(model, sources, outputs, frames=frames, stop=stop)
+    text = measured.to_json()
     if summary:
-        write_bytes(summary, (json.dumps(measured.to_json(), indent=1) + "\n").encode())
-    console.say(report.summary(measured.to_json()))
+        write_bytes(summary, f"{text}\n".encode())
+    console.say(report.summary(json.loads(text)))
 
 
 @app.command()
@@ -313,21 +336,4 @@ def _say_unjudged(folder: Path, judged: bool) -> None:
 
 def main() -> None:
     """The entry point: exit code 0 done, 1 a named error, 2 usage."""
-    try:
-        code = app(standalone_mode=False)
-    except EdgeError as error:
-        if os.environ.get("EDGE_DEBUG"):
-            raise
-        console.close()
-        console.error(str(error))
-        code = 1
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        console.close()
-        console.error("stopped by Ctrl-C; nothing was published; run the same command again")
-        code = 1
-    finally:
-        console.close()
-    sys.exit(code if isinstance(code, int) else 0)
+    app()

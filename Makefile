@@ -1,0 +1,89 @@
+# vit-edge: the same verbs as the `edge` command. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+EDGE := $(VENV)/bin/edge
+PYTHON := $(VENV)/bin/python
+# The distribution's own Python: PyGObject and JetPack's TensorRT bindings belong to it.
+SYSTEM_PYTHON ?= /usr/bin/python3
+
+# What the targets work on; override on the command line: make engine CHECKPOINT=my-vit
+CHECKPOINT ?= scripts/demo-vit
+CALIBRATION ?= engines/.cache/demo/calibration
+PRECISION ?= int8
+NAME ?= $(notdir $(CHECKPOINT))-$(PRECISION)
+ENGINE ?= engines/$(NAME)
+SOURCE ?= test://ball
+METHOD ?= mse
+MAX_BATCH ?= 1
+GRAPHS ?= engines/.cache/graphs
+L4T_TAG ?= r36.4.0
+
+.PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
+	lint types test test-slow test-gpu check image clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.ready ## Install what is missing, and make .venv
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	@SYSTEM_PYTHON="$(SYSTEM_PYTHON)" VENV="$(VENV)" scripts/setup.sh
+	@touch $@
+
+demo: setup ## A real ViT to FP16 and INT8 engines, and a camera stream through them
+	@$(PYTHON) scripts/demo.py
+
+export: setup ## CHECKPOINT -> graph, compared with the checkpoint
+	@mkdir -p $(GRAPHS)
+	@$(EDGE) export "$(CHECKPOINT)" --images "$(CALIBRATION)" --out $(GRAPHS)/exported.onnx
+
+simplify: setup ## Exported graph -> simpler graph
+	@$(EDGE) simplify $(GRAPHS)/exported.onnx --images "$(CALIBRATION)" --out $(GRAPHS)/simplified.onnx
+
+calibrate: setup ## Simplified graph + CALIBRATION images -> activation ranges
+	@$(EDGE) calibrate $(GRAPHS)/simplified.onnx --images "$(CALIBRATION)" --method $(METHOD) \
+		--out $(GRAPHS)/ranges.json
+
+quantize: setup ## Simplified graph + ranges -> PRECISION graph
+	@$(EDGE) quantize $(GRAPHS)/simplified.onnx --precision $(PRECISION) \
+		--ranges $(GRAPHS)/ranges.json --out $(GRAPHS)/$(PRECISION).onnx
+
+engine: setup ## CHECKPOINT + CALIBRATION images -> engines/NAME, all stages, judged
+	@$(EDGE) build "$(CHECKPOINT)" --calibration "$(CALIBRATION)" --precision $(PRECISION) \
+		--calibration-method $(METHOD) --max-batch $(MAX_BATCH) --name "$(NAME)"
+
+compile: setup ## On the board: ENGINE's plan
+	@$(EDGE) compile "$(ENGINE)"
+
+run: setup ## ENGINE on SOURCE: JSON lines
+	@$(EDGE) run "$(ENGINE)" --source "$(SOURCE)"
+
+bench: setup ## Demo engines side by side, ms per picture
+	@$(EDGE) bench engines/demo-fp32 engines/demo-fp16 engines/demo-int8
+
+check: setup ## What is installed, what works here, what to do about the rest
+	@$(EDGE) doctor
+
+lint: setup
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+types: setup
+	@$(VENV)/bin/mypy
+
+test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
+	@$(VENV)/bin/pytest -n 2 -m "not slow and not gpu"
+
+test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
+	@$(VENV)/bin/pytest -m slow
+
+test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
+	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu
+
+image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
+	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
+
+clean: ## Remove built engines, their cache and the environment
+	rm -rf $(VENV) engines/.cache engines/.[a-z]*-* *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find engines -mindepth 2 -maxdepth 2 -name passport.json -printf '%h\n' | xargs -r rm -rf

@@ -1,0 +1,114 @@
+"""`make demo`: a real ViT becomes FP16 and INT8 engines, and labels a camera stream.
+
+Each step is a command that you can type yourself; they are printed as they run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "engines/.cache/demo"
+EDGE = Path(sys.executable).with_name("edge")
+ENGINES = ("demo-fp32", "demo-fp16", "demo-int8")
+CALIBRATION_IMAGES = 128
+console = Console()
+
+
+def run(*command: str | Path) -> str:
+    """Run a command in the project's folder, its words on the terminal; returns its stdout."""
+    words = [str(word) for word in command]
+    shown = ["edge" if word == str(EDGE) else word.removeprefix(f"{ROOT}/") for word in words]
+    console.print(f"[bold]$ {' '.join(shown)}[/]", highlight=False, soft_wrap=True)
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+    return done.stdout
+
+
+def make_data() -> None:
+    """The demo's images and film, once."""
+    video = DATA / "camera.mp4"
+    if video.with_suffix(".json").is_file():
+        return
+    # Heavy imports, which a repeated demo does not need.
+    from demo_digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
+
+    train, held = split()
+    write_set(DATA / "calibration", train, photo(TRAIN_PHOTO), seed=1, count=CALIBRATION_IMAGES)
+    write_set(DATA / "heldout", held, photo(HELD_OUT_PHOTO), seed=2, count=HELD_OUT)
+    run(sys.executable, ROOT / "scripts/make_demo_video.py", video)
+
+
+def table_of_engines(timed: list[dict[str, Any]]) -> Table:
+    table = Table(title="Held-out digits, one picture at a time", title_justify="left")
+    for column in ("engine", "top-1", "agrees with FP32", "size", "ms per image", "speed"):
+        table.add_column(column, justify="left" if column == "engine" else "right")
+    for row in timed:
+        folder = ROOT / row["engine"]
+        passport = json.loads((folder / "passport.json").read_text())
+        measured = passport["accuracy"]["portable"]
+        table.add_row(
+            folder.name,
+            f"{measured['top1']:.2f} %",
+            f"{measured['agreement']:.2f} %",
+            f"{passport['files']['model.onnx']['bytes'] / 1e6:.1f} MB",
+            f"{row['ms']:.2f}",
+            f"{row['speed_ratio']:.2f}x",
+        )
+    return table
+
+
+def table_of_stream(summary: dict[str, Any], lines: list[dict[str, Any]]) -> Table:
+    truth = json.loads((DATA / "camera.json").read_text())
+    right = sum(
+        line["top"][0]["label"] == str(truth["digits"][round(line["pts"] * truth["fps"])])
+        for line in lines
+    )
+    table = Table(title="The camera stream, demo-int8", title_justify="left", show_header=False)
+    latency, age = summary["latency_ms"], summary["age_ms"]
+    for name, value in (
+        ("backend", summary["backend"]),
+        ("frame path", summary["frame_path"]),
+        ("frames", f"{summary['frames']}"),
+        ("dropped", f"{summary['dropped']}"),
+        ("right", f"{100 * right / len(lines):.2f} % of frames"),
+        ("rate", f"{summary['fps']:.1f} frames per second"),
+        ("latency", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"),
+        ("age of frame", f"p50 {age['p50']:.1f} ms, p99 {age['p99']:.1f} ms"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def main() -> None:
+    make_data()
+    for name in ENGINES:
+        run(EDGE, "build", "--recipe", ROOT / f"engines/{name}.toml")
+    timed = run(EDGE, "bench", *(f"engines/{name}" for name in ENGINES))
+    summary, preview = DATA / "summary.json", ROOT / "engines/demo-int8/preview.png"
+    results = run(
+        EDGE,
+        "run",
+        "engines/demo-int8",
+        "--source",
+        (DATA / "camera.mp4").as_uri(),
+        "--realtime",
+        *("--summary", summary, "--preview", preview),
+    )
+    console.print()
+    console.print(table_of_engines([json.loads(line) for line in timed.splitlines()]))
+    lines = [json.loads(line) for line in results.splitlines()]
+    console.print(table_of_stream(json.loads(summary.read_text()), lines))
+    console.print(f"A labelled frame: {preview.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

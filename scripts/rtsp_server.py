@@ -1,0 +1,145 @@
+"""Serve a video as a network camera would: H.264 over RTSP, in real time, on this machine only.
+
+    python scripts/rtsp_server.py VIDEO [--port 8554] [--once] [--user NAME:PASSWORD]
+
+Prints the URL when it is ready, and serves until it is interrupted. The file's own H.264 is sent,
+undecoded; it starts over at its end, or with --once the stream ends there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstApp", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
+
+H264 = "video/x-h264,stream-format=byte-stream,alignment=au"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One coded picture; times in nanoseconds from the start of the file."""
+
+    data: bytes
+    pts: int
+    dts: int
+    duration: int
+
+
+def pictures(path: str) -> list[Picture]:
+    """Every coded picture of the first H.264 stream in the file."""
+    reader = Gst.parse_launch(
+        "filesrc name=file ! parsebin ! h264parse config-interval=-1 ! "
+        f"{H264} ! appsink name=sink sync=false"
+    )
+    reader.get_by_name("file").set_property("location", path)
+    reader.set_state(Gst.State.PLAYING)
+    sink, coded = reader.get_by_name("sink"), []
+    while (sample := sink.try_pull_sample(5 * Gst.SECOND)) is not None:
+        buffer = sample.get_buffer()
+        time = sample.get_segment().to_running_time_full
+        coded.append(
+            Picture(
+                buffer.extract_dup(0, buffer.get_size()),
+                _signed(*time(Gst.Format.TIME, buffer.pts)),
+                _signed(*time(Gst.Format.TIME, buffer.dts)),
+                buffer.duration,
+            )
+        )
+    error = reader.get_bus().pop_filtered(Gst.MessageType.ERROR)
+    reader.set_state(Gst.State.NULL)
+    if error is not None or not coded:
+        reason = error.parse_error()[0].message if error else "no picture in it"
+        sys.exit(f"rtsp_server: {path} holds no H.264 video ({reason})")
+    return coded
+
+
+def _signed(sign: int, value: int) -> int:
+    return sign * value
+
+
+def stream(coded: list[Picture], once: bool) -> Iterator[Gst.Buffer]:
+    """The pictures as buffers, times counting on from one round to the next."""
+    length = max(picture.pts + picture.duration for picture in coded)
+    # Pictures that are shown out of order have a first DTS before 0, which a buffer cannot say.
+    head_start = max(0, -min(picture.dts for picture in coded))
+    for round_ in range(1) if once else itertools.count():
+        for picture in coded:
+            buffer = Gst.Buffer.new_wrapped(picture.data)
+            shift = head_start + round_ * length
+            buffer.pts, buffer.dts = picture.pts + shift, picture.dts + shift
+            buffer.duration = picture.duration
+            yield buffer
+
+
+def serve(path: str, port: int, once: bool, user: str | None) -> None:
+    coded = pictures(path)
+    factory = GstRtspServer.RTSPMediaFactory()
+    factory.set_launch(
+        f"( appsrc name=source format=time block=true max-bytes=200000 caps={H264} "
+        "! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+    )
+    factory.set_shared(True)  # one camera: whoever connects joins what is playing
+
+    def configure(_factory: Any, media: Any) -> None:
+        feed = stream(coded, once)
+
+        def more(source: Any, _wanted: int) -> None:
+            buffer = next(feed, None)
+            if buffer is None:
+                source.emit("end-of-stream")
+            else:
+                source.emit("push-buffer", buffer)
+
+        media.get_element().get_by_name_recurse_up("source").connect("need-data", more)
+
+    factory.connect("media-configure", configure)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(str(port))
+    if user is not None:
+        _require(user, server, factory)
+    server.get_mount_points().add_factory("/camera", factory)
+    if server.attach(None) == 0:
+        sys.exit(f"rtsp_server: port {port} is in use; choose another with --port")
+    print(f"rtsp://127.0.0.1:{server.get_bound_port()}/camera", flush=True)
+    loop = GLib.MainLoop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, loop.quit)
+    loop.run()
+
+
+def _require(user: str, server: Any, factory: Any) -> None:
+    """Let in only `user`, NAME:PASSWORD."""
+    auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
+    token.set_string(GstRtspServer.RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer")
+    name, _, password = user.partition(":")
+    auth.add_basic(GstRtspServer.RTSPAuth.make_basic(name, password), token)
+    server.set_auth(auth)
+    access = "viewer, media.factory.access=true, media.factory.construct=true"
+    factory.add_role_from_structure(Gst.Structure.new_from_string(access))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("video", help="a file with an H.264 stream")
+    parser.add_argument("--port", type=int, default=8554, help="0 takes a free one")
+    parser.add_argument("--once", action="store_true", help="end the stream with the file")
+    parser.add_argument("--user", metavar="NAME:PASSWORD", help="refuse everybody else")
+    options = parser.parse_args()
+    Gst.init(None)
+    serve(options.video, options.port, options.once, options.user)
+
+
+if __name__ == "__main__":
+    main()

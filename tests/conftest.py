@@ -1,0 +1,138 @@
+"""What the tests share: checkpoints that transformers saved, pictures, and a built engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = ("cat", "dog", "fox", "owl", "bee")
+
+
+class Recorder:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.texts: list[str] = []
+        self.warnings: list[str] = []
+        self.steps: list[tuple[str, int, int]] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.steps.append((what, done, total))
+
+    def done(self, text: str) -> None:
+        self.texts.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+def save_checkpoint(folder: Path, **changes: object) -> Path:
+    """A tiny ViT with random weights, large enough that its classes differ."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    torch.manual_seed(1)
+    settings = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "initializer_range": 0.2,
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: index for index, label in enumerate(LABELS)},
+        **changes,
+    }
+    config = ViTConfig(**settings)
+    ViTForImageClassification(config).save_pretrained(folder)
+    size = {"height": config.image_size, "width": config.image_size}
+    ViTImageProcessorPil(size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint folder; copy it before changing it."""
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-vit")
+
+
+def draw(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A smooth random picture, RGB uint8 [height, width, 3]."""
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 pictures, some of them in folders named like classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        target = folder / LABELS[number % len(LABELS)]
+        target.mkdir(exist_ok=True)
+        Image.fromarray(draw(rng, 40 + number, 60)).save(target / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fp32_graph(checkpoint: Path, pictures: Path) -> Path:
+    """The tiny checkpoint's exported and simplified graph, as a file."""
+    from edge.build import graph, images
+    from edge.build.checkpoint import read_checkpoint
+    from edge.build.export import export
+    from edge.build.simplify import simplify
+
+    found = read_checkpoint(str(checkpoint))
+    few = images.few(images.find(pictures), found.preprocess, 4, print)
+    model, _ = export(found, few)
+    model, _ = simplify(model, few)
+    path = checkpoint.parent / "simplified.onnx"
+    graph.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures: Path) -> Path:
+    """A folder with the tiny checkpoint built as `tiny-int8`; copy an engine before changing it."""
+    from edge.build.pipeline import Recipe, build
+
+    folder = tmp_path_factory.mktemp("engines")
+    recipe = Recipe(
+        str(checkpoint), pictures, name="tiny-int8", engines=folder, min_agreement=50, max_batch=4
+    )
+    build(recipe, Recorder())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(engines: Path) -> Path:
+    return engines / "tiny-int8"
+
+
+@pytest.fixture
+def edge_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real `edge` command: edge_command("inspect", path, cwd=...)."""
+
+    def call(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("edge")), *(str(word) for word in words)]
+        settings: dict = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(command, **settings)
+
+    return call

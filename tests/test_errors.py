@@ -1,0 +1,26 @@
+import inspect
+
+import pytest
+
+from edge import errors
+
+
+def test_every_error_is_exported_and_drawn_in_the_tree():
+    classes = [
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.EdgeError)
+    ]
+    assert sorted([*classes, "require"]) == sorted(errors.__all__) == errors.__all__
+    assert all(name in errors.__doc__ for name in classes)
+
+
+def test_an_error_is_one_line_with_its_mend():
+    error = errors.GraphError("it broke\n  in two lines", "type this")
+    assert str(error) == "it broke in two lines; type this"
+    assert isinstance(error, ValueError)
+
+
+def test_a_missing_package_names_the_command_that_installs_it():
+    with pytest.raises(errors.MissingPackage, match="pip install no_such_package"):
+        errors.require("no_such_package")

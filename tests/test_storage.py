@@ -1,0 +1,50 @@
+import os
+import resource
+import signal
+
+import pytest
+
+from edge.errors import StorageError
+from edge.storage import atomic, digest, make_folder, write_bytes
+
+
+def test_writes_whole_files(tmp_path):
+    write_bytes(tmp_path / "a", b"first")
+    write_bytes(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"second"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
+    write_bytes(tmp_path / "a", b"old")
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "a") as scratch:
+        scratch.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path):
+    # A limit on file sizes fails a write in the same call as a full disk does.
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="free some space"):
+            write_bytes(tmp_path / "big", bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        make_folder(tmp_path / "file" / "engines")
+
+
+def test_digest_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert digest(tmp_path / "a").startswith("ba7816bf8f01cfea")
