@@ -1,4 +1,3 @@
-import os
 import resource
 import signal
 
@@ -12,7 +11,7 @@ def test_writes_whole_files(tmp_path):
     write_bytes(tmp_path / "a", b"first")
     write_bytes(tmp_path / "a", b"second")
     assert (tmp_path / "a").read_bytes() == b"second"
-    assert os.listdir(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
@@ -21,7 +20,7 @@ def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
         scratch.write_bytes(b"half")
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_is_a_storage_error(tmp_path):
@@ -36,7 +35,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert os.listdir(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):

@@ -23,8 +23,10 @@ from edge.preprocess.spec import Preprocess
 __all__ = ["METHODS", "Histogram", "calibrate", "from_images"]
 
 BINS = 4096
+SMALLEST_LIMIT = 1e-20  # of a histogram: less is 0
 LEVELS = 128  # magnitudes of a symmetric INT8, 0 included
 PERCENTILE = 99.99
+SMALLEST_SHARE = 1e-9  # of a bin, in the entropy method
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +36,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts: Floats = np.zeros(BINS)
-        self.limit = 0.0
+        self.limit = SMALLEST_LIMIT
         self.amax = 0.0
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
@@ -44,15 +46,14 @@ class Histogram:
         if not np.isfinite(largest):
             raise ValueError("NaN or infinity")
         self.amax = max(self.amax, largest)
-        if self.limit == 0:
-            self.limit = largest
+        if self.limit == SMALLEST_LIMIT:
+            self.limit = max(largest, SMALLEST_LIMIT)
         while largest > self.limit:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.limit *= 2
-        if self.limit > 0:
-            bins = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
-            np.minimum(bins, BINS - 1, out=bins)
-            self.counts += np.bincount(bins, minlength=BINS)
+        bins = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
+        np.minimum(bins, BINS - 1, out=bins)
+        self.counts += np.bincount(bins, minlength=BINS)
 
     @property
     def centres(self) -> Floats:
@@ -184,9 +185,11 @@ def _entropy(histogram: Histogram) -> float:
         width = np.bincount(level, filled, LEVELS)
         candidate = np.where(filled, (total / np.maximum(width, 1))[level], 0.0)
         seen = reference > 0
-        if not candidate.sum() or (seen & (candidate == 0)).any():
+        if not candidate.sum():
             continue
+        # The last bin may hold clipped values only, where the candidate has none: not infinite.
         p, q = reference[seen] / reference.sum(), candidate[seen] / candidate.sum()
+        q = np.maximum(q, SMALLEST_SHARE)
         loss = float((p * np.log(p / q)).sum())
         if loss < best_loss:
             best, best_loss = stop, loss

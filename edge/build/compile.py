@@ -73,9 +73,18 @@ def compile_plan(
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        errors = [parser.get_error(number) for number in range(parser.num_errors)]
+        reasons = [
+            f"{error.node_operator()} {error.node_name()}: {error.desc()}".strip(" :")
+            for error in errors
+        ]
         raise CompileError(
             f"{backend} cannot read {graph} ({'; '.join(reasons) or log.last})",
+            "build the engine again: edge build CHECKPOINT",
+        )
+    if network.num_inputs != 1:
+        raise CompileError(
+            f"{graph} has {network.num_inputs} inputs, an engine has one",
             "build the engine again: edge build CHECKPOINT",
         )
     config = builder.create_builder_config()
@@ -90,8 +99,9 @@ def compile_plan(
             f"{backend} refuses the optimization profile {shapes} for {name} ({log.last})",
             "choose another --max-batch",
         )
-    timing_path = cache / f"timing-{backend}-{trt.__version__}-{gpu.name if gpu else 'none'}.bin"
-    timing = _use_timing_cache(config, timing_path)
+    timing_path = cache / f"timing-{trt.__version__}-{gpu.name if gpu else 'none'}.bin"
+    # TensorRT-RTX times nothing while it builds.
+    timing = _use_timing_cache(config, timing_path) if backend == "tensorrt" else None
     serialized = _build(trt, builder, network, config, progress)
     if serialized is None:
         raise CompileError(

@@ -145,9 +145,9 @@ class Source:
         missing = ""
         while not self._stopping.is_set():
             message = self._bus.timed_pop_filtered(int(_SLICE * gst.SECOND), wanted)
+            if time.monotonic() > deadline:
+                raise self._silent(self._connect_timeout)
             if message is None:
-                if time.monotonic() > deadline:
-                    raise self._silent(self._connect_timeout)
                 continue
             said = message.get_structure()
             if message.type == kinds.APPLICATION and said.get_name() == "first-frame":

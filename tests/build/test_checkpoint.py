@@ -1,0 +1,119 @@
+import json
+import shutil
+
+import pytest
+
+from edge.build.checkpoint import read_checkpoint
+from edge.errors import CheckpointError
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "vit")
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_reads_labels_preprocessing_and_files(checkpoint):
+    found = read_checkpoint(str(checkpoint))
+    assert found.labels == ("cat", "dog", "fox", "owl", "bee")
+    assert found.preprocess.resize == (32, 32)
+    assert [path.name for path in found.files] == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+def refused(folder, named, mend=""):
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(str(folder))
+    assert named in caught.value.what, str(caught.value)
+    assert mend in caught.value.mend
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder(tmp_path):
+    refused(tmp_path / "nothing", "there is no checkpoint")
+
+
+def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    refused("someone/some-vit", "no route to host", "network")
+
+
+def test_a_hub_id_is_fetched_without_pickles_or_code(monkeypatch, checkpoint):
+    import huggingface_hub
+
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked.update(name=name, patterns=allow_patterns)
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert read_checkpoint("someone/some-vit").name == "someone/some-vit"
+    assert asked == {"name": "someone/some-vit", "patterns": ["*.json", "*.safetensors"]}
+
+
+def test_pickled_weights_are_refused_unopened(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"would run code")
+    refused(copy, "pickled weights", "safetensors")
+
+
+def test_no_weights_at_all(copy):
+    (copy / "model.safetensors").unlink()
+    refused(copy, "has no weights")
+
+
+def test_weights_that_were_cut_off(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    refused(copy, "model.safetensors is corrupt", "again")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_a_corrupt_config(copy, text):
+    (copy / "config.json").write_text(text)
+    refused(copy, "config.json")
+
+
+def test_no_config(copy):
+    (copy / "config.json").unlink()
+    refused(copy, "has no config.json")
+
+
+def test_no_processor(copy):
+    (copy / "preprocessor_config.json").unlink()
+    refused(copy, "has no preprocessor_config.json", "processor.save_pretrained")
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "ViTForMaskedImageModeling"])
+def test_another_architecture(copy, name):
+    edit(copy, architectures=[name])
+    refused(copy, name, "ViTForImageClassification")
+
+
+def test_labels_with_a_hole(copy):
+    edit(copy, id2label={"0": "cat", "2": "dog"})
+    refused(copy, "id2label")
+
+
+def test_a_processor_of_another_size(copy):
+    edit(copy, image_size=64)
+    refused(copy, "(32, 32)")
+
+
+def test_grey_pictures(copy):
+    edit(copy, num_channels=1)
+    refused(copy, "1 channels")

@@ -1,0 +1,63 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from edge.build import images
+from edge.errors import CalibrationError
+from edge.preprocess.spec import Preprocess
+
+SPEC = Preprocess(8, 8, (8, 8), None, 2, None, 1 / 255, None, None)
+
+
+def test_finds_images_in_all_folders_sorted(pictures):
+    files = images.find(pictures)
+    assert len(files) == 40
+    assert files == sorted(files)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_an_absent_or_empty_folder_is_an_error(tmp_path, make):
+    folder = tmp_path / "images"
+    if make:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("no picture")
+    with pytest.raises(CalibrationError, match="images"):
+        images.find(folder)
+
+
+def test_every_fifth_image_is_held_out(pictures):
+    files = images.find(pictures)
+    calibrating, judging = images.hold_out(files)
+    assert (len(calibrating), len(judging)) == (32, 8)
+    assert sorted([*calibrating, *judging]) == files
+
+
+def test_the_class_is_the_name_of_the_folder(pictures):
+    assert images.class_of(pictures / "dog" / "1.png", ["cat", "dog"]) == 1
+    assert images.class_of(pictures / "img" / "1.png", ["cat", "dog"]) is None
+
+
+def test_the_digest_depends_on_every_picture(pictures, tmp_path):
+    files = images.find(pictures)[:3]
+    before = images.digest(files)
+    moved = [shutil.copy(path, tmp_path / path.name) for path in files]
+    (tmp_path / files[1].name).write_bytes(b"other")
+    assert images.digest(files) == before
+    assert images.digest([tmp_path / path.name for path in files]) != before
+    assert moved
+
+
+def test_few_gives_prepared_pictures(pictures):
+    few = images.few(images.find(pictures), SPEC, 3, print)
+    assert few.shape == (3, 3, 8, 8)
+    assert few.dtype == np.float32
+
+
+def test_no_readable_picture_is_an_error(tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    told = []
+    with pytest.raises(CalibrationError, match="none of the 1 images"):
+        images.few([bad], SPEC, 3, told.append)
+    assert told == [f"{bad} is not a picture"]

@@ -1,0 +1,193 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.build import graph, quantize
+from edge.errors import GraphError
+
+BLOCKS = 2
+
+
+@pytest.fixture(scope="module")
+def fp32(fp32_graph):
+    return graph.load(fp32_graph)
+
+
+@pytest.fixture(scope="module")
+def ranges(fp32):
+    return {linear.activation: 6.0 for linear in quantize.linears(fp32)}
+
+
+@pytest.fixture(scope="module")
+def int8(fp32, ranges):
+    return quantize.to_int8(fp32, ranges)
+
+
+def pictures(count=4):
+    return np.random.default_rng(0).standard_normal((count, 3, 32, 32)).astype(np.float32)
+
+
+def sqnr(reference, output):
+    return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())
+
+
+def types(model):
+    """The element type of every tensor, as ONNX infers it."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return found | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def test_finds_the_linears_of_the_blocks_and_no_others(fp32):
+    found = quantize.linears(fp32)
+    outputs = sorted(
+        numpy_helper.to_array(graph.Index(fp32).weights[f.weight]).shape for f in found
+    )
+    # q, k and v as one; the output projection; fc1; fc2
+    assert outputs == sorted([(64, 192), (64, 64), (64, 128), (128, 64)] * BLOCKS)
+
+
+def test_a_graph_without_linears_is_refused(fp32):
+    bare = onnx.ModelProto()
+    bare.CopyFrom(fp32)
+    kept = [node for node in bare.graph.node if node.op_type != "LayerNormalization"]
+    del bare.graph.node[:]
+    bare.graph.node.extend(kept)
+    with pytest.raises(GraphError, match="no Linear to quantise"):
+        quantize.linears(bare)
+
+
+def test_every_quantised_matmul_has_both_sides_dequantised(int8):
+    assert quantize.check_placement(int8) == 4 * BLOCKS
+
+
+def test_weights_are_int8_per_output_channel_with_their_axis_written(fp32, int8):
+    index = graph.Index(int8)
+    weights = [
+        n
+        for n in int8.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in index.weights
+    ]
+    assert len(weights) == 4 * BLOCKS
+    for node in weights:
+        assert [(a.name, a.i) for a in node.attribute] == [("axis", 1)]
+        stored, scale = index.array(node.input[0]), index.array(node.input[1])
+        assert stored.dtype == np.int8
+        assert scale.shape == (stored.shape[1],)
+        original = graph.Index(fp32).array(node.input[0].removesuffix("_int8"))
+        assert np.abs(stored * scale - original).max() <= scale.max() / 2 + 1e-7
+        assert (np.abs(stored).max(axis=0) == 127).all()
+
+
+def test_one_pair_on_a_layernorm_and_none_on_residuals(int8):
+    index = graph.Index(int8)
+    for node in int8.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert index.maker[node.input[0]].op_type in ("LayerNormalization", "Reshape", "Gelu")
+            assert index.array(node.input[1]).shape == ()
+            assert index.array(node.input[2]) == 0
+
+
+def test_int8_stays_near_fp32(fp32, int8):
+    x = pictures()
+    assert sqnr(graph.session(fp32).logits(x), graph.session(int8).logits(x)) > 20
+
+
+def test_a_range_that_is_missing_or_no_number_is_named(fp32, ranges):
+    name = next(iter(ranges))
+    with pytest.raises(GraphError, match=f"no range for {name}"):
+        quantize.to_int8(fp32, {k: v for k, v in ranges.items() if k != name})
+    for bad in (0.0, float("nan"), float("inf")):
+        with pytest.raises(GraphError, match=f"the range of {name}"):
+            quantize.to_int8(fp32, {**ranges, name: bad})
+
+
+def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
+    model = quantize.to_fp16(quantize.to_int8(fp32, dict.fromkeys(ranges, 1e-9)))
+    index = graph.Index(model)
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert (index.array(node.input[1]) >= np.finfo(np.float16).smallest_normal).all()
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_fp16_computes_in_fp16_but_for_layernorm_and_softmax(fp32, int8, quantised):
+    model = quantize.to_fp16(int8 if quantised else fp32)
+    onnx.checker.check_model(model, full_check=True)
+    kind = types(model)
+    assert kind["pixel_values"] == kind["logits"] == TensorProto.FLOAT
+    for node in model.graph.node:
+        if node.op_type in ("LayerNormalization", "Softmax"):
+            assert {kind[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT}
+        elif node.op_type in ("MatMul", "Gemm", "Gelu", "Conv", "Add", "Mul"):
+            assert {kind[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
+        elif node.op_type == "QuantizeLinear":
+            assert kind[node.input[0]] == kind[node.input[1]] == TensorProto.FLOAT16
+
+
+def test_fp16_stays_near_fp32(fp32):
+    x = pictures()
+    half = graph.session(quantize.to_fp16(fp32)).logits(x)
+    assert half.dtype == np.float32
+    assert sqnr(graph.session(fp32).logits(x), half) > 50
+
+
+def test_a_weight_that_fp16_cannot_hold_is_named(fp32):
+    model = onnx.ModelProto()
+    model.CopyFrom(fp32)
+    for tensor in model.graph.initializer:
+        if tensor.name == quantize.linears(fp32)[0].weight:
+            large = numpy_helper.to_array(tensor) * np.float32(1e6)
+            tensor.CopyFrom(numpy_helper.from_array(large, tensor.name))
+            with pytest.raises(GraphError, match=tensor.name):
+                quantize.to_fp16(model)
+            return
+    pytest.fail("the weight was not found")
+
+
+def qdq_on_a_residual(int8):
+    model = onnx.ModelProto()
+    model.CopyFrom(int8)
+    add = next(n for n in model.graph.node if n.op_type == "Add")
+    pair = next(n for n in model.graph.node if n.op_type == "QuantizeLinear")
+    model.graph.node.extend(
+        [
+            helper.make_node("QuantizeLinear", [add.output[0], *pair.input[1:]], ["rq"], "bad_Q"),
+            helper.make_node("DequantizeLinear", ["rq", *pair.input[1:]], ["rd"], "bad_DQ"),
+            helper.make_node("Add", ["rd", "rd"], ["unused"], "residual"),
+        ]
+    )
+    return model
+
+
+def change_zero(int8):
+    model = onnx.ModelProto()
+    model.CopyFrom(int8)
+    pair = next(n for n in model.graph.node if n.op_type == "QuantizeLinear")
+    zero = next(t for t in model.graph.initializer if t.name == pair.input[2])
+    zero.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), zero.name))
+    return model
+
+
+def one_sided(int8):
+    model = onnx.ModelProto()
+    model.CopyFrom(int8)
+    maker = {n.output[0]: n for n in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[0] in maker:
+            restored = maker[node.input[0]]
+            if restored.op_type == "DequantizeLinear":
+                node.input[0] = maker[restored.input[0]].input[0]
+                return model
+    raise AssertionError("nothing to change")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [(qdq_on_a_residual, "bad_DQ"), (change_zero, "symmetric"), (one_sided, "one side only")],
+)
+def test_broken_placements_are_named(int8, spoil, named):
+    with pytest.raises(GraphError, match=named):
+        quantize.check_placement(spoil(int8))

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from edge.build import graph, verify
+from edge.errors import CalibrationError, GateError
+
+REFERENCE = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [1.0, 0.0]], np.float32)
+
+
+def test_the_same_outputs_agree_wholly():
+    measured = verify.compare(REFERENCE, REFERENCE, None)
+    assert (measured.images, measured.agreement, measured.max_error) == (4, 100.0, 0.0)
+    assert measured.sqnr_db > 900
+    assert measured.top1 is None
+
+
+def test_agreement_sqnr_error_and_top1_by_hand():
+    output = REFERENCE.copy()
+    output[1] = [1.5, 1.0]  # another top-1
+    measured = verify.compare(REFERENCE, output, [0, 0, 0, 1])
+    assert measured.agreement == 75.0
+    assert measured.max_error == 1.5
+    assert measured.sqnr_db == pytest.approx(10 * np.log10(16 / 2.25))
+    assert (measured.top1, measured.top1_fp32) == (75.0, 50.0)
+
+
+def test_the_gate_looks_at_every_form():
+    good, bad = (
+        verify.compare(REFERENCE, REFERENCE, None),
+        verify.compare(REFERENCE, -REFERENCE, None),
+    )
+    verify.check_gate({"portable": good}, 100)
+    with pytest.raises(
+        GateError, match=r"the device form agrees .* 0\.00 % of 4 images.*--no-gate"
+    ):
+        verify.check_gate({"portable": good, "device": bad}, 99)
+
+
+def test_an_output_of_nan_never_passes():
+    nan = np.full_like(REFERENCE, np.nan)
+    measured = verify.compare(REFERENCE, nan, None)
+    assert measured.agreement < 100
+    with pytest.raises(GateError):
+        verify.check_gate({"portable": measured}, 99)
+
+
+def test_outputs_are_streamed_in_order(fp32_graph):
+    model = graph.load(fp32_graph)
+    x = np.random.default_rng(0).standard_normal((verify.BATCH + 3, 3, 32, 32)).astype(np.float32)
+    counts = []
+    logits = verify.outputs({"a": model, "b": model}, iter(x), counts.append)
+    assert counts == [verify.BATCH, 3]
+    assert (logits["a"] == logits["b"]).all()
+    assert logits["a"] == pytest.approx(graph.session(model).logits(x), abs=1e-5)
+
+
+def test_no_image_to_judge_with_is_an_error(fp32_graph):
+    with pytest.raises(CalibrationError, match="judge"):
+        verify.outputs({"a": graph.load(fp32_graph)}, iter([]))
