@@ -122,7 +122,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures
 
 
 @pytest.fixture(scope="session")
-def engine(engines: Path) -> Path:
+def built_engine(engines: Path) -> Path:
     return engines / "tiny-int8"
 
 

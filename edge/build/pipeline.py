@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +30,7 @@ from edge.build.plan import add_plan, describe, make_forms
 from edge.build.publish import assembled, unchanged
 from edge.build.ranges import Ranges
 from edge.build.simplify import simplify
-from edge.errors import CalibrationError
+from edge.errors import CalibrationError, EngineError
 from edge.passport import Accuracy, File, Passport
 from edge.storage import digest, make_folder
 
@@ -59,7 +60,14 @@ class Recipe:
 
     @property
     def engine(self) -> str:
-        return self.name or f"{Path(self.checkpoint).name}-{self.precision}"
+        """The engine's name, which is its folder's. Raises `EngineError` when it cannot be one."""
+        name = self.name or f"{Path(self.checkpoint).name}-{self.precision}"
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise EngineError(
+                f"{name!r} cannot be the name of an engine",
+                "use letters, digits, '.', '-' and '_': --name my-engine",
+            )
+        return name
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise EngineError(f"{path} has an unknown setting {key}", f"known: {', '.join(known)}")
         if not _fits(value, known[key]):
             raise EngineError(f"{path}: {key} = {value!r} is not a {known[key]}", "correct it")
+    if settings.get("max_batch", 1) < 1:
+        raise EngineError(f"{path}: max_batch = {settings['max_batch']}", "use 1 or more")
     for key, choices in (("precision", PRECISIONS), ("method", tuple(METHODS))):
         if settings.get(key, choices[0]) not in choices:
             raise EngineError(

@@ -1,0 +1,78 @@
+"""`edge compile` on the board: the plan is made from the portable engine, without torch."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from edge import nvidia
+from edge.build import plan
+from edge.errors import CompileError, EngineError
+from edge.passport import Passport
+
+needs_rtx = pytest.mark.skipif(
+    "tensorrt-rtx" not in nvidia.installed(), reason="TensorRT-RTX is for x86-64 only"
+)
+
+
+@pytest.fixture
+def copy(built_engine, tmp_path):
+    """The engine folder as it arrives on another machine."""
+    folder = shutil.copytree(built_engine, tmp_path / "engines" / "tiny")
+    passport = Passport.read(folder)
+    (folder / "model.plan").unlink(missing_ok=True)
+    passport.with_plan(None, {}).write(folder)
+    return folder
+
+
+@needs_rtx
+def test_makes_the_plan_and_notes_it(copy, recorder):
+    passport = plan.compile_engine(copy, None, recorder)
+    assert Passport.read(copy) == passport
+    passport.check_file(copy, "model.plan")
+    assert passport.plan.model_sha256 == passport.files["model.onnx"].sha256
+    assert passport.plan.max_batch == 4
+    assert recorder.stages == ["compile (tensorrt-rtx)"]
+
+
+@needs_rtx
+def test_needs_neither_torch_nor_transformers(copy):
+    script = f"""
+import sys
+for name in ("torch", "transformers", "onnxsim", "safetensors"):
+    sys.modules[name] = None  # importing it fails
+from pathlib import Path
+from edge.build.plan import compile_engine
+from edge.console import Console
+compile_engine(Path({str(copy)!r}), None, Console())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    assert Passport.read(copy).plan is not None
+
+
+def test_a_failed_compile_leaves_the_engine_as_it_was(copy, recorder, monkeypatch):
+    before = Passport.read(copy)
+
+    def fail(*_, **__):
+        raise CompileError("out of memory", "buy more")
+
+    monkeypatch.setattr(plan.compiling, "compile_plan", fail)
+    monkeypatch.setattr(plan.compiling, "available", lambda: ("tensorrt", "test"))
+    with pytest.raises(CompileError):
+        plan.compile_engine(copy, None, recorder)
+    assert Passport.read(copy) == before
+    assert not (copy / "model.plan").exists()
+
+
+def test_nothing_that_compiles_is_an_error(copy, recorder, monkeypatch):
+    monkeypatch.setattr(plan.compiling.nvidia, "installed", lambda: [])
+    with pytest.raises(CompileError, match="python3-libnvinfer"):
+        plan.compile_engine(copy, None, recorder)
+
+
+def test_a_damaged_engine_is_not_compiled(copy, recorder):
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(EngineError, match="is damaged"):
+        plan.compile_engine(copy, None, recorder)

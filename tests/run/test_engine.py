@@ -1,0 +1,149 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edge
+from edge import nvidia
+from edge.errors import BackendError, EngineError, ImageError
+from edge.passport import Passport, Plan
+from edge.run import engine as engines_module
+from edge.run.engine import Engine, Prediction, check_plan
+
+
+@pytest.fixture
+def copy(built_engine, tmp_path):
+    return shutil.copytree(built_engine, tmp_path / "tiny")
+
+
+def test_load_predicts_what_the_checkpoint_says(built_engine, checkpoint, pictures):
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+    path = sorted(pictures.rglob("*.png"))[0]
+    inputs = processor(Image.open(path).convert("RGB"), return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(**inputs).logits.softmax(-1)[0].numpy()
+    with edge.load(built_engine, backend="onnxruntime") as loaded:
+        prediction = loaded(path)
+        assert prediction.probabilities == pytest.approx(expected, abs=0.05)  # INT8
+        assert prediction.class_names == ("cat", "dog", "fox", "owl", "bee")
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        assert (loaded(pixels).probabilities == prediction.probabilities).all()
+
+
+def test_a_prediction_ranks_its_classes():
+    prediction = Prediction(np.array([0.1, 0.6, 0.3], np.float32), ("a", "b", "c"))
+    assert (prediction.class_id, prediction.label) == (1, "b")
+    assert prediction.confidence == pytest.approx(0.6)
+    assert [(i, label) for i, label, _ in prediction.top(2)] == [(1, "b"), (2, "c")]
+    assert len(prediction.top(9)) == 3
+
+
+def test_probabilities_are_a_softmax_that_does_not_overflow(built_engine):
+    with Engine.open(built_engine, backend="onnxruntime") as opened:
+        sure = opened.predict(np.array([1000, 0, 0, 0, 0], np.float32))
+    assert sure.confidence == 1.0
+    assert sure.probabilities.sum() == pytest.approx(1)
+
+
+def test_a_picture_that_is_none(built_engine, tmp_path):
+    with Engine.open(built_engine, backend="onnxruntime") as opened, pytest.raises(ImageError):
+        opened(tmp_path / "absent.png")
+
+
+def test_a_batch_of_another_shape_is_a_backend_error(built_engine):
+    with Engine.open(built_engine, backend="onnxruntime") as opened:
+        assert opened.infer(np.zeros((3, 3, 32, 32), np.float32)).shape == (3, 5)
+        with pytest.raises(BackendError, match="batch of"):
+            opened.infer(np.zeros((1, 3, 16, 16), np.float32))
+
+
+def test_a_damaged_graph_is_found_before_it_is_loaded(copy):
+    (copy / "model.onnx").write_bytes((copy / "model.onnx").read_bytes()[:100])
+    with pytest.raises(EngineError, match="is damaged"):
+        Engine.open(copy, backend="onnxruntime")
+
+
+def test_an_unknown_backend(built_engine):
+    with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, tensorrt"):
+        Engine.open(built_engine, backend="openvino")
+
+
+def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_said(built_engine, monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    with Engine.open(built_engine) as opened:
+        assert opened.backend == "onnxruntime"
+        assert opened.reason
+
+
+def test_on_a_jetson_the_cpu_must_be_asked_for(built_engine, monkeypatch):
+    monkeypatch.setenv("EDGE_PLATFORM", "jetson")
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    with pytest.raises(EngineError, match=r"CPU of this Jetson.*--backend onnxruntime"):
+        Engine.open(built_engine)
+    Engine.open(built_engine, backend="onnxruntime").close()
+
+
+ORIN = nvidia.Gpu("Orin", "8.7")
+
+
+@pytest.fixture
+def planned(built_engine, monkeypatch):
+    """A passport with a plan for TensorRT 10.3 on an Orin, and a machine that has both."""
+    passport = Passport.read(built_engine)
+    sha = passport.files["model.onnx"].sha256
+    plan = Plan("tensorrt", "10.3.0", ORIN.name, ORIN.compute_capability, 4, sha)
+    monkeypatch.setattr(nvidia, "gpu", lambda: ORIN)
+
+    class Bindings:
+        __version__ = "10.3.0"
+
+    monkeypatch.setattr(nvidia, "tensorrt", lambda _: Bindings)
+    return passport, plan, Bindings
+
+
+def check(built_engine, passport, plan):
+    check_plan(built_engine, dataclasses.replace(passport, plan=plan), "tensorrt")
+
+
+def test_a_plan_of_this_machine_is_accepted(built_engine, planned):
+    check(built_engine, *planned[:2])
+
+
+def test_another_tensorrt_is_named_before_loading(built_engine, planned):
+    planned[2].__version__ = "10.13.3"
+    with pytest.raises(EngineError, match=r"10\.3\.0, this machine has 10\.13\.3; .*edge compile"):
+        check(built_engine, *planned[:2])
+
+
+def test_another_gpu_is_named_before_loading(built_engine, planned, monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Thor", "11.0"))
+    with pytest.raises(EngineError, match=r"for Orin \(compute capability 8\.7\).*Thor \(11\.0\)"):
+        check(built_engine, *planned[:2])
+
+
+def test_a_plan_of_another_graph_is_named(built_engine, planned):
+    passport, plan, _ = planned
+    with pytest.raises(EngineError, match=r"another model\.onnx"):
+        check(built_engine, passport, dataclasses.replace(plan, model_sha256="0" * 64))
+
+
+def test_no_plan_or_no_gpu_is_named(built_engine, planned, monkeypatch):
+    passport, plan, _ = planned
+    with pytest.raises(EngineError, match="has no tensorrt plan"):
+        check(built_engine, passport, None)
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
+        check(built_engine, passport, plan)
+
+
+def test_auto_takes_the_plan_where_it_can_run(built_engine, planned, monkeypatch):
+    passport, plan, _ = planned
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
+    chosen = engines_module._choose(built_engine, dataclasses.replace(passport, plan=plan), "auto")
+    assert chosen[0] == "tensorrt"

@@ -1,0 +1,372 @@
+"""The loop: nothing lost from files, the newest from cameras, everything closed at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.errors import SourceError
+from edge.run import loop
+from edge.run.camera import Source
+from edge.run.frames import Frame
+from edge.run.loop import Result, run
+
+FRAMES = 45
+WAIT = 20.0  # seconds after which a thread that should have gone on never will
+
+
+class Fake:
+    """A source of painted frames; `gate(number)` runs when a frame, or the end, is asked for."""
+
+    def __init__(
+        self,
+        paint: Callable[[int], np.ndarray],
+        count: int,
+        name: str = "fake",
+        live: bool = False,
+        gate: Callable[[int], None] = lambda number: None,
+        error: BaseException | None = None,
+    ):
+        self.name, self.live, self.dropped = name, live, 0
+        self.closed = False
+        self._paint, self._count, self._gate, self._error = paint, count, gate, error
+        self._number = 0
+        self.stopped, self.exited = threading.Event(), threading.Event()
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+        self.exited.set()
+
+    def read(self, timeout: float) -> Frame | None:
+        self._gate(self._number)
+        if self._number == self._count:
+            if self._error is not None:
+                raise self._error
+            return None
+        number, self._number = self._number, self._number + 1
+        return Frame(self.name, number, number / 30, time.monotonic(), self._paint(number))
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+class Silent(Fake):
+    """A camera that never delivers a frame."""
+
+    def read(self, timeout: float) -> Frame | None:
+        assert self.stopped.wait(WAIT), "nobody stopped this source"
+        return None
+
+
+class List:
+    """A sink that keeps what it gets."""
+
+    def __init__(self, on_write: Callable[[Result], None] = lambda result: None):
+        self.results: list[Result] = []
+        self.closed = False
+        self._on_write = on_write
+
+    def write(self, result: Result) -> None:
+        self.results.append(result)
+        self._on_write(result)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def seen(self) -> list[tuple[str, int]]:
+        return [(result.frame.source, result.frame.number) for result in self.results]
+
+
+@pytest.fixture
+def fake(paint: Callable[[int], np.ndarray]) -> Callable[..., Fake]:
+    return lambda count, **options: Fake(paint, count, **options)
+
+
+def readers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("reader of")]
+
+
+def test_every_frame_of_a_file_gets_its_own_label(engine: Any, numbered: Path) -> None:
+    sink = List()
+    summary = run(engine, [Source(str(numbered))], [sink])
+    assert [result.frame.number for result in sink.results] == list(range(FRAMES))
+    assert [result.prediction.top(1)[0][0] for result in sink.results] == list(range(FRAMES))
+    assert all(result.age_ms >= result.latency_ms > 0 for result in sink.results)
+    assert (summary.backend, summary.frame_path) == ("fake", "system memory")
+    assert (summary.frames, summary.dropped, summary.reconnects) == (FRAMES, 0, 0)
+    assert summary.fps == pytest.approx(FRAMES / summary.seconds, rel=0.1)
+    assert set(summary.stages_ms) == {"preprocess", "infer"}
+    for percentiles in (summary.age_ms, summary.latency_ms, *summary.stages_ms.values()):
+        assert 0 < percentiles["p50"] <= percentiles["p90"] <= percentiles["p99"]
+    ((name, numbers),) = summary.sources.items()
+    assert name == numbered.as_uri()
+    assert (numbers["frames"], numbers["dropped"]) == (FRAMES, 0)
+    assert sink.closed
+    assert readers() == []
+
+
+def test_the_next_frame_is_preprocessed_while_the_engine_works(engine: Any, fake: Any) -> None:
+    prepared = [threading.Event() for _ in range(10)]
+    preprocess, infer = engine.preprocess, engine.infer
+
+    def telling(pixels: np.ndarray, out: np.ndarray) -> None:
+        preprocess(pixels, out)
+        prepared[int(out[0, 0, 0])].set()
+
+    def waiting(batch: np.ndarray) -> np.ndarray:
+        after = min(int(batch[0, 0, 0, 0]) + 1, 9)
+        assert prepared[after].wait(WAIT), f"frame {after} waits for the engine"
+        return infer(batch)
+
+    engine.preprocess, engine.infer = telling, waiting
+    assert run(engine, [fake(10)], []).frames == 10
+
+
+def test_buffers_are_allocated_once(engine: Any, fake: Any) -> None:
+    addresses, infer = set(), engine.infer
+
+    def look(batch: np.ndarray) -> np.ndarray:
+        addresses.add(batch.ctypes.data)
+        return infer(batch)
+
+    engine.infer = look
+    run(engine, [fake(30)], [])
+    assert 2 <= len(addresses) <= 3
+
+
+def test_sources_take_turns(engine: Any, fake: Any) -> None:
+    count = 6
+    asked = {"a": 0, "b": 0}  # frames whose next one was asked for: they are ready
+    given = {"a": 0, "b": 0}
+    bell = threading.Condition()
+
+    def gate(name: str) -> Callable[[int], None]:
+        def ask(number: int) -> None:
+            with bell:
+                asked[name] = number
+                bell.notify()
+
+        return ask
+
+    def ready() -> bool:
+        return all(asked[name] > min(given[name], count - 1) for name in given)
+
+    def infer(batch: np.ndarray) -> np.ndarray:
+        with bell:
+            assert bell.wait_for(ready, WAIT), "each source has its next frame ready"
+        return np.zeros((1, 256), np.float32)
+
+    def count_up(result: Result) -> None:
+        with bell:
+            given[result.frame.source] += 1
+
+    engine.infer = infer
+    sink = List(count_up)
+    sources = [fake(count, name=name, gate=gate(name)) for name in given]
+    summary = run(engine, sources, [sink])
+    first, second = sink.seen[0][0], sink.seen[1][0]
+    assert {first, second} == {"a", "b"}
+    assert sink.seen == [(name, number) for number in range(count) for name in (first, second)]
+    assert {name: numbers["frames"] for name, numbers in summary.sources.items()} == {
+        "a": 6,
+        "b": 6,
+    }
+
+
+def test_of_a_live_source_the_newest_frame_wins(engine: Any, fake: Any) -> None:
+    taken, consumed, infer = threading.Event(), threading.Event(), engine.infer
+
+    def slow(batch: np.ndarray) -> np.ndarray:
+        taken.set()
+        assert consumed.wait(WAIT)
+        return infer(batch)
+
+    def gate(number: int) -> None:
+        # The engine has frame 0 before 1 to 8 come; when 9 is asked for, 8 is the newest.
+        if number == 1:
+            assert taken.wait(WAIT)
+        if number == 9:
+            consumed.set()
+            assert done.wait(WAIT)
+
+    done = threading.Event()
+    engine.infer = slow
+    sink = List(lambda result: done.set() if result.frame.number == 8 else None)
+    source = fake(10, live=True, gate=gate)
+    source.dropped = 5  # what the camera itself dropped counts too
+    summary = run(engine, [source], [sink])
+    assert [number for _, number in sink.seen] == [0, 8, 9]
+    assert [result.prediction.top(1)[0][0] for result in sink.results] == [0, 8, 9]
+    assert summary.dropped == summary.sources["fake"]["dropped"] == 7 + 5
+
+
+def test_a_real_camera_and_a_slow_engine(engine: Any) -> None:
+    """Up to the last frame labelled, every frame is labelled or counted as dropped."""
+    engine.preprocess = lambda pixels, out: out.fill(pixels[0, 0, 0])
+    infer = engine.infer
+    naps = threading.Event()
+
+    def slow(batch: np.ndarray) -> np.ndarray:
+        naps.wait(0.15)  # the engine's work
+        return infer(batch)
+
+    engine.infer = slow
+    sink = List()
+    summary = run(engine, [Source("test://ball")], [sink], frames=5)
+    numbers = [number for _, number in sink.seen]
+    assert len(numbers) == 5
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] + 1 <= summary.frames + summary.dropped
+    assert summary.dropped >= 5
+
+
+def test_the_same_source_twice(engine: Any, fake: Any) -> None:
+    summary = run(engine, [fake(2), fake(3)], [])
+    assert {name: n["frames"] for name, n in summary.sources.items()} == {"fake": 2, "fake#2": 3}
+
+
+def test_frames_limit(engine: Any, fake: Any) -> None:
+    sink = List()
+    source = fake(1000)
+    assert run(engine, [source], [sink], frames=4).frames == 4
+    assert [number for _, number in sink.seen] == [0, 1, 2, 3]
+    assert source.closed
+    assert sink.closed
+    assert readers() == []
+
+
+@pytest.mark.parametrize("frames", [0, 3])
+def test_stop(frames: int, engine: Any, paint: Any) -> None:
+    """`stop` ends a run whose cameras are silent, or whose file never ends."""
+    stop = threading.Event()
+    sink = List(lambda result: stop.set() if result.frame.number == frames - 1 else None)
+    if frames:
+        sources: list[Fake] = [Fake(paint, 10**9), Silent(paint, 1)]
+    else:
+        sources = [Silent(paint, 1), Silent(paint, 1)]
+        threading.Timer(0.05, stop.set).start()
+    summary = run(engine, sources, [sink], stop=stop)
+    assert summary.frames == frames
+    assert summary.age_ms["p50"] is None or frames
+    assert all(source.closed for source in sources)
+    assert sink.closed
+    assert readers() == []
+
+
+def test_stop_before_the_start(engine: Any) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert run(engine, [Source("test://ball")], [], stop=stop).frames == 0
+
+
+def test_stop_ends_a_real_camera(engine: Any) -> None:
+    stop = threading.Event()
+    engine.preprocess = lambda pixels, out: out.fill(1)
+    sink = List(lambda result: stop.set() if result.frame.number >= 3 else None)
+    assert run(engine, [Source("test://ball")], [sink], stop=stop).frames >= 1
+    assert readers() == []
+
+
+def test_an_error_in_a_reader_comes_out_as_itself(engine: Any, fake: Any, paint: Any) -> None:
+    error = SourceError("the cable is out", "put it in")
+    sink, broken, silent = List(), fake(3, error=error), Silent(paint, 1)
+    infer = engine.infer
+
+    def late(batch: np.ndarray) -> np.ndarray:
+        if batch[0, 0, 0, 0] == 1:
+            assert broken.exited.wait(WAIT), "frame 2 is ready, and the source has failed"
+        return infer(batch)
+
+    engine.infer = late
+    with pytest.raises(SourceError) as caught:
+        run(engine, [broken, silent], [sink])
+    assert caught.value is error
+    assert [number for _, number in sink.seen] == [0, 1, 2], "the frames before it are good"
+    assert broken.closed
+    assert silent.closed
+    assert sink.closed
+
+
+def test_a_source_that_cannot_be_opened(engine: Any, media: Path) -> None:
+    with pytest.raises(SourceError, match="is not a video"):
+        run(engine, [Source(str(media / "text.mp4"))], [])
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "infer", "predict"])
+def test_an_error_of_the_engine(stage: str, engine: Any, fake: Any) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("engine")
+
+    setattr(engine, stage, fail)
+    sink, source = List(), fake(1000)
+    with pytest.raises(ZeroDivisionError, match="engine"):
+        run(engine, [source], [sink])
+    assert source.closed
+    assert sink.closed
+    assert readers() == []
+
+
+def test_an_error_of_a_sink(engine: Any, fake: Any) -> None:
+    def fail(result: Result) -> None:
+        raise ZeroDivisionError("sink")
+
+    bad, good, source = List(fail), List(), fake(1000)
+    with pytest.raises(ZeroDivisionError, match="sink"):
+        run(engine, [source], [bad, good])
+    assert source.closed
+    assert bad.closed
+    assert good.closed
+
+
+def test_a_reader_of_the_results_that_goes_away_ends_the_run(engine: Any, fake: Any) -> None:
+    def gone(result: Result) -> None:
+        if result.frame.number == 2:
+            raise BrokenPipeError
+
+    sink, source = List(gone), fake(1000)
+    assert run(engine, [source], [sink]).frames == 3
+    assert source.closed
+    assert sink.closed
+
+
+def test_sinks_close_after_the_sources(engine: Any, fake: Any) -> None:
+    source, order = fake(2), []
+
+    class Last(List):
+        def close(self) -> None:
+            order.append(source.closed)
+
+    run(engine, [source], [Last()])
+    assert order == [True]
+
+
+def test_a_stuck_driver_does_not_hold_the_exit(
+    engine: Any, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+
+    class Stuck(Fake):
+        def __exit__(self, *_: object) -> None:
+            free.wait(WAIT)
+
+    monkeypatch.setattr(loop, "_JOIN", 0.05)
+    assert run(engine, [Stuck(paint, 9)], [], frames=2).frames == 2
+    free.set()
+
+
+def test_times_are_measured_with_the_clock_given(engine: Any, fake: Any) -> None:
+    ticks = iter(range(10**6))
+    sink = List()
+    summary = run(engine, [fake(3)], [sink], clock=lambda: next(ticks))
+    assert all(result.latency_ms >= 1000 for result in sink.results)
+    assert summary.stages_ms["infer"]["p50"] >= 990

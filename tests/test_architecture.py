@@ -1,0 +1,167 @@
+"""The house: which module may import which, and which package. Checked by reading the source.
+
+`edge.build` and `edge.run` never import each other; both stand on the ground floor. What is heavy
+or optional is imported inside the function that needs it.
+"""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "edge"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Floors, lowest first: a module imports from its own floor and from those below it.
+FLOORS = [
+    {"edge.errors"},
+    {"edge.storage", "edge.nvidia", "edge.session", "edge.cuda", "edge.preprocess.spec"},
+    {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console"},
+    {"edge.report", "edge.doctor"},
+    {"edge.build.*", "edge.run.*"},
+    {"edge.cli"},
+]
+
+# The package of third parties that each module may import, at its top or inside.
+PACKAGES = {
+    "edge.cli": {"typer"},
+    "edge.console": {"rich"},
+    "edge.session": {"numpy"},
+    "edge.cuda": {"numpy"},
+    "edge.bench": {"numpy"},
+    "edge.preprocess.cpu": {"numpy", "PIL"},
+    "edge.build.checkpoint": set(),
+    "edge.build.graph": {"onnx"},
+    "edge.build.export": {"numpy", "onnx"},
+    "edge.build.simplify": {"numpy", "onnx"},
+    "edge.build.calibrate": {"numpy", "onnx"},
+    "edge.build.quantize": {"numpy", "onnx"},
+    "edge.build.verify": {"numpy", "onnx"},
+    "edge.build.pipeline": {"numpy", "onnx"},
+    "edge.build.plan": {"onnx"},
+    "edge.build.stages": {"onnx"},
+    "edge.build.images": {"numpy"},
+    "edge.build.recipes": {"tomli"},
+    "edge.run.engine": {"numpy"},
+    "edge.run.onnxruntime": {"numpy"},
+    "edge.run.tensorrt": {"numpy"},
+    "edge.run.loop": {"numpy"},
+    "edge.run.frames": {"numpy"},
+    "edge.run.sinks": {"numpy", "PIL"},
+    "edge.run.summary": {"numpy"},
+}
+# What `require` may fetch, and who may ask for it.
+REQUIRED = {
+    "torch": {"edge.build.export"},
+    "transformers": {"edge.build.export"},
+    "huggingface_hub": {"edge.build.checkpoint"},
+    "safetensors": {"edge.build.checkpoint"},
+    "onnxsim": {"edge.build.simplify"},
+    "onnxruntime": {"edge.session"},
+    "pycuda.driver": {"edge.cuda"},
+    "tensorrt_rtx_libs": {"edge.nvidia"},
+    "gi": {"edge.run.camera", "edge.run.frames", "edge.doctor"},
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top) of every import, those for type checkers left out."""
+    tree = ast.parse(path.read_text())
+    found = []
+
+    def walk(node: ast.AST, top: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                for alias in child.names:
+                    inner = f"{child.module}.{alias.name}"
+                    is_module = (ROOT / (inner.replace(".", "/") + ".py")).exists()
+                    found.append((inner if is_module else child.module, top))
+            walk(child, top and not isinstance(child, ast.FunctionDef))
+
+    walk(tree, True)
+    return found
+
+
+def floor(module: str) -> int:
+    face = ".".join(module.split(".")[:2]) + ".*"
+    for number, names in enumerate(FLOORS):
+        if module in names or face in names:
+            return number
+    raise AssertionError(f"{module} has no floor: add it to FLOORS")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down_and_never_across_the_faces(path):
+    module = name_of(path)
+    if module in ("edge", "edge.build", "edge.run", "edge.preprocess"):
+        return
+    for imported, _ in imports(path):
+        if not imported.startswith("edge.") or imported == module:
+            continue
+        assert floor(imported) <= floor(module), f"{module} imports {imported} from above"
+        faces = {name.split(".")[1] for name in (module, imported)}
+        assert not {"build", "run"} <= faces, f"{module} imports {imported} of the other face"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_packages_of_the_table_are_imported(path):
+    module = name_of(path)
+    allowed = PACKAGES.get(module, set()) | {"edge"}
+    packages = {imported.partition(".")[0] for imported, _ in imports(path)}
+    assert packages - set(sys.stdlib_module_names) - allowed == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_optional_packages_are_asked_for_where_the_table_says(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        is_require = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require"
+        if is_require and node.args and isinstance(node.args[0], ast.Constant):
+            wanted = node.args[0].value.partition(".repository")[0]
+            assert name_of(path) in REQUIRED[wanted], f"{name_of(path)} requires {wanted}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_one_thing(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_exports_exist_and_are_named_once(path):
+    module = importlib.import_module(name_of(path))
+    names = getattr(module, "__all__", [])
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert len(names) == len(set(names))
+
+
+def test_import_edge_is_light():
+    code = (
+        "import sys, edge; "
+        "print([m for m in sys.modules if m.partition('.')[0] in "
+        "{'numpy', 'onnx', 'torch', 'PIL', 'gi', 'typer', 'rich', 'onnxruntime'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_run_face_needs_no_build_tools():
+    code = f"""
+import sys
+for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
+    sys.modules[name] = None
+import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
+import edge.run.tensorrt, edge.report, edge.bench
+assert {str(ROOT)!r} in edge.cli.__file__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,248 @@
+"""The command as people type it: real processes, real files, exit codes, one line per error."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EDGE = Path(sys.executable).with_name("edge")
+
+
+def fails(done, *named):
+    """It ended with one line that says what is wrong and what to do, and no traceback."""
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, done.stderr
+    assert "; " in lines[0]
+    assert "Traceback" not in done.stderr
+    for word in named:
+        assert word in lines[0]
+
+
+def test_help_lists_every_command(edge_command):
+    done = edge_command("--help")
+    assert done.returncode == 0
+    for command in (
+        *("build", "export", "simplify", "calibrate", "quantize", "compile"),
+        *("run", "classify", "inspect", "bench", "doctor"),
+    ):
+        assert command in done.stdout
+
+
+def test_version(edge_command):
+    assert edge_command("--version").stdout == "vit-edge 0.1.0\n"
+
+
+@pytest.mark.parametrize("words", [["frob"], ["build", "--precision", "int4"], ["run", "engine"]])
+def test_wrong_usage_is_exit_code_2(edge_command, words):
+    assert edge_command(*words).returncode == 2
+
+
+def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
+    words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path, "--name", "a"]
+    built = edge_command(*words, "--min-agreement", "50")
+    assert built.returncode == 0, built.stderr
+    assert built.stdout.strip() == str(tmp_path / "a")
+    again = edge_command(*words, "--min-agreement", "50")
+    assert "is up to date" in again.stderr
+
+    shown = edge_command("inspect", tmp_path / "a")
+    assert "ViTForImageClassification" in shown.stdout
+    assert "32 images, mse" in shown.stdout
+    passport = json.loads(edge_command("inspect", "--json", tmp_path / "a").stdout)
+    assert passport["precision"] == "int8"
+
+    images = sorted(pictures.rglob("*.png"))[:2]
+    classified = edge_command(
+        "classify", tmp_path / "a", *images, "--top", "2", "--backend", "onnxruntime"
+    )
+    rows = [json.loads(line) for line in classified.stdout.splitlines()]
+    assert [row["image"] for row in rows] == [str(path) for path in images]
+    assert all(len(row["top"]) == 2 for row in rows)
+    assert set(rows[0]["top"][0]) == {"label", "class_id", "confidence"}
+
+
+def test_classify_goes_on_after_a_bad_picture(edge_command, built_engine, pictures, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no")
+    good = sorted(pictures.rglob("*.png"))[0]
+    done = edge_command("classify", built_engine, bad, good, "--backend", "onnxruntime")
+    fails(done, "bad.png is not a picture")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_an_unjudged_engine_is_called_so_by_every_command(
+    edge_command, checkpoint, pictures, tmp_path
+):
+    folder = tmp_path / "b"
+    words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path]
+    picture = sorted(pictures.rglob("*.png"))[0]
+    for command in (
+        [*words, "--name", "b", "--no-gate"],
+        [*words, "--name", "b", "--no-gate"],
+        ["inspect", folder],
+        ["classify", folder, picture, "--backend", "onnxruntime"],
+        ["bench", folder, "--rounds", 1, "--backend", "onnxruntime"],
+        ["run", folder, "--source", "test://ball", "--frames", 2, "--backend", "onnxruntime"],
+    ):
+        done = edge_command(*command)
+        assert done.returncode == 0, done.stderr
+        assert "its accuracy is not judged" in done.stderr
+
+
+def test_the_gate_ends_a_build_and_publishes_nothing(edge_command, checkpoint, pictures, tmp_path):
+    done = edge_command(
+        *("build", checkpoint, "--calibration", pictures, "--engines", tmp_path),
+        *("--calibration-method", "percentile", "--min-agreement", "100", "--name", "c"),
+    )
+    # Random weights: whether INT8 agrees on all eight images is chance, silence is not.
+    if done.returncode:
+        fails(done, "the gate is 100 %", "--no-gate")
+        assert not (tmp_path / "c").exists()
+    else:
+        passport = json.loads((tmp_path / "c/passport.json").read_text())
+        assert all(form["agreement"] == 100 for form in passport["accuracy"].values())
+
+
+def test_every_stage_is_a_command(edge_command, checkpoint, pictures, tmp_path):
+    def stage(*words):
+        done = edge_command(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    stage("export", checkpoint, "--images", pictures, "--out", "a.onnx")
+    stage("simplify", "a.onnx", "--images", pictures, "--out", "b.onnx")
+    stage("calibrate", "b.onnx", "--images", pictures, "--out", "r.json", "--method", "entropy")
+    stage("quantize", "b.onnx", "--ranges", "r.json", "--out", "int8.onnx")
+    stage("quantize", "b.onnx", "--precision", "fp16", "--out", "fp16.onnx")
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.onnx")}
+    assert sizes["int8"] < sizes["fp16"] < sizes["b"]
+    fails(edge_command("quantize", "b.onnx", "--out", "x", cwd=tmp_path), "edge calibrate")
+
+
+def test_bad_inputs_are_named(edge_command, checkpoint, pictures, built_engine, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes((built_engine / "model.onnx").read_bytes()[:1000])
+    build = ["build", checkpoint, "--engines", tmp_path / "engines", "--calibration"]
+    fails(edge_command("build", "./absent", "--calibration", pictures), "no checkpoint at ./absent")
+    fails(edge_command(*build, empty), "empty has no images")
+    fails(edge_command(*build, tmp_path / "none"), "none")
+    fails(edge_command("simplify", cut, "--images", pictures, "--out", "x"), "cut.onnx")
+    fails(edge_command("inspect", empty), "is no engine")
+    fails(edge_command("compile", tmp_path / "none"), "there is no engine")
+    source = ["run", built_engine, "--backend", "onnxruntime", "--source"]
+    fails(edge_command(*source, "ftp://a"), "ftp")
+    fails(edge_command(*source, "file:///none.mp4"), "/none.mp4")
+    fails(edge_command(*source, "rtsp://127.0.0.1:9/x"), "127.0.0.1")
+
+
+def test_an_engine_cut_off_in_a_copy_is_named(edge_command, built_engine, pictures, tmp_path):
+    picture = sorted(pictures.rglob("*.png"))[0]
+    for name in ("model.onnx", "passport.json"):
+        folder = shutil.copytree(built_engine, tmp_path / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:300])
+        fails(edge_command("classify", folder, picture, "--backend", "onnxruntime"), "is damaged")
+    if (built_engine / "model.plan").exists():
+        folder = shutil.copytree(built_engine, tmp_path / "plan")
+        (folder / "model.plan").write_bytes(b"cut")
+        fails(edge_command("inspect", folder), "model.plan is damaged")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_engines_folder_without_permission(edge_command, checkpoint, pictures, tmp_path):
+    tmp_path.chmod(0o500)
+    words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path]
+    fails(edge_command(*words), "cannot write", "--engines")
+
+
+def test_a_full_disk_publishes_nothing(checkpoint, pictures, tmp_path):
+    # `ulimit -f` fails a write in the middle of the graph as a full disk does.
+    command = (
+        f"ulimit -f 200; exec {EDGE} build {checkpoint} --calibration {pictures} "
+        f"--engines {tmp_path} --name a --no-gate"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    fails(done, "cannot write", "free some space")
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
+    assert not list((tmp_path / ".cache").glob(".*"))
+
+
+@pytest.mark.parametrize("delay", [0.3, 2.0, 4.0, 6.0])
+def test_ctrl_c_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_path, delay):
+    process = subprocess.Popen(
+        [
+            EDGE,
+            "build",
+            checkpoint,
+            "--calibration",
+            pictures,
+            "--engines",
+            tmp_path,
+            "--name",
+            "a",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (0, 1, -signal.SIGINT), stderr  # 0: it was quicker
+    assert "Traceback" not in stderr or process.returncode == -signal.SIGINT, stderr
+    left = [path.name for path in tmp_path.iterdir() if path.name != ".cache"]
+    assert left in ([], ["a"])
+    if process.returncode == 1:
+        assert "stopped by Ctrl-C" in stderr or "the gate" in stderr
+
+
+def test_run_stops_on_ctrl_c_with_a_summary(built_engine, tmp_path):
+    summary = tmp_path / "summary.json"
+    process = subprocess.Popen(
+        [
+            *(EDGE, "run", built_engine, "--source", "test://ball"),
+            *("--backend", "onnxruntime", "--summary", summary),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = [json.loads(process.stdout.readline()) for _ in range(5)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert "frames" in stderr and "fps" in stderr
+    assert set(first[0]) == {"source", "frame", "pts", "top", "age_ms", "latency_ms"}
+    measured = json.loads(summary.read_text())
+    assert measured["frames"] >= 5
+    assert measured["backend"] == "onnxruntime"
+    for key in ("dropped", "reconnects", "fps", "age_ms", "latency_ms", "stages_ms", "frame_path"):
+        assert key in measured
+
+
+def test_run_stops_when_nobody_reads(built_engine):
+    command = f"{EDGE} run {built_engine} --source test://ball --backend onnxruntime | head -n 2"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert len(done.stdout.splitlines()) == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_names_what_is_missing_and_the_mend(edge_command):
+    done = edge_command("doctor")
+    assert done.returncode == 0
+    for name in ("NVIDIA GPU", "onnxruntime", "tensorrt", "GStreamer", "frame path"):
+        assert name in done.stdout
+    assert all(line.startswith(("ok ", "-- ")) for line in done.stdout.splitlines())
+
+
+def test_debug_shows_the_traceback(edge_command):
+    done = edge_command("--debug", "inspect", "absent")
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1

@@ -1,0 +1,96 @@
+import json
+import shutil
+
+import pytest
+
+from edge.errors import EngineError
+from edge.passport import Passport
+
+
+@pytest.fixture
+def copy(built_engine, tmp_path):
+    return shutil.copytree(built_engine, tmp_path / "engine")
+
+
+def test_survives_its_file(copy):
+    passport = Passport.read(copy)
+    (copy / "passport.json").unlink()
+    passport.write(copy)
+    assert Passport.read(copy) == passport
+
+
+def test_the_file_s_keys_are_the_schema(copy):
+    """Other programs read this file: a change of its keys is a change of its schema."""
+    data = json.loads((copy / "passport.json").read_text())
+    assert data["schema"] == 1
+    assert list(data) == [
+        "schema",
+        "name",
+        "fingerprint",
+        "precision",
+        "checkpoint",
+        "labels",
+        "preprocess",
+        "max_batch",
+        "tools",
+        "calibration",
+        "judged",
+        "accuracy",
+        "files",
+        "plan",
+    ]
+    assert list(data["accuracy"]["portable"]) == [
+        "images",
+        "agreement",
+        "sqnr_db",
+        "max_error",
+        "top1",
+        "top1_fp32",
+    ]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 400, -3])
+def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
+    text = (copy / "passport.json").read_text()
+    (copy / "passport.json").write_text(text[:keep])
+    with pytest.raises(EngineError, match=r"passport\.json is damaged"):
+        Passport.read(copy)
+
+
+@pytest.mark.parametrize(
+    "change", [{"labels": None}, {"files": []}, {"odd": 1}, {"preprocess": {}}]
+)
+def test_a_passport_of_another_shape_is_damaged(copy, change):
+    path = copy / "passport.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(EngineError, match="is damaged"):
+        Passport.read(copy)
+
+
+def test_a_newer_schema_is_named(copy):
+    path = copy / "passport.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 9}))
+    with pytest.raises(EngineError, match=r"schema 9.*upgrade"):
+        Passport.read(copy)
+
+
+def test_a_folder_that_is_no_engine(tmp_path):
+    with pytest.raises(EngineError, match="there is no engine at"):
+        Passport.read(tmp_path / "absent")
+    with pytest.raises(EngineError, match="is no engine"):
+        Passport.read(tmp_path)
+
+
+def test_a_damaged_file_is_named(copy):
+    passport = Passport.read(copy)
+    path = copy / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(EngineError, match=r"model\.onnx is damaged: \d+ bytes"):
+        passport.check_file(copy, "model.onnx")
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(EngineError, match="SHA-256"):
+        passport.check_file(copy, "model.onnx")
+    path.unlink()
+    with pytest.raises(EngineError, match="is missing"):
+        passport.check_file(copy, "model.onnx")
