@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,18 @@ def make_data() -> None:
     run(sys.executable, ROOT / "scripts/make_demo_video.py", video)
 
 
+@contextmanager
+def camera(film: Path) -> Iterator[str]:
+    """A network camera on this machine that plays the film once; gives its URL."""
+    command = [sys.executable, ROOT / "scripts/rtsp_server.py", film, "--port", "0", "--once"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
 def table_of_engines(timed: list[dict[str, Any]]) -> Table:
     table = Table(title="Held-out digits, one picture at a time", title_justify="left")
     for column in ("engine", "top-1", "agrees with FP32", "size", "ms per image", "speed"):
@@ -72,7 +86,7 @@ def table_of_stream(summary: dict[str, Any], lines: list[dict[str, Any]]) -> Tab
         line["top"][0]["label"] == str(truth["digits"][round(line["pts"] * truth["fps"])])
         for line in lines
     )
-    table = Table(title="The camera stream, demo-int8", title_justify="left", show_header=False)
+    table = Table(title="An RTSP camera, 1280x720, demo-int8", title_justify="left", show_header=False)
     latency, age = summary["latency_ms"], summary["age_ms"]
     for name, value in (
         ("backend", summary["backend"]),
@@ -94,15 +108,9 @@ def main() -> None:
         run(EDGE, "build", "--recipe", ROOT / f"engines/{name}.toml")
     timed = run(EDGE, "bench", *(f"engines/{name}" for name in ENGINES))
     summary, preview = DATA / "summary.json", ROOT / "engines/demo-int8/preview.png"
-    results = run(
-        EDGE,
-        "run",
-        "engines/demo-int8",
-        "--source",
-        (DATA / "camera.mp4").as_uri(),
-        "--realtime",
-        *("--summary", summary, "--preview", preview),
-    )
+    with camera(DATA / "camera.mp4") as url:
+        words = ("--source", url, "--summary", summary, "--preview", preview)
+        results = run(EDGE, "run", "engines/demo-int8", *words)
     console.print()
     console.print(table_of_engines([json.loads(line) for line in timed.splitlines()]))
     lines = [json.loads(line) for line in results.splitlines()]

@@ -45,6 +45,9 @@ def gstreamer() -> Any:
     Raises MissingPackage with the Debian packages to install.
     """
     gi = require("gi")
+    # GStreamer brings libunwind, whose C++ unwinder would shadow the compiler's own: in a library
+    # loaded later, such as onnxruntime, every C++ exception would then abort the process.
+    ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
     try:
         for namespace in ("Gst", "GstApp", "GstVideo"):
             gi.require_version(namespace, "1.0")

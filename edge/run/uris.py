@@ -170,8 +170,9 @@ _USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
 _SECRET = re.compile(
     r"""([\w-]*(?:pw|pwd|pass\w*|token|secret|key|user-id)=)("[^"]*"|'[^']*'|[^\s&"']*)""", re.I
 )
-# An '@' after a plain host and a slash belongs to the path.
-_PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])(:\d+)?[/?#]", re.I)
+# An '@' after a plain host and a slash belongs to the path. After a host with a port it may: what
+# looks like one may as well be a user and a password with a slash in it.
+_PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)
 
 
 def _hide(text: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,3 +164,19 @@ def test_missing_typelib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "require", lambda _: Gi)
     with pytest.raises(MissingPackage, match=r"sudo apt install gir1.2-gst"):
         frames.gstreamer.__wrapped__()
+
+
+def test_exceptions_of_cpp_libraries_survive_gstreamer() -> None:
+    """GStreamer's libunwind must not catch what onnxruntime throws: that aborts the process."""
+    code = """
+from edge.run.frames import gstreamer
+gstreamer()
+import onnxruntime
+try:
+    onnxruntime.InferenceSession(b"no model")
+except Exception as error:
+    print("raised", type(error).__name__)
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["raised"])

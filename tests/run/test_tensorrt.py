@@ -1,0 +1,45 @@
+"""The TensorRT backends on a GPU: `make test-gpu` (EDGE_REQUIRE_GPU=1 makes a missing one fail)."""
+
+import os
+
+import numpy as np
+import pytest
+
+from edge import nvidia
+from edge.build.plan import compile_engine
+from edge.errors import BackendError
+from edge.run.engine import Engine
+from tests.conftest import Recorder
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=nvidia.BACKENDS)
+def opened(request, built_engine, tmp_path):
+    import shutil
+
+    if nvidia.gpu() is None or request.param not in nvidia.installed():
+        reason = f"needs an NVIDIA GPU and {request.param}"
+        if os.environ.get("EDGE_REQUIRE_GPU") == "1" and nvidia.gpu() is None:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = shutil.copytree(built_engine, tmp_path / "tiny")
+    compile_engine(folder, request.param, Recorder())
+    with (
+        Engine.open(folder, backend=request.param) as gpu,
+        Engine.open(folder, backend="onnxruntime") as cpu,
+    ):
+        yield gpu, cpu
+
+
+def test_says_what_the_cpu_says(opened):
+    gpu, cpu = opened
+    x = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
+    for count in (1, 4, 2):
+        expected = cpu.infer(x[:count])
+        assert gpu.infer(x[:count]) == pytest.approx(expected, abs=0.1 * np.abs(expected).max())
+
+
+def test_a_batch_beyond_the_plan_is_refused(opened):
+    with pytest.raises(BackendError, match="1 to 4"):
+        opened[0].infer(np.zeros((5, 3, 32, 32), np.float32))

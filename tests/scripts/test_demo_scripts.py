@@ -1,0 +1,90 @@
+"""The demo's data and training, small: real scans, real film, real fine-tuning."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import demo_digits  # noqa: E402
+import make_demo_video  # noqa: E402
+
+
+def test_held_out_scans_and_photo_are_never_trained_on():
+    train, held = demo_digits.split()
+    assert (len(train.labels), len(held.labels)) == (1400, 397)
+    seen = {scan.tobytes() for scan in train.ink}
+    assert not [scan for scan in held.ink if scan.tobytes() in seen]
+    assert demo_digits.TRAIN_PHOTO != demo_digits.HELD_OUT_PHOTO
+
+
+def test_a_drawn_digit_stands_out_from_its_background():
+    train, _ = demo_digits.split()
+    rng = np.random.default_rng(0)
+    photo = demo_digits.photo(demo_digits.TRAIN_PHOTO)
+    for scan in train.ink[:20]:
+        drawn = demo_digits.render(scan, rng, photo)
+        assert drawn.shape == (64, 64, 3)
+        assert drawn.dtype == np.uint8
+        assert drawn.max() > 150
+
+
+def test_the_film_has_a_truth_for_every_frame(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_demo_video, "DIGITS", 2)
+    monkeypatch.setattr(make_demo_video, "FRAMES_EACH", 4)
+    make_demo_video.render(tmp_path / "film.mp4")
+    truth = json.loads((tmp_path / "film.json").read_text())
+    assert len(truth["digits"]) == 8
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    assert (film.get(cv2.CAP_PROP_FRAME_WIDTH), film.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (1280, 720)
+    assert film.get(cv2.CAP_PROP_FPS) == 30
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    codec = int(film.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+    assert codec in (b"avc1", b"h264")
+
+
+def test_the_shipped_checkpoint_is_small_and_reads():
+    from edge.build.checkpoint import read_checkpoint
+
+    folder = ROOT / "scripts/demo-vit"
+    assert (folder / "model.safetensors").stat().st_size <= 4e6
+    assert read_checkpoint(str(folder)).labels == tuple("0123456789")
+
+
+def train(*words):
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/train_demo.py", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_fine_tunes_any_checkpoint_on_a_folder_of_images(checkpoint, pictures, tmp_path):
+    """Another number of classes than the checkpoint's: its head is made anew, with its names."""
+    folder = tmp_path / "photos"
+    for name in ("cat", "dog", "owl"):
+        (folder / name).mkdir(parents=True)
+        for path in (pictures / name).iterdir():
+            (folder / name / path.name).write_bytes(path.read_bytes())
+    out = tmp_path / "mine"
+    done = train("--images", folder, "--checkpoint", checkpoint, "--epochs", "1", "--out", out)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "cat", "1": "dog", "2": "owl"}
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+@pytest.mark.parametrize("words", [["--images", "x"], ["--checkpoint", "x"]])
+def test_images_and_checkpoint_go_together(words):
+    assert train(*words).returncode == 2
