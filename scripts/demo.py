@@ -82,11 +82,17 @@ def table_of_engines(timed: list[dict[str, Any]]) -> Table:
 
 def table_of_stream(summary: dict[str, Any], lines: list[dict[str, Any]]) -> Table:
     truth = json.loads((DATA / "camera.json").read_text())
-    right = sum(
-        line["top"][0]["label"] == str(truth["digits"][round(line["pts"] * truth["fps"])])
-        for line in lines
+    digits = [str(digit) for digit in truth["digits"]]
+
+    def is_right(line: dict[str, Any]) -> bool:
+        # A receiver estimates the camera's clock: its times are true to a frame, not better.
+        index = round(line["pts"] * truth["fps"])
+        return line["top"][0]["label"] in digits[max(index - 1, 0) : index + 2]
+
+    right = sum(map(is_right, lines))
+    table = Table(
+        title="An RTSP camera, 1280x720, demo-int8", title_justify="left", show_header=False
     )
-    table = Table(title="An RTSP camera, 1280x720, demo-int8", title_justify="left", show_header=False)
     latency, age = summary["latency_ms"], summary["age_ms"]
     for name, value in (
         ("backend", summary["backend"]),

@@ -48,9 +48,8 @@ if [ -f /etc/nv_tegra_release ]; then
   "${pip[@]}" --editable '.[device,cuda]'
 else
   say "installing the build tools (about 2 GB on disk)"
-  # The CPU build is enough to export, and the other one brings gigabytes of CUDA.
-  torch=$(sed -n 's/^torch==/torch==/p' constraints.txt)
-  "${pip[@]}" "$torch" --extra-index-url https://download.pytorch.org/whl/cpu
+  # By its exact version first: the CPU build is enough, where pip is set up to find it.
+  "${pip[@]}" "$(grep '^torch==' constraints.txt)"
   extras=build,cpu,demo,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
