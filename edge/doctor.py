@@ -10,9 +10,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edge import __version__, nvidia
-from edge.errors import EdgeError, require
+from edge.errors import EdgeError, mend, require
 
 __all__ = ["Check", "examine"]
+
+
+# What each kind of source needs: GStreamer's elements, and the packages that bring them.
+_GOOD, _BAD = "gstreamer1.0-plugins-good", "gstreamer1.0-plugins-bad"
+_L4T = "nvidia-l4t-gstreamer (on a Jetson)"
+_SOURCES = {
+    "file and H.264": (
+        ("qtdemux", _GOOD),
+        ("h264parse", _BAD),
+        ("avdec_h264", "gstreamer1.0-libav"),
+    ),
+    "RTSP": (("rtspsrc", _GOOD), ("rtph264depay", _GOOD)),
+    "USB camera": (("v4l2src", _GOOD), ("jpegdec", _GOOD)),
+    "CSI camera": (("nvarguscamerasrc", _L4T),),
+    "Jetson decoder": (("nvv4l2decoder", _L4T), ("nvvidconv", _L4T)),
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def _package(name: str) -> Check:
     try:
         module = require(name)
     except EdgeError as error:
-        return Check(name, False, error.mend)
+        return Check(name, False, error.mend.removeprefix("run "))
     except Exception as error:  # a broken package can raise anything when it is imported
         return Check(name, False, f"is installed but does not load: {error}")
     found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", "")
@@ -75,12 +91,7 @@ def _package(name: str) -> Check:
 
 def _tensorrt(backend: str, gpu: bool) -> Check:
     if backend not in nvidia.installed():
-        mend = (
-            "sudo apt install python3-libnvinfer (JetPack), then make setup"
-            if backend == "tensorrt"
-            else "pip install 'vit-edge[rtx]' (x86-64)"
-        )
-        return Check(backend, False, mend)
+        return Check(backend, False, mend(nvidia.MODULES[backend]))
     try:
         found = nvidia.tensorrt(backend).__version__
     except EdgeError as error:
@@ -97,29 +108,12 @@ def _gstreamer() -> Iterator[Check]:
         gi.require_version("Gst", "1.0")
         gst = importlib.import_module("gi.repository.Gst")
         gst.init(None)
-    except (EdgeError, ImportError, ValueError) as error:
-        mend = "sudo apt install python3-gi python3-gst-1.0 gir1.2-gst-plugins-base-1.0"
-        yield Check("GStreamer", False, f"{mend} ({error})")
+    except (EdgeError, ImportError, ValueError):
+        yield Check("GStreamer", False, mend("gi"))
         return
     yield Check("GStreamer", True, gst.version_string().removeprefix("GStreamer "))
-    needed = {
-        "file and H.264": (("qtdemux", "good"), ("h264parse", "bad"), ("avdec_h264", "libav")),
-        "RTSP": (("rtspsrc", "good"), ("rtph264depay", "good")),
-        "USB camera": (("v4l2src", "good"), ("jpegdec", "good")),
-        "CSI camera": (("nvarguscamerasrc", ""),),
-        "Jetson decoder": (("nvv4l2decoder", ""), ("nvvidconv", "")),
-    }
-    for what, elements in needed.items():
-        missing = [(name, where) for name, where in elements if not gst.ElementFactory.find(name)]
-        if not missing:
-            yield Check(f"source {what}", True, ", ".join(name for name, _ in elements))
-        elif missing[0][1]:
-            package = missing[0][1]
-            package = (
-                "gstreamer1.0-libav" if package == "libav" else f"gstreamer1.0-plugins-{package}"
-            )
-            yield Check(f"source {what}", False, f"sudo apt install {package}")
-        else:
-            yield Check(
-                f"source {what}", False, "on a Jetson: sudo apt install nvidia-l4t-gstreamer"
-            )
+    for what, elements in _SOURCES.items():
+        missing = [package for name, package in elements if not gst.ElementFactory.find(name)]
+        names = ", ".join(name for name, _ in elements)
+        detail = f"sudo apt install {missing[0]}" if missing else names
+        yield Check(f"source {what}", not missing, detail)

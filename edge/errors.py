@@ -32,6 +32,7 @@ __all__ = [
     "MissingPackage",
     "SourceError",
     "StorageError",
+    "mend",
     "require",
 ]
 
@@ -92,18 +93,33 @@ class MissingPackage(EdgeError, ImportError):
     """An optional package that this command needs."""
 
 
-_INSTALL = {
-    "torch": "pip install 'vit-edge[build]'",
-    "transformers": "pip install 'vit-edge[build]'",
-    "onnx": "pip install 'vit-edge[build]'",
-    "onnxsim": "pip install 'vit-edge[build]'",
-    "onnxruntime": "pip install onnxruntime",
-    "cv2": "pip install opencv-python-headless (on a Jetson: sudo apt install python3-opencv)",
-    "gi": "sudo apt install python3-gi python3-gst-1.0 and make the environment with make setup",
-    "pycuda": "pip install 'vit-edge[cuda]' (needs the CUDA toolkit)",
-    "tensorrt": "make setup (on a Jetson first: sudo apt install python3-libnvinfer)",
-    "tensorrt_rtx_bindings": "pip install 'vit-edge[rtx]'",
+# The extra of pyproject.toml that brings a package.
+_EXTRAS = {
+    "torch": "build",
+    "transformers": "build",
+    "huggingface_hub": "build",
+    "safetensors": "build",
+    "onnxsim": "build",
+    "onnx": "device",
+    "onnxruntime": "device",
+    "cv2": "demo",
+    "pycuda": "cuda",
+    "tensorrt_rtx_libs": "rtx",
+    "tensorrt_rtx_bindings": "rtx",
 }
+# What comes from the system, since it belongs to the system's Python.
+_SYSTEM = {
+    "gi": "sudo apt install python3-gi python3-gst-1.0, then make setup",
+    "tensorrt": "sudo apt install python3-libnvinfer (JetPack), then make setup",
+}
+
+
+def mend(package: str) -> str:
+    """The command that installs an optional package."""
+    if package in _SYSTEM:
+        return _SYSTEM[package]
+    wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+    return f"in the vit-edge folder: .venv/bin/pip install -c constraints.txt {wanted}"
 
 
 def require(name: str) -> ModuleType:
@@ -111,6 +127,5 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        top = name.partition(".")[0]
-        mend = _INSTALL.get(top, f"pip install {top}")
-        raise MissingPackage(f"{name} cannot be imported ({error})", f"run: {mend}") from error
+        command = mend(name.partition(".")[0])
+        raise MissingPackage(f"{name} cannot be imported ({error})", f"run {command}") from error

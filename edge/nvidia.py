@@ -21,7 +21,7 @@ from edge.errors import EdgeError, MissingPackage, require
 __all__ = ["BACKENDS", "Gpu", "gpu", "installed", "is_jetson", "l4t_version", "tensorrt"]
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def is_jetson() -> bool:
 
 def installed() -> list[str]:
     """Which of `BACKENDS` have their Python package here, best first."""
-    return [name for name in BACKENDS if importlib.util.find_spec(_MODULES[name]) is not None]
+    return [name for name in BACKENDS if importlib.util.find_spec(MODULES[name]) is not None]
 
 
 def tensorrt(backend: str) -> Any:
@@ -82,7 +82,7 @@ def tensorrt(backend: str) -> Any:
     if backend == "tensorrt-rtx":
         require("tensorrt_rtx_libs")  # puts NVIDIA's libraries where the bindings find them
     try:
-        return require(_MODULES[backend])
+        return require(MODULES[backend])
     except EdgeError:
         raise
     except Exception as error:  # the bindings raise bare exceptions when libraries do not match

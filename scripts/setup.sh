@@ -50,7 +50,7 @@ else
   say "installing the build tools (about 2 GB on disk)"
   # By its exact version first: the CPU build is enough, where pip is set up to find it.
   "${pip[@]}" "$(grep '^torch==' constraints.txt)"
-  extras=build,cpu,demo,dev
+  extras=build,demo,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
 fi

@@ -11,7 +11,7 @@ def test_every_error_is_exported_and_drawn_in_the_tree():
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, errors.EdgeError)
     ]
-    assert sorted([*classes, "require"]) == sorted(errors.__all__) == errors.__all__
+    assert sorted([*classes, "mend", "require"]) == sorted(errors.__all__) == errors.__all__
     assert all(name in errors.__doc__ for name in classes)
 
 
@@ -22,5 +22,13 @@ def test_an_error_is_one_line_with_its_mend():
 
 
 def test_a_missing_package_names_the_command_that_installs_it():
-    with pytest.raises(errors.MissingPackage, match="pip install no_such_package"):
+    with pytest.raises(errors.MissingPackage, match=r"pip install .* no_such_package"):
         errors.require("no_such_package")
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("torch", "'.[build]'"), ("onnx", "'.[device]'"), ("gi", "apt install python3-gi")],
+)
+def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
+    assert command in errors.mend(package)

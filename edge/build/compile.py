@@ -138,6 +138,7 @@ def _use_timing_cache(config: Any, path: Path) -> Any:
 
 def _logger(trt: Any) -> Any:
     """A logger that keeps the last error, for the message that people see."""
+    levels = trt.ILogger.Severity
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -145,7 +146,7 @@ def _logger(trt: Any) -> Any:
             self.last = "it gave no reason"
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+            if severity in (levels.ERROR, levels.INTERNAL_ERROR):
                 self.last = message
 
     return Log()

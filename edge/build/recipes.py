@@ -45,7 +45,7 @@ def load(path: Path | None, given: dict[str, Any]) -> Recipe:
 def _read(path: Path) -> dict[str, Any]:
     known = {field.name: field.type for field in fields(Recipe)}
     try:
-        settings = tomllib.loads(path.read_text())
+        settings: dict[str, Any] = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise EngineError(f"there is no recipe {path}", "ls engines/*.toml shows them") from None
     except (OSError, ValueError) as error:

@@ -89,7 +89,8 @@ class TensorRT:
             self._check(self._context.execute_async_v3(device.stream.handle), "execute_async_v3")
             device.download(self._host_out[:count], self._device_out)
             device.wait()
-        return self._host_out[:count].copy()
+        logits: Tensor = self._host_out[:count].copy()
+        return logits
 
     def close(self) -> None:
         """Release TensorRT's objects before the memory and the context that they use."""

@@ -1,0 +1,62 @@
+import pytest
+
+from edge import doctor, nvidia
+from edge.errors import MissingPackage
+
+
+def found():
+    return {check.name: check for check in doctor.examine()}
+
+
+def test_what_is_missing_comes_with_its_mend(monkeypatch):
+    monkeypatch.setattr(nvidia, "installed", lambda: [])
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    checks = found()
+    assert not checks["NVIDIA GPU"].works
+    assert "sudo apt install python3-libnvinfer" in checks["tensorrt"].detail
+    assert "'.[rtx]'" in checks["tensorrt-rtx"].detail
+    assert all(check.detail for check in checks.values() if not check.works)
+
+
+def test_a_gpu_and_a_jetson_are_named(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    monkeypatch.setattr(nvidia, "l4t_version", lambda: "R36.4.3")
+    checks = found()
+    assert "Orin, compute capability 8.7" in checks["NVIDIA GPU"].detail
+    assert "Jetson, L4T R36.4.3" in checks["vit-edge"].detail
+
+
+@pytest.mark.parametrize("error", [MissingPackage("x", "run make"), RuntimeError("broken")])
+def test_one_broken_package_stops_no_other_check(monkeypatch, error):
+    require = doctor.require
+
+    def fail(name):
+        if name == "onnx":
+            raise error
+        return require(name)
+
+    monkeypatch.setattr(doctor, "require", fail)
+    checks = found()
+    assert not checks["onnx"].works
+    assert checks["onnxruntime"].works
+
+
+def test_without_gstreamer_the_mend_is_the_system_s_package(monkeypatch):
+    require = doctor.require
+
+    def fail(name):
+        if name == "gi":
+            raise MissingPackage("gi", "run apt")
+        return require(name)
+
+    monkeypatch.setattr(doctor, "require", fail)
+    assert "python3-gst-1.0" in found()["GStreamer"].detail
+
+
+def test_the_release_file_of_a_jetson_is_read(monkeypatch, tmp_path):
+    release = tmp_path / "nv_tegra_release"
+    release.write_text(
+        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"
+    )
+    monkeypatch.setattr(nvidia, "Path", lambda _: release)
+    assert nvidia.l4t_version() == "R36.4.3"
