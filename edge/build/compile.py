@@ -181,15 +181,18 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress
             result.append(builder.build_serialized_network(network, config))
         except BaseException as error:  # handed to the thread that waits
             failure.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=work, name="tensorrt-build")
-    thread.start()
+    # An event, not Thread.join: interrupted by Ctrl-C, a join of Python 3.10 to 3.12 takes a
+    # running thread for ended (bpo-45274).
+    finished = threading.Event()
+    threading.Thread(target=work, name="tensorrt-build").start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
+        finished.wait()
     finally:
         stop.set()
-        thread.join()
+        finished.wait()
     if failure:
         raise failure[0]
     return result[0]
