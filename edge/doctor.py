@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from edge import __version__, nvidia
 from edge.errors import EdgeError, mend, require
+from edge.gst import gstreamer
 
 __all__ = ["Check", "examine"]
 
@@ -104,12 +104,9 @@ def _tensorrt(backend: str, gpu: bool) -> Check:
 
 def _gstreamer() -> Iterator[Check]:
     try:
-        gi = require("gi")
-        gi.require_version("Gst", "1.0")
-        gst = importlib.import_module("gi.repository.Gst")
-        gst.init(None)
-    except (EdgeError, ImportError, ValueError):
-        yield Check("GStreamer", False, mend("gi"))
+        gst = gstreamer()
+    except EdgeError as error:
+        yield Check("GStreamer", False, error.mend.removeprefix("run "))
         return
     yield Check("GStreamer", True, gst.version_string().removeprefix("GStreamer "))
     for what, elements in _SOURCES.items():

@@ -19,7 +19,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Floors, lowest first: a module imports from its own floor and from those below it.
 FLOORS = [
     {"edge.errors"},
-    {"edge.storage", "edge.nvidia", "edge.session", "edge.cuda", "edge.preprocess.spec"},
+    {
+        "edge.storage",
+        "edge.nvidia",
+        "edge.gst",
+        "edge.session",
+        "edge.cuda",
+        "edge.preprocess.spec",
+    },
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console"},
     {"edge.report", "edge.doctor"},
     {"edge.build.*", "edge.run.*"},
@@ -64,7 +71,7 @@ REQUIRED = {
     "onnxruntime": {"edge.session"},
     "pycuda.driver": {"edge.cuda"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {"edge.run.camera", "edge.run.frames", "edge.doctor"},
+    "gi": {"edge.gst", "edge.run.camera", "edge.run.frames"},
 }
 
 

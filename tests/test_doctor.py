@@ -1,7 +1,7 @@
 import pytest
 
 from edge import doctor, nvidia
-from edge.errors import MissingPackage
+from edge.errors import MissingPackage, mend
 
 
 def found():
@@ -42,14 +42,10 @@ def test_one_broken_package_stops_no_other_check(monkeypatch, error):
 
 
 def test_without_gstreamer_the_mend_is_the_system_s_package(monkeypatch):
-    require = doctor.require
+    def fail():
+        raise MissingPackage("gi cannot be imported", f"run {mend('gi')}")
 
-    def fail(name):
-        if name == "gi":
-            raise MissingPackage("gi", "run apt")
-        return require(name)
-
-    monkeypatch.setattr(doctor, "require", fail)
+    monkeypatch.setattr(doctor, "gstreamer", fail)
     assert "python3-gst-1.0" in found()["GStreamer"].detail
 
 

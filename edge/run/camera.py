@@ -14,8 +14,9 @@ from typing import Any
 
 from edge import nvidia
 from edge.errors import SourceError, require
+from edge.gst import gstreamer
 from edge.run.explain import explain
-from edge.run.frames import Frame, frame_from_sample, gstreamer
+from edge.run.frames import Frame, frame_from_sample
 from edge.run.uris import as_uri, check, is_live, pipeline, redact
 
 __all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge.errors import SourceError
-from edge.run.frames import gstreamer
+from edge.gst import gstreamer
 from edge.run.uris import authority, device_of, redact
 
 __all__ = ["explain"]

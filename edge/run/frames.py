@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import MissingPackage, SourceError, require
+from edge.errors import SourceError, require
+from edge.gst import gstreamer
 
-__all__ = ["Frame", "frame_from_sample", "gstreamer"]
+__all__ = ["Frame", "frame_from_sample"]
 
 _MAP_READ = 1  # GST_MAP_READ
 
@@ -36,30 +37,6 @@ class Frame:
     pts: float | None
     captured: float
     pixels: np.ndarray
-
-
-@lru_cache(maxsize=1)
-def gstreamer() -> Any:
-    """The namespace Gst, initialised.
-
-    Raises MissingPackage with the Debian packages to install.
-    """
-    gi = require("gi")
-    # GStreamer brings libunwind, whose C++ unwinder would shadow the compiler's own: in a library
-    # loaded later, such as onnxruntime, every C++ exception would then abort the process.
-    ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
-    try:
-        for namespace in ("Gst", "GstApp", "GstVideo"):
-            gi.require_version(namespace, "1.0")
-    except ValueError as error:
-        raise MissingPackage(
-            f"GStreamer's description for Python is missing ({error})",
-            "run: sudo apt install gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0",
-        ) from error
-    gst = require("gi.repository.Gst")
-    gst.init(None)
-    require("gi.repository.GstApp")  # gives the sink its methods
-    return gst
 
 
 def frame_from_sample(sample: Any, *, source: str, number: int, captured: float) -> Frame:

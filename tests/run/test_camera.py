@@ -18,9 +18,10 @@ import pytest
 
 from edge import nvidia
 from edge.errors import SourceError
+from edge.gst import gstreamer
 from edge.run.camera import Source, detect_platform
 from edge.run.explain import explain
-from edge.run.frames import Frame, gstreamer
+from edge.run.frames import Frame
 
 NumberIn = Callable[[np.ndarray], int]
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]

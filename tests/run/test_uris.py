@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.errors import SourceError
-from edge.run.frames import gstreamer
+from edge.gst import gstreamer
 from edge.run.uris import as_uri, authority, check, pipeline, redact
 
 NEWEST = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"

@@ -1,0 +1,35 @@
+"""GStreamer for Python, initialised once; everything that uses it gets it here."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+from edge.errors import MissingPackage, require
+
+__all__ = ["gstreamer"]
+
+
+@lru_cache(maxsize=1)
+def gstreamer() -> Any:
+    """The namespace Gst, initialised.
+
+    Raises MissingPackage with the Debian packages to install.
+    """
+    gi = require("gi")
+    # GStreamer brings libunwind, whose C++ unwinder would shadow the compiler's own: in a library
+    # loaded later, such as onnxruntime, every C++ exception would then abort the process.
+    ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
+    try:
+        for namespace in ("Gst", "GstApp", "GstVideo"):
+            gi.require_version(namespace, "1.0")
+    except ValueError as error:
+        raise MissingPackage(
+            f"GStreamer's description for Python is missing ({error})",
+            "run sudo apt install gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0",
+        ) from error
+    gst = require("gi.repository.Gst")
+    gst.init(None)
+    require("gi.repository.GstApp")  # gives the sink its methods
+    return gst

@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge import gst
+from edge.errors import MissingPackage
+
+
+def test_missing_typelib(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gi:
+        @staticmethod
+        def require_version(name: str, _version: str) -> None:
+            raise ValueError(f"Namespace {name} not available")
+
+    monkeypatch.setattr(gst, "require", lambda _: Gi)
+    with pytest.raises(MissingPackage, match=r"sudo apt install gir1.2-gst"):
+        gst.gstreamer.__wrapped__()
+
+
+def test_exceptions_of_cpp_libraries_survive_gstreamer() -> None:
+    """GStreamer's libunwind must not catch what onnxruntime throws: that aborts the process."""
+    code = """
+from edge.gst import gstreamer
+gstreamer()
+import onnxruntime
+try:
+    onnxruntime.InferenceSession(b"no model")
+except Exception as error:
+    print("raised", type(error).__name__)
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["raised"])
