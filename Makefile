@@ -12,8 +12,9 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 CHECKPOINT ?= scripts/demo-vit
 CALIBRATION ?= engines/.cache/demo/calibration
 PRECISION ?= int8
-NAME ?= $(notdir $(CHECKPOINT))-$(PRECISION)
-ENGINE ?= engines/$(NAME)
+HELDOUT ?= $(if $(findstring cache/demo,$(CALIBRATION)),engines/.cache/demo/heldout)
+NAME ?= $(notdir $(patsubst %/,%,$(CHECKPOINT)))-$(PRECISION)
+ENGINE ?= engines/demo-int8
 SOURCE ?= test://ball
 METHOD ?= mse
 MAX_BATCH ?= 1
@@ -52,6 +53,7 @@ quantize: setup ## Simplified graph + ranges -> PRECISION graph
 
 engine: setup ## CHECKPOINT + CALIBRATION images -> engines/NAME, all stages, judged
 	@$(EDGE) build "$(CHECKPOINT)" --calibration "$(CALIBRATION)" --precision $(PRECISION) \
+		$(if $(HELDOUT),--heldout "$(HELDOUT)") \
 		--calibration-method $(METHOD) --max-batch $(MAX_BATCH) --name "$(NAME)"
 
 compile: setup ## On the board: ENGINE's plan
@@ -84,6 +86,6 @@ test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
 
-clean: ## Remove built engines, their cache and the environment
+clean: ## Remove all built engines, their cache and the environment
 	rm -rf $(VENV) engines/.cache engines/.[a-z]*-* *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find engines -mindepth 2 -maxdepth 2 -name passport.json -printf '%h\n' | xargs -r rm -rf

@@ -35,7 +35,7 @@ class Commands(TyperGroup):
                 raise
             problem = str(error)
         except KeyboardInterrupt:
-            problem = "stopped by Ctrl-C, nothing was published; run the same command again"
+            problem = "stopped by Ctrl-C, nothing half-made is left; run the same command again"
         finally:
             console.close()
         console.error(problem)
@@ -229,8 +229,10 @@ def run(
     from edge import report
     from edge.run import loop, sinks
     from edge.run.camera import Source
-    from edge.storage import write_bytes
+    from edge.storage import check_target, write_bytes
 
+    if summary:
+        check_target(summary)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

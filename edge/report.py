@@ -48,7 +48,8 @@ def describe(folder: Path, passport: Passport) -> str:
 def _measured(accuracy: Accuracy) -> str:
     text = (
         f"agrees with FP32 on {accuracy.agreement:.2f} % of {accuracy.images} images, "
-        f"SQNR {accuracy.sqnr_db:.1f} dB, max error {accuracy.max_error:.3g}"
+        + (f"SQNR {accuracy.sqnr_db:.1f} dB, " if accuracy.max_error else "")
+        + f"max error {accuracy.max_error:.3g}"
     )
     if accuracy.top1 is not None:
         text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from edge.errors import StorageError
 
-__all__ = ["atomic", "digest", "make_folder", "write_bytes", "writing"]
+__all__ = ["atomic", "check_target", "digest", "make_folder", "write_bytes", "writing"]
 
 
 @contextmanager
@@ -24,12 +25,17 @@ def writing(place: Path) -> Iterator[None]:
     except PermissionError as error:
         raise StorageError(
             f"cannot write {place} ({error.strerror})",
-            "check its owner, or choose another --engines",
+            "check its owner, or write somewhere else",
+        ) from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise StorageError(
+            f"cannot write {place} ({error.strerror})",
+            f"name a file in a folder that exists, or: mkdir -p {place.parent}",
         ) from error
     except OSError as error:
         raise StorageError(
             f"cannot write {place} ({error.strerror or error})",
-            "free some space (rm -r engines/.cache) or choose another --engines",
+            "free some space (rm -r engines/.cache) or write somewhere else",
         ) from error
 
 
@@ -67,6 +73,15 @@ def make_folder(folder: Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
     return folder
+
+
+def check_target(target: Path) -> None:
+    """See, before the work is done, that a file can be written there. Raises `StorageError`."""
+    with writing(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writable-"):
+            pass
 
 
 def digest(path: Path) -> str:

@@ -138,6 +138,7 @@ def pretrained(checkpoint: str, names: list[str]) -> tuple[Any, Any]:
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
         ignore_mismatched_sizes=True,
+        dtype=torch.float32,  # as this script saves half precision, in which training diverges
         use_safetensors=True,
     )
     return model, AutoImageProcessor.from_pretrained(checkpoint)

@@ -157,7 +157,7 @@ def test_an_engine_cut_off_in_a_copy_is_named(edge_command, built_engine, pictur
 def test_an_engines_folder_that_cannot_be_written(edge_command, checkpoint, pictures):
     # Nobody, not even root, makes a folder in /sys.
     words = ["build", checkpoint, "--calibration", pictures, "--engines", "/sys/engines"]
-    fails(edge_command(*words), "cannot write /sys/engines", "--engines")
+    fails(edge_command(*words), "cannot write /sys/engines", "check its owner")
 
 
 def test_a_full_disk_publishes_nothing(checkpoint, pictures, tmp_path):
@@ -230,6 +230,19 @@ def test_run_stops_when_nobody_reads(built_engine):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
     assert len(done.stdout.splitlines()) == 2
     assert "Traceback" not in done.stderr
+
+
+def test_outputs_are_checked_before_the_work(
+    edge_command, checkpoint, pictures, built_engine, tmp_path
+):
+    source = ["run", built_engine, "--backend", "onnxruntime", "--source", "test://ball"]
+    absent = tmp_path / "absent/file"
+    for words in ([*source, "--summary", absent], [*source, "--preview", absent]):
+        done = edge_command(*words, timeout=20)
+        fails(done, "mkdir -p")
+        assert done.stdout == ""
+    started = ["export", checkpoint, "--images", pictures, "--out", absent]
+    fails(edge_command(*started), "mkdir -p")
 
 
 def test_doctor_names_what_is_missing_and_the_mend(edge_command):

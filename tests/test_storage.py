@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from edge.errors import StorageError
-from edge.storage import atomic, digest, make_folder, write_bytes
+from edge.storage import atomic, check_target, digest, make_folder, write_bytes
 
 
 def test_writes_whole_files(tmp_path):
@@ -47,3 +47,12 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 def test_digest_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_a_target_is_checked_before_the_work_is_done(tmp_path):
+    check_target(tmp_path / "a.json")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match=r"mkdir -p .*absent"):
+        check_target(tmp_path / "absent" / "a.json")
+    with pytest.raises(StorageError, match="it is a folder"):
+        check_target(tmp_path)

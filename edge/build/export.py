@@ -36,6 +36,11 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
         model = _load(checkpoint)
         with torch.inference_mode():
             reference = model(pixel_values=torch.from_numpy(pictures)).logits.numpy()
+        if not np.isfinite(reference).all():
+            raise CheckpointError(
+                f"{checkpoint.name} itself gives NaN or infinity on real images",
+                "train it again: its weights are broken",
+            )
         model.set_attn_implementation(ATTENTION)
         proto = _trace(model, pictures)
     del model

@@ -32,7 +32,7 @@ def load(path: Path) -> ModelProto:
         model = onnx.load(str(path))
     except FileNotFoundError as error:
         raise GraphError(
-            f"{path} cannot be read ({error})", "check the path; run edge export"
+            f"{path} cannot be read ({error})", "check the path; run the stage before this one"
         ) from error
     except Exception as error:  # protobuf and onnx raise classes of their own
         raise GraphError(

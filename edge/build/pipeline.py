@@ -38,6 +38,7 @@ __all__ = ["PRECISIONS", "Built", "Recipe", "build"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CACHE_SCHEMA = 1
+ENOUGH = 100  # images for the gate to mean a percent
 COMPARED = 4  # images on which graph and checkpoint are compared after export
 
 Tensor = npt.NDArray[np.float32]
@@ -87,6 +88,12 @@ def build(recipe: Recipe, observer: Observer) -> Built:
         calibrating, judging = images.hold_out(calibrating)
     else:
         judging = images.find(recipe.heldout)
+        seen = {path.resolve() for path in calibrating}
+        if any(path.resolve() in seen for path in judging):
+            raise CalibrationError(
+                f"images of {recipe.heldout} are in {recipe.calibration}, too",
+                "judge with images that did not calibrate, or leave out --heldout",
+            )
     if len(calibrating) < images.MINIMUM or not judging:
         raise CalibrationError(
             f"{recipe.calibration} leaves {len(calibrating)} images to calibrate with, at least "
@@ -119,6 +126,9 @@ def build(recipe: Recipe, observer: Observer) -> Built:
     accuracy = _verify(model, forms, checkpoint, judging, observer)
     if recipe.gate:
         verify.check_gate(accuracy, recipe.min_agreement)
+        judges = accuracy["portable"].images
+        if judges < ENOUGH:
+            observer.warn(f"judged on {judges} images only: one of them is {100 / judges:.1f} %")
 
     with assembled(folder) as scratch:
         written = graph.save(forms["portable"], scratch / "model.onnx")

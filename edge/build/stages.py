@@ -16,6 +16,7 @@ from edge.build.plan import describe, make_forms
 from edge.build.ranges import Ranges
 from edge.errors import GraphError
 from edge.preprocess.spec import Preprocess
+from edge.storage import check_target
 
 __all__ = ["calibrate", "export", "quantize", "simplify"]
 
@@ -24,6 +25,7 @@ COMPARED = 4  # images on which a graph is compared with what it was made from
 
 def export(checkpoint: str, folder: Path, out: Path, observer: Observer) -> None:
     """Checkpoint -> graph file."""
+    check_target(out)
     found = read_checkpoint(checkpoint)
     observer.stage("export")
     few = images.few(images.find(folder), found.preprocess, COMPARED, observer.warn)
@@ -34,6 +36,7 @@ def export(checkpoint: str, folder: Path, out: Path, observer: Observer) -> None
 
 def simplify(source: Path, folder: Path, out: Path, observer: Observer) -> None:
     """Graph file -> simpler graph file."""
+    check_target(out)
     model = graph.load(source)
     observer.stage("simplify")
     few = images.few(images.find(folder), _preprocess(model), COMPARED, observer.warn)
@@ -44,6 +47,7 @@ def simplify(source: Path, folder: Path, out: Path, observer: Observer) -> None:
 
 def calibrate(source: Path, folder: Path, method: str, out: Path, observer: Observer) -> None:
     """FP32 graph file and images -> range file."""
+    check_target(out)
     model = graph.load(source)
     files = images.find(folder)
     preprocess = _preprocess(model)
@@ -57,6 +61,7 @@ def quantize(
     source: Path, precision: str, ranges: Path | None, out: Path, observer: Observer
 ) -> None:
     """FP32 graph file -> FP16 or INT8 graph file."""
+    check_target(out)
     model = graph.load(source)
     observer.stage("quantize")
     forms = make_forms(model, precision, Ranges.read(ranges) if ranges else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import ceil
 from os import PathLike
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from edge.errors import ImageError
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["Preprocessor", "load_image"]
+__all__ = ["Picture", "Preprocessor", "as_pixels", "load_image"]
 
 Pixels = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
+Picture: TypeAlias = "str | PathLike[str] | Image.Image | Pixels"
 
 
 def load_image(path: str | PathLike[str]) -> Pixels:
@@ -33,10 +35,21 @@ def load_image(path: str | PathLike[str]) -> Pixels:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture", "give a JPEG, PNG, WebP or BMP file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path} is a folder", f"name its pictures: {path}/*") from None
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist", "check the path") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
+
+
+def as_pixels(picture: Picture) -> Pixels:
+    """A path, a PIL image or an array as uint8 RGB [H, W, 3]. Raises `ImageError`."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    if isinstance(picture, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    return load_image(picture)
 
 
 class Preprocessor:

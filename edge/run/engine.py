@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edge import nvidia
 from edge.errors import EngineError
 from edge.passport import Passport
-from edge.preprocess.cpu import Preprocessor, load_image
+from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
 from edge.run.onnxruntime import OnnxRuntime
 
 __all__ = ["Backend", "Engine", "Prediction"]
@@ -108,9 +108,9 @@ class Engine:
         weights = np.exp(logits - logits.max())
         return Prediction(weights / weights.sum(), self.passport.labels)
 
-    def __call__(self, image: str | os.PathLike[str] | npt.NDArray[np.uint8]) -> Prediction:
-        """Classify a picture: a path, or RGB uint8 [H, W, 3]. Raises `ImageError`."""
-        pixels = image if isinstance(image, np.ndarray) else load_image(image)
+    def __call__(self, image: Picture) -> Prediction:
+        """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3]. Raises `ImageError`."""
+        pixels = as_pixels(image)
         return self.predict(self.infer(self.preprocess(pixels)[None])[0])
 
     def close(self) -> None:

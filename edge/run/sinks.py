@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edge.errors import StorageError
 from edge.run.frames import Frame
-from edge.storage import make_folder, write_bytes
+from edge.storage import check_target, write_bytes
 
 __all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate"]
 
@@ -101,8 +101,8 @@ class Preview:
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
+        check_target(self._path)
         self._result: Result | None = None
-        make_folder(self._path.parent)
 
     def write(self, result: Result) -> None:
         # No copy: frames are never written to again, and their memory stays theirs.

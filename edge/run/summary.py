@@ -60,12 +60,13 @@ class Tally:
     age: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
     began: float = 0.0
+    first: float = 0.0
     ended: float = 0.0
 
     def add(self, age_ms: float, latency_ms: float, taken: float, ready: float) -> None:
         """Count a frame: taken from its source and labelled at these seconds."""
         if self.frames == 0:
-            self.began = taken
+            self.began, self.first = taken, ready
         self.ended = ready
         self.frames += 1
         self.age.add(age_ms)
@@ -76,12 +77,18 @@ class Tally:
         """From the first frame taken to the last result: the time to connect is not in it."""
         return self.ended - self.began
 
+    @property
+    def fps(self) -> float:
+        """Results per second after the first one: n results have n - 1 intervals between them."""
+        span = self.ended - self.first
+        return (self.frames - 1) / span if span > 0 else 0.0
+
     def numbers(self) -> dict[str, Any]:
         """frames, seconds, fps, age_ms and latency_ms."""
         return {
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
-            "fps": round(self.frames / self.seconds, 2) if self.seconds > 0 else 0.0,
+            "fps": round(self.fps, 2),
             "age_ms": self.age.percentiles(),
             "latency_ms": self.latency.percentiles(),
         }

@@ -84,7 +84,7 @@ def _head(uri: str, platform: str) -> tuple[str, str]:
     if scheme == "rtsp":
         # Inside double quotes only a quote and a backslash mean something: both are encoded.
         location = "rtsp://" + quote(rest, safe=":/?#[]@!$&'()*+,;=%-._~")
-        camera = f'rtspsrc location="{location}" protocols=tcp latency=50 drop-on-latency=true'
+        camera = f'rtspsrc location="{location}" protocols=tcp latency=50'
         picture = "application/x-rtp,media=video"
         return f"{camera} ! {picture} ! {_DECODE[platform]}", _TO_SYSTEM[platform]
     raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")

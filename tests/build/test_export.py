@@ -86,6 +86,15 @@ def test_weights_that_are_missing_are_named(checkpoint, tmp_path, few):
         exporting.export(read_checkpoint(str(folder)), few)
 
 
+def test_a_checkpoint_that_gives_nan_is_refused(checkpoint, tmp_path, few):
+    folder = shutil.copytree(checkpoint, tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] = weights["classifier.bias"] * np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="itself gives NaN"):
+        exporting.export(read_checkpoint(str(folder)), few)
+
+
 def test_weights_of_another_shape_are_refused(checkpoint, tmp_path, few):
     folder = shutil.copytree(checkpoint, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())

@@ -155,8 +155,20 @@ def test_too_few_images(recipe, pictures, tmp_path):
         shutil.copy(path, few)
     with pytest.raises(CalibrationError, match="leaves 14 images"):
         build(dataclasses.replace(recipe, calibration=few), Recorder())
-    apart = dataclasses.replace(recipe, calibration=few, heldout=pictures, name="apart")
+    judging = shutil.copytree(pictures, tmp_path / "judging")
+    apart = dataclasses.replace(recipe, calibration=few, heldout=judging, name="apart")
     assert build(apart, Recorder()).passport.accuracy["portable"].images == 40
+
+
+def test_images_that_calibrated_do_not_judge(recipe, pictures):
+    with pytest.raises(CalibrationError, match="did not calibrate"):
+        build(dataclasses.replace(recipe, heldout=pictures), Recorder())
+
+
+def test_a_verdict_of_few_images_is_called_so(recipe):
+    observer = Recorder()
+    build(dataclasses.replace(recipe, max_batch=5), observer)
+    assert any("judged on 8 images only" in text for text in observer.warnings)
 
 
 def test_an_engines_folder_that_cannot_be_written_is_found_first(recipe, tmp_path):

@@ -3,6 +3,7 @@ import pytest
 
 from edge.build import graph, verify
 from edge.errors import CalibrationError, GateError
+from edge.passport import Accuracy
 
 REFERENCE = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [1.0, 0.0]], np.float32)
 
@@ -36,12 +37,33 @@ def test_the_gate_looks_at_every_form():
         verify.check_gate({"portable": good, "device": bad}, 99)
 
 
-def test_an_output_of_nan_never_passes():
-    nan = np.full_like(REFERENCE, np.nan)
-    measured = verify.compare(REFERENCE, nan, None)
-    assert measured.agreement < 100
+@pytest.mark.parametrize("gate", [99, 0])
+def test_an_output_of_nan_never_passes(gate):
+    measured = verify.compare(REFERENCE, np.full_like(REFERENCE, np.nan), None)
     with pytest.raises(GateError):
-        verify.check_gate({"portable": measured}, 99)
+        verify.check_gate({"portable": measured}, gate)
+
+
+@pytest.mark.parametrize(
+    ("images", "differing", "gate", "passes"),
+    [
+        (26, 1, 99, True),  # 0.26 of an image, rounded up to one
+        (26, 2, 99, False),
+        (26, 1, 100, False),
+        (400, 4, 99, True),
+        (400, 5, 99, False),
+        (397, 2, 99.5, True),
+        (397, 3, 99.5, False),
+    ],
+)
+def test_the_gate_counts_whole_images(images, differing, gate, passes):
+    agreement = 100 * (images - differing) / images
+    measured = Accuracy(images, agreement, 30.0, 0.1, None, None)
+    if passes:
+        verify.check_gate({"portable": measured}, gate)
+    else:
+        with pytest.raises(GateError):
+            verify.check_gate({"portable": measured}, gate)
 
 
 def test_outputs_are_streamed_in_order(fp32_graph):

@@ -32,6 +32,7 @@ def test_load_predicts_what_the_checkpoint_says(built_engine, checkpoint, pictur
         prediction = loaded(path)
         assert prediction.probabilities == pytest.approx(expected, abs=0.05)  # INT8
         assert prediction.class_names == ("cat", "dog", "fox", "owl", "bee")
+        assert (loaded(Image.open(path)).probabilities == prediction.probabilities).all()
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert (loaded(pixels).probabilities == prediction.probabilities).all()
 

@@ -144,7 +144,7 @@ def test_more_lines_make_a_higher_bar() -> None:
 
 
 def test_preview_shows_the_newest_result(guess: Any, tmp_path: Path) -> None:
-    path = tmp_path / "new folder" / "last.png"
+    path = tmp_path / "last.png"
     sink = Preview(path)
     for number, colour in enumerate((10, 200)):
         sink.write(result(guess, number=number, colour=colour))

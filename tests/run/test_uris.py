@@ -24,7 +24,7 @@ NEWEST_SINK = f"{SINK} max-buffers=1 drop=true"
 EVERY_SINK = f"{SINK} max-buffers=2 drop=false"
 NVMM = "nvvidconv ! video/x-raw,format=BGRx"
 CSI = "video/x-raw(memory:NVMM),width=1920,height=1080,framerate=30/1,format=NV12"
-RTSP = 'rtspsrc location="rtsp://u:p@h/s" protocols=tcp latency=50 drop-on-latency=true'
+RTSP = 'rtspsrc location="rtsp://u:p@h/s" protocols=tcp latency=50'
 
 GOLDEN = {
     ("test://ball", "pc", False): "videotestsrc pattern=ball is-live=true ! "

@@ -66,16 +66,18 @@ def train(*words):
     )
 
 
-def test_fine_tunes_any_checkpoint_on_a_folder_of_images(checkpoint, pictures, tmp_path):
+def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
     """Another number of classes than the checkpoint's: its head is made anew, with its names."""
     folder = tmp_path / "photos"
     for name in ("cat", "dog", "owl"):
         (folder / name).mkdir(parents=True)
         for path in (pictures / name).iterdir():
             (folder / name / path.name).write_bytes(path.read_bytes())
+    half = ROOT / "scripts/demo-vit"  # saved in half precision, in which training would diverge
     out = tmp_path / "mine"
-    done = train("--images", folder, "--checkpoint", checkpoint, "--epochs", "1", "--out", out)
+    done = train("--images", folder, "--checkpoint", half, "--epochs", "1", "--out", out)
     assert done.returncode == 0, done.stderr
+    assert "nan" not in done.stdout
     config = json.loads((out / "config.json").read_text())
     assert config["id2label"] == {"0": "cat", "1": "dog", "2": "owl"}
     assert sorted(path.name for path in out.iterdir()) == [
