@@ -172,3 +172,11 @@ import edge.run.tensorrt, edge.report, edge.bench
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_test_file_is_collected():
+    """pytest passes over folders named `build` unless it is told not to."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(ROOT / "tests")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert str(path.relative_to(ROOT)) in done.stdout
