@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -11,12 +12,20 @@ from edge.errors import MissingPackage, require
 __all__ = ["gstreamer"]
 
 
-@lru_cache(maxsize=1)
+_lock = threading.Lock()
+
+
 def gstreamer() -> Any:
-    """The namespace Gst, initialised.
+    """The namespace Gst, initialised once, by whichever thread comes first.
 
     Raises MissingPackage with the Debian packages to install.
     """
+    with _lock:
+        return _initialised()
+
+
+@lru_cache(maxsize=1)
+def _initialised() -> Any:
     gi = require("gi")
     # GStreamer brings libunwind, whose C++ unwinder would shadow the compiler's own: in a library
     # loaded later, such as onnxruntime, every C++ exception would then abort the process.

@@ -158,10 +158,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-vit")
+    parser.add_argument("--out", type=Path, help="folder to write; needed with --images")
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.checkpoint is None):
         parser.error("--images and --checkpoint go together")
+    if arguments.images and not arguments.out:
+        parser.error("--images needs --out: the demo's checkpoint is not overwritten")
+    arguments.out = arguments.out or Path(__file__).parent / "demo-vit"
 
     set_seed(SEED)
     train: Dataset

@@ -17,7 +17,7 @@ def test_missing_typelib(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gst, "require", lambda _: Gi)
     with pytest.raises(MissingPackage, match=r"sudo apt install gir1.2-gst"):
-        gst.gstreamer.__wrapped__()
+        gst._initialised.__wrapped__()
 
 
 def test_exceptions_of_cpp_libraries_survive_gstreamer() -> None:

@@ -82,6 +82,10 @@ def build(recipe: Recipe, observer: Observer) -> Built:
     """Build an engine. Raises the `EdgeError` of a stage that failed, and publishes nothing."""
     cache = make_folder(recipe.engines / ".cache")
     folder = recipe.engines / recipe.engine
+    if folder.exists() and not (folder / "passport.json").is_file():
+        raise EngineError(
+            f"{folder} exists and is no engine", "choose another --name; nothing was changed"
+        )
     checkpoint = read_checkpoint(recipe.checkpoint)
     calibrating = images.find(recipe.calibration)
     if recipe.heldout is None:

@@ -160,6 +160,15 @@ def test_too_few_images(recipe, pictures, tmp_path):
     assert build(apart, Recorder()).passport.accuracy["portable"].images == 40
 
 
+def test_a_folder_that_is_no_engine_is_never_replaced(recipe, tmp_path):
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(EngineError, match="is no engine"):
+        build(dataclasses.replace(recipe, engines=tmp_path, name="photos"), Recorder())
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
 def test_images_that_calibrated_do_not_judge(recipe, pictures):
     with pytest.raises(CalibrationError, match="did not calibrate"):
         build(dataclasses.replace(recipe, heldout=pictures), Recorder())
