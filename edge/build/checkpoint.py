@@ -62,7 +62,8 @@ def read_checkpoint(name: str) -> Checkpoint:
         folder / "preprocessor_config.json",
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' default
+    default = {str(index): f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+    names = config.get("id2label") or default  # as transformers names them
     try:
         labels = tuple(str(names[str(index)]) for index in range(len(names)))
     except KeyError as error:

@@ -41,6 +41,12 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
                 f"{checkpoint.name} itself gives NaN or infinity on real images",
                 "train it again: its weights are broken",
             )
+        if reference.shape[1] != len(checkpoint.labels):
+            raise CheckpointError(
+                f"{checkpoint.name} has {reference.shape[1]} outputs and "
+                f"{len(checkpoint.labels)} labels",
+                "correct id2label in its config.json",
+            )
         model.set_attn_implementation(ATTENTION)
         proto = _trace(model, pictures)
     del model

@@ -48,20 +48,27 @@ def save(model: ModelProto, path: Path) -> list[Path]:
 
     Returns the files written. Raises `StorageError`.
     """
-    if model.ByteSize() < INLINE_LIMIT:
+    if _size(model) < INLINE_LIMIT:
         with atomic(path) as scratch:
             scratch.write_bytes(model.SerializeToString())
         return [path]
     data = path.with_name(path.name + ".data")
     with writing(path), atomic(path) as scratch:
         data.unlink(missing_ok=True)
-        onnx.save(model, str(scratch), save_as_external_data=True, location=data.name)
+        copy = ModelProto()
+        copy.CopyFrom(model)  # onnx moves the weights out of what it saves
+        onnx.save(copy, str(scratch), save_as_external_data=True, location=data.name)
     return [path, data]
+
+
+def _size(model: ModelProto) -> int:
+    """Bytes of the weights: ByteSize() itself fails beyond 2 GiB."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def session(model: ModelProto, threads: int | None = None) -> Session:
     """A graph in memory, ready to run on the CPU."""
-    if model.ByteSize() < INLINE_LIMIT:
+    if _size(model) < INLINE_LIMIT:
         return Session(model.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"

@@ -17,6 +17,7 @@ from edge.passport import Accuracy
 __all__ = ["check_gate", "compare", "outputs"]
 
 BATCH = 16
+FEW = 20  # images below which not one may differ beyond the share
 
 Tensor = npt.NDArray[np.float32]
 
@@ -65,7 +66,8 @@ def check_gate(accuracy: dict[str, Accuracy], min_agreement: float) -> None:
     """Raises `GateError` when any form of the engine agrees with FP32 on too few images."""
     for form, measured in accuracy.items():
         # In a small set one image is worth several percent: the share is rounded up to a whole one.
-        allowed = math.ceil(measured.images * (100 - min_agreement) / 100 - 1e-9)
+        share = measured.images * (100 - min_agreement) / 100
+        allowed = math.ceil(share - 1e-9) if measured.images >= FEW else math.floor(share + 1e-9)
         differing = round(measured.images * (100 - measured.agreement) / 100)
         if differing > allowed or not math.isfinite(measured.max_error):
             raise GateError(

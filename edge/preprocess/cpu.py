@@ -39,7 +39,7 @@ def load_image(path: str | PathLike[str]) -> Pixels:
         raise ImageError(f"{path} is a folder", f"name its pictures: {path}/*") from None
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist", "check the path") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds, struct.error for damaged EXIF among them
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
 
 

@@ -97,6 +97,7 @@ def test_weights_beyond_the_limit_go_beside_the_graph(fp32_graph, tmp_path, monk
     pictures = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     expected = graph.session(graph.load(fp32_graph)).logits(pictures)
     assert (graph.session(graph.load(written[0])).logits(pictures) == expected).all()
+    assert (graph.session(loaded).logits(pictures) == expected).all()  # the caller's is untouched
 
 
 def test_torch_leaves_no_paths_behind(fp32_graph):

@@ -50,6 +50,8 @@ def test_an_output_of_nan_never_passes(gate):
         (26, 1, 99, True),  # 0.26 of an image, rounded up to one
         (26, 2, 99, False),
         (26, 1, 100, False),
+        (1, 1, 99, False),
+        (8, 1, 99, False),
         (400, 4, 99, True),
         (400, 5, 99, False),
         (397, 2, 99.5, True),
