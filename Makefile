@@ -81,11 +81,11 @@ test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
-	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu
+	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/run
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
 
 clean: ## Remove all built engines, their cache and the environment
-	rm -rf $(VENV) engines/.cache engines/.[a-z]*-* *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) engines/.cache engines/.*.new engines/.*.old *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find engines -mindepth 2 -maxdepth 2 -name passport.json -printf '%h\n' | xargs -r rm -rf

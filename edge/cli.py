@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from edge import __version__
 from edge.console import Console
 from edge.errors import EdgeError, ImageError
+from edge.storage import drop_unread
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
@@ -29,13 +30,23 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # nobody reads any more, as behind `| head`
+            drop_unread(sys.stdout)
+            raise typer.Exit(1) from None
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):
                 raise
             problem = str(error)
+        except OSError as error:  # files are `storage.writing`'s; what is left is stdout
+            if os.environ.get("EDGE_DEBUG"):
+                raise
+            drop_unread(sys.stdout)
+            problem = f"cannot write the results ({error.strerror or error}); free some space"
         except KeyboardInterrupt:
-            problem = "stopped by Ctrl-C, nothing half-made is left; run the same command again"
+            problem = "stopped, nothing half-made is left; run the same command again"
         finally:
             console.close()
         console.error(problem)
@@ -122,7 +133,7 @@ def build(
         Method | None, typer.Option(help="how INT8 ranges are chosen; default mse")
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(min=1, help="largest batch of the plan; default 1")
+        int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the engine")] = None,
     engines: Annotated[Path | None, typer.Option(help="where engines live")] = None,
@@ -239,13 +250,16 @@ def run(
     outputs: list[sinks.Sink] = [sinks.JsonLines(sys.stdout)]
     if preview:
         outputs.append(sinks.Preview(preview))
+
+    def ended(measured: loop.Summary) -> None:
+        text = measured.to_json()
+        if summary:
+            write_bytes(summary, f"{text}\n".encode())
+        console.say(report.summary(json.loads(text)))
+
     with _open(engine, backend, threads) as model:
         sources = [Source(uri, realtime=realtime) for uri in source]
-        measured = loop.run(model, sources, outputs, frames=frames, stop=stop)
-    text = measured.to_json()
-    if summary:
-        write_bytes(summary, f"{text}\n".encode())
-    console.say(report.summary(json.loads(text)))
+        loop.run(model, sources, outputs, frames=frames, stop=stop, ended=ended)
 
 
 @app.command()
@@ -334,8 +348,3 @@ def _open(folder: Path, backend: Backend, threads: int | None) -> Engine:
 def _say_unjudged(folder: Path, judged: bool) -> None:
     if not judged:
         console.warn(f"{folder} was published without a gate: its accuracy is not judged")
-
-
-def main() -> None:
-    """The entry point: exit code 0 done, 1 a named error, 2 usage."""
-    app()

@@ -16,7 +16,7 @@ class Console:
     """Tells a person how a build goes; an `Observer` of `edge.build.pipeline`."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
+        self._terminal = Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._name = ""
         self._started = 0.0
         self._bars: Progress | None = None

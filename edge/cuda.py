@@ -35,6 +35,7 @@ class Device:
             "cuDevicePrimaryCtxRetain", self._driver, device.retain_primary_context
         )
         self._memory: list[Any] = []
+        self.closed = False
         with self:
             self.stream = _checked("cuStreamCreate", self._driver, self._driver.Stream)
 
@@ -74,7 +75,10 @@ class Device:
         _checked("cuStreamSynchronize", self._driver, self.stream.synchronize)
 
     def close(self) -> None:
-        """Free everything; the views of pinned memory must not be used after."""
+        """Free everything, once; the views of pinned memory must not be used after."""
+        if self.closed:
+            return
+        self.closed = True
         with self:
             for memory in reversed(self._memory):
                 memory.free()

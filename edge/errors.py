@@ -33,6 +33,7 @@ __all__ = [
     "SourceError",
     "StorageError",
     "mend",
+    "printable",
     "require",
 ]
 
@@ -42,7 +43,7 @@ class EdgeError(Exception):
 
     def __init__(self, what: str, mend: str):
         super().__init__(what, mend)
-        self.what = " ".join(what.split())
+        self.what = printable(" ".join(what.split()))
         self.mend = mend
 
     def __str__(self) -> str:
@@ -120,6 +121,11 @@ def mend(package: str) -> str:
         return _SYSTEM[package]
     wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else package
     return f"in the vit-edge folder: .venv/bin/pip install -c constraints.txt {wanted}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters: labels may come from anywhere."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def require(name: str) -> ModuleType:

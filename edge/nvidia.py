@@ -7,6 +7,7 @@ the names. Everything is asked when it is needed and nothing is imported at the 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -18,10 +19,11 @@ from typing import Any
 
 from edge.errors import EdgeError, MissingPackage, require
 
-__all__ = ["BACKENDS", "Gpu", "gpu", "installed", "is_jetson", "l4t_version", "tensorrt"]
+__all__ = ["BACKENDS", "Gpu", "gpu", "installed", "is_jetson", "l4t_version", "tensorrt", "version"]
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13-bindings"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ def is_jetson() -> bool:
 def installed() -> list[str]:
     """Which of `BACKENDS` have their Python package here, best first."""
     return [name for name in BACKENDS if importlib.util.find_spec(MODULES[name]) is not None]
+
+
+def version(backend: str) -> str:
+    """The installed version of `tensorrt` or `tensorrt-rtx`. Raises `MissingPackage`."""
+    try:
+        # Quicker than to load the libraries; Debian's packages carry it too.
+        return importlib.metadata.version(DISTRIBUTIONS[backend])
+    except importlib.metadata.PackageNotFoundError:
+        return str(tensorrt(backend).__version__)
 
 
 def tensorrt(backend: str) -> Any:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edge.errors import EngineError
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
@@ -74,6 +76,11 @@ class Passport:
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no build writes."""
+        if not self.labels or self.max_batch < 1 or "model.onnx" not in self.files:
+            raise ValueError("no labels, no batch or no model.onnx")
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one picture."""
@@ -108,7 +115,7 @@ class Passport:
             raise EngineError(
                 f"{folder} is no engine: it has no {NAME}", "give a folder made by edge build"
             ) from None
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise _damaged(path, error) from error
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
@@ -117,13 +124,8 @@ class Passport:
                 "upgrade vit-edge, or build the engine again",
             )
         try:
-            data["labels"] = tuple(data["labels"])
-            data["preprocess"] = Preprocess.from_dict(data["preprocess"])
-            data["accuracy"] = {k: Accuracy(**v) for k, v in data["accuracy"].items()}
-            data["files"] = {k: File(**v) for k, v in data["files"].items()}
-            data["plan"] = Plan(**data["plan"]) if data["plan"] else None
-            return Passport(**data)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            return msgspec.convert(data, Passport)
+        except msgspec.ValidationError as error:
             raise _damaged(path, error) from error
 
     def check_file(self, folder: Path, name: str) -> Path:
@@ -147,6 +149,6 @@ class Passport:
 
 def _damaged(path: Path, error: Exception) -> EngineError:
     return EngineError(
-        f"{path} is damaged ({type(error).__name__}: {error})",
+        f"{path} is damaged ({error})",
         "copy the engine folder again, or build it again",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edge.errors import printable
 from edge.passport import Accuracy, Passport
 
 __all__ = ["describe"]
@@ -42,7 +43,7 @@ def describe(folder: Path, passport: Passport) -> str:
     for name, file in passport.files.items():
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
-    return "\n".join(f"{key:<18} {value}" for key, value in lines)
+    return "\n".join(f"{key:<18} {printable(value)}" for key, value in lines)
 
 
 def _measured(accuracy: Accuracy) -> str:

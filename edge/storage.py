@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from edge.errors import StorageError
 
-__all__ = ["atomic", "check_target", "digest", "make_folder", "write_bytes", "writing"]
+__all__ = [
+    "alone",
+    "atomic",
+    "check_target",
+    "digest",
+    "drop_unread",
+    "make_folder",
+    "write_bytes",
+    "writing",
+]
 
 
 @contextmanager
@@ -43,9 +55,17 @@ def writing(place: Path) -> Iterator[None]:
 def atomic(target: Path) -> Iterator[Path]:
     """Give a temporary path in target's folder; on success sync it and rename it to `target`.
 
-    Raises `StorageError` when the disk is full or the folder cannot be written.
+    A link is followed; a device or a pipe is written to, never replaced. Raises `StorageError`
+    when the disk is full or the folder cannot be written.
     """
     with writing(target):
+        if _is_special(target):
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / target.name
+                with (Path(folder) / target.name).open("rb") as made, target.open("wb") as file:
+                    shutil.copyfileobj(made, file)
+            return
+        target = target.resolve()
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         scratch = Path(name)
@@ -80,8 +100,42 @@ def check_target(target: Path) -> None:
     with writing(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if _is_special(target):
+            return
+        target = target.resolve()
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writable-"):
             pass
+
+
+def _is_special(target: Path) -> bool:
+    return target.exists() and not target.is_file() and not target.is_dir()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold `path`, a file to be made or a folder, against other processes that ask for it here.
+
+    The hold ends with the process, however it ends. Raises `StorageError` when it is taken.
+    """
+    with writing(path):
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"another vit-edge works on {path.stem}", "wait until it is done"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def drop_unread(stream: IO[str]) -> None:
+    """Send what a stream still holds nowhere: else Python complains of it when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def digest(path: Path) -> str:

@@ -27,10 +27,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || fail "run as root: apt-get install ${missing[*]}"
     as_root=(sudo)
+    say "sudo may ask for your password"
   fi
   say "installing ${missing[*]}"
   "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "${missing[@]}" >/dev/null
 fi
 
@@ -45,7 +46,7 @@ if [ -f /etc/nv_tegra_release ]; then
   # TensorRT and OpenCV stay JetPack's; PyCUDA is built against the CUDA that is here.
   export PATH="$PATH:/usr/local/cuda/bin"
   say "installing what the board needs"
-  "${pip[@]}" --editable '.[device,cuda]'
+  "${pip[@]}" --editable '.[device,cuda]' pytest  # pytest: for make test-gpu
 else
   say "installing the build tools (about 2 GB on disk)"
   # By its exact version first: the CPU build is enough, where pip is set up to find it.

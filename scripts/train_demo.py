@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from demo_digits import HELD_OUT_PHOTO, TRAIN_PHOTO, Digits, photo, render, split
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from transformers import (
     AutoImageProcessor,
@@ -83,7 +83,7 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.files[index]
-        image = Image.open(path).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         if self.train:
             scale = self.rng.uniform(0.75, 1.0)
             width, height = (max(1, int(side * scale)) for side in image.size)
@@ -96,6 +96,8 @@ class ImageFolder(Dataset):
 
 def list_images(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     """Files with their class index, and the class names (the sub-folders, sorted)."""
+    if not root.is_dir():
+        raise SystemExit(f"error: there is no folder {root}; give one with a folder per class")
     names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     files = [
         (path, label)

@@ -11,7 +11,11 @@ def test_every_error_is_exported_and_drawn_in_the_tree():
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, errors.EdgeError)
     ]
-    assert sorted([*classes, "mend", "require"]) == sorted(errors.__all__) == errors.__all__
+    assert (
+        sorted([*classes, "mend", "printable", "require"])
+        == sorted(errors.__all__)
+        == errors.__all__
+    )
     assert all(name in errors.__doc__ for name in classes)
 
 
@@ -32,3 +36,8 @@ def test_a_missing_package_names_the_command_that_installs_it():
 )
 def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
     assert command in errors.mend(package)
+
+
+def test_an_error_is_one_line_without_control_characters():
+    error = errors.ImageError("a\nb\x1b[31m.png is odd", "replace it")
+    assert str(error) == "a b [31m.png is odd; replace it"

@@ -58,7 +58,19 @@ def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
 
 
 @pytest.mark.parametrize(
-    "change", [{"labels": None}, {"files": []}, {"odd": 1}, {"preprocess": {}}]
+    "change",
+    [
+        {"labels": None},
+        {"labels": [1, 2]},
+        {"labels": []},
+        {"files": []},
+        {"files": {}},
+        {"preprocess": {}},
+        {"max_batch": "four"},
+        {"max_batch": 0},
+        {"judged": None},
+        {"plan": {"backend": 1}},
+    ],
 )
 def test_a_passport_of_another_shape_is_damaged(copy, change):
     path = copy / "passport.json"

@@ -1,10 +1,12 @@
+import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 
 from edge.errors import StorageError
-from edge.storage import atomic, check_target, digest, make_folder, write_bytes
+from edge.storage import alone, atomic, check_target, digest, make_folder, write_bytes
 
 
 def test_writes_whole_files(tmp_path):
@@ -56,3 +58,31 @@ def test_a_target_is_checked_before_the_work_is_done(tmp_path):
         check_target(tmp_path / "absent" / "a.json")
     with pytest.raises(StorageError, match="it is a folder"):
         check_target(tmp_path)
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_target(pipe)
+    write_bytes(pipe, b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    write_bytes(Path("/dev/null"), b"gone")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_only_one_process_holds_a_file_or_a_folder(tmp_path):
+    for path in (tmp_path, tmp_path / "a.lock"):
+        with alone(path), pytest.raises(StorageError, match="another vit-edge"), alone(path):
+            pass
+        with alone(path):
+            pass

@@ -47,7 +47,8 @@ def read_checkpoint(name: str) -> Checkpoint:
     if not folder.is_dir():
         folder = _fetch(name)
     config = _json(folder / "config.json", "this is no Hugging Face checkpoint")
-    architecture = (config.get("architectures") or ["none"])[0]
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{name} is a {architecture}, which is not supported",
@@ -56,23 +57,41 @@ def read_checkpoint(name: str) -> Checkpoint:
     _check_weights(name, folder)
     if config.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {config['num_channels']} channels", "use an RGB model")
-    size = config.get("image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     processor = _json(
         folder / "preprocessor_config.json",
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    default = {str(index): f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
-    names = config.get("id2label") or default  # as transformers names them
+    preprocess = Preprocess.from_processor(processor, _image_size(name, config))
+    return Checkpoint(name, folder, architecture, _labels(name, config), preprocess)
+
+
+def _image_size(name: str, config: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) that the model takes."""
+    size = config.get("image_size", 224)
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise CheckpointError(
+            f"{name}: image_size in config.json is {size!r}", "write a number, or [height, width]"
+        )
+    return sides[0], sides[1]
+
+
+def _labels(name: str, config: dict[str, Any]) -> tuple[str, ...]:
+    names = config.get("id2label")
+    if not names and type(config.get("num_labels", 2)) is int:
+        # As transformers names them.
+        names = {str(index): f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+    if not isinstance(names, dict):
+        raise CheckpointError(
+            f"{name}: id2label in config.json is {names!r:.40}, not an object",
+            'write {"0": "cat", "1": "dog"}',
+        )
     try:
-        labels = tuple(str(names[str(index)]) for index in range(len(names)))
+        return tuple(str(names[str(index)]) for index in range(len(names)))
     except KeyError as error:
         raise CheckpointError(
             f"{name}: id2label in config.json has no class {error}", "number classes from 0"
         ) from error
-    return Checkpoint(
-        name, folder, architecture, labels, Preprocess.from_processor(processor, (height, width))
-    )
 
 
 def _fetch(name: str) -> Path:
@@ -113,7 +132,10 @@ def _check_weights(name: str, folder: Path) -> None:
                 f"{name} has pickled weights only, which can run code when opened",
                 "save it as safetensors: model.save_pretrained(folder) with transformers >= 4.45",
             )
-        raise CheckpointError(f"{name} has no weights (*.safetensors)", "download it again, whole")
+        raise CheckpointError(
+            f"{name} has no weights (*.safetensors; pickled ones are neither fetched nor read)",
+            "download it again, whole, or choose one that has safetensors",
+        )
     safetensors = require("safetensors")
     for path in weights:
         try:

@@ -17,7 +17,7 @@ from edge.errors import CompileError
 from edge.passport import Plan
 from edge.storage import write_bytes
 
-__all__ = ["Progress", "available", "compile_plan"]
+__all__ = ["Progress", "available", "compile_plan", "identity"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
@@ -30,6 +30,15 @@ def available() -> tuple[str | None, str]:
     if found:
         return found[0], "installed"
     return None, "neither TensorRT with a GPU nor TensorRT-RTX is installed here"
+
+
+def identity(backend: str | None) -> list[str | None]:
+    """All that a plan made here depends on beside its graph: backend, its version, and the GPU."""
+    if backend is None:
+        return []
+    gpu = nvidia.gpu()
+    here = [gpu.name, gpu.compute_capability] if gpu else [None, None]
+    return [backend, nvidia.version(backend), *here]
 
 
 @dataclass(frozen=True)

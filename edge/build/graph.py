@@ -8,6 +8,7 @@ attention is fused by TensorRT and stays right in FP16; one that does not is slo
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,12 +53,21 @@ def save(model: ModelProto, path: Path) -> list[Path]:
         with atomic(path) as scratch:
             scratch.write_bytes(model.SerializeToString())
         return [path]
-    data = path.with_name(path.name + ".data")
-    with writing(path), atomic(path) as scratch:
-        data.unlink(missing_ok=True)
+    data = path.with_name(f"{path.name}.data")
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
+        atomic(path) as scratch,
+    ):
         copy = ModelProto()
         copy.CopyFrom(model)  # onnx moves the weights out of what it saves
-        onnx.save(copy, str(scratch), save_as_external_data=True, location=data.name)
+        made = Path(folder) / path.name
+        onnx.save(copy, str(made), save_as_external_data=True, location=data.name)
+        made.replace(scratch)
+        path.unlink(missing_ok=True)  # never an old graph beside new weights
+        with (Path(folder) / data.name).open("rb+") as file:
+            os.fsync(file.fileno())
+        (Path(folder) / data.name).replace(data)
     return [path, data]
 
 
@@ -81,7 +91,12 @@ def metadata(model: ModelProto) -> dict[str, Any]:
     found = {item.key: item.value for item in model.metadata_props}
     if METADATA not in found:
         raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
-    return dict(json.loads(found[METADATA]))
+    try:
+        return dict(json.loads(found[METADATA]))
+    except (ValueError, TypeError) as error:
+        raise GraphError(
+            f"the graph's vit-edge metadata is damaged ({error})", "make it with edge export"
+        ) from error
 
 
 def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:

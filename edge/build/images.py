@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,8 +15,9 @@ from edge.errors import CalibrationError, ImageError
 from edge.preprocess.cpu import Preprocessor, load_image
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["MINIMUM", "class_of", "digest", "few", "find", "hold_out", "prepare"]
+__all__ = ["MINIMUM", "class_of", "contents", "digest", "few", "find", "hold_out", "prepare"]
 
+UNREADABLE = ""
 MINIMUM = 16  # fewer images say too little about an activation's range
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
@@ -27,7 +29,9 @@ def find(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise CalibrationError(f"there is no folder {folder}", "give a folder of images")
     try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
     except OSError as error:
         raise CalibrationError(f"{folder} cannot be read ({error})", "check its owner") from error
     if not files:
@@ -80,10 +84,21 @@ def class_of(path: Path, labels: Sequence[str]) -> int | None:
     return labels.index(name) if name in labels else None
 
 
+def contents(files: Sequence[Path]) -> list[str]:
+    """SHA-256 of each image's bytes, or `UNREADABLE`: such a one is named and skipped later."""
+
+    def one(path: Path) -> str:
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            return UNREADABLE
+
+    return [one(path) for path in files]
+
+
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over the images' names and contents."""
     result = hashlib.sha256()
-    for path in files:
-        data = path.read_bytes()
-        result.update(f"{path.parent.name}/{path.name}\0{len(data)}\0".encode() + data)
+    for path, known in zip(files, contents(files), strict=True):
+        result.update(os.fsencode(f"{path.parent.name}/{path.name}") + f"\0{known}\0".encode())
     return result.hexdigest()

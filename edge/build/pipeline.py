@@ -23,21 +23,23 @@ from edge import __version__
 from edge.build import compile as compiling
 from edge.build import export as exporting
 from edge.build import graph, images, verify
-from edge.build.calibrate import from_images
+from edge.build.cache import is_kept, keep
+from edge.build.calibrate import METHODS, from_images
 from edge.build.checkpoint import Checkpoint, read_checkpoint
 from edge.build.observer import Observer
 from edge.build.plan import add_plan, describe, make_forms
-from edge.build.publish import assembled, unchanged
+from edge.build.publish import assembled, recover, unchanged
 from edge.build.ranges import Ranges
 from edge.build.simplify import simplify
 from edge.errors import CalibrationError, EngineError
 from edge.passport import Accuracy, File, Passport
-from edge.storage import digest, make_folder
+from edge.storage import alone, digest, make_folder
 
 __all__ = ["PRECISIONS", "Built", "Recipe", "build"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
+MAX_BATCH = exporting.MAX_BATCH
 ENOUGH = 100  # images for the gate to mean a percent
 COMPARED = 4  # images on which graph and checkpoint are compared after export
 
@@ -58,6 +60,19 @@ class Recipe:
     min_agreement: float = 99.0  # the gate, percent of top-1 that must stay
     gate: bool = True
     engines: Path = Path("engines")
+
+    def __post_init__(self) -> None:
+        """Raises `EngineError` for a setting that cannot be."""
+        for key, choices in (("precision", PRECISIONS), ("method", tuple(METHODS))):
+            if getattr(self, key) not in choices:
+                raise EngineError(
+                    f"there is no {key} {getattr(self, key)!r}",
+                    f"choose one of: {', '.join(choices)}",
+                )
+        if not 1 <= self.max_batch <= MAX_BATCH:
+            raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
+        if not 0 <= self.min_agreement <= 100:
+            raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
 
     @property
     def engine(self) -> str:
@@ -80,30 +95,20 @@ class Built:
 
 def build(recipe: Recipe, observer: Observer) -> Built:
     """Build an engine. Raises the `EdgeError` of a stage that failed, and publishes nothing."""
-    cache = make_folder(recipe.engines / ".cache")
     folder = recipe.engines / recipe.engine
+    cache = make_folder(recipe.engines / ".cache")
+    with alone(cache / f"{recipe.engine}.lock"):
+        return _build(recipe, folder, cache, observer)
+
+
+def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Built:
+    recover(folder)
     if folder.exists() and not (folder / "passport.json").is_file():
         raise EngineError(
             f"{folder} exists and is no engine", "choose another --name; nothing was changed"
         )
     checkpoint = read_checkpoint(recipe.checkpoint)
-    calibrating = images.find(recipe.calibration)
-    if recipe.heldout is None:
-        calibrating, judging = images.hold_out(calibrating)
-    else:
-        judging = images.find(recipe.heldout)
-        seen = {path.resolve() for path in calibrating}
-        if any(path.resolve() in seen for path in judging):
-            raise CalibrationError(
-                f"images of {recipe.heldout} are in {recipe.calibration}, too",
-                "judge with images that did not calibrate, or leave out --heldout",
-            )
-    if len(calibrating) < images.MINIMUM or not judging:
-        raise CalibrationError(
-            f"{recipe.calibration} leaves {len(calibrating)} images to calibrate with, at least "
-            f"{images.MINIMUM} are needed",
-            "add images, or give the judging ones apart: --heldout DIR",
-        )
+    calibrating, judging = _two_sets(recipe)
     set_sha256 = images.digest(calibrating)
     backend, why_none = compiling.available()
     tools = _tools()
@@ -111,7 +116,7 @@ def build(recipe: Recipe, observer: Observer) -> Built:
     fingerprint = _key(
         "engine",
         [checkpoint_key, set_sha256, images.digest(judging), recipe.precision, recipe.method],
-        [recipe.max_batch, recipe.min_agreement, recipe.gate, backend],
+        [recipe.max_batch, recipe.min_agreement, recipe.gate, compiling.identity(backend)],
     )
     if (known := unchanged(folder, fingerprint)) is not None:
         return Built(folder, known, fresh=False)
@@ -162,12 +167,40 @@ def build(recipe: Recipe, observer: Observer) -> Built:
     return Built(folder, passport, fresh=True)
 
 
+def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
+    """The images that calibrate and those that judge; none, under whatever name, does both."""
+    calibrating = images.find(recipe.calibration)
+    if recipe.heldout is None:
+        calibrating, judging = images.hold_out(calibrating)
+    else:
+        judging = images.find(recipe.heldout)
+    seen = set(images.contents(judging)) - {images.UNREADABLE}
+    apart = [
+        path
+        for path, known in zip(calibrating, images.contents(calibrating), strict=True)
+        if known not in seen
+    ]
+    if recipe.heldout is not None and len(apart) < len(calibrating):
+        raise CalibrationError(
+            f"{len(calibrating) - len(apart)} images of {recipe.calibration} are in "
+            f"{recipe.heldout}, too",
+            "judge with images that did not calibrate, or leave out --heldout",
+        )
+    if len(apart) < images.MINIMUM or not judging:
+        raise CalibrationError(
+            f"{recipe.calibration} leaves {len(apart)} images to calibrate with, at least "
+            f"{images.MINIMUM} are needed",
+            "add images, or give the judging ones apart: --heldout DIR",
+        )
+    return apart, judging
+
+
 def _simplified(
     checkpoint: Checkpoint, cache: Path, key: str, judging: list[Path], observer: Observer
 ) -> ModelProto:
     """The checkpoint's graph, exported and simplified, or both from the cache."""
     path = cache / f"simplified-{key}.onnx"
-    if path.is_file():
+    if is_kept(path, observer.warn):
         observer.stage("export, simplify")
         observer.done("unchanged, from the cache")
         return graph.load(path)
@@ -179,7 +212,7 @@ def _simplified(
     observer.stage("simplify")
     model, difference = simplify(model, few)
     observer.done(f"{len(model.graph.node)} nodes; max difference {difference:.2g}")
-    graph.save(model, path)
+    keep(graph.save(model, path))
     return model
 
 
@@ -193,11 +226,12 @@ def _ranges(
 ) -> Ranges:
     """The graph's activation ranges on these images, or those from the cache."""
     observer.stage("calibrate")
-    if path.is_file():
+    if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return Ranges.read(path)
     ranges = from_images(model, files, checkpoint.preprocess, method, observer)
     ranges.write(path)
+    keep([path])
     observer.done(f"{len(ranges.ranges)} activations on {ranges.images} images, {method}")
     return ranges
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnx import ModelProto
@@ -13,7 +16,7 @@ from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
 from edge.passport import File, Passport
-from edge.storage import make_folder, write_bytes, writing
+from edge.storage import alone, write_bytes, writing
 
 __all__ = ["add_plan", "compile_engine", "describe", "make_forms"]
 
@@ -48,9 +51,12 @@ def add_plan(
     cache: Path,
     observer: Observer,
 ) -> Passport:
-    """Write `folder/model.plan`; returns the passport that knows it."""
+    """Write `folder/model.plan`; returns the passport that knows it.
+
+    cache: folder of TensorRT's timing cache.
+    """
     observer.stage(f"compile ({backend})")
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
         source = Path(scratch) / "model.onnx"
         graph.save(forms.get("device", forms["portable"]), source)
         compiled = compiling.compile_plan(
@@ -86,12 +92,24 @@ def compile_engine(folder: Path, backend: str | None, observer: Observer) -> Pas
     forms = {"portable": portable}
     if passport.precision == "int8":
         forms["device"] = quantize.to_fp16(portable)
-    cache = make_folder(folder.parent / ".cache")
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        compiled = add_plan(Path(scratch), passport, forms, backend, cache, observer)
+    with alone(folder), _scratch(folder) as scratch:
+        compiled = add_plan(scratch, passport, forms, backend, folder, observer)
         # Without its plan the passport is true at every moment in between.
         passport.with_plan(None, {}).write(folder)
         with writing(folder / "model.plan"):
-            (Path(scratch) / "model.plan").replace(folder / "model.plan")
+            (scratch / "model.plan").replace(folder / "model.plan")
         compiled.write(folder)
     return compiled
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder inside the engine's, so that what is made there can be renamed into place."""
+    scratch = folder / ".compile"
+    with writing(folder):
+        shutil.rmtree(scratch, ignore_errors=True)  # of a compile that was killed
+        scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from edge.errors import EngineError
 from edge.passport import Passport
 from edge.storage import writing
 
-__all__ = ["assembled", "unchanged"]
+__all__ = ["assembled", "recover", "unchanged"]
 
 
 def unchanged(folder: Path, fingerprint: str) -> Passport | None:
@@ -28,21 +27,42 @@ def unchanged(folder: Path, fingerprint: str) -> Passport | None:
     return passport
 
 
+def recover(folder: Path) -> None:
+    """Clear away what a killed build left, and put back an engine that it had moved aside.
+
+    Only one process may build `folder` at a time: see `storage.alone`.
+    """
+    new, old = _beside(folder)
+    with writing(folder):
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for left in (new, old):
+            if left.exists():
+                shutil.rmtree(left)
+
+
 @contextmanager
 def assembled(folder: Path) -> Iterator[Path]:
-    """A folder to put an engine together in; it takes `folder`'s place when all went well."""
-    with writing(folder):
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """A folder to put an engine together in; it takes `folder`'s place when all went well.
+
+    A link is followed: the engine that it points to is replaced.
+    """
+    folder = folder.resolve()
+    new, old = _beside(folder)
+    recover(folder)
     try:
-        yield scratch
         with writing(folder):
-            scratch.chmod(0o755)
+            new.mkdir()
+        yield new
+        with writing(folder):
             if folder.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
                 folder.replace(old)
-                scratch.replace(folder)
-                shutil.rmtree(old)
-            else:
-                scratch.replace(folder)
+            new.replace(folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # Interrupted between the two renames, the old engine comes back.
+        recover(folder)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the new engine is made, and where the old one waits for a moment."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")

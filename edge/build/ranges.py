@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edge.errors import CalibrationError
 from edge.storage import write_bytes
 
@@ -36,15 +38,12 @@ class Ranges:
         """Raises `CalibrationError` when the file is missing or is no range table."""
         try:
             data = json.loads(path.read_text())
-            if data.pop("schema") != SCHEMA:
-                raise ValueError("another schema")
-            ranges = Ranges(**data)
-            if not all(isinstance(value, float) for value in ranges.ranges.values()):
-                raise ValueError("a range is no number")
-            return ranges
+            if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            return msgspec.convert(data, Ranges)
         except FileNotFoundError:
             raise CalibrationError(f"there is no {path}", "make it: edge calibrate") from None
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise CalibrationError(
                 f"{path} is no range table ({error})", "make it again: edge calibrate"
             ) from error

@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from edge.build.calibrate import METHODS
-from edge.build.pipeline import PRECISIONS, Recipe
+from edge.build.pipeline import Recipe
 from edge.errors import EngineError
 
 if sys.version_info >= (3, 11):
@@ -37,6 +36,8 @@ def load(path: Path | None, given: dict[str, Any]) -> Recipe:
                 "type edge build CHECKPOINT --calibration DIR, or name a --recipe that has both",
             )
     for key in _PATHS:
+        if settings.get(key) == "":
+            raise EngineError(f"{path}: {key} is empty", "name a folder, or remove the line")
         if key in settings:
             settings[key] = Path(settings[key])
     return Recipe(**settings)
@@ -55,13 +56,6 @@ def _read(path: Path) -> dict[str, Any]:
             raise EngineError(f"{path} has an unknown setting {key}", f"known: {', '.join(known)}")
         if not _fits(value, known[key]):
             raise EngineError(f"{path}: {key} = {value!r} is not a {known[key]}", "correct it")
-    if settings.get("max_batch", 1) < 1:
-        raise EngineError(f"{path}: max_batch = {settings['max_batch']}", "use 1 or more")
-    for key, choices in (("precision", PRECISIONS), ("method", tuple(METHODS))):
-        if settings.get(key, choices[0]) not in choices:
-            raise EngineError(
-                f"{path}: {key} = {settings[key]!r}", f"choose one of: {', '.join(choices)}"
-            )
     return settings
 
 

@@ -72,7 +72,7 @@ def quantize(
 def _preprocess(model: ModelProto) -> Preprocess:
     try:
         return Preprocess.from_dict(graph.metadata(model)["preprocess"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, ValueError) as error:
         raise GraphError(
             f"the graph's preprocessing cannot be read ({error})", "make it with edge export"
         ) from error

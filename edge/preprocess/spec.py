@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
+
 from edge.errors import CheckpointError
 
 __all__ = ["Preprocess"]
@@ -83,13 +85,45 @@ class Preprocess:
     mean: tuple[float, float, float] | None  # then subtract this per channel
     std: tuple[float, float, float] | None  # and divide by this
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no processor can mean."""
+        sizes = [self.height, self.width, *(self.resize or ()), *(self.crop or ())]
+        if self.shortest_edge is not None:
+            sizes.append(self.shortest_edge)
+        if min(sizes) < 1:
+            raise ValueError(f"a size of {min(sizes)}")
+        if self.resample not in (NEAREST, LANCZOS, BILINEAR, BICUBIC):
+            raise ValueError(f"resample {self.resample}, which is none of 0 to 3")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"image_std {self.std}, which is not positive")
+
     @staticmethod
     def from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
         """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes.
 
-        Raises `CheckpointError` for a processor or key that is not understood, and when the
-        processor makes pictures of another size than the model takes.
+        Raises `CheckpointError` for a processor, key or value that is not understood, and when
+        the processor makes pictures of another size than the model takes.
         """
+        try:
+            spec = Preprocess._from_processor(config, image_size)
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(
+                f"preprocessor_config.json has {reason}", "correct it, or download it again"
+            ) from error
+        made = spec.crop or spec.resize
+        if made != image_size:
+            raise CheckpointError(
+                f"preprocessor_config.json makes pictures of {made or 'any size'} (height, width) "
+                f"but config.json says the model takes {image_size}",
+                "correct size or crop_size in preprocessor_config.json",
+            )
+        return spec
+
+    @staticmethod
+    def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
         kind = _kind(config)
         defaults = _DEFAULTS[kind]
         unknown = {
@@ -118,9 +152,9 @@ class Preprocess:
                     else {"shortest_edge": size}
                 )
             if set(size) == {"height", "width"}:
-                resize = (int(size["height"]), int(size["width"]))
+                resize = (_whole(size["height"]), _whole(size["width"]))
             elif set(size) == {"shortest_edge"}:
-                shortest_edge = int(size["shortest_edge"])
+                shortest_edge = _whole(size["shortest_edge"])
             else:
                 raise CheckpointError(
                     f"preprocessor_config.json has a size of {sorted(size)}, which vit-edge does "
@@ -131,38 +165,25 @@ class Preprocess:
             crop_size = value("crop_size", defaults.get("crop_size", {}))
             if isinstance(crop_size, int):
                 crop_size = {"height": crop_size, "width": crop_size}
-            crop = (int(crop_size["height"]), int(crop_size["width"]))
+            crop = (_whole(crop_size["height"]), _whole(crop_size["width"]))
         mean, std = defaults["stats"]
         normalise = value("do_normalize", True)
-        spec = Preprocess(
+        return Preprocess(
             height=image_size[0],
             width=image_size[1],
             resize=resize,
             shortest_edge=shortest_edge,
-            resample=int(value("resample", defaults["resample"])),
+            resample=_whole(value("resample", defaults["resample"])),
             crop=crop,
             scale=float(value("rescale_factor", 1 / 255)) if value("do_rescale", True) else None,
             mean=_triple(value("image_mean", mean), "image_mean") if normalise else None,
             std=_triple(value("image_std", std), "image_std") if normalise else None,
         )
-        made = spec.crop or spec.resize
-        if made != image_size:
-            raise CheckpointError(
-                f"preprocessor_config.json makes pictures of {made or 'any size'} (height, width) "
-                f"but config.json says the model takes {image_size}",
-                "correct size or crop_size in preprocessor_config.json",
-            )
-        return spec
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises TypeError or ValueError for missing or odd fields."""
-        names = ("resize", "crop", "mean", "std")
-        fields: dict[str, Any] = {
-            key: tuple(value) if key in names and value is not None else value
-            for key, value in data.items()
-        }
-        return Preprocess(**fields)
+        """The inverse of `to_dict`. Raises ValueError for missing or odd fields."""
+        return msgspec.convert(data, Preprocess)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -188,9 +209,18 @@ def _kind(config: dict[str, Any]) -> str:
     return kind
 
 
+def _whole(value: Any) -> int:
+    """A number of pixels, or the number of a filter. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise ValueError(f"{value!r} where a whole number belongs")
+    return int(value)
+
+
 def _triple(value: Any, key: str) -> tuple[float, float, float]:
     if isinstance(value, (int, float)):
         value = [value] * 3
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{key} {value!r}")
     if len(value) != 3:
         raise CheckpointError(
             f"preprocessor_config.json has {len(value)} values in {key}",

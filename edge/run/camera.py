@@ -70,6 +70,7 @@ class Source:
         self._arrivals: deque[float] = deque(maxlen=8)
         self._delivered = 0
         self._next = 0
+        self._reached = 0.0  # seconds of stream time
 
     def __enter__(self) -> Source:
         return self.open()
@@ -166,15 +167,32 @@ class Source:
                     raise explain(self._uri, error, debug, missing=missing)
 
     def _silent(self, seconds: float) -> SourceError:
+        mends = {
+            "file": "the file may be cut off: copy it again, whole",
+            "gst:": "try the pipeline alone, with gst-launch-1.0",
+        }
         return SourceError(
             f"no frame came from {self.name} within {seconds:g} s",
-            "check that the camera is on, and that nothing else uses it",
+            mends.get(self._uri[:4], "check that the camera is on, and that nothing else uses it"),
         )
+
+    def _check_whole(self, gst: Any) -> None:
+        """A file that ends long before the time in its header was cut off in a copy."""
+        known, length = self._pipeline.query_duration(gst.Format.TIME)
+        if not known or not self._uri.startswith("file://"):
+            return
+        stated = length / gst.SECOND
+        if stated - self._reached > max(1.0, stated / 10):
+            raise SourceError(
+                f"{self.name} ends after {self._reached:.1f} s, its header says {stated:.1f} s",
+                "copy it again, whole",
+            )
 
     def read(self, timeout: float) -> Frame | None:
         """The newest frame (of a file: the next), or None at the end of the stream or on `stop`.
 
-        Raises SourceError when the source fails, or when no frame comes within `timeout` seconds.
+        Raises SourceError when the source fails, when no frame comes within `timeout` seconds, and
+        when a file ends long before its header says.
         """
         gst = gstreamer()
         deadline = time.monotonic() + timeout
@@ -189,6 +207,7 @@ class Source:
                 # A connection that the other side closed ends the stream with only a warning.
                 if warning is not None:
                     raise warning
+                self._check_whole(gst)
                 return None
             if time.monotonic() > deadline:
                 raise self._silent(timeout)
@@ -219,7 +238,9 @@ class Source:
                 captured -= max(0, age) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
-        return frame_from_sample(sample, source=self.name, number=buffer.offset, captured=captured)
+        frame = frame_from_sample(sample, source=self.name, number=buffer.offset, captured=captured)
+        self._reached = frame.pts or self._reached
+        return frame
 
     def stop(self) -> None:
         """Make `open` and `read`, in whatever thread they wait, return at once."""

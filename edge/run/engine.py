@@ -104,7 +104,16 @@ class Engine:
         return self._backend.infer(batch)
 
     def predict(self, logits: Tensor) -> Prediction:
-        """Logits of one picture, float32 [classes] -> its probabilities by softmax."""
+        """Logits of one picture, float32 [classes] -> its probabilities by softmax.
+
+        Raises `EngineError` when there are not as many as labels.
+        """
+        if len(logits) != len(self.passport.labels):
+            raise EngineError(
+                f"{self.passport.name} has {len(logits)} outputs, its passport "
+                f"{len(self.passport.labels)} labels",
+                "build the engine again: edge build CHECKPOINT",
+            )
         weights = np.exp(logits - logits.max())
         return Prediction(weights / weights.sum(), self.passport.labels)
 

@@ -62,7 +62,7 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
             return SourceError(f"the camera {name} is busy", f"see who: fuser -v {device_of(uri)}")
         return SourceError(
             f"the camera {name} cannot be used ({reason})",
-            "see what it offers: v4l2-ctl --list-devices, v4l2-ctl --list-formats",
+            f"see what it offers: gst-device-monitor-1.0 Video/Source, fuser -v {device_of(uri)}",
         )
     if uri.startswith("csi://"):
         return SourceError(
@@ -72,11 +72,16 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("file://"):
         if error.domain == "gst_parse_error" or "not-linked" in (debug or ""):
             reason = "it has no video stream"
-        return SourceError(f"{name} is not a video ({reason})", "check the file: ffprobe FILE")
+        return SourceError(
+            f"{name} is not a video ({reason})",
+            "copy it again, whole, or convert it: ffmpeg -i FILE out.mp4",
+        )
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
+    alone = name.removeprefix("gst:").strip()
     return SourceError(
-        f"the pipeline {name} fails ({reason})", "try it alone: gst-launch-1.0 -v ... ! fakesink"
+        f"the pipeline {name} fails ({reason})",
+        f"try it alone: gst-launch-1.0 -v {alone} ! fakesink",
     )
 
 
@@ -98,5 +103,5 @@ def _unreachable(uri: str, reason: str) -> SourceError:
         )
     return SourceError(
         f"the stream from {host}:{port} broke off ({reason})",
-        f"try it alone: gst-play-1.0 {redact(uri)}",
+        f"try it alone: gst-launch-1.0 -v uridecodebin uri='{redact(uri)}' ! fakesink",
     )

@@ -81,12 +81,14 @@ def run(
     *,
     frames: int | None = None,
     stop: threading.Event | None = None,
+    ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Open the sources, label their frames until they end, and close sources and sinks.
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
-    signal handler. clock: seconds, on the scale of `Frame.captured`.
+    signal handler. ended: is told what was measured, however the run ends. clock: seconds, on the
+    scale of `Frame.captured`.
     Whatever a source, the engine or a sink raises is raised here as it is, after all is closed.
     """
     stop = stop or threading.Event()
@@ -94,6 +96,7 @@ def run(
     readers = [_Reader(source, engine, bell, clock) for source in sources]
     total, infer = Tally(), Histogram()
     with ExitStack() as stack:
+        stack.callback(lambda: ended(_summary(engine, readers, total, infer)))
         for sink in sinks:
             stack.callback(sink.close)
         stack.callback(_halt, readers, bell)  # runs first: then nothing comes to the sinks any more

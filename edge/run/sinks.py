@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from edge.errors import StorageError
+from edge.errors import StorageError, printable
 from edge.run.frames import Frame
-from edge.storage import check_target, write_bytes
+from edge.storage import check_target, drop_unread, write_bytes
 
 __all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate"]
 
@@ -79,12 +79,10 @@ class JsonLines:
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
         except BrokenPipeError:
-            # What is still buffered has no reader: else Python complains of it when it exits.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            drop_unread(self._stream)
             raise
         except OSError as error:
+            drop_unread(self._stream)
             raise StorageError(
                 f"cannot write results ({error.strerror or error})", "free some space"
             ) from error
@@ -138,7 +136,7 @@ def annotate(pixels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.
     canvas.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
-        text = line
+        line = text = printable(line)
         while text and draw.textlength(text, font=font) > width - row:
             line = line[:-1]
             text = f"{line}…" if line else ""

@@ -93,7 +93,9 @@ class TensorRT:
         return logits
 
     def close(self) -> None:
-        """Release TensorRT's objects before the memory and the context that they use."""
+        """Release TensorRT's objects before the memory and the context that they use; once."""
+        if self._device.closed:
+            return
         with self._device:
             for name in ("_context", "_engine", "_runtime"):
                 self.__dict__.pop(name, None)

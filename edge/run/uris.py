@@ -22,6 +22,7 @@ from edge.errors import SourceError
 __all__ = ["as_uri", "authority", "check", "device_of", "is_live", "pipeline", "redact"]
 
 KNOWN = "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., gst:..."
+LIST = "gst-device-monitor-1.0 Video/Source"
 _LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
 
 _DECODE = {"pc": "decodebin", "jetson": "parsebin ! nvv4l2decoder"}
@@ -140,10 +141,13 @@ def check(uri: str) -> None:
         device = Path(device_of(uri))
         if not device.exists():
             raise SourceError(
-                f"there is no camera {device}", "plug it in, and run: v4l2-ctl --list-devices"
+                f"there is no camera {device}",
+                "plug it in, and run: gst-device-monitor-1.0 Video/Source",
             )
         if not stat.S_ISCHR(device.stat().st_mode):
-            raise SourceError(f"{device} is not a camera", "run: v4l2-ctl --list-devices")
+            raise SourceError(
+                f"{device} is not a camera", "run: gst-device-monitor-1.0 Video/Source"
+            )
         if not os.access(device, os.R_OK | os.W_OK):
             raise SourceError(
                 f"{device} may not be opened by you",

@@ -117,3 +117,21 @@ def test_a_processor_of_another_size(copy):
 def test_grey_pictures(copy):
     edit(copy, num_channels=1)
     refused(copy, "1 channels")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": "64"},
+        {"image_size": 64.0},
+        {"image_size": [64]},
+        {"image_size": 0},
+        {"id2label": ["cat", "dog"]},
+        {"id2label": None, "num_labels": "two"},
+        {"architectures": "ViT"},
+        {"architectures": []},
+    ],
+)
+def test_a_config_of_odd_types_is_refused(copy, change):
+    edit(copy, **change)
+    refused(copy, next(iter(change)) if "architectures" not in change else "not supported")

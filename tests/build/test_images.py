@@ -1,4 +1,6 @@
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,3 +63,12 @@ def test_no_readable_picture_is_an_error(tmp_path):
     with pytest.raises(CalibrationError, match="none of the 1 images"):
         images.few([bad], SPEC, 3, told.append)
     assert told == [f"{bad} is not a picture"]
+
+
+def test_folders_and_dangling_links_named_like_images_are_passed_over(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "absent.png")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    Path(odd).write_bytes(b"x")
+    assert images.find(tmp_path) == [Path(odd)]
+    assert len(images.digest(images.find(tmp_path))) == 64

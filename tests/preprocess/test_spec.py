@@ -38,6 +38,14 @@ def test_steps_that_are_switched_off():
         ({"size": {"height": 64, "width": 48}}, "(64, 48)"),
         ({"size": {"longest_edge": 48}}, "longest_edge"),
         ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_mean": "abc"}, "image_mean 'abc'"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std"),
+        ({"do_center_crop": True}, "no 'height'"),
+        ({"size": {"height": 5.5, "width": 48}}, "5.5"),
+        ({"size": "big"}, "'b'"),
+        ({"resample": "bicubic"}, "'bicubic'"),
+        ({"resample": 9}, "resample 9"),
+        ({"rescale_factor": "x"}, "'x'"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(change, named):

@@ -297,6 +297,14 @@ def test_an_error_in_a_reader_comes_out_as_itself(engine: Any, fake: Any, paint:
     assert sink.closed
 
 
+def test_what_was_measured_is_told_however_the_run_ends(engine: Any, fake: Any) -> None:
+    told: list[Any] = []
+    with pytest.raises(SourceError):
+        run(engine, [fake(3, error=SourceError("out", "in"))], [], ended=told.append)
+    assert [summary.frames for summary in told] == [3]
+    assert run(engine, [fake(3)], [], ended=told.append) == told[1]
+
+
 def test_a_source_that_cannot_be_opened(engine: Any, media: Path) -> None:
     with pytest.raises(SourceError, match="is not a video"):
         run(engine, [Source(str(media / "text.mp4"))], [])

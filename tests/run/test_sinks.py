@@ -188,3 +188,9 @@ def test_a_preview_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         Preview(tmp_path / "file" / "last.png")
+
+
+def test_a_label_with_a_line_break_is_one_line_of_the_picture() -> None:
+    pixels = np.zeros((40, 320, 3), np.uint8)
+    plain, odd = annotate(pixels, ["a b"]), annotate(pixels, ["a\nb"])
+    assert np.array_equal(plain, odd)

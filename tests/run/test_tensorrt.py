@@ -1,6 +1,9 @@
 """The TensorRT backends on a GPU: `make test-gpu` (EDGE_REQUIRE_GPU=1 makes a missing one fail)."""
 
+import importlib.util
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +17,19 @@ from tests.conftest import Recorder
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(params=nvidia.BACKENDS)
-def opened(request, built_engine, tmp_path):
-    import shutil
+@pytest.fixture(scope="session")
+def engine_folder(request):
+    """A board without torch cannot build one: it takes the demo's, copied from a PC."""
+    if importlib.util.find_spec("torch"):
+        return request.getfixturevalue("built_engine")
+    demo = Path(__file__).parents[2] / "engines/demo-int8"
+    if not demo.is_dir():
+        pytest.fail(f"copy the folder {demo} from the PC on which make demo ran")
+    return demo
 
+
+@pytest.fixture(params=nvidia.BACKENDS)
+def opened(request, engine_folder, tmp_path):
     if nvidia.gpu() is None or request.param not in nvidia.installed():
         reason = f"needs an NVIDIA GPU and {request.param}"
         # One of the two packages is enough, but with none of them nothing would be tested.
@@ -25,7 +37,7 @@ def opened(request, built_engine, tmp_path):
         if os.environ.get("EDGE_REQUIRE_GPU") == "1" and nothing:
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = shutil.copytree(built_engine, tmp_path / "tiny")
+    folder = shutil.copytree(engine_folder, tmp_path / "tiny")
     compile_engine(folder, request.param, Recorder())
     with (
         Engine.open(folder, backend=request.param) as gpu,

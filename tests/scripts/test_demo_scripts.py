@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import demo  # noqa: E402
 import demo_digits  # noqa: E402
 import make_demo_video  # noqa: E402
 
@@ -90,3 +91,25 @@ def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
 @pytest.mark.parametrize("words", [["--images", "x"], ["--checkpoint", "x"]])
 def test_images_and_checkpoint_go_together(words):
     assert train(*words).returncode == 2
+
+
+def test_training_on_no_folder_is_one_line(tmp_path):
+    words = ["--images", tmp_path / "absent", "--checkpoint", "x", "--out", tmp_path / "out"]
+    done = train(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_fails_below_what_it_promises():
+    good = {"top1": 96.5, "top1_fp32": 96.9}
+    bad = {"top1": 96.3, "top1_fp32": 96.9}
+    assert demo.shortfalls({"portable": good, "device": good}, 95.0) == []
+    assert "device" in demo.shortfalls({"portable": good, "device": bad}, 99.0)[0]
+    assert "94.90 %" in demo.shortfalls({"portable": good}, 94.9)[0]
+
+
+def test_a_frame_is_right_when_the_film_shows_its_label_at_its_time():
+    truth = {"fps": 30, "digits": [1, 1, 1, 2, 2, 2]}
+    lines = [{"pts": n / 30, "top": [{"label": label}]} for n, label in enumerate("111211")]
+    assert demo.share_right(lines, truth) == pytest.approx(100 * 4 / 6)
