@@ -104,10 +104,15 @@ class Passport:
         newer schema.
         """
         path = folder / NAME
+        if folder.is_file():
+            raise EngineError(f"{folder} is a file", f"give the engine's folder: {folder.parent}")
         if not folder.is_dir():
+            near = Path("engines") / folder.name
             raise EngineError(
                 f"there is no engine at {folder}",
-                "build one: edge build CHECKPOINT --name NAME (ls engines/ shows those you have)",
+                f"did you mean {near}?"
+                if (near / NAME).is_file()
+                else "build one: edge build CHECKPOINT --name NAME (ls engines/ shows yours)",
             )
         try:
             data = json.loads(path.read_text())

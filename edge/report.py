@@ -37,13 +37,19 @@ def describe(folder: Path, passport: Passport) -> str:
     lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
     if plan:
         gpu = f"{plan.gpu} ({plan.compute_capability})" if plan.gpu else "any GPU it supports"
-        lines.append(("plan", f"{plan.backend} {plan.version}, batch 1-{plan.max_batch}, {gpu}"))
+        lines.append(
+            ("plan", f"{plan.backend} {plan.version}, batch {_batches(plan.max_batch)}, {gpu}")
+        )
     else:
         lines.append(("plan", f"none; make one on the board: edge compile {folder}"))
     for name, file in passport.files.items():
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
     return "\n".join(f"{key:<18} {printable(value)}" for key, value in lines)
+
+
+def _batches(largest: int) -> str:
+    return "1" if largest == 1 else f"1 to {largest}"
 
 
 def _measured(accuracy: Accuracy) -> str:

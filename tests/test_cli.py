@@ -251,7 +251,7 @@ def test_outputs_are_checked_before_the_work(
 ):
     source = ["run", built_engine, "--backend", "onnxruntime", "--source", "test://ball"]
     absent = tmp_path / "absent/file"
-    for words in ([*source, "--summary", absent], [*source, "--preview", absent]):
+    for words in ([*source, "--summary", absent], [*source, "--preview", f"{absent}.png"]):
         done = edge_command(*words, timeout=20)
         fails(done, "mkdir -p")
         assert done.stdout == ""

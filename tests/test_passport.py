@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,15 @@ def test_a_damaged_file_is_named(copy):
     path.unlink()
     with pytest.raises(EngineError, match="is missing"):
         passport.check_file(copy, "model.onnx")
+
+
+def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypatch):
+    with pytest.raises(
+        EngineError, match=r"model\.onnx is a file; give the engine's folder: .*/engine"
+    ):
+        Passport.read(copy / "model.onnx")
+    (tmp_path / "engines").mkdir()
+    copy.rename(tmp_path / "engines/mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match=r"did you mean engines/mine\?"):
+        Passport.read(Path("mine"))

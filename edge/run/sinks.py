@@ -94,11 +94,14 @@ class JsonLines:
 class Preview:
     """Keeps the newest result, and at the end writes it to a PNG with its label on it.
 
-    Raises StorageError at once when the folder cannot be written, not at the end of a long run.
+    Raises StorageError at once when the folder cannot be written or the name is not that of a PNG,
+    not at the end of a long run.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
+        if self._path.suffix.lower() != ".png":
+            raise StorageError(f"the preview {path} is no .png", "name it so: --preview frame.png")
         check_target(self._path)
         self._result: Result | None = None
 

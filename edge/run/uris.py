@@ -122,6 +122,8 @@ def as_uri(text: str) -> str:
     if is_live(text) or text.startswith("gst:") or "://" in text:
         return text
     path = Path(text).expanduser().absolute()
+    if not text.strip():
+        raise SourceError("the source is empty", f"use one of: {KNOWN}")
     if not path.exists():
         raise SourceError(f"there is no file {text}", f"give a video, or one of: {KNOWN}")
     return path.as_uri()

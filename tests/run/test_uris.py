@@ -220,3 +220,8 @@ def test_no_password_is_ever_shown(password: str) -> None:
 )
 def test_authority(uri: str, host: str) -> None:
     assert authority(uri) == host
+
+
+def test_an_empty_source() -> None:
+    with pytest.raises(SourceError, match="the source is empty; use one of: test://ball"):
+        as_uri(" ")
