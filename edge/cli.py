@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 from edge import __version__
 from edge.console import Console
 from edge.errors import EdgeError, ImageError
-from edge.storage import drop_unread
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
@@ -33,18 +32,10 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except BrokenPipeError:  # nobody reads any more, as behind `| head`
-            drop_unread(sys.stdout)
-            raise typer.Exit(1) from None
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):
                 raise
             problem = str(error)
-        except OSError as error:  # files are `storage.writing`'s; what is left is stdout
-            if os.environ.get("EDGE_DEBUG"):
-                raise
-            drop_unread(sys.stdout)
-            problem = f"cannot write the results ({error.strerror or error}); free some space"
         except KeyboardInterrupt:
             problem = "stopped, nothing half-made is left; run the same command again"
         finally:
@@ -252,6 +243,8 @@ def run(
         outputs.append(sinks.Preview(preview))
 
     def ended(measured: loop.Summary) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
+            signal.signal(number, signal.default_int_handler)
         text = measured.to_json()
         if summary:
             write_bytes(summary, f"{text}\n".encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -18,7 +17,7 @@ from edge.errors import EngineError
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["Accuracy", "File", "Passport", "Plan"]
+__all__ = ["Accuracy", "Calibration", "File", "Origin", "Passport", "Plan"]
 
 SCHEMA = 1
 NAME = "passport.json"
@@ -47,6 +46,29 @@ class Accuracy:
     top1: float | None  # percent right, where the images' classes are known
     top1_fp32: float | None  # the same for the FP32 graph
 
+    def __post_init__(self) -> None:
+        """Raises ValueError when only one of the two is known."""
+        if (self.top1 is None) != (self.top1_fp32 is None):
+            raise ValueError("top1 without top1_fp32")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that an engine was built from."""
+
+    name: str  # as it was given: a path or a hub id
+    architecture: str
+    sha256: dict[str, str]  # of its files
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the INT8 ranges of an engine come from."""
+
+    method: str
+    images: int
+    sha256: str  # of the set of images
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,12 +87,12 @@ class Passport:
     name: str
     fingerprint: str  # of all that it was built from: the same means nothing to rebuild
     precision: str  # fp32, fp16 or int8
-    checkpoint: dict[str, Any]  # path, architecture, sha256 of its files
+    checkpoint: Origin
     labels: tuple[str, ...]  # class id -> name
     preprocess: Preprocess
     max_batch: int
     tools: dict[str, str]  # package -> version that built it
-    calibration: dict[str, Any] | None  # method, images, sha256 of the set
+    calibration: Calibration | None
     judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
     accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
     files: dict[str, File] = field(default_factory=dict)

@@ -17,7 +17,7 @@ def describe(folder: Path, passport: Passport) -> str:
     resize = spec.resize or (f"shortest edge {spec.shortest_edge}" if spec.shortest_edge else "no")
     lines = [
         ("engine", f"{folder} ({passport.precision})"),
-        ("checkpoint", f"{passport.checkpoint['name']} ({passport.checkpoint['architecture']})"),
+        ("checkpoint", f"{passport.checkpoint.name} ({passport.checkpoint.architecture})"),
         ("input", f"RGB [N, 3, {spec.height}, {spec.width}] float32"),
         (
             "preprocess",
@@ -31,7 +31,7 @@ def describe(folder: Path, passport: Passport) -> str:
     ]
     if passport.calibration:
         made = passport.calibration
-        lines.append(("calibration", f"{made['images']} images, {made['method']}"))
+        lines.append(("calibration", f"{made.images} images, {made.method}"))
     for form, measured in passport.accuracy.items():
         lines.append((f"accuracy {form}", _measured(measured)))
     lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
@@ -45,7 +45,7 @@ def describe(folder: Path, passport: Passport) -> str:
     for name, file in passport.files.items():
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
-    return "\n".join(f"{key:<18} {printable(value)}" for key, value in lines)
+    return "\n".join(f"{printable(key):<18} {printable(value)}" for key, value in lines)
 
 
 def _batches(largest: int) -> str:

@@ -62,7 +62,7 @@ def atomic(target: Path) -> Iterator[Path]:
         if _is_special(target):
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder) / target.name
-                with (Path(folder) / target.name).open("rb") as made, target.open("wb") as file:
+                with (Path(folder) / target.name).open("rb") as made, target.open("ab") as file:
                     shutil.copyfileobj(made, file)
             return
         target = target.resolve()
@@ -108,6 +108,9 @@ def check_target(target: Path) -> None:
 
 
 def _is_special(target: Path) -> bool:
+    """A device or a pipe, or a name for what this process already has open."""
+    if str(target).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
     return target.exists() and not target.is_file() and not target.is_dir()
 
 

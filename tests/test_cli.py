@@ -260,15 +260,27 @@ def test_outputs_are_checked_before_the_work(
 
 
 @pytest.mark.parametrize(
-    "words", [["classify", "PICTURE"], ["run", "--source", "test://ball", "--frames", "3"]]
+    "words",
+    [["classify", "PICTURE"], ["run", "--source", "test://ball", "--frames", "3"], ["inspect"]],
 )
 def test_a_full_disk_behind_stdout_is_one_line(built_engine, pictures, words):
     picture = sorted(pictures.rglob("*.png"))[0]
     rest = [str(picture) if word == "PICTURE" else word for word in words[1:]]
-    command = [EDGE, words[0], built_engine, *rest, "--backend", "onnxruntime"]
+    command = [EDGE, words[0], built_engine, *rest]
+    command += ["--backend", "onnxruntime"] if rest else []
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     fails(done, "No space left on device")
+
+
+def test_a_closed_stdout_is_no_traceback(built_engine):
+    command = f"{EDGE} inspect {built_engine} >&-; {EDGE} --version >/dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_path_that_is_too_long_is_named(edge_command):
+    fails(edge_command("inspect", "x" * 300), "File name too long")
 
 
 def test_a_summary_is_written_when_a_source_fails(edge_command, built_engine, tmp_path):

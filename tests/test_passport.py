@@ -71,6 +71,20 @@ def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
         {"max_batch": 0},
         {"judged": None},
         {"plan": {"backend": 1}},
+        {"checkpoint": {}},
+        {"calibration": {"images": 1}},
+        {
+            "accuracy": {
+                "portable": {
+                    "images": 1,
+                    "agreement": 1,
+                    "sqnr_db": 1,
+                    "max_error": 1,
+                    "top1": 1,
+                    "top1_fp32": None,
+                }
+            }
+        },
     ],
 )
 def test_a_passport_of_another_shape_is_damaged(copy, change):

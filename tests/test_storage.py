@@ -1,6 +1,8 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,12 @@ def test_only_one_process_holds_a_file_or_a_folder(tmp_path):
             pass
         with alone(path):
             pass
+
+
+def test_the_file_behind_stdout_is_added_to_and_never_replaced(tmp_path):
+    (tmp_path / "log").write_text("kept\n")
+    code = "from pathlib import Path; from edge.storage import write_bytes; "
+    code += "print('line', flush=True); write_bytes(Path('/dev/stdout'), b'summary')"
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "kept\nline\nsummary"

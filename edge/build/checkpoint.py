@@ -115,7 +115,7 @@ def _json(path: Path, mend: str) -> dict[str, Any]:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}", mend) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error})", "download the checkpoint again"
         ) from error

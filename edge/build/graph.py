@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from edge.errors import GraphError
+from edge.errors import GraphError, StorageError
 from edge.session import Session
 from edge.storage import atomic, writing
 
@@ -30,7 +30,7 @@ METADATA = "vit_edge"
 def load(path: Path) -> ModelProto:
     """Read a graph with its weights. Raises `GraphError` when it is missing, cut off or corrupt."""
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path.resolve()))  # its weights are beside the file itself
     except FileNotFoundError as error:
         raise GraphError(
             f"{path} cannot be read ({error})", "check the path; run the stage before this one"
@@ -53,7 +53,10 @@ def save(model: ModelProto, path: Path) -> list[Path]:
         with atomic(path) as scratch:
             scratch.write_bytes(model.SerializeToString())
         return [path]
+    path = path.resolve()
     data = path.with_name(f"{path.name}.data")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no file", "name a file: weights beyond 2 GB go beside it")
     with (
         writing(path),
         tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
@@ -93,7 +96,7 @@ def metadata(model: ModelProto) -> dict[str, Any]:
         raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
     try:
         return dict(json.loads(found[METADATA]))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise GraphError(
             f"the graph's vit-edge metadata is damaged ({error})", "make it with edge export"
         ) from error

@@ -32,7 +32,7 @@ from edge.build.publish import assembled, recover, unchanged
 from edge.build.ranges import Ranges
 from edge.build.simplify import simplify
 from edge.errors import CalibrationError, EngineError
-from edge.passport import Accuracy, File, Passport
+from edge.passport import Accuracy, File, Origin, Passport
 from edge.storage import alone, digest, make_folder
 
 __all__ = ["PRECISIONS", "Built", "Recipe", "build"]
@@ -145,11 +145,11 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             name=recipe.engine,
             fingerprint=fingerprint,
             precision=recipe.precision,
-            checkpoint={
-                "name": recipe.checkpoint,
-                "architecture": checkpoint.architecture,
-                "sha256": {path.name: digest(path) for path in checkpoint.files},
-            },
+            checkpoint=Origin(
+                recipe.checkpoint,
+                checkpoint.architecture,
+                {path.name: digest(path) for path in checkpoint.files},
+            ),
             labels=checkpoint.labels,
             preprocess=checkpoint.preprocess,
             max_batch=recipe.max_batch,

@@ -34,7 +34,7 @@ def recover(folder: Path) -> None:
     """
     new, old = _beside(folder)
     with writing(folder):
-        if old.exists() and not folder.exists():
+        if (old / "passport.json").is_file() and not folder.exists():
             old.replace(folder)
         for left in (new, old):
             if left.exists():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edge.errors import CalibrationError
+from edge.passport import Calibration
 from edge.storage import write_bytes
 
 __all__ = ["Ranges"]
@@ -29,9 +29,9 @@ class Ranges:
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
         write_bytes(path, f"{text}\n".encode())
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Calibration:
         """Where the ranges come from, for the passport."""
-        return {"method": self.method, "images": self.images, "sha256": self.set_sha256}
+        return Calibration(self.method, self.images, self.set_sha256)
 
     @staticmethod
     def read(path: Path) -> Ranges:
@@ -43,7 +43,7 @@ class Ranges:
             return msgspec.convert(data, Ranges)
         except FileNotFoundError:
             raise CalibrationError(f"there is no {path}", "make it: edge calibrate") from None
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise CalibrationError(
                 f"{path} is no range table ({error})", "make it again: edge calibrate"
             ) from error

@@ -16,6 +16,7 @@ from edge.errors import CheckpointError
 
 __all__ = ["Preprocess"]
 
+LARGEST = 8192  # pixels of a side
 NEAREST, LANCZOS, BILINEAR, BICUBIC = 0, 1, 2, 3  # the numbers of PIL.Image.Resampling
 
 # Class defaults of transformers 5 for what preprocessor_config.json leaves out:
@@ -90,8 +91,13 @@ class Preprocess:
         sizes = [self.height, self.width, *(self.resize or ()), *(self.crop or ())]
         if self.shortest_edge is not None:
             sizes.append(self.shortest_edge)
-        if min(sizes) < 1:
-            raise ValueError(f"a size of {min(sizes)}")
+        if min(sizes) < 1 or max(sizes) > LARGEST:
+            raise ValueError(f"a size of {sizes}, which is not within 1 to {LARGEST}")
+        if (self.crop or self.resize) != (self.height, self.width):
+            raise ValueError(
+                f"pictures of {self.crop or self.resize or 'any size'}, the model takes "
+                f"{(self.height, self.width)}"
+            )
         if self.resample not in (NEAREST, LANCZOS, BILINEAR, BICUBIC):
             raise ValueError(f"resample {self.resample}, which is none of 0 to 3")
         if self.std is not None and not all(value > 0 for value in self.std):
@@ -105,22 +111,14 @@ class Preprocess:
         the processor makes pictures of another size than the model takes.
         """
         try:
-            spec = Preprocess._from_processor(config, image_size)
+            return Preprocess._from_processor(config, image_size)
         except CheckpointError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(
                 f"preprocessor_config.json has {reason}", "correct it, or download it again"
             ) from error
-        made = spec.crop or spec.resize
-        if made != image_size:
-            raise CheckpointError(
-                f"preprocessor_config.json makes pictures of {made or 'any size'} (height, width) "
-                f"but config.json says the model takes {image_size}",
-                "correct size or crop_size in preprocessor_config.json",
-            )
-        return spec
 
     @staticmethod
     def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:

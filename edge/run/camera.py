@@ -15,9 +15,10 @@ from typing import Any
 from edge import nvidia
 from edge.errors import SourceError, require
 from edge.gst import gstreamer
+from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
-from edge.run.uris import as_uri, check, is_live, pipeline, redact
+from edge.run.uris import as_uri, check, is_live, path_of, pipeline, redact
 
 __all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]
 
@@ -70,7 +71,6 @@ class Source:
         self._arrivals: deque[float] = deque(maxlen=8)
         self._delivered = 0
         self._next = 0
-        self._reached = 0.0  # seconds of stream time
 
     def __enter__(self) -> Source:
         return self.open()
@@ -176,23 +176,17 @@ class Source:
             mends.get(self._uri[:4], "check that the camera is on, and that nothing else uses it"),
         )
 
-    def _check_whole(self, gst: Any) -> None:
-        """A file that ends long before the time in its header was cut off in a copy."""
-        known, length = self._pipeline.query_duration(gst.Format.TIME)
-        if not known or not self._uri.startswith("file://"):
-            return
-        stated = length / gst.SECOND
-        if stated - self._reached > max(1.0, stated / 10):
+    def _check_whole(self) -> None:
+        if self._uri.startswith("file://") and (cut := missing_bytes(path_of(self._uri))):
             raise SourceError(
-                f"{self.name} ends after {self._reached:.1f} s, its header says {stated:.1f} s",
-                "copy it again, whole",
+                f"{self.name} is cut off: its last {cut} bytes are missing", "copy it again, whole"
             )
 
     def read(self, timeout: float) -> Frame | None:
         """The newest frame (of a file: the next), or None at the end of the stream or on `stop`.
 
         Raises SourceError when the source fails, when no frame comes within `timeout` seconds, and
-        when a file ends long before its header says.
+        at the end of a file that was cut off.
         """
         gst = gstreamer()
         deadline = time.monotonic() + timeout
@@ -207,7 +201,7 @@ class Source:
                 # A connection that the other side closed ends the stream with only a warning.
                 if warning is not None:
                     raise warning
-                self._check_whole(gst)
+                self._check_whole()
                 return None
             if time.monotonic() > deadline:
                 raise self._silent(timeout)
@@ -238,9 +232,7 @@ class Source:
                 captured -= max(0, age) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
-        frame = frame_from_sample(sample, source=self.name, number=buffer.offset, captured=captured)
-        self._reached = frame.pts or self._reached
-        return frame
+        return frame_from_sample(sample, source=self.name, number=buffer.offset, captured=captured)
 
     def stop(self) -> None:
         """Make `open` and `read`, in whatever thread they wait, return at once."""

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from edge.errors import SourceError
 
-__all__ = ["as_uri", "authority", "check", "device_of", "is_live", "pipeline", "redact"]
+__all__ = ["as_uri", "authority", "check", "device_of", "is_live", "path_of", "pipeline", "redact"]
 
 KNOWN = "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., gst:..."
 LIST = "gst-device-monitor-1.0 Video/Source"
@@ -68,7 +68,7 @@ def _head(uri: str, platform: str) -> tuple[str, str]:
         return f"videotestsrc pattern={_word(rest, uri)} is-live=true ! {caps}", ""
     if scheme == "file":
         # Percent-encoded, so that no character of a file's name means anything to the parser.
-        location = _path(uri).as_uri()
+        location = path_of(uri).as_uri()
         if platform == "pc":
             return f"uridecodebin uri={location}", ""
         return f"urisourcebin uri={location} ! {_DECODE[platform]}", _TO_SYSTEM[platform]
@@ -98,7 +98,8 @@ def _word(text: str, uri: str) -> str:
     return text
 
 
-def _path(uri: str) -> Path:
+def path_of(uri: str) -> Path:
+    """The file of a `file://` URI. Raises SourceError when it is not absolute."""
     path = Path(unquote(uri[len("file://") :], errors="surrogateescape"))
     if not path.is_absolute():
         raise SourceError(f"{uri} has no absolute path", "write file:///folder/video.mp4")
@@ -132,7 +133,7 @@ def as_uri(text: str) -> str:
 def check(uri: str) -> None:
     """Raises SourceError when the file or the device that `uri` names cannot be there to open."""
     if uri.startswith("file://"):
-        path = _path(uri)
+        path = path_of(uri)
         if not path.exists():
             raise SourceError(f"there is no file {path}", "check the path")
         if not path.is_file():

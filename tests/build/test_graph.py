@@ -1,10 +1,12 @@
+import os
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from edge.build import graph
-from edge.errors import GraphError
+from edge.errors import GraphError, StorageError
 
 
 def model(nodes, inputs=("x",), outputs=("y",)):
@@ -104,3 +106,16 @@ def test_torch_leaves_no_paths_behind(fp32_graph):
     text = str(list(graph.load(fp32_graph).graph.node))
     assert ".py" not in text
     onnx.checker.check_model(graph.load(fp32_graph), full_check=True)
+
+
+def test_a_large_graph_follows_a_link_and_replaces_no_device(fp32_graph, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 1000)
+    model = graph.load(fp32_graph)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "real/g.onnx")
+    graph.save(model, tmp_path / "link.onnx")
+    assert graph.load(tmp_path / "link.onnx").graph.node == model.graph.node
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {"g.onnx", "g.onnx.data"}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="is no file"):
+        graph.save(model, tmp_path / "pipe")

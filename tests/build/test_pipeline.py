@@ -32,7 +32,7 @@ def test_an_engine_is_whole_and_its_passport_says_what_it_is(built):
     assert built.fresh
     assert passport.labels == ("cat", "dog", "fox", "owl", "bee")
     assert passport.judged
-    assert passport.checkpoint["architecture"] == "ViTForImageClassification"
+    assert passport.checkpoint.architecture == "ViTForImageClassification"
     for name in passport.files:
         passport.check_file(built.folder, name)
     names = {path.name for path in built.folder.iterdir()}
@@ -46,7 +46,7 @@ def test_every_form_that_can_run_is_judged_on_images_it_was_not_calibrated_with(
     assert all(measured.images == 8 for measured in passport.accuracy.values())
     assert all(measured.top1 is not None for measured in passport.accuracy.values())
     if passport.precision == "int8":
-        assert passport.calibration["images"] == 32
+        assert passport.calibration.images == 32
     else:
         assert passport.calibration is None
 
@@ -186,7 +186,7 @@ def test_a_picture_that_is_there_twice_does_not_calibrate_and_judge(recipe, pict
         shutil.copy(path, path.with_name(f"z-{path.name}"))
     built = build(dataclasses.replace(recipe, calibration=twice, name="twice"), Recorder())
     passport = built.passport
-    assert passport.calibration["images"] + passport.accuracy["portable"].images < 43
+    assert passport.calibration.images + passport.accuracy["portable"].images < 43
 
 
 def test_a_cached_stage_that_was_damaged_is_made_again(recipe, tmp_path):

@@ -12,6 +12,7 @@ def engine(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     (folder / "model.onnx").write_text("old")
+    (folder / "passport.json").write_text("{}")
     return folder
 
 
@@ -59,6 +60,13 @@ def test_what_a_killed_build_left_is_cleared_and_its_old_engine_put_back(engine)
     recover(engine)
     assert (engine / "model.onnx").read_text() == "old"
     assert names(engine.parent) == ["a"]
+
+
+def test_the_remains_of_a_removed_engine_do_not_come_back(engine):
+    engine.rename(engine.parent / ".a.old")
+    (engine.parent / ".a.old/passport.json").unlink()
+    recover(engine)
+    assert names(engine.parent) == []
 
 
 def test_a_link_is_followed(engine, tmp_path):

@@ -46,6 +46,9 @@ def test_steps_that_are_switched_off():
         ({"resample": "bicubic"}, "'bicubic'"),
         ({"resample": 9}, "resample 9"),
         ({"rescale_factor": "x"}, "'x'"),
+        ({"size": {"height": float("inf"), "width": 48}}, "infinity"),
+        ({"size": {"height": 10**9, "width": 48}}, "1 to 8192"),
+        ({"image_mean": [10**400, 0, 0]}, "too large"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(change, named):

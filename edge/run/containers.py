@@ -1,0 +1,64 @@
+"""Is a video file whole? Demuxers play what is there of one that was cut off, and say nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+__all__ = ["missing_bytes"]
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes an MP4, MOV, Matroska or WebM file lacks at its end, by its own headers.
+
+    0 for a whole file, and for one of another kind or of unknown length.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        file.seek(0)
+        if start[4:] == b"ftyp":
+            return max(0, _end_of_boxes(file, size) - size)
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            return max(0, _end_of_segment(file) - size)
+    return 0
+
+
+def _end_of_boxes(file: IO[bytes], size: int) -> int:
+    """Where the last box of ISO/IEC 14496-12 (4.2) ends."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0: to the end of the file, and all else is no box
+            return size
+        end += length
+    return end
+
+
+def _end_of_segment(file: IO[bytes]) -> int:
+    """Where Matroska's Segment ends (RFC 8794: element = ID, size, data); 0 if it does not say."""
+    for _ in range(2):  # the EBML header, then the Segment
+        _vint(file, keep_marker=True)
+        length, unknown = _vint(file, keep_marker=False)
+        if unknown:
+            return 0
+        file.seek(length, 1)
+    return file.tell()
+
+
+def _vint(file: IO[bytes], *, keep_marker: bool) -> tuple[int, bool]:
+    """A number of variable length, and whether all its bits are 1: an unknown size."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return 0, True
+    extra = 8 - first[0].bit_length()
+    bits = 7 * (extra + 1)
+    value = int.from_bytes(first + file.read(extra), "big")
+    if keep_marker:
+        return value, False
+    value &= (1 << bits) - 1
+    return value, value == (1 << bits) - 1
