@@ -61,6 +61,7 @@ class Precision(str, Enum):
 
 
 class Method(str, Enum):
+    auto = "auto"
     minmax = "minmax"
     percentile = "percentile"
     entropy = "entropy"
@@ -121,7 +122,7 @@ def build(
     ] = None,
     precision: Annotated[Precision | None, typer.Option(help="default int8")] = None,
     calibration_method: Annotated[
-        Method | None, typer.Option(help="how INT8 ranges are chosen; default mse")
+        Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
@@ -182,7 +183,7 @@ def calibrate(
     graph: GraphArgument,
     images: ImagesOption,
     out: OutOption = Path("ranges.json"),
-    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = Method.mse,
+    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = Method.auto,
 ) -> None:
     """Images -> activation ranges, through the FP32 graph."""
     from edge.build import stages

@@ -1,7 +1,8 @@
-"""Images -> activation ranges: how far each quantised activation reaches on real pictures.
+"""Images -> activation ranges: how each quantised activation becomes INT8 best.
 
-Every image is run once through the FP32 graph and counted into one histogram per tensor, so memory
-does not grow with the number of images; the method then reads a range off the histogram.
+Every image is run once through the FP32 graph. What is kept of it is bounded, so memory does not
+grow with the number of images: a histogram per activation for the four classic methods, a `Sample`
+for `auto`, which migrates outliers and measures what each choice costs (`search.fit`).
 """
 
 from __future__ import annotations
@@ -13,52 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper
 
-from edge.build import graph, images
+from edge.build import graph, images, search
+from edge.build import histogram as histograms
+from edge.build.histogram import Histogram
+from edge.build.migrate import can_scale
 from edge.build.observer import Observer
-from edge.build.quantize import linears
-from edge.build.ranges import Ranges
+from edge.build.ranges import Range, Ranges
+from edge.build.sites import Site, sites
+from edge.build.statistics import FOLDS, Sample
 from edge.errors import CalibrationError
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["METHODS", "Histogram", "calibrate", "from_images"]
+__all__ = ["METHODS", "calibrate", "from_images"]
 
-BINS = 4096
-SMALLEST_LIMIT = 1e-20  # of a histogram: less is 0
-LEVELS = 128  # magnitudes of a symmetric INT8, 0 included
-PERCENTILE = 99.99
-SMALLEST_SHARE = 1e-9  # of a bin, in the entropy method
+METHODS = ("auto", *histograms.METHODS)
+SAMPLE_BYTES = 256_000_000  # of all activations together
+SAMPLE_TOKENS = 4096  # of one activation: more change little and take long
 
-Floats = npt.NDArray[np.float64]
-
-
-class Histogram:
-    """Counts of |x| in `BINS` equal bins over 0..limit; the limit doubles as larger values come."""
-
-    def __init__(self) -> None:
-        self.counts: Floats = np.zeros(BINS)
-        self.limit = SMALLEST_LIMIT
-        self.amax = 0.0
-
-    def add(self, values: npt.NDArray[np.float32]) -> None:
-        """Count values of any shape. Raises ValueError for NaN or infinity."""
-        magnitudes = np.abs(values).ravel()
-        largest = float(magnitudes.max(initial=0.0))
-        if not np.isfinite(largest):
-            raise ValueError("NaN or infinity")
-        self.amax = max(self.amax, largest)
-        if self.limit == SMALLEST_LIMIT:
-            self.limit = max(largest, SMALLEST_LIMIT)
-        while largest > self.limit:
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
-            self.limit *= 2
-        bins = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
-        np.minimum(bins, BINS - 1, out=bins)
-        self.counts += np.bincount(bins, minlength=BINS)
-
-    @property
-    def centres(self) -> Floats:
-        """The magnitude in the middle of each bin."""
-        return np.asarray((np.arange(BINS) + 0.5) * (self.limit / BINS), np.float64)
+Tensor = npt.NDArray[np.float32]
 
 
 def from_images(
@@ -70,135 +43,131 @@ def from_images(
 ) -> Ranges:
     """Calibrate a graph on image files; those that cannot be read are named and skipped.
 
-    Raises `CalibrationError` when fewer than `images.MINIMUM` can be read.
+    Raises `CalibrationError` when fewer than `images.MINIMUM` can be read, or are of any use.
     """
-    count = 0
+    count, seen = 0, set[str]()
 
-    def counted() -> None:
+    def pictures() -> Iterable[Tensor]:
         nonlocal count
-        count += 1
-        observer.progress("images", count, len(files))
+        for path, tensor in images.prepare(files, preprocess, observer.warn):
+            if not np.isfinite(tensor).all():
+                raise CalibrationError(
+                    f"{path} is NaN or infinity once it is prepared",
+                    "correct rescale_factor, image_mean and image_std of the checkpoint",
+                )
+            if np.ptp(tensor, axis=(1, 2)).any():  # a picture of one colour says nothing
+                seen.update(images.contents([path]))
+            count += 1
+            yield tensor
+            observer.progress("images", count, len(files))
 
-    pictures = (tensor for _, tensor in images.prepare(files, preprocess, observer.warn))
-    found = calibrate(model, pictures, method, counted)
+    found = calibrate(model, pictures(), method, len(files), observer.progress)
     if count < images.MINIMUM:
         raise CalibrationError(
             f"only {count} of {len(files)} images could be read, {images.MINIMUM} are needed",
             "add images, or replace those named above",
+        )
+    if len(seen) < images.MINIMUM:
+        raise CalibrationError(
+            f"of {count} images {len(seen)} are different and not of one colour, "
+            f"{images.MINIMUM} are needed",
+            "calibrate with real pictures of your domain",
         )
     return Ranges(method=method, images=count, set_sha256=images.digest(files), ranges=found)
 
 
 def calibrate(
     model: ModelProto,
-    pictures: Iterable[npt.NDArray[np.float32]],
+    pictures: Iterable[Tensor],
     method: str,
-    counted: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
+    count: int,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Range]:
     """The range of every activation that a Linear of the transformer reads.
 
-    pictures: prepared images, float32 [3, H, W] each, streamed. method: one of `METHODS`.
-    counted: called after each image. Returns tensor -> largest absolute value to represent.
-    Raises `CalibrationError` for NaN, for an activation that is always 0, and for no images.
+    pictures: prepared images, float32 [3, H, W] each, streamed; `count` of them are expected.
+    method: one of `METHODS`. Returns activation -> range. Raises `CalibrationError` for NaN, for an
+    activation that is always 0, and for too few images.
     """
-    tensors = sorted({linear.activation for linear in linears(model)})
+    found = sites(model)
+    index = graph.Index(model)
+    channels = sum(index.weights[site.linears[0].weight].dims[0] for site in found)
+    tokens = max(1, min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * channels)) // max(count, 1))
+    counters: dict[str, Histogram | Sample] = {
+        site.activation: Sample(tokens) if method == "auto" else Histogram() for site in found
+    }
+    ran = _run(model, pictures, counters)
+    if ran < (FOLDS if method == "auto" else 1):
+        raise CalibrationError(
+            f"only {ran} images could be read", "give other images: --calibration DIR"
+        )
+    ranges: dict[str, Range] = {}
+    # Values first: their channels may be of any size, and how large an error in one is, only shows
+    # once they are migrated.
+    for number, site in enumerate(sorted(found, key=lambda site: site.values is None)):
+        name, counter = site.activation, counters[site.activation]
+        largest = _largest(counter)
+        if not largest > 0:
+            raise CalibrationError(
+                f"{name} is 0 on all {ran} calibration images", "calibrate with other images"
+            )
+        if isinstance(counter, Sample):
+            ranges[name] = search.fit(
+                counter,
+                _weight(index, site, found, ranges),
+                histograms.METHODS,
+                scaled=can_scale(site),
+                shifted=not can_scale(site),
+            )
+        else:
+            ranges[name] = Range(histograms.METHODS[method](counter), method, largest)
+        progress("ranges", number + 1, len(found))
+    return ranges
+
+
+def _run(
+    model: ModelProto, pictures: Iterable[Tensor], counters: dict[str, Histogram | Sample]
+) -> int:
+    """Run the pictures, and let each counter see its activation. Returns how many there were."""
+    tensors = sorted(counters)
     probed = ModelProto()
     probed.CopyFrom(model)
     probed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
     )
     session = graph.session(probed)
-    histograms = {name: Histogram() for name in tensors}
-    images = 0
+    ran = 0
     for picture in pictures:
         for name, values in zip(tensors, session.run(picture[None], tensors), strict=True):
             try:
-                histograms[name].add(values)
+                counters[name].add(values)
             except ValueError as error:
                 raise CalibrationError(
-                    f"{name} has {error} on calibration image {images + 1}",
+                    f"{name} has {error} on calibration image {ran + 1}",
                     "check the checkpoint's weights and the image",
                 ) from error
-        images += 1
-        counted()
-    if not images:
-        raise CalibrationError("no image could be read", "give other images: --calibration DIR")
-    ranges = {name: METHODS[method](histogram) for name, histogram in histograms.items()}
-    for name, reach in ranges.items():
-        if not reach > 0:
-            raise CalibrationError(
-                f"{name} is 0 on all {images} calibration images", "calibrate with other images"
-            )
-    return ranges
+        ran += 1
+    return ran
 
 
-def _minmax(histogram: Histogram) -> float:
-    """The largest value seen."""
-    return histogram.amax
+def _largest(counter: Histogram | Sample) -> float:
+    if isinstance(counter, Histogram):
+        return counter.amax
+    low, high = counter.extremes()
+    return float(max(high.max(), -low.min()))
 
 
-def _percentile(histogram: Histogram) -> float:
-    """The value below which `PERCENTILE` percent lie."""
-    share = np.cumsum(histogram.counts) / histogram.counts.sum()
-    bin_ = int(np.searchsorted(share, PERCENTILE / 100))
-    return min(histogram.amax, (bin_ + 1) * histogram.limit / BINS)
-
-
-def _mse(histogram: Histogram) -> float:
-    """The range with the least expected squared error: rounding inside, clipping outside.
-
-    Rounding to steps s costs s^2/12 per value (uniform in a step), clipping at t costs (|x| - t)^2.
-    """
-    values, counts = histogram.centres, histogram.counts
-    candidates = histogram.amax * np.linspace(0.1, 1.0, 181)
-    inside = np.cumsum(counts)
-    first = np.concatenate([[0], np.cumsum(counts * values)])
-    second = np.concatenate([[0], np.cumsum(counts * values**2)])
-    costs = []
-    for reach in candidates:
-        cut = min(int(reach * BINS / histogram.limit), BINS - 1)
-        outside = inside[-1] - inside[cut]
-        clipped = (
-            (second[-1] - second[cut + 1])
-            - 2 * reach * (first[-1] - first[cut + 1])
-            + outside * reach**2
-        )
-        costs.append(inside[cut] * (reach / (LEVELS - 1)) ** 2 / 12 + max(clipped, 0.0))
-    return float(candidates[int(np.argmin(costs))])
-
-
-def _entropy(histogram: Histogram) -> float:
-    """The range whose INT8 histogram loses least information (Kullback-Leibler divergence).
-
-    After Migacz, "8-bit inference with TensorRT", GTC 2017: values beyond the range are counted in
-    its last bin, the rest is averaged into `LEVELS` levels over the bins that are not empty.
-    """
-    counts = histogram.counts
-    used = min(int(np.ceil(histogram.amax * BINS / histogram.limit)), BINS)
-    best, best_loss = used, np.inf
-    for stop in range(LEVELS, used + 1, 16):
-        reference = counts[:stop].copy()
-        reference[-1] += counts[stop:].sum()
-        level = np.arange(stop) * LEVELS // stop
-        filled = counts[:stop] > 0
-        total = np.bincount(level, counts[:stop], LEVELS)
-        width = np.bincount(level, filled, LEVELS)
-        candidate = np.where(filled, (total / np.maximum(width, 1))[level], 0.0)
-        seen = reference > 0
-        if not candidate.sum():
-            continue
-        # The last bin may hold clipped values only, where the candidate has none: not infinite.
-        p, q = reference[seen] / reference.sum(), candidate[seen] / candidate.sum()
-        q = np.maximum(q, SMALLEST_SHARE)
-        loss = float((p * np.log(p / q)).sum())
-        if loss < best_loss:
-            best, best_loss = stop, loss
-    return min(histogram.amax, best * histogram.limit / BINS)
-
-
-METHODS: dict[str, Callable[[Histogram], float]] = {
-    "minmax": _minmax,
-    "percentile": _percentile,
-    "entropy": _entropy,
-    "mse": _mse,
-}
+def _weight(
+    index: graph.Index, site: Site, everywhere: Sequence[Site], ranges: dict[str, Range]
+) -> Tensor:
+    """The weights of a site's Linears side by side, [C, outputs], values already migrated."""
+    parts = []
+    for linear in site.linears:
+        weight = index.array(linear.weight).astype(np.float32)
+        for other in everywhere:
+            if other.values is None or other.values.node.input[1] != linear.weight:
+                continue
+            scale = np.array(ranges[other.activation].scale, np.float32)
+            weight[:, other.values.first : other.values.first + len(scale)] /= scale
+        parts.append(weight)
+    return np.concatenate(parts, axis=1)

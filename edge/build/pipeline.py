@@ -54,7 +54,7 @@ class Recipe:
     calibration: Path  # a folder of images from the user's own domain
     heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
     precision: str = "int8"
-    method: str = "mse"
+    method: str = "auto"
     max_batch: int = 1
     name: str | None = None
     min_agreement: float = 99.0  # the gate, percent of top-1 that must stay
@@ -63,7 +63,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises `EngineError` for a setting that cannot be."""
-        for key, choices in (("precision", PRECISIONS), ("method", tuple(METHODS))):
+        for key, choices in (("precision", PRECISIONS), ("method", METHODS)):
             if getattr(self, key) not in choices:
                 raise EngineError(
                     f"there is no {key} {getattr(self, key)!r}",

@@ -1,8 +1,9 @@
-"""Activation ranges as a file: `edge calibrate` writes one, `edge quantize` reads it."""
+"""Activation ranges as a file: `edge calibrate` writes one, `edge quantize` and a build read it."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +13,39 @@ from edge.errors import CalibrationError
 from edge.passport import Calibration
 from edge.storage import write_bytes
 
-__all__ = ["Ranges"]
+__all__ = ["Range", "Ranges"]
 
-SCHEMA = 1
+SCHEMA = 2
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """How one activation becomes INT8, and what was found about it. C is its number of channels.
+
+    With a migration the activation x is `(x - shift) / scale` before it is quantised, and all but
+    `before` is said of that.
+    """
+
+    amax: float  # largest absolute value to represent
+    method: str  # what chose amax
+    before: float  # largest absolute value seen in the graph as it was exported
+    strength: float | None = None  # of the migration: SmoothQuant's alpha
+    scale: Vector = ()  # [C], of the migration; empty: none
+    shift: float = 0.0  # subtracted from all values, to use the range's negative half
+    mean: Vector = ()  # [C] of the values
+    error: Vector = ()  # [C], mean of (quantised - value); both for the correction of biases
+    clip: Vector = ()  # [outputs of all Linears], share of each weight channel's largest value
+    sqnr_db: float | None = None  # of the Linears' output, on images that did not choose the range
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no calibration gives."""
+        numbers = (*self.scale, *self.mean, *self.error, *self.clip, self.shift, self.before)
+        if not (math.isfinite(self.amax) and self.amax > 0 and all(map(math.isfinite, numbers))):
+            raise ValueError(f"a range of {self.amax}, or a number that is not finite")
+        if any(value <= 0 for value in self.scale):
+            raise ValueError("a scale that is not positive")
 
 
 @dataclass(frozen=True)
@@ -22,7 +53,7 @@ class Ranges:
     method: str
     images: int
     set_sha256: str  # of the calibration set
-    ranges: dict[str, float]  # activation tensor -> largest absolute value to represent
+    ranges: dict[str, Range]  # by activation tensor
 
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all. Raises `StorageError`."""

@@ -1,104 +1,18 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from edge import cli
 from edge.build import calibrate as calibrating
-from edge.build import graph, images, quantize
-from edge.build.calibrate import METHODS, Histogram, calibrate
+from edge.build import graph, images
+from edge.build.calibrate import METHODS, calibrate
 from edge.build.checkpoint import read_checkpoint
-from edge.build.ranges import Ranges
+from edge.build.ranges import Range, Ranges
+from edge.build.sites import linears
 from edge.errors import CalibrationError
-
-
-def filled(*parts):
-    histogram = Histogram()
-    for part in parts:
-        histogram.add(np.asarray(part, np.float32))
-    return histogram
-
-
-@settings(deadline=None)
-@given(
-    parts=st.lists(
-        hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(-1e4, 1e4, width=32)),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_a_histogram_counts_every_value_and_knows_the_largest(parts):
-    histogram = filled(*parts)
-    everything = np.abs(np.concatenate(parts))
-    assert histogram.amax == everything.max()
-    assert histogram.limit >= histogram.amax
-    assert histogram.counts.sum() == everything.size
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0.001, 100), min_size=2, max_size=40), st.randoms())
-def test_a_histogram_is_as_fine_after_it_grew(values, random):
-    shuffled = list(values)
-    random.shuffle(shuffled)
-    grown = filled(*([value] for value in shuffled))
-    bins = np.searchsorted(
-        np.arange(1, calibrating.BINS + 1) * grown.limit / calibrating.BINS, values
-    )
-    expected = np.bincount(np.minimum(bins, calibrating.BINS - 1), minlength=calibrating.BINS)
-    # A value on the edge of two bins may be counted in either.
-    assert np.abs(np.cumsum(grown.counts - expected)).max() <= len(values)
-    assert grown.counts.sum() == len(values)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused(bad):
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        filled([1.0, bad])
-
-
-NORMAL = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
-OUTLIERS = np.concatenate([NORMAL, np.float32([200.0])])
-
-
-def test_minmax_is_the_largest_value():
-    assert METHODS["minmax"](filled(NORMAL)) == np.abs(NORMAL).max()
-
-
-def test_percentile_leaves_out_its_share():
-    reach = METHODS["percentile"](filled(NORMAL))
-    assert (np.abs(NORMAL) > reach).mean() == pytest.approx(1e-4, rel=0.3)
-
-
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
-def test_one_outlier_does_not_set_the_range(method):
-    assert METHODS[method](filled(OUTLIERS)) < 25
-
-
-def quantisation_error(values, reach):
-    scale = reach / 127
-    return ((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2).mean()
-
-
-@pytest.mark.parametrize("values", [NORMAL, OUTLIERS, np.abs(NORMAL) ** 3])
-def test_mse_is_the_best_of_all_ranges(values):
-    ours = quantisation_error(values, METHODS["mse"](filled(values)))
-    best = min(
-        quantisation_error(values, reach)
-        for reach in np.abs(values).max() * np.linspace(0.05, 1, 96)
-    )
-    assert ours <= best * 1.05
-
-
-@settings(deadline=None)
-@given(
-    values=hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-50, 50, width=32)),
-    method=st.sampled_from(sorted(METHODS)),
-)
-def test_a_range_is_positive_and_never_beyond_the_largest_value(values, method):
-    histogram = filled(values)
-    if histogram.amax > 1e-19:
-        assert 0 < METHODS[method](histogram) <= histogram.amax * 1.0001
 
 
 def test_the_command_offers_every_method():
@@ -117,25 +31,25 @@ def preprocess(checkpoint):
 
 def test_ranges_are_those_of_the_activations(model):
     x = np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)
-    counted = []
-    ranges = calibrate(model, iter(x), "minmax", lambda: counted.append(1))
-    assert sorted(ranges) == sorted({linear.activation for linear in quantize.linears(model)})
-    assert len(counted) == 3
+    ranges = calibrate(model, iter(x), "minmax", 3)
+    assert sorted(ranges) == sorted({linear.activation for linear in linears(model)})
     # A LayerNorm with unit gain gives values of a few standard deviations.
-    norms = [reach for name, reach in ranges.items() if "layer_norm" in name]
+    norms = [found.amax for name, found in ranges.items() if "layer_norm" in name]
     assert norms and all(1 < reach < 10 for reach in norms)
 
 
-def test_pictures_with_nan_are_an_error(model):
+@pytest.mark.parametrize("method", ["auto", "minmax"])
+def test_pictures_with_nan_are_an_error(model, method):
     x = np.zeros((2, 3, 32, 32), np.float32)
     x[1, 0, 5, 5] = np.nan
     with pytest.raises(CalibrationError, match="calibration image 2"):
-        calibrate(model, iter(x), "minmax")
+        calibrate(model, iter(x), method, 2)
 
 
-def test_no_picture_is_an_error(model):
-    with pytest.raises(CalibrationError, match="no image"):
-        calibrate(model, iter([]), "minmax")
+@pytest.mark.parametrize("method", ["auto", "minmax"])
+def test_no_picture_is_an_error(model, method):
+    with pytest.raises(CalibrationError, match="only 0 images"):
+        calibrate(model, iter([]), method, 1)
 
 
 def test_unreadable_images_are_named_and_skipped(model, preprocess, pictures, tmp_path, recorder):
@@ -145,7 +59,8 @@ def test_unreadable_images_are_named_and_skipped(model, preprocess, pictures, tm
     ranges = calibrating.from_images(model, files, preprocess, "mse", recorder)
     assert ranges.images == 20
     assert recorder.warnings == [f"{bad} is not a picture"]
-    assert recorder.steps[-1] == ("images", 20, 21)
+    assert ("images", 20, 21) in recorder.steps
+    assert recorder.steps[-1] == ("ranges", 8, 8)
 
 
 def test_too_few_images_are_an_error(model, preprocess, pictures, recorder):
@@ -153,13 +68,72 @@ def test_too_few_images_are_an_error(model, preprocess, pictures, recorder):
         calibrating.from_images(model, images.find(pictures)[:3], preprocess, "mse", recorder)
 
 
+def folder_of(tmp_path, draw, count=20):
+    for number in range(count):
+        Image.fromarray(draw(number)).save(tmp_path / f"{number}.png")
+    return images.find(tmp_path)
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda _: noise(0), lambda n: np.full((32, 32, 3), n, np.uint8)], ids=["same", "plain"]
+)
+def test_images_that_say_nothing_are_an_error(model, preprocess, tmp_path, recorder, draw):
+    files = folder_of(tmp_path, draw)
+    with pytest.raises(CalibrationError, match=r"of 20 images [01] are different and not of one"):
+        calibrating.from_images(model, files, preprocess, "auto", recorder)
+
+
+def test_images_that_preparing_breaks_are_an_error(model, checkpoint, tmp_path, recorder):
+    copy = shutil.copytree(checkpoint, tmp_path / "vit")
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rescale_factor": 1e300}))
+    (tmp_path / "set").mkdir()
+    files = folder_of(tmp_path / "set", noise)
+    broken = read_checkpoint(str(copy)).preprocess
+    with pytest.raises(CalibrationError, match=r"0\.png is NaN or infinity"):
+        calibrating.from_images(model, files, broken, "minmax", recorder)
+
+
+def test_what_is_kept_does_not_grow_with_the_images(model, monkeypatch):
+    monkeypatch.setattr(calibrating, "SAMPLE_TOKENS", 40)
+    kept, fit = [], calibrating.search.fit
+
+    def spy(sample, *rest, **options):
+        kept.append(sample)
+        return fit(sample, *rest, **options)
+
+    monkeypatch.setattr(calibrating.search, "fit", spy)
+    for count in (8, 32):
+        x = np.random.default_rng(1).standard_normal((count, 3, 32, 32)).astype(np.float32)
+        calibrate(model, iter(x), "auto", count)
+    sizes = [sum(len(sample.fold(fold)) for fold in range(4)) for sample in kept]
+    assert sizes[0] == 40
+    assert max(sizes) <= 40
+
+
 def test_ranges_survive_their_file(tmp_path):
-    ranges = Ranges("mse", 20, "ab", {"x": 1.25})
+    found = Range(1.25, "mse", 2.0, 0.5, (1.0, 2.0), 0.5, (0.1, 0.2), (0.0, 0.1), (1.0,), 40.0)
+    ranges = Ranges("mse", 20, "ab", {"x": found})
     ranges.write(tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json") == ranges
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2}', '{"schema": 1, "ranges": {"x": "a"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[" * 100_000,
+        '{"schema": 1}',
+        '{"schema": 2, "method": "mse", "images": 1, "set_sha256": "", "ranges": {"x": "a"}}',
+        '{"schema": 2, "method": "mse", "images": 1, "set_sha256": "", "ranges": '
+        '{"x": {"amax": 0, "method": "mse", "before": 1}}}',
+    ],
+)
 def test_a_file_that_holds_no_ranges_is_refused(tmp_path, text):
     (tmp_path / "ranges.json").write_text(text)
     with pytest.raises(CalibrationError, match="is no range table"):

@@ -12,6 +12,8 @@ import pytest
 from edge import nvidia
 from edge.build import compile as compiling
 from edge.build import graph, quantize
+from edge.build.ranges import Range
+from edge.build.sites import sites
 from edge.errors import CompileError
 
 pytestmark = pytest.mark.skipif(
@@ -35,7 +37,12 @@ def graphs(fp32_graph, tmp_path_factory):
     """The engine's graphs in every precision and form."""
     folder = tmp_path_factory.mktemp("graphs")
     fp32 = graph.load(fp32_graph)
-    ranges = {linear.activation: 6.0 for linear in quantize.linears(fp32)}
+    ranges = {
+        site.activation: Range(
+            6.0, "minmax", 6.0, shift=0.5 if site.norm is None and site.values is None else 0.0
+        )
+        for site in sites(fp32)
+    }
     int8 = quantize.to_int8(fp32, ranges)
     made = {
         "fp32": fp32,

@@ -4,6 +4,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.build import graph, quantize
+from edge.build.ranges import Range
+from edge.build.sites import linears
 from edge.errors import GraphError
 
 BLOCKS = 2
@@ -16,7 +18,7 @@ def fp32(fp32_graph):
 
 @pytest.fixture(scope="module")
 def ranges(fp32):
-    return {linear.activation: 6.0 for linear in quantize.linears(fp32)}
+    return {li.activation: Range(6.0, "minmax", 6.0) for li in linears(fp32)}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def types(model):
 
 
 def test_finds_the_linears_of_the_blocks_and_no_others(fp32):
-    found = quantize.linears(fp32)
+    found = linears(fp32)
     outputs = sorted(
         numpy_helper.to_array(graph.Index(fp32).weights[f.weight]).shape for f in found
     )
@@ -56,7 +58,7 @@ def test_a_graph_without_linears_is_refused(fp32):
     del bare.graph.node[:]
     bare.graph.node.extend(kept)
     with pytest.raises(GraphError, match="no Linear to quantise"):
-        quantize.linears(bare)
+        linears(bare)
 
 
 def test_every_quantised_matmul_has_both_sides_dequantised(int8):
@@ -95,17 +97,21 @@ def test_int8_stays_near_fp32(fp32, int8):
     assert sqnr(graph.session(fp32).logits(x), graph.session(int8).logits(x)) > 20
 
 
-def test_a_range_that_is_missing_or_no_number_is_named(fp32, ranges):
+def test_ranges_of_another_graph_are_named(fp32, ranges):
     name = next(iter(ranges))
     with pytest.raises(GraphError, match=f"no range for {name}"):
         quantize.to_int8(fp32, {k: v for k, v in ranges.items() if k != name})
+    with pytest.raises(GraphError, match="the ranges name elsewhere"):
+        quantize.to_int8(fp32, {**ranges, "elsewhere": ranges[name]})
     for bad in (0.0, float("nan"), float("inf")):
-        with pytest.raises(GraphError, match=f"the range of {name}"):
-            quantize.to_int8(fp32, {**ranges, name: bad})
+        with pytest.raises(ValueError, match="range of"):
+            Range(bad, "minmax", 1.0)
 
 
 def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
-    model = quantize.to_fp16(quantize.to_int8(fp32, dict.fromkeys(ranges, 1e-9)))
+    model = quantize.to_fp16(
+        quantize.to_int8(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0)))
+    )
     index = graph.Index(model)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -138,7 +144,7 @@ def test_a_weight_that_fp16_cannot_hold_is_named(fp32):
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     for tensor in model.graph.initializer:
-        if tensor.name == quantize.linears(fp32)[0].weight:
+        if tensor.name == linears(fp32)[0].weight:
             large = numpy_helper.to_array(tensor) * np.float32(1e6)
             tensor.CopyFrom(numpy_helper.from_array(large, tensor.name))
             with pytest.raises(GraphError, match=tensor.name):

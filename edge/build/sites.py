@@ -1,0 +1,173 @@
+"""Where a transformer's activations are quantised, and what stands before and after each place.
+
+A site is an activation tensor and the Linears that read it. How far its channels can be scaled
+without changing the function depends on who makes it: a LayerNorm takes a division into its weight
+and bias, an attention output into the value projection, a GELU not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto
+
+from edge.build.graph import Index
+from edge.errors import GraphError
+
+__all__ = ["Bias", "Linear", "Site", "Values", "biases", "linears", "sites"]
+
+_MOVES = ("Reshape", "Transpose")  # what moves numbers about and changes none
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A MatMul of the transformer with a constant weight [inputs, outputs]."""
+
+    node: NodeProto
+    activation: str  # the tensor that is quantised
+    weight: str
+
+
+@dataclass(frozen=True)
+class Values:
+    """The value projection behind an attention output: columns of a weight, and their bias."""
+
+    node: NodeProto  # the MatMul
+    first: int  # of the weight's columns that are values; as many as the output has channels
+    bias: tuple[NodeProto, int] | None  # its Add, and the position of the vector among the inputs
+
+
+@dataclass(frozen=True)
+class Bias:
+    """An Add of a constant vector after a Linear, and which of the Linear's outputs it is for."""
+
+    node: NodeProto
+    position: int  # of the vector among the node's inputs
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Site:
+    activation: str
+    linears: tuple[Linear, ...]
+    norm: NodeProto | None = None  # the LayerNormalization that makes it, for these readers alone
+    values: Values | None = None  # the value projection that it is a mixture of
+
+
+def linears(model: ModelProto) -> list[Linear]:
+    """The Linears of the transformer blocks: q, k, v, the output projection, fc1 and fc2.
+
+    They are the MatMuls with a constant weight that have a LayerNormalization both before and
+    after them; so neither the patch embedding nor the classifier head is one. Raises `GraphError`
+    when there is none.
+    """
+    index = Index(model)
+    before = _reached(model, index, down=True)
+    after = _reached(model, index, down=False)
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in index.weights:
+            continue
+        if len(index.weights[node.input[1]].dims) == 2 and {node.output[0]} <= before & after:
+            found.append(Linear(node, node.input[0], node.input[1]))
+    if not found:
+        raise GraphError(
+            "the graph has no Linear to quantise", "build it in fp16: --precision fp16"
+        )
+    return found
+
+
+def _reached(model: ModelProto, index: Index, *, down: bool) -> set[str]:
+    """Tensors downstream (or upstream) of any LayerNormalization."""
+    seeds = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    waiting = [name for node in seeds for name in (node.output if down else node.input)]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if down:
+            waiting.extend(out for node in index.readers.get(name, ()) for out in node.output)
+        elif name in index.maker:
+            waiting.extend(index.maker[name].input)
+    return seen
+
+
+def sites(model: ModelProto) -> list[Site]:
+    """The sites of all Linears, in the order of the graph. Raises `GraphError` without any."""
+    index = Index(model)
+    readers: dict[str, list[Linear]] = {}
+    for linear in linears(model):
+        readers.setdefault(linear.activation, []).append(linear)
+    found = []
+    for activation, group in readers.items():
+        maker, norm, values = index.maker.get(activation), None, None
+        # Somebody else who reads it would see it scaled.
+        if len(index.readers[activation]) == len(group):
+            norm = maker if maker is not None and maker.op_type == "LayerNormalization" else None
+            values = _values(index, activation) if norm is None else None
+        found.append(Site(activation, tuple(group), norm, values))
+    return found
+
+
+def _values(index: Index, activation: str) -> Values | None:
+    """The value projection, when `activation` is its rows mixed by attention, head by head."""
+    product = _back(index, activation)
+    if product is None or product.op_type != "MatMul":
+        return None
+    softmax = index.maker.get(product.input[0])
+    if softmax is None or softmax.op_type != "Softmax":
+        return None
+    name, first, bias = product.input[1], 0, None
+    while (node := _back(index, name)) is not None:
+        if node.op_type == "Add" and bias is None:
+            position = next((i for i, n in enumerate(node.input) if n in index.weights), None)
+            if position is None:
+                return None
+            bias, name = (node, position), node.input[1 - position]
+        elif node.op_type == "Split" and first == 0:
+            while index.maker[name] is not node:
+                name = index.maker[name].input[0]
+            sizes = [int(size) for size in index.array(node.input[1])]
+            first = sum(sizes[: list(node.output).index(name)])
+            name = node.input[0]
+        elif node.op_type == "MatMul" and node.input[1] in index.weights:
+            return Values(node, first, bias)
+        else:
+            return None
+    return None
+
+
+def _back(index: Index, name: str) -> NodeProto | None:
+    """The node that made `name`, past all that only moves numbers; None if others read it too."""
+    while (node := index.maker.get(name)) is not None and len(index.readers[name]) == 1:
+        if node.op_type not in _MOVES:
+            return node
+        name = node.input[0]
+    return None
+
+
+def biases(index: Index, linear: Linear) -> list[Bias]:
+    """Where the constants stand that are added to a Linear's outputs; none if not to all."""
+    outputs = index.weights[linear.weight].dims[1]
+    after = index.readers.get(linear.node.output[0], [])
+    if len(after) == 1 and after[0].op_type == "Split":
+        sizes = [int(size) for size in index.array(after[0].input[1])]
+        parts = list(zip(after[0].output, sizes, strict=True))
+    else:
+        parts = [(linear.node.output[0], outputs)]
+    found, first = [], 0
+    for name, count in parts:
+        readers = index.readers.get(name, [])
+        if len(readers) != 1 or readers[0].op_type != "Add":
+            return []
+        add = readers[0]
+        position = 1 - list(add.input).index(name)
+        vector = index.weights.get(add.input[position])
+        if vector is None or list(vector.dims) != [count]:
+            return []
+        found.append(Bias(add, position, first, count))
+        first += count
+    return found
