@@ -49,6 +49,7 @@ PACKAGES = {
     "edge.build.export": {"numpy", "onnx"},
     "edge.build.simplify": {"numpy", "onnx"},
     "edge.build.calibrate": {"numpy", "onnx"},
+    "edge.build.findings": {"numpy"},
     "edge.build.histogram": {"numpy"},
     "edge.build.migrate": {"numpy", "onnx"},
     "edge.build.search": {"numpy"},
