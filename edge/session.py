@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,19 @@ class Session:
         self.input: str = self._session.get_inputs()[0].name
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
-    def run(self, batch: Tensor, outputs: Sequence[str] | None = None) -> list[Any]:
-        """Pictures float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`."""
+    def run(
+        self,
+        batch: Tensor,
+        outputs: Sequence[str] | None = None,
+        more: Mapping[str, Tensor] | None = None,
+    ) -> list[Any]:
+        """Pictures float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`.
+
+        more: optional inputs of the graph, by name.
+        """
+        feeds = {self.input: batch, **(more or {})}
         try:
-            return list(self._session.run(outputs or self.outputs, {self.input: batch}))
+            return list(self._session.run(outputs or self.outputs, feeds))
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed on a batch of {list(batch.shape)} ({_first_line(error)})",

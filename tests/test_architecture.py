@@ -53,6 +53,7 @@ PACKAGES = {
     "edge.build.histogram": {"numpy"},
     "edge.build.migrate": {"numpy", "onnx"},
     "edge.build.search": {"numpy"},
+    "edge.build.sensitivity": {"numpy", "onnx"},
     "edge.build.sites": {"onnx"},
     "edge.build.statistics": {"numpy"},
     "edge.build.quantize": {"numpy", "onnx"},

@@ -11,7 +11,8 @@ quantized types"; onnxsim PR 1742 measured 85 % -> 5 % top-1 for a Q/DQ on the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,64 +25,83 @@ from edge.build.search import quantized_weight, steps
 from edge.build.sites import Linear, linears
 from edge.errors import GraphError
 
-__all__ = ["check_placement", "to_fp16", "to_int8"]
+__all__ = ["Quantized", "check_placement", "quantized", "to_fp16", "to_int8"]
 
 # Sums over many squares or exponentials: computed in FP32 inside an FP16 graph.
 FP32_OPERATORS = ("LayerNormalization", "Softmax")
 
 
-def to_int8(model: ModelProto, ranges: Mapping[str, Range]) -> ModelProto:
+@dataclass(frozen=True)
+class Quantized:
+    """A Linear's weight as INT8, and what its bias must take."""
+
+    stored: npt.NDArray[np.int8]  # [inputs, outputs]
+    scale: npt.NDArray[np.float32]  # [outputs]
+    correction: npt.NDArray[np.float64]  # [outputs], to be added to the output
+
+    @property
+    def restored(self) -> npt.NDArray[np.float32]:
+        """The weight as INT8 represents it, [inputs, outputs]."""
+        return np.asarray(self.stored * self.scale, np.float32)
+
+
+def quantized(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Quantized]:
+    """The weight of each Linear of a migrated graph as INT8, by its MatMul's name.
+
+    Its bias takes the mean error that quantising weight and activation makes (arXiv 1906.04721,
+    4.2).
+    """
+    index, found = Index(model), {}
+    first: dict[str, int] = {}  # in a site's `clip` its Linears follow each other
+    for linear in linears(model):
+        known, weight = ranges[linear.activation], index.array(linear.weight).astype(np.float32)
+        begin = first.get(linear.activation, 0)
+        first[linear.activation] = begin + weight.shape[1]
+        clip = np.array(known.clip[begin : begin + weight.shape[1]], np.float32)
+        stored, scale = quantized_weight(weight, clip if known.clip else None)
+        correction = np.zeros(weight.shape[1])
+        if known.error:
+            restored = (stored * scale).astype(np.float64)
+            correction -= np.array(known.error) @ restored
+            correction -= np.array(known.mean) @ (restored - weight)
+        found[linear.node.name] = Quantized(stored, scale, correction)
+    return found
+
+
+def to_int8(
+    model: ModelProto, ranges: Mapping[str, Range], kept: Collection[str] = ()
+) -> ModelProto:
     """Migrate outliers, and put Q/DQ on the transformer's Linears; the rest stays FP32.
 
-    ranges: by activation. Raises `GraphError` when they are not those of this graph.
+    ranges: by activation. kept: MatMuls of Linears that are not quantised. Raises `GraphError`
+    when either is not of this graph.
     """
     result, ranges = migrate(model, ranges)
-    targets = linears(result)
+    parts = quantized(result, ranges)
+    if unknown := set(kept) - set(parts):
+        raise GraphError(f"there is no Linear {sorted(unknown)[0]}", "see edge inspect")
+    targets = [linear for linear in linears(result) if linear.node.name not in kept]
     index = Index(result)
     pairs: dict[str, list[NodeProto]] = {}
-    dequantised: dict[str, NodeProto] = {}
+    before: dict[str, list[NodeProto]] = {}  # MatMul -> what stands before it
     for linear in targets:
-        known = ranges[linear.activation]
-        if linear.activation not in pairs:
-            pairs[linear.activation] = _activation_pair(result, linear.activation, known)
-        if linear.weight not in dequantised:
-            weight = index.array(linear.weight).astype(np.float32)
-            clip = _clip_of(linear, known, targets, index)
-            stored, scale = quantized_weight(weight, clip)
-            _correct(result, linear, known, weight, stored * scale)
-            dequantised[linear.weight] = _weight(result, index, linear.weight, stored, scale)
+        part = parts[linear.node.name]
+        new: list[NodeProto] = []
+        if linear.activation not in pairs:  # q, k and v share one pair
+            new += _activation_pair(result, linear.activation, ranges[linear.activation])
+            pairs[linear.activation] = new[:]
+        if part.correction.any():
+            add_to_bias(result, linear, part.correction)
+        new.append(_weight(result, index, linear, part))
+        linear.node.input[0] = pairs[linear.activation][1].output[0]
+        linear.node.input[1] = new[-1].output[0]
+        before[linear.node.name] = new
     nodes: list[NodeProto] = []
-    placed: set[str] = set()
-    by_output = {linear.node.output[0]: linear for linear in targets}
     for node in result.graph.node:
-        at = by_output.get(node.output[0])
-        if at is not None:
-            activation, weight_node = pairs[at.activation], dequantised[at.weight]
-            for new in (*activation, weight_node):
-                if new.name not in placed:  # q, k and v share one pair
-                    nodes.append(new)
-                    placed.add(new.name)
-            node.input[0], node.input[1] = activation[1].output[0], weight_node.output[0]
-        nodes.append(node)
+        nodes += [*before.get(node.name, ()), node]
     _replace_nodes(result, nodes)
     check_placement(result)
     return result
-
-
-def _clip_of(
-    linear: Linear, known: Range, targets: list[Linear], index: Index
-) -> npt.NDArray[np.float32] | None:
-    """The Linear's part of `Range.clip`, in which the Linears of a site follow each other."""
-    if not known.clip:
-        return None
-    first = 0
-    for other in targets:
-        if other.node.name == linear.node.name:
-            break
-        if other.activation == linear.activation:
-            first += index.weights[other.weight].dims[1]
-    part = known.clip[first : first + index.weights[linear.weight].dims[1]]
-    return np.array(part, np.float32)
 
 
 def _activation_pair(model: ModelProto, tensor: str, known: Range) -> list[NodeProto]:
@@ -96,48 +116,27 @@ def _activation_pair(model: ModelProto, tensor: str, known: Range) -> list[NodeP
     return [quantise, restore]
 
 
-def _weight(
-    model: ModelProto,
-    index: Index,
-    name: str,
-    stored: npt.NDArray[np.int8],
-    scale: npt.NDArray[np.float32],
-) -> NodeProto:
-    """Put an INT8 weight [inputs, outputs] in place of a float one, and a DequantizeLinear.
+def _weight(model: ModelProto, index: Index, linear: Linear, part: Quantized) -> NodeProto:
+    """Put an INT8 weight beside a float one, which goes when nobody reads it; its
+    DequantizeLinear.
 
     The INT8 numbers themselves are stored (a quarter of the file) rather than floats behind a
     QuantizeLinear; whether to do so is decided here and nowhere else.
     """
+    name = linear.weight if len(index.readers[linear.weight]) == 1 else linear.node.name
     names = [f"{name}_int8", f"{name}_scale", f"{name}_zero"]
-    model.graph.initializer.remove(index.weights[name])
+    if name == linear.weight:
+        model.graph.initializer.remove(index.weights[name])
     model.graph.initializer.extend(
         [
-            numpy_helper.from_array(stored, names[0]),
-            numpy_helper.from_array(scale, names[1]),
-            _zero(names[2], scale.shape),
+            numpy_helper.from_array(part.stored, names[0]),
+            numpy_helper.from_array(part.scale, names[1]),
+            _zero(names[2], part.scale.shape),
         ]
     )
     return helper.make_node(
         "DequantizeLinear", names, [f"{name}_dequantized"], f"{name}_DQ", axis=1
     )
-
-
-def _correct(
-    model: ModelProto,
-    linear: Linear,
-    known: Range,
-    weight: npt.NDArray[np.float32],
-    quantised: npt.NDArray[np.float32],
-) -> None:
-    """Take the mean error that quantising makes out of the Linear's bias (arXiv 1906.04721, 4.2).
-
-    weight, quantised: [inputs, outputs] before and after.
-    """
-    if not known.error:
-        return
-    error, mean = np.array(known.error), np.array(known.mean)
-    shift = error @ quantised + mean @ (quantised.astype(np.float64) - weight)
-    add_to_bias(model, linear, -shift)
 
 
 def _zero(name: str, shape: tuple[int, ...]) -> TensorProto:

@@ -1,0 +1,605 @@
+"""Compare INT8 quantisers side by side in one run: ours, onnxruntime's and NVIDIA's ModelOpt.
+
+    .venv/bin/python scripts/bench_quantizers.py [--models demo,x40] [--out FILE.json]
+
+All quantise the same FP32 graph with the same calibration images; onnxruntime on the CPU runs what
+they made on held-out images, and the FP32 graph is the reference. Each quantiser works in a process
+of its own, so that its peak memory can be told. ModelOpt gets its own environment, made on first
+use, since it pins other versions of onnx and onnxruntime than ours.
+
+Models: `demo` is scripts/demo-vit; `x40` and `x200` are the same with outlier channels that many
+times larger (scripts/outliers.py); `vit-b` is a ViT-B/16 with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # ModelOpt's environment runs this file and has none of these
+    import numpy as np
+    from rich.table import Table
+
+    from edge.passport import Accuracy
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "engines/.cache"
+MODELS = ("demo", "x40", "x200", "vit-b")
+TIMEOUT = 1800  # seconds for one quantiser
+CALIBRATION_IMAGES = 128
+FEW = 16  # pictures on which a checkpoint with outliers is compared with its original
+PHOTOS, PHOTO_SIZE = 32, 256  # for vit-b: crops to calibrate with, and as many to judge with
+# Of ViT-B's random weights. With transformers' 0.02 all pictures get nearly the same logits.
+SPREAD = 0.05
+
+PEERS = (
+    ("onnxruntime, all ops", ("MinMax", "Entropy", "Percentile")),
+    ("onnxruntime, Linears", ("MinMax", "Entropy", "Percentile")),
+    ("ModelOpt", ("max", "entropy")),
+)
+# What nvidia-modelopt[onnx] asks for, but for cupy and onnxruntime-gpu: they need a GPU.
+MODELOPT = (
+    "nvidia-modelopt==0.47.0",
+    "torch==2.13.0",
+    "onnx~=1.21.0",
+    "onnxruntime~=1.24.2",
+    "onnx-graphsurgeon>=0.6.1",
+    "onnxconverter-common~=1.16.0",
+    "onnxslim>=0.1.76",
+    "polygraphy>=0.53.4",
+    "onnxscript",
+    "cppimport",
+    "lief",
+    "ml_dtypes",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one quantiser has to do."""
+
+    quantiser: str
+    method: str
+    graph: str  # FP32, with vit-edge's metadata
+    images: str  # the calibration images' folder
+    prepared: str  # the same, prepared: .npy, float32 [N, 3, H, W]
+    out: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How quantising went."""
+
+    seconds: float | None = None
+    peak_mb: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    model: str
+    quantiser: str
+    method: str
+    sqnr_db: float | None
+    agreement: float | None  # percent of held-out images with FP32's top-1
+    seconds: float | None
+    peak_mb: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to quantise, with the images for it."""
+
+    name: str
+    checkpoint: Path
+    calibration: Path
+    heldout: Path
+
+
+# In the worker: one quantiser each. They import their tool and return what is then timed.
+
+
+def ours(job: Job) -> Callable[[], None]:
+    import onnxruntime  # noqa: F401  imported here, so that its loading is not timed
+
+    from edge.build import calibrate, graph, images, plan
+    from edge.console import Console
+
+    def quantise() -> None:
+        model = graph.load(Path(job.graph))
+        files = images.find(Path(job.images))
+        ranges = calibrate.from_images(model, files, preprocess(model), job.method, Console())
+        graph.save(plan.make_forms(model, "int8", ranges)["portable"], Path(job.out))
+
+    return quantise
+
+
+def onnxruntime_all(job: Job) -> Callable[[], None]:
+    return onnxruntime_static(job, lambda _: {})
+
+
+def onnxruntime_linears(job: Job) -> Callable[[], None]:
+    """Q/DQ where ours stands: on the input and the weight of the blocks' Linears, nowhere else."""
+
+    def options(model: Any) -> dict[str, Any]:
+        from edge.build.quantize import linears
+
+        wanted = {linear.node.name for linear in linears(model)}
+        names = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+        return {
+            "op_types_to_quantize": ["MatMul"],
+            "nodes_to_exclude": [name for name in names if name not in wanted],
+            # Else each Linear's output is quantised, too, and the peer is worse than it need be.
+            "extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        }
+
+    return onnxruntime_static(job, options)
+
+
+def onnxruntime_static(job: Job, options: Callable[[Any], dict[str, Any]]) -> Callable[[], None]:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    from edge.build import graph, images
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Streams the prepared images, one by one."""
+
+        def __init__(self, model: Any) -> None:
+            files = images.find(Path(job.images))
+            self.stream = images.prepare(files, preprocess(model), skipped=print)
+            self.input = model.graph.input[0].name
+
+        def get_next(self) -> dict[str, Any] | None:
+            _, tensor = next(self.stream, (None, None))
+            return None if tensor is None else {self.input: tensor[None]}
+
+    def quantise() -> None:
+        model = graph.load(Path(job.graph))
+        chosen = options(model)
+        symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
+        quantize_static(
+            job.graph,
+            job.out,
+            Reader(model),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[job.method],
+            **{**chosen, "extra_options": {**symmetric, **chosen.get("extra_options", {})}},
+        )
+
+    return quantise
+
+
+def modelopt(job: Job) -> Callable[[], None]:
+    import numpy as np
+    from modelopt.onnx.quantization import quantize
+
+    def quantise() -> None:
+        quantize(
+            job.graph,
+            quantize_mode="int8",
+            calibration_data=np.load(job.prepared),
+            calibration_method=job.method,
+            calibration_eps=["cpu"],
+            # Its default casts the rest of the graph to FP16: no error of INT8's.
+            high_precision_dtype="fp32",
+            output_path=job.out,
+        )
+
+    return quantise
+
+
+QUANTISERS = {
+    "vit-edge": ours,
+    "onnxruntime, all ops": onnxruntime_all,
+    "onnxruntime, Linears": onnxruntime_linears,
+    "ModelOpt": modelopt,
+}
+
+
+def preprocess(model: Any) -> Any:
+    """How the graph wants its pictures, as its metadata says."""
+    from edge.build.graph import metadata
+    from edge.preprocess.spec import Preprocess
+
+    return Preprocess.from_dict(metadata(model)["preprocess"])
+
+
+def work(job: Job) -> None:
+    """Quantise, and write beside the result what that took."""
+    quantise = QUANTISERS[job.quantiser](job)
+    start = time.perf_counter()
+    quantise()
+    seconds = time.perf_counter() - start
+    report(job).write_text(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever held.
+
+    Not getrusage's ru_maxrss: after an exec that includes the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def report(job: Job) -> Path:
+    return Path(f"{job.out}.json")
+
+
+# In the parent: what starts them and judges what they made.
+
+
+def run_job(job: Job, python: str) -> Outcome:
+    """Quantise in a process of its own; whatever goes wrong there becomes `Outcome.error`."""
+    command = [python, str(Path(__file__).resolve()), "--work", json.dumps(asdict(job))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(error=f"took more than {TIMEOUT} s")
+    if done.returncode == 0:
+        return Outcome(**json.loads(report(job).read_text()))
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return Outcome(error=f"killed by {name}" + " (no memory?)" * (name == "SIGKILL"))
+    return Outcome(error=last_line(done.stderr) or f"ended with {done.returncode}")
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+class Judge:
+    """Held-out images and FP32's logits on them."""
+
+    def __init__(self, model: Any, files: list[Path]) -> None:
+        from edge.build import images, verify
+
+        prepared = images.prepare(files, preprocess(model), say)
+        self.pictures: list[np.ndarray] = [tensor for _, tensor in prepared]
+        self.reference = verify.outputs({"fp32": model}, self.pictures)["fp32"]
+
+    def measure(self, path: Path) -> Accuracy:
+        """How near a quantised graph comes. Raises `EdgeError` when onnxruntime cannot run it."""
+        import numpy as np
+
+        from edge.build import graph, verify
+
+        logits = verify.outputs({"int8": graph.load(path)}, self.pictures)["int8"]
+        if not np.isfinite(logits).all():
+            raise ValueError("its logits are not finite")
+        return verify.compare(self.reference, logits, None)
+
+
+def to_row(model: str, job: Job, outcome: Outcome, accuracy: Accuracy | None) -> Row:
+    return Row(
+        model=model,
+        quantiser=job.quantiser,
+        method=job.method,
+        sqnr_db=round(accuracy.sqnr_db, 2) if accuracy else None,
+        agreement=round(accuracy.agreement, 2) if accuracy else None,
+        seconds=None if outcome.seconds is None else round(outcome.seconds, 2),
+        peak_mb=None if outcome.peak_mb is None else round(outcome.peak_mb),
+        error=outcome.error,
+    )
+
+
+def measure(model: str, job: Job, python: str | None, why_none: str, judge: Judge) -> Row:
+    """One row, whatever happens. python: None when the quantiser could not be installed."""
+    say(f"{model}: {job.quantiser}, {job.method}")
+    if python is None:
+        return to_row(model, job, Outcome(error=why_none), None)
+    outcome, accuracy = run_job(job, python), None
+    if outcome.error is None:
+        try:
+            accuracy = judge.measure(Path(job.out))
+        except Exception as error:  # whatever the graph of a foreign tool does to onnxruntime
+            outcome = Outcome(outcome.seconds, outcome.peak_mb, f"cannot be run: {error}")
+    return to_row(model, job, outcome, accuracy)
+
+
+def measure_case(
+    case: Case, chosen: list[tuple[str, str]], peer: Peer, scratch: Path
+) -> tuple[dict[str, int], list[Row]]:
+    """How many images there were, and a row for each quantiser and method, on one model."""
+    import numpy as np
+
+    from edge.build import graph, images
+
+    fp32, prepared = scratch / "fp32.onnx", scratch / "calibration.npy"
+    say(f"{case.name}: FP32 graph")
+    model = fp32_graph(case)
+    graph.save(model, fp32)
+    files = images.find(case.calibration)
+    tensors = images.prepare(files, preprocess(model), say)
+    calibrating = np.stack([tensor for _, tensor in tensors])
+    np.save(prepared, calibrating)
+    judge = Judge(model, images.find(case.heldout))
+    rows = []
+    for quantiser, method in chosen:
+        out = scratch / "int8.onnx"
+        job = Job(quantiser, method, str(fp32), str(case.calibration), str(prepared), str(out))
+        python = peer.python if quantiser == "ModelOpt" else sys.executable
+        rows.append(measure(case.name, job, python, peer.why_none, judge))
+        for old in (out, report(job)):
+            old.unlink(missing_ok=True)
+    facts = {
+        "calibration_images": len(calibrating),
+        "heldout_images": len(judge.reference),
+        # Agreement says little where FP32 itself sees one class in all images.
+        "classes_seen": len(np.unique(judge.reference.argmax(1))),
+    }
+    return facts, rows
+
+
+def fp32_graph(case: Case) -> Any:
+    """The checkpoint's graph, exported and simplified."""
+    from edge.build import export, images, simplify
+    from edge.build.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(str(case.checkpoint))
+    few = images.few(images.find(case.calibration), checkpoint.preprocess, 4, say)
+    exported, _ = export.export(checkpoint, few)
+    return simplify.simplify(exported, few)[0]
+
+
+# The models and their images.
+
+
+def make_case(name: str, scratch: Path) -> Case:
+    if name == "vit-b":
+        return vit_b(scratch)
+    demo, data = ROOT / "scripts/demo-vit", demo_data()
+    checkpoint = demo
+    if name != "demo":
+        checkpoint = scratch / "checkpoint"
+        with_outliers(demo, checkpoint, float(name.removeprefix("x")), data / "heldout")
+    return Case(name, checkpoint, data / "calibration", data / "heldout")
+
+
+def demo_data() -> Path:
+    """The demo's digits, made as `make demo` makes them when they are not there."""
+    from demo_digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
+
+    data = CACHE / "demo"
+    train, held = split()
+    if count(data / "calibration") != CALIBRATION_IMAGES:
+        write_set(data / "calibration", train, photo(TRAIN_PHOTO), 1, CALIBRATION_IMAGES)
+    if count(data / "heldout") != HELD_OUT:
+        write_set(data / "heldout", held, photo(HELD_OUT_PHOTO), seed=2, count=HELD_OUT)
+    return data
+
+
+def count(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*.png"))
+
+
+def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> None:
+    import outliers
+
+    from edge.build import images
+    from edge.build.checkpoint import read_checkpoint
+
+    outliers.inject(source, target, factor)
+    spec = read_checkpoint(str(target)).preprocess
+    pictures = images.few(images.find(folder), spec, FEW, say)
+    difference = outliers.check_preserved(source, target, pictures)
+    say(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
+
+
+def vit_b(scratch: Path) -> Case:
+    """A ViT-B/16 with random weights, and crops of scikit-learn's two photos."""
+    import torch
+    from demo_digits import HELD_OUT_PHOTO, TRAIN_PHOTO
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import ViTImageProcessorPil as Processor
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.manual_seed(0)
+    checkpoint = scratch / "checkpoint"
+    config = ViTConfig(num_labels=1000, initializer_range=SPREAD)
+    ViTForImageClassification(config).save_pretrained(checkpoint)
+    Processor().save_pretrained(checkpoint)
+    write_crops(scratch / "calibration", TRAIN_PHOTO, seed=1)
+    write_crops(scratch / "heldout", HELD_OUT_PHOTO, seed=2)
+    return Case("vit-b", checkpoint, scratch / "calibration", scratch / "heldout")
+
+
+def write_crops(folder: Path, name: str, seed: int) -> None:
+    """Random square crops of one photo."""
+    import numpy as np
+    from demo_digits import photo
+    from PIL import Image
+
+    folder.mkdir()
+    picture = Image.fromarray(photo(name))
+    rng = np.random.default_rng(seed)
+    for number in range(PHOTOS):
+        side = int(rng.integers(96, min(picture.size)))
+        left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
+        crop = picture.crop((left, top, left + side, top + side))
+        crop.resize((PHOTO_SIZE, PHOTO_SIZE)).save(folder / f"{number:02d}.png")
+
+
+# ModelOpt's environment.
+
+
+@dataclass(frozen=True)
+class Peer:
+    """ModelOpt's Python, or why there is none."""
+
+    python: str | None
+    why_none: str = ""
+
+
+def modelopt_environment(folder: Path) -> Peer:
+    """Make ModelOpt's environment, once."""
+    python, marker = folder / "bin/python", folder / ".ready"
+    wanted = "\n".join(MODELOPT)
+    if marker.is_file() and marker.read_text() == wanted:
+        return Peer(str(python))
+    say(f"installing ModelOpt into {folder}: minutes, on first use")
+    shutil.rmtree(folder, ignore_errors=True)  # one that was not finished
+    for command in (
+        ["/usr/bin/python3", "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", *MODELOPT],
+    ):
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            return Peer(None, f"cannot be installed: {error}")
+        except subprocess.CalledProcessError as error:
+            return Peer(None, f"cannot be installed: {last_line(error.stderr or error.stdout)}")
+    marker.write_text(wanted)
+    return Peer(str(python))
+
+
+# What is told.
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def to_table(model: str, rows: list[Row]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{model}: INT8 against FP32, held-out images", title_justify="left")
+    for column in ("quantiser", "method", "SQNR dB", "agrees %", "seconds", "peak MB"):
+        table.add_column(column, justify="left" if column in ("quantiser", "method") else "right")
+    for row in rows:
+        figures = [
+            "-" if value is None else f"{value:.{digits}f}"
+            for value, digits in (
+                (row.sqnr_db, 2),
+                (row.agreement, 2),
+                (row.seconds, 1),
+                (row.peak_mb, 0),
+            )
+        ]
+        table.add_row(row.quantiser, row.method, *figures)
+    failures = [f"{row.quantiser}, {row.method}: {row.error}" for row in rows if row.error]
+    table.caption, table.caption_justify = "\n".join(failures) or None, "left"
+    return table
+
+
+def machine() -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+    return {"cpu": cpu.strip(" \t:"), "cores": len(os.sched_getaffinity(0))}
+
+
+def versions(peer: Peer) -> dict[str, str]:
+    """The versions of what quantised and of what ran the result."""
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
+
+    def ask(python: str, *names: str) -> dict[str, str]:
+        done = subprocess.run([python, "-c", code, *names], capture_output=True, check=True)
+        return dict(json.loads(done.stdout))
+
+    found = {"python": platform.python_version()}
+    found |= ask(sys.executable, "vit-edge", "onnx", "onnxruntime", "numpy", "torch")
+    if peer.python:
+        theirs = ask(peer.python, "nvidia-modelopt", "onnx", "onnxruntime", "torch")
+        found |= {f"ModelOpt's {name}": number for name, number in theirs.items()}
+    return found
+
+
+def our_methods(asked: str | None) -> list[str]:
+    from edge.build.calibrate import METHODS
+
+    methods = asked.split(",") if asked else ["auto"] if "auto" in METHODS else ["mse", "minmax"]
+    if unknown := sorted({*methods} - {*METHODS}):
+        raise SystemExit(f"error: no method {', '.join(unknown)}; choose of: {', '.join(METHODS)}")
+    return methods
+
+
+def combinations(methods: list[str]) -> Iterator[tuple[str, str]]:
+    """(quantiser, method) of every row."""
+    for quantiser, known in (("vit-edge", tuple(methods)), *PEERS):
+        for method in known:
+            yield quantiser, method
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default=",".join(MODELS), help="some of: %(default)s")
+    parser.add_argument("--methods", help="our calibration methods (default: auto)")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--work", help=argparse.SUPPRESS)  # a worker's job
+    arguments = parser.parse_args()
+    if arguments.work:
+        return work(Job(**json.loads(arguments.work)))
+    names = arguments.models.split(",")
+    if unknown := sorted({*names} - {*MODELS}):
+        parser.error(f"no model {', '.join(unknown)}; choose of: {', '.join(MODELS)}")
+    from edge.errors import EdgeError
+
+    try:
+        compare(names, our_methods(arguments.methods), arguments.out)
+    except EdgeError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def compare(names: list[str], methods: list[str], out: Path | None) -> None:
+    from rich.console import Console as Terminal
+
+    from edge.storage import check_target, write_bytes
+
+    if out:
+        check_target(out)
+    peer = modelopt_environment(CACHE / "modelopt-venv")
+    rows: list[Row] = []
+    models: dict[str, dict[str, int]] = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            case = make_case(name, Path(scratch))
+            models[name], found = measure_case(
+                case, list(combinations(methods)), peer, Path(scratch)
+            )
+        Terminal().print(to_table(name, found))
+        rows += found
+    if out:
+        figures = {
+            "machine": machine(),
+            "versions": versions(peer),
+            "models": models,
+            "rows": [asdict(row) for row in rows],
+        }
+        write_bytes(out, f"{json.dumps(figures, indent=1)}\n".encode())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped by Ctrl-C; nothing was written") from None

@@ -1,0 +1,166 @@
+"""The comparison of quantisers: outliers that change nothing, and a row for whatever happens."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import bench_quantizers as bench  # noqa: E402
+import outliers  # noqa: E402
+
+
+def activations(folder, pictures):
+    """What each LayerNorm and each value projection of the blocks puts out, largest per channel."""
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    seen = {}
+
+    def watch(name):
+        def hook(_, __, out):
+            seen[name] = out.abs().amax((0, 1)).numpy()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name.endswith(("layernorm_before", "layernorm_after", "value", "v_proj")):
+            module.register_forward_hook(watch(name))
+    with torch.inference_mode():
+        model(pixel_values=torch.from_numpy(pictures))
+    return seen
+
+
+@pytest.fixture
+def biased(checkpoint, tmp_path):
+    """The tiny checkpoint with biases, which transformers starts at 0."""
+    from safetensors.numpy import load_file, save_file
+
+    path = shutil.copytree(checkpoint, tmp_path / "biased") / "model.safetensors"
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(0, 0.2, value.shape).astype(np.float32) if "bias" in name else value
+        for name, value in load_file(path).items()
+    }
+    save_file(weights, path, {"format": "pt"})
+    return path.parent
+
+
+def test_outliers_are_there_and_change_no_logit(biased, tmp_path):
+    pictures = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
+    outliers.inject(biased, tmp_path / "outliers", 40, 20)
+    assert outliers.check_preserved(biased, tmp_path / "outliers", pictures) < 1e-4
+    before = activations(biased, pictures)
+    after = activations(tmp_path / "outliers", pictures)
+    assert len(before) == 2 * 3  # blocks
+    for name, reach in before.items():
+        factor = 40 if "layernorm" in name else 20
+        grown = np.sort(after[name] / reach)
+        assert grown[:-3] == pytest.approx(1, rel=1e-3)
+        assert grown[-3:] == pytest.approx(factor, rel=1e-3)
+
+
+def test_a_function_that_changed_is_told(checkpoint, tmp_path):
+    """A bias that is not scaled with its weight."""
+    from safetensors.numpy import load_file, save_file
+
+    pictures = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    outliers.inject(checkpoint, tmp_path / "broken", 40)
+    path = tmp_path / "broken/model.safetensors"
+    weights = load_file(path)
+    weights["vit.encoder.layer.0.layernorm_after.bias"] += 0.1
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(AssertionError, match="differs"):
+        outliers.check_preserved(checkpoint, tmp_path / "broken", pictures)
+
+
+@pytest.fixture
+def judge(fp32_graph, pictures):
+    from edge.build import graph, images
+
+    return bench.Judge(graph.load(fp32_graph), images.find(pictures))
+
+
+@pytest.fixture
+def job(fp32_graph, pictures, tmp_path):
+    def make(quantiser, method):
+        prepared, out = tmp_path / "calibration.npy", tmp_path / "int8.onnx"
+        return bench.Job(quantiser, method, str(fp32_graph), str(pictures), str(prepared), str(out))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("quantiser", "method"), [("vit-edge", "minmax"), ("onnxruntime, Linears", "MinMax")]
+)
+def test_a_quantiser_gets_its_figures(job, judge, quantiser, method):
+    row = bench.measure("tiny", job(quantiser, method), sys.executable, "", judge)
+    assert (row.model, row.quantiser, row.method, row.error) == ("tiny", quantiser, method, None)
+    assert 15 < row.sqnr_db < 60
+    assert 50 <= row.agreement <= 100
+    assert row.seconds > 0
+    assert 30 < row.peak_mb < 1000
+
+
+def test_a_quantiser_that_fails_gets_a_row_with_its_last_words(job, judge):
+    row = bench.measure("tiny", job("vit-edge", "guess"), sys.executable, "", judge)
+    assert "guess" in row.error
+    assert (row.sqnr_db, row.agreement, row.seconds, row.peak_mb) == (None,) * 4
+
+
+def test_a_quantiser_that_is_killed_gets_a_row(job, judge, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    row = bench.measure("tiny", job("ModelOpt", "max"), str(python), "", judge)
+    assert "SIGKILL" in row.error
+
+
+def test_a_graph_that_cannot_be_run_keeps_what_it_took(job, judge, monkeypatch):
+    def run_job(job, python):
+        Path(job.out).write_bytes(b"no graph")
+        return bench.Outcome(seconds=1.234, peak_mb=99.6)
+
+    monkeypatch.setattr(bench, "run_job", run_job)
+    row = bench.measure("tiny", job("ModelOpt", "max"), sys.executable, "", judge)
+    assert row.error.startswith("cannot be run")
+    assert (row.seconds, row.peak_mb, row.sqnr_db) == (1.23, 100, None)
+
+
+def test_what_cannot_be_installed_says_why_in_its_row_and_in_the_table(job, judge):
+    row = bench.measure("tiny", job("ModelOpt", "max"), None, "cannot be installed: why", judge)
+    assert row.error == "cannot be installed: why"
+    table = bench.to_table("tiny", [row])
+    assert "ModelOpt, max: cannot be installed: why" in table.caption
+
+
+def test_an_unfinished_environment_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "MODELOPT", (str(tmp_path / "no-such-wheel.whl"),))
+    (tmp_path / "venv").mkdir()
+    peer = bench.modelopt_environment(tmp_path / "venv")
+    assert peer.python is None
+    assert "no-such-wheel" in peer.why_none
+    assert not (tmp_path / "venv/.ready").exists()
+
+
+def test_every_combination_has_a_quantiser():
+    pairs = list(bench.combinations(["mse"]))
+    assert pairs[0] == ("vit-edge", "mse")
+    assert len(pairs) == len(set(pairs)) == 9
+    assert {quantiser for quantiser, _ in pairs} == set(bench.QUANTISERS)
+
+
+def test_an_unknown_method_is_one_line():
+    with pytest.raises(SystemExit, match=r"error: no method guess; choose of: .*minmax"):
+        bench.our_methods("minmax,guess")
+
+
+def test_a_row_is_json():
+    row = bench.to_row("tiny", bench.Job("ModelOpt", "max", *"abcd"), bench.Outcome(2.0, 3.0), None)
+    assert json.loads(json.dumps(bench.asdict(row)))["peak_mb"] == 3
