@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,19 @@ from typer.core import TyperGroup
 from edge import __version__
 from edge.console import Console
 from edge.errors import EdgeError, ImageError
+from edge.options import (
+    Backend,
+    BackendOption,
+    EngineArgument,
+    GraphArgument,
+    ImagesOption,
+    Method,
+    OutOption,
+    Plans,
+    Precision,
+    ThreadsOption,
+    Wanted,
+)
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
@@ -54,44 +66,6 @@ app = typer.Typer(
 )
 
 
-class Precision(str, Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Method(str, Enum):
-    auto = "auto"
-    minmax = "minmax"
-    percentile = "percentile"
-    entropy = "entropy"
-    mse = "mse"
-
-
-class Backend(str, Enum):
-    auto = "auto"
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt-rtx"
-
-
-class Plans(str, Enum):
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt-rtx"
-
-
-EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]
-GraphArgument = Annotated[
-    Path, typer.Argument(metavar="GRAPH", help="an ONNX graph of edge export")
-]
-ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images of your domain")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
-BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of onnxruntime; all by default")
-]
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"vit-edge {__version__}")
@@ -120,7 +94,9 @@ def build(
     heldout: Annotated[
         Path | None, typer.Option(help="folder of images that judge; else every fifth of those")
     ] = None,
-    precision: Annotated[Precision | None, typer.Option(help="default int8")] = None,
+    precision: Annotated[
+        Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
+    ] = None,
     calibration_method: Annotated[
         Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
     ] = None,
@@ -132,6 +108,13 @@ def build(
     min_agreement: Annotated[
         float | None,
         typer.Option(min=0, max=100, help="the gate: percent of top-1 equal to FP32; default 99"),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="the gate: points of top-1 that may be lost"),
+    ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="table of edge calibrate, instead of calibrating")
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="publish unjudged")] = False,
     recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
@@ -149,6 +132,8 @@ def build(
         "name": name,
         "engines": engines,
         "min_agreement": min_agreement,
+        "max_drop": max_drop,
+        "ranges": ranges,
         "gate": False if no_gate else None,
     }
     built = pipeline.build(recipes.load(recipe, given), console)

@@ -17,9 +17,9 @@ from edge.errors import EngineError
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["Accuracy", "Calibration", "File", "Origin", "Passport", "Plan"]
+__all__ = ["Accuracy", "Calibration", "Candidate", "File", "Origin", "Passport", "Plan"]
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "passport.json"
 
 
@@ -75,11 +75,23 @@ class Plan:
     """A compiled plan and the only place where it runs."""
 
     backend: str  # tensorrt or tensorrt-rtx
+    graph: str  # the file that it was compiled from
     version: str  # of TensorRT, exactly
     gpu: str | None  # None: compiled on a machine without one, for any GPU of that backend
     compute_capability: str | None  # such as 8.7
     max_batch: int
-    model_sha256: str  # the model.onnx that it was compiled from
+    model_sha256: str  # of that file
+    ms: float | None = None  # median time of one picture where it was compiled
+    why: str = ""  # this graph and no other candidate's
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision that passed the gate, carried along: only the board knows which is fastest."""
+
+    graph: str  # file, model.onnx for the one that was chosen
+    accuracy: dict[str, Accuracy]  # form -> measured
+    ms: float | None  # median time of one picture with onnxruntime where it was built
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,9 @@ class Passport:
     calibration: Calibration | None
     judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
     accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
+    verdict: str = ""  # which precision, and why
+    kept_fp16: tuple[str, ...] = ()  # Linears that INT8 would have harmed most
+    candidates: dict[str, Candidate] = field(default_factory=dict)  # by precision
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
 
@@ -102,6 +117,11 @@ class Passport:
         """Raises ValueError for what no build writes."""
         if not self.labels or self.max_batch < 1 or "model.onnx" not in self.files:
             raise ValueError("no labels, no batch or no model.onnx")
+        graphs = {candidate.graph for candidate in self.candidates.values()}
+        if self.plan:
+            graphs.add(self.plan.graph)
+        if not graphs <= set(self.files):
+            raise ValueError(f"no file {sorted(graphs - set(self.files))}")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

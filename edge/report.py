@@ -34,12 +34,21 @@ def describe(folder: Path, passport: Passport) -> str:
         lines.append(("calibration", f"{made.images} images, {made.method}"))
     for form, measured in passport.accuracy.items():
         lines.append((f"accuracy {form}", _measured(measured)))
+    if passport.verdict:
+        lines.append(("verdict", passport.verdict))
+    if passport.kept_fp16:
+        lines.append(("Linears in FP16", ", ".join(passport.kept_fp16)))
+    for precision, carried in passport.candidates.items():
+        speed = "" if carried.ms is None else f"; {carried.ms:.1f} ms where it was built"
+        lines.append((f"candidate {precision}", f"{carried.graph}{speed}"))
     lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
     if plan:
         gpu = f"{plan.gpu} ({plan.compute_capability})" if plan.gpu else "any GPU it supports"
         lines.append(
             ("plan", f"{plan.backend} {plan.version}, batch {_batches(plan.max_batch)}, {gpu}")
         )
+        if plan.why:
+            lines.append(("", plan.why))
     else:
         lines.append(("plan", f"none; make one on the board: edge compile {folder}"))
     for name, file in passport.files.items():

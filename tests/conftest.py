@@ -132,7 +132,8 @@ def fp32_graph(checkpoint: Path, pictures: Path) -> Path:
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures: Path) -> Path:
     """A folder with the tiny checkpoint built as `tiny-int8`; copy an engine before changing it."""
-    from edge.build.pipeline import Recipe, build
+    from edge.build.pipeline import build
+    from edge.build.recipes import Recipe
 
     folder = tmp_path_factory.mktemp("engines")
     recipe = Recipe(

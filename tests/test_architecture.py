@@ -27,8 +27,8 @@ FLOORS = [
         "edge.cuda",
         "edge.preprocess.spec",
     },
-    {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console"},
-    {"edge.report", "edge.doctor"},
+    {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
+    {"edge.report", "edge.doctor", "edge.trt"},
     {"edge.build.*", "edge.run.*"},
     {"edge.cli"},
     {"edge.__main__"},
@@ -38,8 +38,11 @@ FLOORS = [
 PACKAGES = {
     "edge.cli": {"typer"},
     "edge.console": {"rich"},
+    "edge.options": {"typer"},
+    "edge.build.cached": {"onnx"},
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
+    "edge.trt": {"numpy"},
     "edge.passport": {"msgspec"},
     "edge.preprocess.spec": {"msgspec"},
     "edge.build.ranges": {"msgspec"},
@@ -58,14 +61,14 @@ PACKAGES = {
     "edge.build.statistics": {"numpy"},
     "edge.build.quantize": {"numpy", "onnx"},
     "edge.build.verify": {"numpy", "onnx"},
-    "edge.build.pipeline": {"numpy", "onnx"},
-    "edge.build.plan": {"onnx"},
+    "edge.build.plan": {"numpy", "onnx"},
+    "edge.build.candidates": {"numpy", "onnx"},
+    "edge.build.judge": {"numpy", "onnx"},
     "edge.build.stages": {"onnx"},
     "edge.build.images": {"numpy"},
     "edge.build.recipes": {"tomli"},
     "edge.run.engine": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
-    "edge.run.tensorrt": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
     "edge.run.sinks": {"numpy", "PIL"},
@@ -186,7 +189,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
 import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.run.tensorrt, edge.report, edge.bench
+import edge.trt, edge.report, edge.bench
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)

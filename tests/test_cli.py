@@ -97,12 +97,30 @@ def test_an_unjudged_engine_is_called_so_by_every_command(
         assert "its accuracy is not judged" in done.stderr
 
 
-def test_the_gate_ends_a_build_and_publishes_nothing(edge_command, pictures, tmp_path):
+def test_the_gate_sends_the_worst_linears_back_to_fp16(edge_command, pictures, tmp_path):
     broken = add_outliers(save_checkpoint(tmp_path / "outliers"))
-    done = edge_command(
-        *("build", broken, "--calibration", pictures, "--engines", tmp_path),
-        *("--calibration-method", "minmax", "--min-agreement", "100", "--name", "c"),
-    )
+    words = ["build", broken, "--calibration", pictures, "--engines", tmp_path, "--name", "c"]
+    done = edge_command(*words, "--calibration-method", "minmax", "--min-agreement", "100")
+    assert done.returncode == 0, done.stderr
+    passport = json.loads((tmp_path / "c/passport.json").read_text())
+    assert 1 <= len(passport["kept_fp16"]) < 8
+    assert passport["accuracy"]["portable"]["agreement"] == 100
+    assert "8 Linears kept FP16" in passport["verdict"]
+    assert passport["verdict"] in edge_command("inspect", tmp_path / "c").stdout
+
+
+def test_the_gate_ends_a_build_and_publishes_nothing(edge_command, checkpoint, pictures, tmp_path):
+    """A range table that makes every Linear useless: no number of them can be kept INT8."""
+    graph, table = tmp_path / "b.onnx", tmp_path / "r.json"
+    edge_command("export", checkpoint, "--images", pictures, "-o", tmp_path / "a.onnx")
+    edge_command("simplify", tmp_path / "a.onnx", "--images", pictures, "-o", graph)
+    edge_command("calibrate", graph, "--images", pictures, "-o", table, "--method", "minmax")
+    data = json.loads(table.read_text())
+    for found in data["ranges"].values():
+        found["amax"] = 1e6
+    table.write_text(json.dumps(data))
+    words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path, "--name", "c"]
+    done = edge_command(*words, "--ranges", table, "--min-agreement", "100")
     fails(done, "the gate is 100 %", "--no-gate")
     assert not (tmp_path / "c").exists()
 

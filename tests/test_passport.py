@@ -23,7 +23,7 @@ def test_survives_its_file(copy):
 def test_the_file_s_keys_are_the_schema(copy):
     """Other programs read this file: a change of its keys is a change of its schema."""
     data = json.loads((copy / "passport.json").read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert list(data) == [
         "schema",
         "name",
@@ -37,6 +37,9 @@ def test_the_file_s_keys_are_the_schema(copy):
         "calibration",
         "judged",
         "accuracy",
+        "verdict",
+        "kept_fp16",
+        "candidates",
         "files",
         "plan",
     ]

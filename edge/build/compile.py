@@ -49,10 +49,11 @@ class Compiled:
     version: str
     gpu: nvidia.Gpu | None
 
-    def plan(self, backend: str, max_batch: int, model_sha256: str) -> Plan:
+    def plan(self, backend: str, graph: str, max_batch: int, model_sha256: str) -> Plan:
         gpu = self.gpu
         return Plan(
             backend=backend,
+            graph=graph,
             version=self.version,
             gpu=gpu.name if gpu else None,
             compute_capability=gpu.compute_capability if gpu else None,

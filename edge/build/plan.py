@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
+from edge import nvidia
+from edge.bench import interleave
 from edge.build import compile as compiling
 from edge.build import graph, quantize
 from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
-from edge.passport import File, Passport
+from edge.passport import File, Passport, Plan
 from edge.storage import alone, write_bytes, writing
+from edge.trt import TensorRT
 
-__all__ = ["add_plan", "compile_engine", "describe", "make_forms"]
+__all__ = ["add_plan", "compile_engine", "describe", "device_form", "make_forms", "time_on_gpu"]
+
+ROUNDS = 50  # of the timing on a GPU
+
+Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that knows it) -> ms
 
 
-def make_forms(model: ModelProto, precision: str, ranges: Ranges | None) -> dict[str, ModelProto]:
+def make_forms(
+    model: ModelProto, precision: str, ranges: Ranges | None, kept: Collection[str] = ()
+) -> dict[str, ModelProto]:
     """The graphs of an engine: `portable` is its model.onnx; `device`, if another, is compiled.
 
     In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16.
+    kept: MatMuls of Linears that are not quantised.
     """
     if precision == "fp32":
         return {"portable": model}
@@ -32,8 +45,13 @@ def make_forms(model: ModelProto, precision: str, ranges: Ranges | None) -> dict
         return {"portable": quantize.to_fp16(model)}
     if ranges is None:
         raise CalibrationError("INT8 needs activation ranges", "run edge calibrate first")
-    portable = quantize.to_int8(model, ranges.ranges)
-    return {"portable": portable, "device": quantize.to_fp16(portable)}
+    portable = quantize.to_int8(model, ranges.ranges, kept)
+    return {"portable": portable, "device": device_form(portable, precision)}
+
+
+def device_form(portable: ModelProto, precision: str) -> ModelProto:
+    """The graph that is compiled for a GPU, from the one that an engine's folder holds."""
+    return quantize.to_fp16(portable) if precision == "int8" else portable
 
 
 def describe(precision: str, model: ModelProto) -> str:
@@ -46,39 +64,80 @@ def describe(precision: str, model: ModelProto) -> str:
 def add_plan(
     folder: Path,
     passport: Passport,
-    forms: dict[str, ModelProto],
+    graphs: Mapping[str, tuple[str, ModelProto]],
     backend: str,
     cache: Path,
     observer: Observer,
+    timer: Timer = lambda *_: None,
 ) -> Passport:
     """Write `folder/model.plan`; returns the passport that knows it.
 
-    cache: folder of TensorRT's timing cache.
+    graphs: precision -> (its file in the passport, what is compiled of it), the preferred one
+    first. With a GPU all are compiled and the fastest stays; without, the first. cache: folder of
+    TensorRT's timing cache. timer: how long a plan takes here, None where that cannot be told.
     """
-    observer.stage(f"compile ({backend})")
-    with writing(folder), tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
-        source = Path(scratch) / "model.onnx"
-        graph.save(forms.get("device", forms["portable"]), source)
-        compiled = compiling.compile_plan(
-            source,
-            backend,
-            input_shape=passport.input_shape,
-            max_batch=passport.max_batch,
-            cache=cache,
-            progress=observer.progress,
-        )
+    best: tuple[float, str, Plan, bytes] | None = None
+    taken: dict[str, float] = {}
     path = folder / "model.plan"
-    write_bytes(path, compiled.data)
-    plan = compiled.plan(backend, passport.max_batch, passport.files["model.onnx"].sha256)
-    observer.done(f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpu or 'any GPU of this backend'}")
+    for precision, (name, model) in graphs.items():
+        observer.stage(f"compile {precision} ({backend})")
+        with writing(folder), tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+            source = Path(scratch) / "model.onnx"
+            graph.save(model, source)
+            compiled = compiling.compile_plan(
+                source,
+                backend,
+                input_shape=passport.input_shape,
+                max_batch=passport.max_batch,
+                cache=cache,
+                progress=observer.progress,
+            )
+        plan = compiled.plan(backend, name, passport.max_batch, passport.files[name].sha256)
+        write_bytes(path, compiled.data)
+        known = passport.with_plan(plan, {"model.plan": File.of(path)})
+        ms = timer(path, known) if len(graphs) > 1 else None
+        speed = f", {ms:.2f} ms" if ms is not None else ""
+        observer.done(
+            f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpu or 'any GPU of this backend'}{speed}"
+        )
+        if ms is None:
+            if best is None:
+                best = (0.0, precision, plan, compiled.data)
+            break  # nothing to compare with: the preferred one it is
+        taken[precision] = ms
+        if best is None or ms < best[0]:
+            best = (ms, precision, plan, compiled.data)
+    assert best is not None
+    _, precision, plan, data = best
+    if taken:
+        others = ", ".join(f"{name.upper()} {ms:.2f} ms" for name, ms in taken.items())
+        why = f"{precision.upper()} is the fastest that passed the gate on {plan.gpu}: {others}"
+        plan = replace(plan, ms=taken[precision], why=why)
+        write_bytes(path, data)
     return passport.with_plan(plan, {"model.plan": File.of(path)})
 
 
-def compile_engine(folder: Path, backend: str | None, observer: Observer) -> Passport:
+def time_on_gpu(plan: Path, passport: Passport) -> float | None:
+    """Median milliseconds of one picture with this plan; None on a machine without a GPU."""
+    if nvidia.gpu() is None or passport.plan is None:
+        return None
+    runner = TensorRT(passport.plan.backend, plan, passport)
+    try:
+        batch = np.random.default_rng(0).standard_normal((1, *passport.input_shape))
+        calls = {"plan": lambda: runner.infer(batch.astype(np.float32))}
+        return statistics.median(interleave(calls, ROUNDS)["plan"])
+    finally:
+        runner.close()
+
+
+def compile_engine(
+    folder: Path, backend: str | None, observer: Observer, timer: Timer | None = None
+) -> Passport:
     """Make the plan of an engine on the machine that will run it; needs no torch.
 
-    backend: None for the best that is installed. Raises `EngineError` for a damaged engine and
-    `CompileError` when nothing here can compile it.
+    backend: None for the best that is installed. An engine that carries candidates gets the plan
+    of the fastest, by `timer` (by default the backend itself, where there is a GPU). Raises
+    `EngineError` for a damaged engine and `CompileError` when nothing here can compile it.
     """
     passport = Passport.read(folder)
     for name in passport.files:
@@ -88,12 +147,16 @@ def compile_engine(folder: Path, backend: str | None, observer: Observer) -> Pas
     backend = backend or found
     if backend is None:
         raise CompileError(why, "on a Jetson: sudo apt install python3-libnvinfer; see edge doctor")
-    portable = graph.load(folder / "model.onnx")
-    forms = {"portable": portable}
-    if passport.precision == "int8":
-        forms["device"] = quantize.to_fp16(portable)
+    files = {passport.precision: "model.onnx"}
+    files |= {name: carried.graph for name, carried in passport.candidates.items()}
+    graphs = {
+        precision: (name, device_form(graph.load(folder / name), precision))
+        for precision, name in files.items()
+    }
     with alone(folder), _scratch(folder) as scratch:
-        compiled = add_plan(scratch, passport, forms, backend, folder, observer)
+        compiled = add_plan(
+            scratch, passport, graphs, backend, folder, observer, timer or time_on_gpu
+        )
         # Without its plan the passport is true at every moment in between.
         passport.with_plan(None, {}).write(folder)
         with writing(folder / "model.plan"):

@@ -1,13 +1,15 @@
-"""Recipes: the settings of a build as a TOML file, `engines/<name>.toml`."""
+"""Recipes: the settings of a build, from the command line or a TOML file `engines/<name>.toml`."""
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edge.build.pipeline import Recipe
+from edge.build.calibrate import METHODS
+from edge.build.export import MAX_BATCH
 from edge.errors import EngineError
 
 if sys.version_info >= (3, 11):
@@ -15,10 +17,56 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load"]
+__all__ = ["PRECISIONS", "Recipe", "load"]
 
-_PATHS = ("calibration", "heldout", "engines")
+PRECISIONS = ("fp32", "fp16", "int8", "auto")
+
+_PATHS = ("calibration", "heldout", "engines", "ranges")
 _REQUIRED = ("checkpoint", "calibration")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build: the arguments of `edge build`, or of a `engines/*.toml`."""
+
+    checkpoint: str
+    calibration: Path  # a folder of images from the user's own domain
+    heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
+    precision: str = "int8"
+    method: str = "auto"
+    max_batch: int = 1
+    name: str | None = None
+    min_agreement: float = 99.0  # the gate, percent of top-1 that must stay
+    max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
+    gate: bool = True
+    ranges: Path | None = None  # a table of edge calibrate, instead of calibrating
+    engines: Path = Path("engines")
+
+    def __post_init__(self) -> None:
+        """Raises `EngineError` for a setting that cannot be."""
+        for key, choices in (("precision", PRECISIONS), ("method", METHODS)):
+            if getattr(self, key) not in choices:
+                raise EngineError(
+                    f"there is no {key} {getattr(self, key)!r}",
+                    f"choose one of: {', '.join(choices)}",
+                )
+        if not 1 <= self.max_batch <= MAX_BATCH:
+            raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
+        if not 0 <= self.min_agreement <= 100:
+            raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise EngineError(f"max_drop is {self.max_drop}", "use points of top-1, 0 to 100")
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, which is its folder's. Raises `EngineError` when it cannot be one."""
+        name = self.name or f"{Path(self.checkpoint).name}-{self.precision}"
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise EngineError(
+                f"{name!r} cannot be the name of an engine",
+                "use letters, digits, '.', '-' and '_': --name my-engine",
+            )
+        return name
 
 
 def load(path: Path | None, given: dict[str, Any]) -> Recipe:
@@ -61,6 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _fits(value: Any, wanted: Any) -> bool:
     """Whether a TOML value can be a Recipe field of the type named `wanted`."""
+    wanted = wanted.removesuffix(" | None")
     if wanted == "bool":
         return isinstance(value, bool)
     if wanted == "int":

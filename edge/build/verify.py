@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -14,7 +15,7 @@ from edge.build import graph
 from edge.errors import CalibrationError, GateError
 from edge.passport import Accuracy
 
-__all__ = ["check_gate", "compare", "outputs"]
+__all__ = ["Gate", "compare", "outputs"]
 
 BATCH = 16
 FEW = 20  # images below which not one may differ beyond the share
@@ -47,32 +48,64 @@ def outputs(
 def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Accuracy:
     """How near `logits` come to `reference`, both float32 [N, classes].
 
-    classes: the right class of each image, where known.
+    classes: the right class of each image, where known. Raises `GateError` for NaN or infinity.
     """
+    if not np.isfinite(logits).all():
+        raise GateError(
+            "the engine's outputs are NaN or infinity on real images", "try --precision fp32"
+        )
     noise = float(((reference.astype(np.float64) - logits) ** 2).sum())
     signal = float((reference.astype(np.float64) ** 2).sum())
     top, top_reference = logits.argmax(1), reference.argmax(1)
     return Accuracy(
         images=len(reference),
         agreement=100 * float((top == top_reference).mean()),
-        sqnr_db=10 * float(np.log10(signal / noise)) if noise else 999.0,
+        sqnr_db=10 * math.log10(max(signal, 1e-300) / noise) if noise else 999.0,
         max_error=float(abs(reference - logits).max()),
         top1=100 * float((top == classes).mean()) if classes else None,
         top1_fp32=100 * float((top_reference == classes).mean()) if classes else None,
     )
 
 
-def check_gate(accuracy: dict[str, Accuracy], min_agreement: float) -> None:
-    """Raises `GateError` when any form of the engine agrees with FP32 on too few images."""
-    for form, measured in accuracy.items():
-        # In a small set one image is worth several percent: the share is rounded up to a whole one.
-        share = measured.images * (100 - min_agreement) / 100
-        allowed = math.ceil(share - 1e-9) if measured.images >= FEW else math.floor(share + 1e-9)
-        differing = round(measured.images * (100 - measured.agreement) / 100)
-        if differing > allowed or not math.isfinite(measured.max_error):
+@dataclass(frozen=True)
+class Gate:
+    """What an engine must reach on images that did not calibrate it."""
+
+    min_agreement: float  # percent of top-1 equal to FP32
+    max_drop: float | None  # points of top-1 that may be lost, where the classes are known
+
+    def __str__(self) -> str:
+        drop = "" if self.max_drop is None else f", at most {self.max_drop:g} points of top-1 lost"
+        return f"{self.min_agreement:g} % agreement{drop}"
+
+    def refuses(self, accuracy: dict[str, Accuracy]) -> str | None:
+        """Why an engine with these forms may not be published; None when it may."""
+        for form, measured in accuracy.items():
+            # In a small set one image is worth several percent: the share is rounded up to a
+            # whole one.
+            share = measured.images * (100 - self.min_agreement) / 100
+            few = measured.images < FEW
+            allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
+            if round(measured.images * (100 - measured.agreement) / 100) > allowed:
+                return (
+                    f"the {form} form agrees with FP32 on {measured.agreement:.2f} % of "
+                    f"{measured.images} images, the gate is {self.min_agreement:g} %"
+                )
+            if self.max_drop is None or measured.top1 is None or measured.top1_fp32 is None:
+                continue
+            drop = measured.top1_fp32 - measured.top1
+            if drop > self.max_drop + 1e-9:
+                return (
+                    f"the {form} form loses {drop:.2f} points of top-1 on {measured.images} "
+                    f"images, {self.max_drop:g} are allowed"
+                )
+        return None
+
+    def check(self, accuracy: dict[str, Accuracy]) -> None:
+        """Raises `GateError` when the engine may not be published."""
+        if why := self.refuses(accuracy):
             raise GateError(
-                f"the {form} form agrees with FP32 on {measured.agreement:.2f} % of "
-                f"{measured.images} images, the gate is {min_agreement:g} %",
+                why,
                 "calibrate and judge with more images of your own domain (--calibration, "
                 "--heldout), try --precision fp16, or publish it unjudged: --no-gate",
             )

@@ -84,11 +84,10 @@ class Engine:
         name, reason = _choose(folder, passport, backend)
         if name == "onnxruntime":
             graph = passport.check_file(folder, "model.onnx")
-            for extra in passport.files:
-                if extra not in ("model.onnx", "model.plan"):
-                    passport.check_file(folder, extra)
+            if "model.onnx.data" in passport.files:
+                passport.check_file(folder, "model.onnx.data")
             return Engine(passport, OnnxRuntime(graph, threads), reason)
-        from edge.run.tensorrt import TensorRT
+        from edge.trt import TensorRT
 
         check_plan(folder, passport, name)
         return Engine(
@@ -178,5 +177,5 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
             f"this machine has {gpu.name} ({gpu.compute_capability})",
             mend,
         )
-    if plan.model_sha256 != passport.files["model.onnx"].sha256:
-        raise EngineError(f"the plan of {folder} was compiled from another model.onnx", mend)
+    if plan.model_sha256 != passport.files[plan.graph].sha256:
+        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", mend)

@@ -60,7 +60,7 @@ def test_tensorrt_takes_every_precision(graphs, tmp_path, name):
     heard = []
     compiled = build(graphs / f"{name}.onnx", tmp_path, progress=lambda *step: heard.append(step))
     assert len(compiled.data) > 10_000
-    plan = compiled.plan("tensorrt-rtx", 4, "ab")
+    plan = compiled.plan("tensorrt-rtx", "model.onnx", 4, "ab")
     assert (plan.version, plan.max_batch) == (nvidia.tensorrt("tensorrt-rtx").__version__, 4)
     assert plan.gpu == (nvidia.gpu() and nvidia.gpu().name)
     assert heard and all(0 < done <= total for _, done, total in heard)

@@ -6,8 +6,16 @@ import pytest
 
 from edge.build import images, pipeline
 from edge.build import verify as verifying
-from edge.build.pipeline import Recipe, build
-from edge.errors import CalibrationError, CheckpointError, EngineError, GateError, StorageError
+from edge.build.pipeline import build
+from edge.build.recipes import Recipe
+from edge.errors import (
+    CalibrationError,
+    CheckpointError,
+    EngineError,
+    GateError,
+    GraphError,
+    StorageError,
+)
 from edge.passport import Passport
 from edge.storage import alone
 from tests.conftest import Recorder
@@ -99,11 +107,10 @@ def test_stages_come_in_order_and_report(recipe, tmp_path):
     observer = Recorder()
     build(dataclasses.replace(recipe, engines=tmp_path), observer)
     names = [name.partition(" ")[0] for name in observer.stages]
-    stages = ["export", "simplify", "calibrate", "quantize", "verify"]
-    assert names[:5] == stages
+    stages = ["export", "simplify", "reference", "calibrate", "sensitivity", "quantize,", "choose"]
+    assert names[:7] == stages
     assert len(observer.texts) == len(observer.stages)
-    assert "32 activations" not in observer.texts[2]
-    assert "8 activations on 32 images" in observer.texts[2]
+    assert "8 activations on 32 images" in observer.texts[3]
     assert ("images", 32, 32) in observer.steps
 
 
@@ -266,3 +273,30 @@ def test_a_missing_checkpoint(recipe):
 def test_a_name_stays_in_the_engines_folder(recipe, name):
     with pytest.raises(EngineError, match="name"):
         build(dataclasses.replace(recipe, name=name or " "), Recorder())
+
+
+def test_auto_carries_every_candidate_that_passed_and_says_why_one_was_chosen(recipe):
+    built = build(dataclasses.replace(recipe, precision="auto", name="auto"), Recorder())
+    passport = built.passport
+    assert set(passport.candidates) == {"fp32", "fp16", "int8"}
+    assert passport.candidates[passport.precision].graph == "model.onnx"
+    assert passport.verdict.startswith(f"{passport.precision.upper()}: ")
+    fastest = min(passport.candidates.values(), key=lambda carried: carried.ms)
+    assert fastest.graph == "model.onnx"
+    for carried in passport.candidates.values():
+        passport.check_file(built.folder, carried.graph)
+    assert Passport.read(built.folder) == passport
+
+
+def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, tmp_path):
+    build(recipe, Recorder())
+    (table,) = (recipe.engines / ".cache").glob("ranges-*.json")
+    copy = tmp_path / "table.json"
+    copy.write_text(table.read_text())
+    observer = Recorder()
+    again = build(dataclasses.replace(recipe, ranges=copy, name="again"), observer)
+    assert f"ranges of {copy}" in observer.texts
+    assert again.passport.accuracy == build(recipe, Recorder()).passport.accuracy
+    copy.write_text(copy.read_text().replace('"layer_norm"', '"other_norm"'))
+    with pytest.raises(GraphError, match="no range for layer_norm"):
+        build(dataclasses.replace(recipe, ranges=copy, name="again"), Recorder())

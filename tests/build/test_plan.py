@@ -8,6 +8,8 @@ import pytest
 
 from edge import nvidia
 from edge.build import plan
+from edge.build.pipeline import build
+from edge.build.recipes import Recipe
 from edge.errors import CompileError, EngineError
 from edge.passport import Passport
 
@@ -33,7 +35,7 @@ def test_makes_the_plan_and_notes_it(copy, recorder):
     passport.check_file(copy, "model.plan")
     assert passport.plan.model_sha256 == passport.files["model.onnx"].sha256
     assert passport.plan.max_batch == 4
-    assert recorder.stages == ["compile (tensorrt-rtx)"]
+    assert recorder.stages == ["compile int8 (tensorrt-rtx)"]
 
 
 @needs_rtx
@@ -76,3 +78,29 @@ def test_a_damaged_engine_is_not_compiled(copy, recorder):
         file.write(b"more")
     with pytest.raises(EngineError, match="is damaged"):
         plan.compile_engine(copy, None, recorder)
+
+
+@needs_rtx
+@pytest.mark.parametrize("fastest", ["fp32", "fp16", "int8"])
+def test_the_board_keeps_the_candidate_that_is_fastest_there(
+    checkpoint, pictures, tmp_path, recorder, fastest
+):
+    recipe = Recipe(
+        str(checkpoint), pictures, precision="auto", name="a", engines=tmp_path, min_agreement=50
+    )
+    folder = build(recipe, recorder).folder
+    clock = {"fp32": 9.0, "fp16": 5.0, "int8": 6.0, fastest: 1.25}
+
+    def timer(path, passport):
+        assert path.is_file()
+        precision = {c.graph: name for name, c in passport.candidates.items()}
+        return clock[precision[passport.plan.graph]]
+
+    plan.compile_engine(folder, None, recorder, timer)
+    passport = Passport.read(folder)
+    assert passport.plan.graph == passport.candidates[fastest].graph
+    assert passport.plan.ms == 1.25
+    assert passport.plan.why.startswith(f"{fastest.upper()} is the fastest that passed the gate")
+    assert "INT8" in passport.plan.why and "FP16" in passport.plan.why
+    assert passport.plan.model_sha256 == passport.files[passport.plan.graph].sha256
+    passport.check_file(folder, "model.plan")

@@ -30,18 +30,26 @@ def test_the_gate_looks_at_every_form():
         verify.compare(REFERENCE, REFERENCE, None),
         verify.compare(REFERENCE, -REFERENCE, None),
     )
-    verify.check_gate({"portable": good}, 100)
+    verify.Gate(100, None).check({"portable": good})
     with pytest.raises(
         GateError, match=r"the device form agrees .* 0\.00 % of 4 images.*--no-gate"
     ):
-        verify.check_gate({"portable": good, "device": bad}, 99)
+        verify.Gate(99, None).check({"portable": good, "device": bad})
 
 
-@pytest.mark.parametrize("gate", [99, 0])
-def test_an_output_of_nan_never_passes(gate):
-    measured = verify.compare(REFERENCE, np.full_like(REFERENCE, np.nan), None)
-    with pytest.raises(GateError):
-        verify.check_gate({"portable": measured}, gate)
+def test_an_output_of_nan_never_passes():
+    with pytest.raises(GateError, match="NaN or infinity"):
+        verify.compare(REFERENCE, np.full_like(REFERENCE, np.nan), None)
+
+
+@pytest.mark.parametrize(("top1", "passes"), [(90.0, True), (89.5, True), (89.4, False)])
+def test_the_gate_looks_at_what_is_lost(top1, passes):
+    measured = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, top1, 90.0)}
+    why = verify.Gate(99, 0.5).refuses(measured)
+    assert (why is None) == passes
+    assert passes or "loses 0.60 points of top-1 on 1000 images, 0.5 are allowed" in why
+    unknown = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, None, None)}
+    assert verify.Gate(99, 0.5).refuses(unknown) is None
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,7 @@ def test_an_output_of_nan_never_passes(gate):
 def test_the_gate_counts_whole_images(images, differing, gate, passes):
     agreement = 100 * (images - differing) / images
     measured = Accuracy(images, agreement, 30.0, 0.1, None, None)
-    if passes:
-        verify.check_gate({"portable": measured}, gate)
-    else:
-        with pytest.raises(GateError):
-            verify.check_gate({"portable": measured}, gate)
+    assert (verify.Gate(gate, None).refuses({"portable": measured}) is None) == passes
 
 
 def test_outputs_are_streamed_in_order(fp32_graph):

@@ -98,7 +98,7 @@ def planned(built_engine, monkeypatch):
     """A passport with a plan for TensorRT 10.3 on an Orin, and a machine that has both."""
     passport = Passport.read(built_engine)
     sha = passport.files["model.onnx"].sha256
-    plan = Plan("tensorrt", "10.3.0", ORIN.name, ORIN.compute_capability, 4, sha)
+    plan = Plan("tensorrt", "model.onnx", "10.3.0", ORIN.name, ORIN.compute_capability, 4, sha)
     monkeypatch.setattr(nvidia, "gpu", lambda: ORIN)
 
     class Bindings:

@@ -22,7 +22,7 @@ def engine_folder(request):
     """A board without torch cannot build one: it takes the demo's, copied from a PC."""
     if importlib.util.find_spec("torch"):
         return request.getfixturevalue("built_engine")
-    demo = Path(__file__).parents[2] / "engines/demo-int8"
+    demo = Path(__file__).parents[1] / "engines/demo-int8"
     if not demo.is_dir():
         pytest.fail(f"copy the folder {demo} from the PC on which make demo ran")
     return demo

@@ -1,0 +1,87 @@
+"""The stages that take long, taken from `engines/.cache` while all they depend on is unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx import ModelProto
+
+from edge.build import export as exporting
+from edge.build import graph, images, sensitivity
+from edge.build.cache import is_kept, keep
+from edge.build.calibrate import from_images
+from edge.build.checkpoint import Checkpoint
+from edge.build.observer import Observer
+from edge.build.ranges import Ranges
+from edge.build.recipes import Recipe
+from edge.build.simplify import simplify
+
+__all__ = ["ranges", "sensitivities", "simplified"]
+
+COMPARED = 4  # images on which graph and checkpoint are compared after export
+
+
+def simplified(
+    checkpoint: Checkpoint, cache: Path, key: str, judging: list[Path], observer: Observer
+) -> ModelProto:
+    """The checkpoint's graph, exported and simplified, or both from the cache."""
+    path = cache / f"simplified-{key}.onnx"
+    if is_kept(path, observer.warn):
+        observer.stage("export, simplify")
+        observer.done("unchanged, from the cache")
+        return graph.load(path)
+    few = images.few(judging, checkpoint.preprocess, COMPARED, observer.warn)
+    observer.stage("export")
+    model, difference = exporting.export(checkpoint, few)
+    nodes = len(model.graph.node)
+    observer.done(f"{nodes} nodes; max difference to the checkpoint {difference:.2g}")
+    observer.stage("simplify")
+    model, difference = simplify(model, few)
+    observer.done(f"{len(model.graph.node)} nodes; max difference {difference:.2g}")
+    keep(graph.save(model, path))
+    return model
+
+
+def ranges(
+    model: ModelProto,
+    path: Path,
+    files: list[Path],
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    observer: Observer,
+) -> Ranges:
+    """The graph's activation ranges on these images, or those of a table or from the cache."""
+    observer.stage("calibrate")
+    if recipe.ranges is not None:
+        observer.done(f"ranges of {recipe.ranges}")
+        return Ranges.read(recipe.ranges)
+    if is_kept(path, observer.warn):
+        observer.done("unchanged, from the cache")
+        return Ranges.read(path)
+    found = from_images(model, files, checkpoint.preprocess, recipe.method, observer)
+    found.write(path)
+    keep([path])
+    observer.done(f"{len(found.ranges)} activations on {found.images} images, {recipe.method}")
+    return found
+
+
+def sensitivities(
+    model: ModelProto,
+    path: Path,
+    found: Ranges,
+    files: list[Path],
+    checkpoint: Checkpoint,
+    observer: Observer,
+) -> dict[str, float]:
+    """What each Linear costs alone, measured or from the cache."""
+    observer.stage("sensitivity")
+    if is_kept(path, observer.warn):
+        observer.done("unchanged, from the cache")
+        return sensitivity.read(path)
+    pictures = images.few(files, checkpoint.preprocess, sensitivity.IMAGES, observer.warn)
+    alone_db = sensitivity.measure(model, found.ranges, list(pictures), observer.progress)
+    sensitivity.write(path, alone_db)
+    keep([path])
+    worst = min(alone_db, key=lambda name: alone_db[name])
+    observer.done(f"{len(alone_db)} Linears alone; the worst is {worst}, {alone_db[worst]:.1f} dB")
+    return alone_db

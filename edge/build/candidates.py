@@ -1,0 +1,154 @@
+"""Which precision to ship: candidates are built, judged, timed, and one is chosen, with reasons."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from onnx import ModelProto
+
+from edge.bench import interleave
+from edge.build import graph
+from edge.build.judge import Judge
+from edge.build.observer import Observer
+from edge.build.plan import make_forms
+from edge.build.ranges import Ranges
+from edge.build.verify import Gate
+from edge.passport import Accuracy
+
+__all__ = ["Candidate", "choose", "make", "make_int8", "timed", "verdict"]
+
+ROUNDS = 10  # of the timing
+MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
+
+Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One precision, built and judged."""
+
+    precision: str
+    forms: dict[str, ModelProto]
+    accuracy: dict[str, Accuracy]
+    refused: str | None  # why the gate refuses it
+    linears: int = 0  # of the transformer, where some are INT8
+    kept: dict[str, float] = field(default_factory=dict)  # Linears kept FP16 -> dB alone
+
+    @property
+    def worst(self) -> Accuracy:
+        """The accuracy of the form that does worse."""
+        return min(self.accuracy.values(), key=lambda measured: measured.sqnr_db)
+
+    @property
+    def note(self) -> str:
+        """What is particular about it."""
+        if not self.linears:
+            return ""
+        kept = f"{len(self.kept)} of {self.linears} Linears kept FP16"
+        return kept if self.kept else f"all {self.linears} Linears INT8"
+
+
+def make(model: ModelProto, precision: str, judge: Judge, gate: Gate) -> Candidate:
+    """The FP32 or FP16 candidate."""
+    forms = make_forms(model, precision, None)
+    accuracy = {"portable": judge.fp32} if precision == "fp32" else judge(forms)
+    return Candidate(precision, forms, accuracy, gate.refuses(accuracy))
+
+
+def make_int8(
+    model: ModelProto,
+    ranges: Ranges,
+    alone: Mapping[str, float],
+    judge: Judge,
+    gate: Gate,
+    observer: Observer,
+) -> Candidate:
+    """The INT8 candidate with the fewest Linears kept FP16 that the gate lets pass.
+
+    alone: SQNR of the logits with each Linear alone in INT8: the lowest goes first. When the gate
+    refuses even `MOST_KEPT`, the candidate is the all-INT8 one, with the reason.
+    """
+    order = sorted(alone, key=lambda name: alone[name])
+    tried: dict[int, Candidate] = {}
+
+    def attempt(count: int) -> Candidate:
+        if count not in tried:
+            kept = order[:count]
+            forms = make_forms(model, "int8", ranges, kept)
+            accuracy = judge(forms)
+            tried[count] = Candidate(
+                "int8",
+                forms,
+                accuracy,
+                gate.refuses(accuracy),
+                len(order),
+                {name: alone[name] for name in kept},
+            )
+            observer.progress("kept FP16", len(tried), len(tried))
+        return tried[count]
+
+    if attempt(0).refused is None:
+        return attempt(0)
+    most = int(len(order) * MOST_KEPT)
+    low, high = 0, 1  # the gate refuses `low`
+    while high < most and attempt(high).refused is not None:
+        low, high = high, 2 * high
+    high = min(high, most)
+    if high <= low or attempt(high).refused is not None:
+        plain = attempt(0)
+        return replace(plain, refused=f"{plain.refused} (nor with {most} Linears kept FP16)")
+    while high - low > 1:
+        middle = (low + high) // 2
+        if attempt(middle).refused is None:
+            high = middle
+        else:
+            low = middle
+    return attempt(high)
+
+
+def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """precision -> median milliseconds of one picture with onnxruntime here, side by side."""
+
+    def call(candidate: Candidate) -> Callable[[], object]:
+        model = candidate.forms["portable"]
+        session = graph.session(model)
+        shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+        batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        return lambda: session.logits(batch)
+
+    taken = interleave({candidate.precision: call(candidate) for candidate in candidates}, ROUNDS)
+    return {precision: statistics.median(times) for precision, times in taken.items()}
+
+
+def choose(candidates: Sequence[Candidate], ms: Mapping[str, float]) -> Candidate:
+    """The fastest that the gate lets pass. FP32 always passes."""
+    passed = [candidate for candidate in candidates if candidate.refused is None]
+    return min(passed, key=lambda candidate: ms[candidate.precision])
+
+
+def verdict(
+    chosen: Candidate, candidates: Sequence[Candidate], ms: Mapping[str, float], backend: str
+) -> str:
+    """Which precision it is, in a sentence with its reasons."""
+    name, parts = chosen.precision.upper(), []
+    if chosen.precision != "fp32" and "fp32" in ms:
+        ratio = ms["fp32"] / ms[chosen.precision]
+        faster = f"{ratio:.2g}x faster" if ratio >= 1 else f"{1 / ratio:.2g}x slower"
+        parts.append(f"{faster} than FP32 with {backend} here")
+    parts.append(f"agreement {chosen.worst.agreement:.2f} %")
+    text = f"{name}: {', '.join(parts)}"
+    if chosen.note:
+        text += f"; {chosen.note}"
+    if chosen.refused:
+        text += f"; the gate refuses it: {chosen.refused}"
+    for other in candidates:
+        if other is chosen:
+            continue
+        if other.refused:
+            text += f"; not {other.precision.upper()}: {other.refused}"
+        elif chosen.precision == "fp32" and other.precision in ms:
+            text += f"; {other.precision.upper()} is {ms[other.precision] / ms['fp32']:.2g}x slower"
+    return text

@@ -1,0 +1,84 @@
+"""Who decides: the held-out images, and what FP32 says of them, asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from edge.build import images, verify
+from edge.build.checkpoint import Checkpoint
+from edge.build.findings import Disagreement
+from edge.build.observer import Observer
+from edge.passport import Accuracy
+from edge.preprocess.cpu import load_image
+
+__all__ = ["Judge"]
+
+SHOWN = 24  # images of which FP32 and the engine say different things
+
+Tensor = npt.NDArray[np.float32]
+
+
+class Judge:
+    """Measures the forms of an engine against the FP32 graph, on the same images every time."""
+
+    def __init__(
+        self, model: ModelProto, files: Sequence[Path], checkpoint: Checkpoint, observer: Observer
+    ):
+        self._files, self._checkpoint, self._observer = files, checkpoint, observer
+        self._readable: list[Path] = []
+        self._reference = self._run({"reference": model}, observer.warn)["reference"]
+        classes = [images.class_of(path, checkpoint.labels) for path in self._readable]
+        known = [label for label in classes if label is not None]
+        self._classes = known if len(known) == len(classes) else None
+        self.fp32 = verify.compare(self._reference, self._reference, self._classes)
+
+    def __call__(self, forms: dict[str, ModelProto]) -> dict[str, Accuracy]:
+        """form -> how near it comes. Raises `GateError` for NaN or infinity."""
+        logits = self._run(forms, lambda _: None)
+        return {
+            form: verify.compare(self._reference, found, self._classes)
+            for form, found in logits.items()
+        }
+
+    def disagreements(self, model: ModelProto) -> list[Disagreement]:
+        """The images of which FP32 and `model` say different things, up to `SHOWN`."""
+        logits = self._run({"engine": model}, lambda _: None)["engine"]
+        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))[:SHOWN]
+        return [
+            Disagreement(
+                image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
+                pixels=load_image(self._readable[at]),
+                fp32=self._says(self._reference[at]),
+                engine=self._says(logits[at]),
+            )
+            for at in differ
+        ]
+
+    def _says(self, logits: Tensor) -> tuple[str, float]:
+        weights = np.exp(logits - logits.max())
+        best = int(logits.argmax())
+        return self._checkpoint.labels[best], float(weights[best] / weights.sum())
+
+    def _run(self, models: dict[str, ModelProto], skipped: object) -> dict[str, Tensor]:
+        readable: list[Path] = []
+        done = 0
+
+        def prepared() -> Iterator[Tensor]:
+            found = images.prepare(self._files, self._checkpoint.preprocess, skipped)  # type: ignore[arg-type]
+            for path, tensor in found:
+                readable.append(path)
+                yield tensor
+
+        def ran(count: int) -> None:
+            nonlocal done
+            done += count
+            self._observer.progress("images", done, len(self._files))
+
+        logits = verify.outputs(models, prepared(), ran)
+        self._readable = readable
+        return logits
