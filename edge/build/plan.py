@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge.build import compile as compiling
-from edge.build import graph, quantize
+from edge.build import fp16, graph, quantize
 from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
@@ -24,16 +24,17 @@ __all__ = ["add_plan", "compile_engine", "describe", "make_forms"]
 def make_forms(model: ModelProto, precision: str, ranges: Ranges | None) -> dict[str, ModelProto]:
     """The graphs of an engine: `portable` is its model.onnx; `device`, if another, is compiled.
 
-    In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16.
+    In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16, but
+    for the nodes that the graph itself says must stay FP32 (`fp16.set_kept`).
     """
     if precision == "fp32":
         return {"portable": model}
     if precision == "fp16":
-        return {"portable": quantize.to_fp16(model)}
+        return {"portable": fp16.to_fp16(model, fp16.kept(model))}
     if ranges is None:
         raise CalibrationError("INT8 needs activation ranges", "run edge calibrate first")
     portable = quantize.to_int8(model, ranges.ranges)
-    return {"portable": portable, "device": quantize.to_fp16(portable)}
+    return {"portable": portable, "device": fp16.to_fp16(portable, fp16.kept(portable))}
 
 
 def describe(precision: str, model: ModelProto) -> str:
@@ -91,7 +92,7 @@ def compile_engine(folder: Path, backend: str | None, observer: Observer) -> Pas
     portable = graph.load(folder / "model.onnx")
     forms = {"portable": portable}
     if passport.precision == "int8":
-        forms["device"] = quantize.to_fp16(portable)
+        forms["device"] = fp16.to_fp16(portable, fp16.kept(portable))
     with alone(folder), _scratch(folder) as scratch:
         compiled = add_plan(scratch, passport, forms, backend, folder, observer)
         # Without its plan the passport is true at every moment in between.
