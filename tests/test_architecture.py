@@ -53,6 +53,7 @@ PACKAGES = {
     "edge.build.simplify": {"numpy", "onnx"},
     "edge.build.calibrate": {"numpy", "onnx"},
     "edge.build.findings": {"numpy"},
+    "edge.build.fp16": {"numpy", "onnx"},
     "edge.build.histogram": {"numpy"},
     "edge.build.migrate": {"numpy", "onnx"},
     "edge.build.search": {"numpy"},

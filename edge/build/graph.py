@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edge.errors import GraphError, StorageError
 from edge.session import Session
 from edge.storage import atomic, writing
 
-__all__ = ["Index", "check_operators", "load", "metadata", "save", "session", "set_metadata"]
+__all__ = [
+    "Index",
+    "check_operators",
+    "floats",
+    "load",
+    "metadata",
+    "save",
+    "session",
+    "set_metadata",
+]
 
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
 METADATA = "vit_edge"
@@ -109,6 +118,28 @@ def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
     model.metadata_props.extend(kept)
     item = model.metadata_props.add()
     item.key, item.value = METADATA, json.dumps(data)
+
+
+def floats(model: ModelProto) -> set[str]:
+    """The names of a graph's float32 tensors: its inputs, its weights, and what its nodes make."""
+    # Types need no numbers: without its weights a graph beyond 2 GB can be inferred, too.
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    given = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT64:  # the shapes that others depend on
+            bare.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in given:
+            bare.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    inferred = onnx.shape_inference.infer_shapes(bare).graph
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
 
 
 class Index:

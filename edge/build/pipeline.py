@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -141,7 +142,10 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         else:
             preferred = sorted(carried or [chosen], key=lambda c: c is not chosen)
             graphs = {
-                c.precision: (known_as[c.precision], c.forms.get("device", c.forms["portable"]))
+                c.precision: (
+                    known_as[c.precision],
+                    partial(c.forms.get, "device", c.forms["portable"]),
+                )
                 for c in preferred
             }
             passport = add_plan(scratch, passport, graphs, backend, cache, observer, time_on_gpu)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import ModelProto
 from edge import nvidia
 from edge.bench import interleave
 from edge.build import compile as compiling
-from edge.build import graph, quantize
+from edge.build import fp16, graph, quantize
 from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
@@ -32,26 +33,27 @@ Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that kn
 
 
 def make_forms(
-    model: ModelProto, precision: str, ranges: Ranges | None, kept: Collection[str] = ()
+    model: ModelProto, precision: str, ranges: Ranges | None, not_quantised: Collection[str] = ()
 ) -> dict[str, ModelProto]:
     """The graphs of an engine: `portable` is its model.onnx; `device`, if another, is compiled.
 
-    In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16.
-    kept: MatMuls of Linears that are not quantised.
+    In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16, but
+    for the nodes that the graph itself says must stay FP32 (`fp16.set_kept`). not_quantised:
+    MatMuls of Linears that stay as they are.
     """
     if precision == "fp32":
         return {"portable": model}
     if precision == "fp16":
-        return {"portable": quantize.to_fp16(model)}
+        return {"portable": fp16.to_fp16(model, fp16.kept(model))}
     if ranges is None:
         raise CalibrationError("INT8 needs activation ranges", "run edge calibrate first")
-    portable = quantize.to_int8(model, ranges.ranges, kept)
+    portable = quantize.to_int8(model, ranges.ranges, not_quantised)
     return {"portable": portable, "device": device_form(portable, precision)}
 
 
 def device_form(portable: ModelProto, precision: str) -> ModelProto:
     """The graph that is compiled for a GPU, from the one that an engine's folder holds."""
-    return quantize.to_fp16(portable) if precision == "int8" else portable
+    return fp16.to_fp16(portable, fp16.kept(portable)) if precision == "int8" else portable
 
 
 def describe(precision: str, model: ModelProto) -> str:
@@ -64,7 +66,7 @@ def describe(precision: str, model: ModelProto) -> str:
 def add_plan(
     folder: Path,
     passport: Passport,
-    graphs: Mapping[str, tuple[str, ModelProto]],
+    graphs: Mapping[str, tuple[str, Callable[[], ModelProto]]],
     backend: str,
     cache: Path,
     observer: Observer,
@@ -72,18 +74,18 @@ def add_plan(
 ) -> Passport:
     """Write `folder/model.plan`; returns the passport that knows it.
 
-    graphs: precision -> (its file in the passport, what is compiled of it), the preferred one
-    first. With a GPU all are compiled and the fastest stays; without, the first. cache: folder of
+    graphs: precision -> (its file in the passport, what gives the graph that is compiled of it,
+    since a board cannot hold all at once), the preferred one first. With a GPU all are compiled and the fastest stays; without, the first. cache: folder of
     TensorRT's timing cache. timer: how long a plan takes here, None where that cannot be told.
     """
     best: tuple[float, str, Plan, bytes] | None = None
     taken: dict[str, float] = {}
     path = folder / "model.plan"
-    for precision, (name, model) in graphs.items():
+    for precision, (name, load) in graphs.items():
         observer.stage(f"compile {precision} ({backend})")
         with writing(folder), tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
             source = Path(scratch) / "model.onnx"
-            graph.save(model, source)
+            graph.save(load(), source)
             compiled = compiling.compile_plan(
                 source,
                 backend,
@@ -149,10 +151,11 @@ def compile_engine(
         raise CompileError(why, "on a Jetson: sudo apt install python3-libnvinfer; see edge doctor")
     files = {passport.precision: "model.onnx"}
     files |= {name: carried.graph for name, carried in passport.candidates.items()}
-    graphs = {
-        precision: (name, device_form(graph.load(folder / name), precision))
-        for precision, name in files.items()
-    }
+
+    def load(precision: str) -> ModelProto:
+        return device_form(graph.load(folder / files[precision]), precision)
+
+    graphs = {precision: (name, partial(load, precision)) for precision, name in files.items()}
     with alone(folder), _scratch(folder) as scratch:
         compiled = add_plan(
             scratch, passport, graphs, backend, folder, observer, timer or time_on_gpu

@@ -1,8 +1,9 @@
-"""Graph + ranges -> Q/DQ graph, and FP32 graph -> FP16 graph: pure graph surgery.
+"""Graph + ranges -> Q/DQ graph: pure graph surgery.
 
 Precision lives in the graph, since TensorRT 11 builds nothing else: Q/DQ pairs with calibrated
-scales, and FP16 types. Where they stand decides what they cost (reference: NVIDIA's "Working with
-quantized types"; onnxsim PR 1742 measured 85 % -> 5 % top-1 for a Q/DQ on the residual adds):
+scales here, FP16 types in `fp16`. Where the pairs stand decides what they cost (reference:
+NVIDIA's "Working with quantized types"; onnxsim PR 1742 measured 85 % -> 5 % top-1 for a Q/DQ on
+the residual adds):
 
 * on the activation and the weight of the transformer's Linears, and nowhere else;
 * one shared pair on a LayerNorm output that feeds q, k and v; after GELU, right before fc2;
@@ -25,10 +26,7 @@ from edge.build.search import quantized_weight, steps
 from edge.build.sites import Linear, linears
 from edge.errors import GraphError
 
-__all__ = ["Quantized", "check_placement", "quantized", "to_fp16", "to_int8"]
-
-# Sums over many squares or exponentials: computed in FP32 inside an FP16 graph.
-FP32_OPERATORS = ("LayerNormalization", "Softmax")
+__all__ = ["Quantized", "check_placement", "quantized", "to_int8"]
 
 
 @dataclass(frozen=True)
@@ -181,93 +179,6 @@ def check_placement(model: ModelProto) -> int:
             raise GraphError(f"{node.name} has a weight that is not per output channel", mend)
         count += 1
     return count
-
-
-def to_fp16(model: ModelProto) -> ModelProto:
-    """Compute in FP16; inputs and outputs stay FP32, and so do LayerNorm and Softmax inside.
-
-    The same for an FP32 graph and for the FP32 rest of a Q/DQ graph. Raises `GraphError` for a
-    weight that FP16 cannot hold.
-    """
-    result = ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    kept: set[str] = set()  # weights that FP32 operators read
-    halved: set[str] = set()
-    for node in graph.node:
-        (kept if node.op_type in FP32_OPERATORS else halved).update(node.input)
-    for tensor in list(graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or tensor.name not in halved:
-            continue
-        half = _half(tensor)
-        if tensor.name in kept:  # read by both: a copy for each
-            copy = graph.initializer.add()
-            copy.CopyFrom(tensor)
-            copy.name = f"{tensor.name}_fp32"
-            _rename_inputs(graph.node, tensor.name, copy.name, FP32_OPERATORS)
-        tensor.CopyFrom(half)
-    floats = {value.name for value in graph.input if _is_float(value)}
-    outputs = {value.name for value in graph.output if _is_float(value)}
-    nodes = [_cast(name, f"{name}_fp16", TensorProto.FLOAT16) for name in sorted(floats)]
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name in floats:
-                node.input[position] = f"{name}_fp16"
-        for attribute in node.attribute:
-            if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
-                attribute.t.CopyFrom(_half(attribute.t))
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-        if node.op_type in FP32_OPERATORS:
-            data, out = node.input[0], node.output[0]
-            node.input[0], node.output[0] = f"{node.name}_in_fp32", f"{node.name}_out_fp32"
-            nodes += [
-                _cast(data, node.input[0], TensorProto.FLOAT),
-                node,
-                _cast(node.output[0], out, TensorProto.FLOAT16),
-            ]
-        else:
-            nodes.append(node)
-    for name in sorted(outputs):
-        for node in nodes:
-            for position, out in enumerate(node.output):
-                if out == name:
-                    node.output[position] = f"{name}_fp16"
-            for position, read in enumerate(node.input):
-                if read == name:
-                    node.input[position] = f"{name}_fp16"
-        nodes.append(_cast(f"{name}_fp16", name, TensorProto.FLOAT))
-    del graph.value_info[:]
-    _replace_nodes(result, nodes)
-    return result
-
-
-def _half(tensor: TensorProto) -> TensorProto:
-    values: npt.NDArray[np.float32] = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise GraphError(
-            f"the weight {tensor.name} goes up to {abs(values).max():.3g}, FP16 holds 65504",
-            "build it in fp32 or int8: --precision fp32",
-        )
-    return numpy_helper.from_array(half, tensor.name)
-
-
-def _cast(source: str, target: str, to: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [target], f"{target}_cast", to=to)
-
-
-def _is_float(value: object) -> bool:
-    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)  # type: ignore[attr-defined]
-
-
-def _rename_inputs(nodes: object, old: str, new: str, operators: tuple[str, ...]) -> None:
-    for node in nodes:  # type: ignore[attr-defined]
-        if node.op_type in operators:
-            for position, name in enumerate(node.input):
-                if name == old:
-                    node.input[position] = new
 
 
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:

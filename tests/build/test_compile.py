@@ -11,7 +11,7 @@ import pytest
 
 from edge import nvidia
 from edge.build import compile as compiling
-from edge.build import graph, quantize
+from edge.build import fp16, graph, quantize
 from edge.build.ranges import Range
 from edge.build.sites import sites
 from edge.errors import CompileError
@@ -44,18 +44,23 @@ def graphs(fp32_graph, tmp_path_factory):
         for site in sites(fp32)
     }
     int8 = quantize.to_int8(fp32, ranges)
+    # Two Linears, one of them with its GELU, and the residual stream from one Add on.
+    kept = [site.linears[0].node.name for site in sites(fp32)[2:4]]
+    kept += [node.name for node in fp32.graph.node if node.op_type in ("Add", "Gelu")][1:]
     made = {
         "fp32": fp32,
-        "fp16": quantize.to_fp16(fp32),
+        "fp16": fp16.to_fp16(fp32),
         "int8": int8,
-        "int8-fp16": quantize.to_fp16(int8),
+        "int8-fp16": fp16.to_fp16(int8),
+        "fp16-kept": fp16.to_fp16(fp32, kept),
+        "int8-kept": fp16.to_fp16(int8, kept),
     }
     for name, model in made.items():
         graph.save(model, folder / f"{name}.onnx")
     return folder
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int8-fp16"])
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int8-fp16", "fp16-kept", "int8-kept"])
 def test_tensorrt_takes_every_precision(graphs, tmp_path, name):
     heard = []
     compiled = build(graphs / f"{name}.onnx", tmp_path, progress=lambda *step: heard.append(step))

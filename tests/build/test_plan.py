@@ -4,10 +4,11 @@ import shutil
 import subprocess
 import sys
 
+import onnx
 import pytest
 
 from edge import nvidia
-from edge.build import plan
+from edge.build import fp16, graph, plan
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe
 from edge.errors import CompileError, EngineError
@@ -51,6 +52,28 @@ compile_engine(Path({str(copy)!r}), None, Console())
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert Passport.read(copy).plan is not None
+
+
+def test_casts_but_for_the_nodes_that_the_graph_names(copy, recorder, monkeypatch):
+    """A board has no images to find them with."""
+    portable = graph.load(copy / "model.onnx")
+    add = [node.name for node in portable.graph.node if node.op_type == "Add"][-1]
+    fp16.set_kept(portable, {add: "for this test"})
+    monkeypatch.setattr(plan.graph, "load", lambda _: portable)
+    compiled = []
+
+    def take(source, *_, **__):
+        compiled.append(onnx.load(source))
+        raise CompileError("enough", "seen")
+
+    monkeypatch.setattr(plan.compiling, "compile_plan", take)
+    monkeypatch.setattr(plan.compiling, "available", lambda: ("tensorrt", "test"))
+    with pytest.raises(CompileError, match="enough"):
+        plan.compile_engine(copy, None, recorder)
+    node = next(node for node in compiled[0].graph.node if node.name == add)
+    inferred = onnx.shape_inference.infer_shapes(compiled[0]).graph.value_info
+    kind = {value.name: value.type.tensor_type.elem_type for value in inferred}
+    assert kind[node.output[0]] == onnx.TensorProto.FLOAT
 
 
 def test_a_failed_compile_leaves_the_engine_as_it_was(copy, recorder, monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edge.build import graph, quantize
 from edge.build.ranges import Range
@@ -32,14 +32,6 @@ def pictures(count=4):
 
 def sqnr(reference, output):
     return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())
-
-
-def types(model):
-    """The element type of every tensor, as ONNX infers it."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    values = [*inferred.value_info, *inferred.input, *inferred.output]
-    found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return found | {tensor.name: tensor.data_type for tensor in inferred.initializer}
 
 
 def test_finds_the_linears_of_the_blocks_and_no_others(fp32):
@@ -106,51 +98,6 @@ def test_ranges_of_another_graph_are_named(fp32, ranges):
     for bad in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="range of"):
             Range(bad, "minmax", 1.0)
-
-
-def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
-    model = quantize.to_fp16(
-        quantize.to_int8(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0)))
-    )
-    index = graph.Index(model)
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            assert (index.array(node.input[1]) >= np.finfo(np.float16).smallest_normal).all()
-
-
-@pytest.mark.parametrize("quantised", [False, True])
-def test_fp16_computes_in_fp16_but_for_layernorm_and_softmax(fp32, int8, quantised):
-    model = quantize.to_fp16(int8 if quantised else fp32)
-    onnx.checker.check_model(model, full_check=True)
-    kind = types(model)
-    assert kind["pixel_values"] == kind["logits"] == TensorProto.FLOAT
-    for node in model.graph.node:
-        if node.op_type in ("LayerNormalization", "Softmax"):
-            assert {kind[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT}
-        elif node.op_type in ("MatMul", "Gemm", "Gelu", "Conv", "Add", "Mul"):
-            assert {kind[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
-        elif node.op_type == "QuantizeLinear":
-            assert kind[node.input[0]] == kind[node.input[1]] == TensorProto.FLOAT16
-
-
-def test_fp16_stays_near_fp32(fp32):
-    x = pictures()
-    half = graph.session(quantize.to_fp16(fp32)).logits(x)
-    assert half.dtype == np.float32
-    assert sqnr(graph.session(fp32).logits(x), half) > 50
-
-
-def test_a_weight_that_fp16_cannot_hold_is_named(fp32):
-    model = onnx.ModelProto()
-    model.CopyFrom(fp32)
-    for tensor in model.graph.initializer:
-        if tensor.name == linears(fp32)[0].weight:
-            large = numpy_helper.to_array(tensor) * np.float32(1e6)
-            tensor.CopyFrom(numpy_helper.from_array(large, tensor.name))
-            with pytest.raises(GraphError, match=tensor.name):
-                quantize.to_fp16(model)
-            return
-    pytest.fail("the weight was not found")
 
 
 def qdq_on_a_residual(int8):
