@@ -101,6 +101,8 @@ _EXTRAS = {
     "huggingface_hub": "build",
     "safetensors": "build",
     "onnxsim": "build",
+    "jinja2": "build",
+    "matplotlib": "build",
     "onnx": "device",
     "onnxruntime": "device",
     "cv2": "demo",
