@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from onnx import ModelProto
 
 from edge.build import export as exporting
-from edge.build import graph, images, sensitivity
+from edge.build import fp16, graph, images, sensitivity
 from edge.build.cache import is_kept, keep
 from edge.build.calibrate import from_images
 from edge.build.checkpoint import Checkpoint
@@ -15,9 +16,11 @@ from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
+from edge.storage import write_bytes
 
-__all__ = ["ranges", "sensitivities", "simplified"]
+__all__ = ["fp16_risks", "ranges", "sensitivities", "simplified"]
 
+PROBED = 16  # images on which FP16's range is looked at
 COMPARED = 4  # images on which graph and checkpoint are compared after export
 
 
@@ -85,3 +88,21 @@ def sensitivities(
     worst = min(alone_db, key=lambda name: alone_db[name])
     observer.done(f"{len(alone_db)} Linears alone; the worst is {worst}, {alone_db[worst]:.1f} dB")
     return alone_db
+
+
+def fp16_risks(
+    model: ModelProto, path: Path, files: list[Path], checkpoint: Checkpoint, observer: Observer
+) -> dict[str, str]:
+    """The nodes that FP16 cannot hold on real images, and why; measured or from the cache."""
+    observer.stage("FP16 range")
+    if is_kept(path, observer.warn):
+        observer.done("unchanged, from the cache")
+        return dict(json.loads(path.read_text()))
+    few = images.few(files, checkpoint.preprocess, PROBED, observer.warn)
+    peaks = fp16.peaks(model, iter(few), lambda ran: observer.progress("images", ran, len(few)))
+    found = fp16.risks(model, peaks)
+    write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
+    keep([path])
+    largest = max(peaks, key=lambda name: peaks[name])
+    observer.done(f"{len(found)} nodes stay FP32; {largest} reaches {peaks[largest]:.4g}")
+    return found

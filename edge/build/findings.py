@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
-from edge.passport import Accuracy
+from edge.build.ranges import Ranges
+from edge.build.sites import linears, roles
+from edge.passport import Accuracy, Passport
 
-__all__ = ["Candidate", "Disagreement", "Findings", "LinearFinding"]
+__all__ = ["Candidate", "Disagreement", "Findings", "LinearFinding", "findings"]
+
+
+class Judged(Protocol):
+    """A candidate as `edge.build.candidates` makes it."""
+
+    @property
+    def precision(self) -> str: ...
+    @property
+    def forms(self) -> dict[str, ModelProto]: ...
+    @property
+    def refused(self) -> str | None: ...
+    @property
+    def kept(self) -> dict[str, float]: ...
+    @property
+    def worst(self) -> Accuracy: ...
+    @property
+    def note(self) -> str: ...
+
+
+class Judge(Protocol):
+    """Who judged, as `edge.build.judge` is."""
+
+    fp32: Accuracy
+
+    def disagreements(self, model: ModelProto) -> list[Disagreement]: ...
 
 
 @dataclass(frozen=True)
@@ -63,3 +93,75 @@ class Findings:
     linears: list[LinearFinding] = field(default_factory=list)
     fp32_nodes: dict[str, str] = field(default_factory=dict)  # kept FP32 in FP16 -> why
     disagreements: list[Disagreement] = field(default_factory=list)
+
+
+def findings(
+    passport: Passport,
+    model: ModelProto,
+    judged: Sequence[Judged],
+    chosen: Judged,
+    ms: Mapping[str, float],
+    ranges: Ranges | None,
+    alone_db: Mapping[str, float],
+    risks: Mapping[str, str],
+    gate: str,
+    judge: Judge,
+) -> Findings:
+    """All that a build found, for its report. model: the FP32 graph; ms: precision -> ms."""
+    return Findings(
+        name=passport.name,
+        checkpoint=passport.checkpoint.name,
+        architecture=passport.checkpoint.architecture,
+        precision=passport.precision,
+        verdict=passport.verdict,
+        backend="onnxruntime",
+        images=judge.fp32.images,
+        gate=gate,
+        candidates=[
+            Candidate(
+                one.precision,
+                one.worst,
+                sum(tensor.ByteSize() for tensor in one.forms["portable"].graph.initializer) / 1e6,
+                ms.get(one.precision),
+                one.refused is None,
+                one.refused or one.note,
+            )
+            for one in judged
+        ],
+        linears=_linears(model, judged, ranges, alone_db),
+        fp32_nodes=dict(risks),
+        disagreements=judge.disagreements(chosen.forms["portable"]),
+    )
+
+
+def _linears(
+    model: ModelProto,
+    judged: Sequence[Judged],
+    ranges: Ranges | None,
+    alone_db: Mapping[str, float],
+) -> list[LinearFinding]:
+    if ranges is None:
+        return []
+    kept = {name for one in judged for name in one.kept}
+    called, found = roles(model), []
+    for linear in linears(model):
+        name, known = linear.node.name, ranges.ranges[linear.activation]
+        why = (
+            "the gate: it harms the logits most"
+            if name in kept
+            else "the gate passes with it in INT8"
+        )
+        found.append(
+            LinearFinding(
+                name=called[name],
+                precision="FP16" if name in kept else "INT8",
+                why=why,
+                alone_db=alone_db.get(name),
+                output_db=known.sqnr_db,
+                before=known.before,
+                after=known.amax,
+                strength=known.strength,
+                method=known.method,
+            )
+        )
+    return found

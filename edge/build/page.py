@@ -19,10 +19,16 @@ from edge.build.findings import Candidate, Disagreement, Findings
 from edge.errors import printable, require
 from edge.storage import write_bytes
 
-__all__ = ["write"]
+__all__ = ["check", "write"]
 
 SHOWN = 24  # disagreements; the page says how many more there are
 THUMBNAIL = 160  # pixels of the longer side
+
+
+def check() -> None:
+    """See that the packages are here that `write` needs. Raises `MissingPackage`."""
+    require("jinja2")
+    require("matplotlib.figure")
 
 
 def write(findings: Findings, path: Path) -> None:

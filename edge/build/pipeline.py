@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge import __version__
-from edge.build import cached, candidates, graph, images, verify
+from edge.build import cached, candidates, fp16, graph, images, page, verify
 from edge.build import compile as compiling
 from edge.build.checkpoint import read_checkpoint
+from edge.build.findings import findings
 from edge.build.judge import Judge
 from edge.build.observer import Observer
 from edge.build.plan import add_plan, time_on_gpu
@@ -30,7 +31,7 @@ from edge.storage import alone, digest, make_folder
 
 __all__ = ["Built", "build"]
 
-CACHE_SCHEMA = 2
+CACHE_SCHEMA = 3
 ENOUGH = 100  # images for the gate to mean a percent
 
 
@@ -50,6 +51,7 @@ def build(recipe: Recipe, observer: Observer) -> Built:
 
 
 def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Built:
+    page.check()  # before the work, not after it
     recover(folder)
     if folder.exists() and not (folder / "passport.json").is_file():
         raise EngineError(
@@ -73,6 +75,11 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
 
     model = cached.simplified(checkpoint, cache, checkpoint_key, judging, observer)
     gate = verify.Gate(recipe.min_agreement, recipe.max_drop)
+    risks = {}
+    if recipe.precision != "fp32":
+        path = cache / f"fp16-{_key('fp16', checkpoint_key, set_sha256)}.json"
+        risks = cached.fp16_risks(model, path, calibrating, checkpoint, observer)
+        fp16.set_kept(model, risks)
     observer.stage("reference")
     judge = Judge(model, judging, checkpoint, observer)
     observer.done(f"FP32 on {judge.fp32.images} held-out images")
@@ -150,6 +157,12 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             }
             passport = add_plan(scratch, passport, graphs, backend, cache, observer, time_on_gpu)
         passport.write(scratch)
+        observer.stage("report")
+        found = findings(
+            passport, model, judged, chosen, ms, ranges, alone_db, risks, str(gate), judge
+        )
+        page.write(found, scratch / "report.html")
+        observer.done(f"{folder / 'report.html'}")
     return Built(folder, passport, fresh=True)
 
 

@@ -75,8 +75,9 @@ def add_plan(
     """Write `folder/model.plan`; returns the passport that knows it.
 
     graphs: precision -> (its file in the passport, what gives the graph that is compiled of it,
-    since a board cannot hold all at once), the preferred one first. With a GPU all are compiled and the fastest stays; without, the first. cache: folder of
-    TensorRT's timing cache. timer: how long a plan takes here, None where that cannot be told.
+    since a board cannot hold all at once), the preferred one first. With a GPU all are compiled and
+    the fastest stays; without, the first. cache: folder of TensorRT's timing cache. timer: how long
+    a plan takes here, None where that cannot be told.
     """
     best: tuple[float, str, Plan, bytes] | None = None
     taken: dict[str, float] = {}

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto
 from edge.build.graph import Index
 from edge.errors import GraphError
 
-__all__ = ["Bias", "Linear", "Site", "Values", "biases", "linears", "sites"]
+__all__ = ["Bias", "Linear", "Site", "Values", "biases", "linears", "roles", "sites"]
 
 _MOVES = ("Reshape", "Transpose")  # what moves numbers about and changes none
 
@@ -109,6 +109,25 @@ def sites(model: ModelProto) -> list[Site]:
             norm = maker if maker is not None and maker.op_type == "LayerNormalization" else None
             values = _values(index, activation) if norm is None else None
         found.append(Site(activation, tuple(group), norm, values))
+    return found
+
+
+def roles(model: ModelProto) -> dict[str, str]:
+    """What people call each Linear: its MatMul's name -> such as "3/fc1", blocks from 0."""
+    found: dict[str, str] = {}
+    everywhere = sites(model)
+    block = -1
+    for at, site in enumerate(everywhere):
+        following = everywhere[at + 1] if at + 1 < len(everywhere) else None
+        if site.norm is not None and following is not None and following.values is not None:
+            block, role = block + 1, "qkv"
+        elif site.values is not None:
+            role = "proj"
+        else:
+            role = "fc1" if site.norm is not None else "fc2"
+        for number, linear in enumerate(site.linears):
+            which = f"{role}.{number}" if len(site.linears) > 1 else role
+            found[linear.node.name] = f"{max(block, 0)}/{which}"
     return found
 
 

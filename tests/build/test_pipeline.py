@@ -44,7 +44,9 @@ def test_an_engine_is_whole_and_its_passport_says_what_it_is(built):
     for name in passport.files:
         passport.check_file(built.folder, name)
     names = {path.name for path in built.folder.iterdir()}
-    assert names == {"passport.json", *passport.files}
+    assert names == {"passport.json", "report.html", *passport.files}
+    report = (built.folder / "report.html").read_text()
+    assert passport.name in report and passport.verdict.partition(":")[0] in report
 
 
 def test_every_form_that_can_run_is_judged_on_images_it_was_not_calibrated_with(built):
@@ -107,10 +109,20 @@ def test_stages_come_in_order_and_report(recipe, tmp_path):
     observer = Recorder()
     build(dataclasses.replace(recipe, engines=tmp_path), observer)
     names = [name.partition(" ")[0] for name in observer.stages]
-    stages = ["export", "simplify", "reference", "calibrate", "sensitivity", "quantize,", "choose"]
-    assert names[:7] == stages
+    stages = [
+        "export",
+        "simplify",
+        "FP16",
+        "reference",
+        "calibrate",
+        "sensitivity",
+        "quantize,",
+        "choose",
+    ]
+    assert names[:8] == stages
+    assert names[-1] == "report"
     assert len(observer.texts) == len(observer.stages)
-    assert "8 activations on 32 images" in observer.texts[3]
+    assert "8 activations on 32 images" in observer.texts[4]
     assert ("images", 32, 32) in observer.steps
 
 
@@ -289,14 +301,15 @@ def test_auto_carries_every_candidate_that_passed_and_says_why_one_was_chosen(re
 
 
 def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, tmp_path):
-    build(recipe, Recorder())
-    (table,) = (recipe.engines / ".cache").glob("ranges-*.json")
+    first = dataclasses.replace(recipe, engines=tmp_path)
+    expected = build(first, Recorder()).passport.accuracy
+    (table,) = (tmp_path / ".cache").glob("ranges-*.json")
     copy = tmp_path / "table.json"
     copy.write_text(table.read_text())
     observer = Recorder()
     again = build(dataclasses.replace(recipe, ranges=copy, name="again"), observer)
     assert f"ranges of {copy}" in observer.texts
-    assert again.passport.accuracy == build(recipe, Recorder()).passport.accuracy
+    assert again.passport.accuracy == expected
     copy.write_text(copy.read_text().replace('"layer_norm"', '"other_norm"'))
     with pytest.raises(GraphError, match="no range for layer_norm"):
         build(dataclasses.replace(recipe, ranges=copy, name="again"), Recorder())
