@@ -116,6 +116,12 @@ def build(
     ranges: Annotated[
         Path | None, typer.Option(help="table of edge calibrate, instead of calibrating")
     ] = None,
+    graph: Annotated[
+        Path | None, typer.Option(help="ONNX graph with Q/DQ of its own, taken as it is")
+    ] = None,
+    also: Annotated[
+        str | None, typer.Option(help="quantise more: attention,patch,head,residual")
+    ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="publish unjudged")] = False,
     recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
 ) -> None:
@@ -134,6 +140,8 @@ def build(
         "min_agreement": min_agreement,
         "max_drop": max_drop,
         "ranges": ranges,
+        "graph": graph,
+        "also": also.split(",") if also else None,
         "gate": False if no_gate else None,
     }
     built = pipeline.build(recipes.load(recipe, given), console)
@@ -283,7 +291,9 @@ def inspect(
     if as_json:
         print((engine / "passport.json").read_text(), end="")
     else:
-        print(report.describe(engine, passport))
+        from edge.build.proof import prove
+
+        print(report.describe(engine, passport, prove(engine, passport)))
     _say_unjudged(engine, passport.judged)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from edge.passport import Accuracy, Passport
 __all__ = ["describe"]
 
 
-def describe(folder: Path, passport: Passport) -> str:
-    """What `edge inspect` prints: one fact per line."""
+def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]] = ()) -> str:
+    """What `edge inspect` prints: one fact per line; proved: what was found out beyond it."""
     spec, plan = passport.preprocess, passport.plan
     resize = spec.resize or (f"shortest edge {spec.shortest_edge}" if spec.shortest_edge else "no")
     lines = [
@@ -51,6 +52,7 @@ def describe(folder: Path, passport: Passport) -> str:
             lines.append(("", plan.why))
     else:
         lines.append(("plan", f"none; make one on the board: edge compile {folder}"))
+    lines += proved
     for name, file in passport.files.items():
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))

@@ -20,8 +20,9 @@ Tensor = npt.NDArray[np.float32]
 class Session:
     """One graph, ready to run on the CPU. Owns onnxruntime's session; one thread at a time."""
 
-    def __init__(self, graph: Path | bytes, threads: int | None = None):
-        """graph: a file, or its bytes. threads: all CPUs of this process by default.
+    def __init__(self, graph: Path | bytes, threads: int | None = None, *, fuse_qdq: bool = True):
+        """graph: a file, or its bytes. threads: all CPUs of this process by default. fuse_qdq: run
+        Q/DQ Linears as integer products; onnxruntime has none for FP8, and fails to load it so.
 
         Raises `GraphError` when onnxruntime cannot load it.
         """
@@ -32,6 +33,7 @@ class Session:
         options.log_severity_level = 3
         # Idle threads that spin take the CPU from decoding; asleep they cost nothing measurable.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
         source = graph if isinstance(graph, bytes) else str(graph)
         try:
             self._session = ort.InferenceSession(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ class TensorRT:
             device.wait()
         logits: Tensor = self._host_out[:count].copy()
         return logits
+
+    def layers(self) -> list[Any]:
+        """What TensorRT's engine inspector says of the plan: its layers, as JSON gives them."""
+        trt = nvidia.tensorrt(self.name)
+        with self._device:
+            inspector = self._engine.create_engine_inspector()
+            text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        try:
+            return list(json.loads(text)["Layers"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackendError(
+                f"{self.name}: the engine inspector gave no layers ({error})",
+                "compile the plan here again: edge compile ENGINE",
+            ) from error
 
     def close(self) -> None:
         """Release TensorRT's objects before the memory and the context that they use; once."""

@@ -18,7 +18,7 @@ from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.storage import write_bytes
 
-__all__ = ["fp16_risks", "ranges", "sensitivities", "simplified"]
+__all__ = ["peaks", "ranges", "sensitivities", "simplified"]
 
 PROBED = 16  # images on which FP16's range is looked at
 COMPARED = 4  # images on which graph and checkpoint are compared after export
@@ -90,19 +90,18 @@ def sensitivities(
     return alone_db
 
 
-def fp16_risks(
+def peaks(
     model: ModelProto, path: Path, files: list[Path], checkpoint: Checkpoint, observer: Observer
-) -> dict[str, str]:
-    """The nodes that FP16 cannot hold on real images, and why; measured or from the cache."""
+) -> dict[str, float]:
+    """The largest absolute value of each tensor on real images; measured or from the cache."""
     observer.stage("FP16 range")
     if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return dict(json.loads(path.read_text()))
     few = images.few(files, checkpoint.preprocess, PROBED, observer.warn)
-    peaks = fp16.peaks(model, iter(few), lambda ran: observer.progress("images", ran, len(few)))
-    found = fp16.risks(model, peaks)
+    found = fp16.peaks(model, iter(few), lambda ran: observer.progress("images", ran, len(few)))
     write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     keep([path])
-    largest = max(peaks, key=lambda name: peaks[name])
-    observer.done(f"{len(found)} nodes stay FP32; {largest} reaches {peaks[largest]:.4g}")
+    largest = max(found, key=lambda name: found[name])
+    observer.done(f"{len(found)} tensors; {largest} reaches {found[largest]:.4g}")
     return found

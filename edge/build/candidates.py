@@ -5,20 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from edge.bench import interleave
-from edge.build import graph
+from edge.build import graph, placement
 from edge.build.judge import Judge
 from edge.build.observer import Observer
-from edge.build.plan import make_forms
-from edge.build.ranges import Ranges
+from edge.build.plan import device_form, make_forms
 from edge.build.verify import Gate
+from edge.errors import GraphError
 from edge.passport import Accuracy
 
-__all__ = ["Candidate", "choose", "make", "make_int8", "timed", "verdict"]
+__all__ = ["Candidate", "choose", "given", "make", "make_quantised", "timed", "verdict"]
 
 ROUNDS = 10  # of the timing
 MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
@@ -48,7 +49,7 @@ class Candidate:
         if not self.linears:
             return ""
         kept = f"{len(self.kept)} of {self.linears} Linears kept FP16"
-        return kept if self.kept else f"all {self.linears} Linears INT8"
+        return kept if self.kept else f"all {self.linears} Linears {self.precision.upper()}"
 
 
 def make(model: ModelProto, precision: str, judge: Judge, gate: Gate) -> Candidate:
@@ -58,18 +59,19 @@ def make(model: ModelProto, precision: str, judge: Judge, gate: Gate) -> Candida
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy))
 
 
-def make_int8(
-    model: ModelProto,
-    ranges: Ranges,
+def make_quantised(
+    precision: str,
+    build: Builder,
     alone: Mapping[str, float],
     judge: Judge,
     gate: Gate,
     observer: Observer,
 ) -> Candidate:
-    """The INT8 candidate with the fewest Linears kept FP16 that the gate lets pass.
+    """The INT8 or FP8 candidate with the fewest Linears kept FP16 that the gate lets pass.
 
-    alone: SQNR of the logits with each Linear alone in INT8: the lowest goes first. When the gate
-    refuses even `MOST_KEPT`, the candidate is the all-INT8 one, with the reason.
+    build: names of Linears to keep -> the forms of an engine that keeps them. alone: SQNR of the
+    logits with each Linear alone in INT8: the lowest goes first. When the gate refuses even
+    `MOST_KEPT`, the candidate is the one that keeps none, with the reason.
     """
     order = sorted(alone, key=lambda name: alone[name])
     tried: dict[int, Candidate] = {}
@@ -77,10 +79,10 @@ def make_int8(
     def attempt(count: int) -> Candidate:
         if count not in tried:
             kept = order[:count]
-            forms = make_forms(model, "int8", ranges, kept)
+            forms = build(kept)
             accuracy = judge(forms)
             tried[count] = Candidate(
-                "int8",
+                precision,
                 forms,
                 accuracy,
                 gate.refuses(accuracy),
@@ -107,6 +109,31 @@ def make_int8(
         else:
             low = middle
     return attempt(high)
+
+
+def given(path: Path, model: ModelProto, judge: Judge, gate: Gate) -> Candidate:
+    """The candidate that somebody else quantised, such as by training: accepted as it is, once its
+    Q/DQ stand where they may.
+
+    model: the FP32 graph, whose labels and preprocessing it gets. Raises `GraphError` when it has
+    no Q/DQ, breaks a rule, or does not take the same pictures.
+    """
+    portable = graph.load(path)
+    graph.set_metadata(portable, graph.metadata(model))
+    ours, theirs = (m.graph.input[0].type.tensor_type.shape.dim for m in (model, portable))
+    if [d.dim_value for d in ours] != [d.dim_value for d in theirs] or not theirs[0].dim_param:
+        raise GraphError(
+            f"{path} does not take batches of {[d.dim_value for d in ours][1:]}",
+            "export it with a dynamic batch and the checkpoint's picture size",
+        )
+    linears = placement.check(portable)
+    if not linears:
+        raise GraphError(f"{path} has no quantised Linear", "leave out --graph: edge quantises it")
+    types = {t.data_type for t in portable.graph.initializer}
+    precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
+    forms = {"portable": portable, "device": device_form(portable, precision)}
+    accuracy = judge(forms)
+    return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
 
 
 def timed(candidates: Sequence[Candidate]) -> dict[str, float]:

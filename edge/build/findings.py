@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from edge.build.numbers import NUMBERS
 from edge.build.ranges import Ranges
 from edge.build.sites import linears, roles
 from edge.passport import Accuracy, Passport
@@ -144,17 +145,18 @@ def _linears(
         return []
     kept = {name for one in judged for name in one.kept}
     called, found = roles(model), []
+    number = next(one.precision.upper() for one in judged if one.precision in NUMBERS)
     for linear in linears(model):
         name, known = linear.node.name, ranges.ranges[linear.activation]
         why = (
             "the gate: it harms the logits most"
             if name in kept
-            else "the gate passes with it in INT8"
+            else f"the gate passes with it in {number}"
         )
         found.append(
             LinearFinding(
                 name=called[name],
-                precision="FP16" if name in kept else "INT8",
+                precision="FP16" if name in kept else number,
                 why=why,
                 alone_db=alone_db.get(name),
                 output_db=known.sqnr_db,

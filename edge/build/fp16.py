@@ -44,7 +44,7 @@ def peaks(
     pictures: Iterable[Tensor],
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """The largest absolute value of each float tensor that a node makes.
+    """The largest absolute value of each float tensor that a node makes, and of the pictures.
 
     model: FP32, or FP32 with Q/DQ. pictures: prepared images, float32 [3, H, W] each, streamed;
     `progress` hears how many have run. Only scalars leave the graph, so memory does not grow with
@@ -73,6 +73,8 @@ def peaks(
     found = dict.fromkeys(names, 0.0)
     ran = 0
     for picture in pictures:
+        largest = float(np.abs(picture).max())
+        found[session.input] = max(found.get(session.input, 0.0), largest)
         values = session.run(picture[None], wanted)
         for name, peak, total in zip(names, values[::2], values[1::2], strict=True):
             if not np.isfinite(peak) or np.isnan(total):

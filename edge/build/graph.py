@@ -90,12 +90,13 @@ def _size(model: ModelProto) -> int:
 
 def session(model: ModelProto, threads: int | None = None) -> Session:
     """A graph in memory, ready to run on the CPU."""
+    fp8 = any(t.data_type == TensorProto.FLOAT8E4M3FN for t in model.graph.initializer)
     if _size(model) < INLINE_LIMIT:
-        return Session(model.SerializeToString(), threads)
+        return Session(model.SerializeToString(), threads, fuse_qdq=not fp8)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         save(model, path)
-        return Session(path, threads)
+        return Session(path, threads, fuse_qdq=not fp8)
 
 
 def metadata(model: ModelProto) -> dict[str, Any]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from onnx import ModelProto
 
 from edge import __version__
 from edge.build import cached, candidates, fp16, graph, images, page, verify
@@ -20,8 +23,9 @@ from edge.build import compile as compiling
 from edge.build.checkpoint import read_checkpoint
 from edge.build.findings import findings
 from edge.build.judge import Judge
+from edge.build.numbers import NUMBERS
 from edge.build.observer import Observer
-from edge.build.plan import add_plan, time_on_gpu
+from edge.build.plan import add_plan, make_forms, time_on_gpu
 from edge.build.publish import assembled, recover, unchanged
 from edge.build.recipes import Recipe
 from edge.errors import CalibrationError, EngineError
@@ -64,10 +68,12 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     tools = _tools()
     checkpoint_key = _key("checkpoint", [digest(path) for path in checkpoint.files], tools)
     table = digest(recipe.ranges) if recipe.ranges else None
+    trained = digest(recipe.graph) if recipe.graph else None
     fingerprint = _key(
         "engine",
         [checkpoint_key, set_sha256, images.digest(judging), recipe.precision, recipe.method],
         [recipe.max_batch, recipe.min_agreement, recipe.max_drop, recipe.gate, table],
+        [list(recipe.also), trained],
         compiling.identity(backend),
     )
     if (known := unchanged(folder, fingerprint)) is not None:
@@ -77,27 +83,41 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     gate = verify.Gate(recipe.min_agreement, recipe.max_drop)
     risks = {}
     if recipe.precision != "fp32":
-        path = cache / f"fp16-{_key('fp16', checkpoint_key, set_sha256)}.json"
-        risks = cached.fp16_risks(model, path, calibrating, checkpoint, observer)
+        path = cache / f"peaks-{_key('peaks', checkpoint_key, set_sha256)}.json"
+        risks = fp16.risks(model, cached.peaks(model, path, calibrating, checkpoint, observer))
         fp16.set_kept(model, risks)
+        for name, why in risks.items():
+            observer.warn(f"{name} stays FP32 in FP16: {why}")
     observer.stage("reference")
     judge = Judge(model, judging, checkpoint, observer)
     observer.done(f"FP32 on {judge.fp32.images} held-out images")
-    judged = [
-        candidates.make(model, precision, judge, gate)
-        for precision in ("fp32", "fp16")
-        if precision == "fp32" or recipe.precision in (precision, "auto")
-    ]
+    wanted = ("fp16", "int8") if recipe.precision == "auto" else (recipe.precision,)
+    judged = [candidates.make(model, "fp32", judge, gate)]
+    if "fp16" in wanted:
+        judged.append(candidates.make(model, "fp16", judge, gate))
     ranges, alone_db = None, {}
-    if recipe.precision in ("int8", "auto"):
+    if recipe.graph is not None:
+        observer.stage("verify")
+        judged.append(candidates.given(recipe.graph, model, judge, gate))
+        observer.done(f"{recipe.graph}: {judged[-1].note}")
+    elif quantised := [precision for precision in wanted if precision in NUMBERS]:
         key = _key("ranges", checkpoint_key, set_sha256, recipe.method, table)
-        ranges = cached.ranges(
-            model, cache / f"ranges-{key}.json", calibrating, checkpoint, recipe, observer
-        )
+        path = cache / f"ranges-{key}.json"
+        ranges = cached.ranges(model, path, calibrating, checkpoint, recipe, observer)
         path = cache / f"sensitivity-{key}.json"
         alone_db = cached.sensitivities(model, path, ranges, calibrating, checkpoint, observer)
+
+        def probe(portable: ModelProto) -> dict[str, float]:
+            few = images.few(calibrating, checkpoint.preprocess, cached.PROBED, observer.warn)
+            return fp16.peaks(portable, iter(few))
+
+        def forms(kept: Sequence[str]) -> dict[str, ModelProto]:
+            return make_forms(model, quantised[0], ranges, kept, recipe.also, probe)
+
         observer.stage("quantize, verify")
-        judged.append(candidates.make_int8(model, ranges, alone_db, judge, gate, observer))
+        judged.append(
+            candidates.make_quantised(quantised[0], forms, alone_db, judge, gate, observer)
+        )
         observer.done(judged[-1].note)
 
     observer.stage("choose")
@@ -133,7 +153,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             preprocess=checkpoint.preprocess,
             max_batch=recipe.max_batch,
             tools=tools,
-            calibration=ranges.origin() if ranges and chosen.precision == "int8" else None,
+            calibration=ranges.origin() if ranges and chosen.precision in NUMBERS else None,
             judged=recipe.gate,
             accuracy=chosen.accuracy,
             verdict=sentence,

@@ -17,7 +17,8 @@ from onnx import ModelProto
 from edge import nvidia
 from edge.bench import interleave
 from edge.build import compile as compiling
-from edge.build import fp16, graph, quantize
+from edge.build import fp16, graph, placement, quantize
+from edge.build.numbers import NUMBERS
 from edge.build.observer import Observer
 from edge.build.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
@@ -33,33 +34,43 @@ Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that kn
 
 
 def make_forms(
-    model: ModelProto, precision: str, ranges: Ranges | None, not_quantised: Collection[str] = ()
+    model: ModelProto,
+    precision: str,
+    ranges: Ranges | None,
+    not_quantised: Collection[str] = (),
+    also: Collection[str] = (),
+    peaks: Callable[[ModelProto], Mapping[str, float]] = lambda _: {},
 ) -> dict[str, ModelProto]:
     """The graphs of an engine: `portable` is its model.onnx; `device`, if another, is compiled.
 
     In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16, but
     for the nodes that the graph itself says must stay FP32 (`fp16.set_kept`). not_quantised:
-    MatMuls of Linears that stay as they are.
+    MatMuls of Linears that stay as they are. also: of `placement.PLACES`; peaks:
+    what measures a graph's tensors for those.
     """
     if precision == "fp32":
         return {"portable": model}
     if precision == "fp16":
         return {"portable": fp16.to_fp16(model, fp16.kept(model))}
     if ranges is None:
-        raise CalibrationError("INT8 needs activation ranges", "run edge calibrate first")
-    portable = quantize.to_int8(model, ranges.ranges, not_quantised)
+        raise CalibrationError(
+            f"{precision.upper()} needs activation ranges", "run edge calibrate first"
+        )
+    portable = quantize.to_qdq(model, ranges.ranges, not_quantised, NUMBERS[precision])
+    if also:
+        portable = placement.add(portable, peaks(portable), also, NUMBERS[precision])
     return {"portable": portable, "device": device_form(portable, precision)}
 
 
 def device_form(portable: ModelProto, precision: str) -> ModelProto:
     """The graph that is compiled for a GPU, from the one that an engine's folder holds."""
-    return fp16.to_fp16(portable, fp16.kept(portable)) if precision == "int8" else portable
+    return fp16.to_fp16(portable, fp16.kept(portable)) if precision in NUMBERS else portable
 
 
 def describe(precision: str, model: ModelProto) -> str:
     """What the quantize stage made, in words."""
-    if precision == "int8":
-        return f"{quantize.check_placement(model)} Linears INT8"
+    if precision in NUMBERS:
+        return f"{placement.check(model)} Linears {precision.upper()}"
     return precision.upper()
 
 

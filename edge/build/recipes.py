@@ -10,6 +10,7 @@ from typing import Any
 
 from edge.build.calibrate import METHODS
 from edge.build.export import MAX_BATCH
+from edge.build.placement import PLACES
 from edge.errors import EngineError
 
 if sys.version_info >= (3, 11):
@@ -19,9 +20,9 @@ else:
 
 __all__ = ["PRECISIONS", "Recipe", "load"]
 
-PRECISIONS = ("fp32", "fp16", "int8", "auto")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8", "auto")
 
-_PATHS = ("calibration", "heldout", "engines", "ranges")
+_PATHS = ("calibration", "heldout", "engines", "ranges", "graph")
 _REQUIRED = ("checkpoint", "calibration")
 
 
@@ -40,6 +41,8 @@ class Recipe:
     max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
     gate: bool = True
     ranges: Path | None = None  # a table of edge calibrate, instead of calibrating
+    graph: Path | None = None  # one with Q/DQ of its own, such as from training, taken as it is
+    also: tuple[str, ...] = ()  # more places to quantise, of `placement.PLACES`
     engines: Path = Path("engines")
 
     def __post_init__(self) -> None:
@@ -54,6 +57,14 @@ class Recipe:
             raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
         if not 0 <= self.min_agreement <= 100:
             raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
+        if unknown := sorted(set(self.also) - set(PLACES)):
+            raise EngineError(
+                f"there is no place {unknown[0]!r}", f"choose of: {', '.join(PLACES)}"
+            )
+        for key in ("ranges", "graph"):
+            path = getattr(self, key)
+            if path is not None and not path.is_file():
+                raise EngineError(f"there is no file {path}", f"check --{key}")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise EngineError(f"max_drop is {self.max_drop}", "use points of top-1, 0 to 100")
 
@@ -88,6 +99,7 @@ def load(path: Path | None, given: dict[str, Any]) -> Recipe:
             raise EngineError(f"{path}: {key} is empty", "name a folder, or remove the line")
         if key in settings:
             settings[key] = Path(settings[key])
+    settings["also"] = tuple(settings.get("also", ()))
     return Recipe(**settings)
 
 
@@ -110,6 +122,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _fits(value: Any, wanted: Any) -> bool:
     """Whether a TOML value can be a Recipe field of the type named `wanted`."""
     wanted = wanted.removesuffix(" | None")
+    if wanted.startswith("tuple"):
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
     if wanted == "bool":
         return isinstance(value, bool)
     if wanted == "int":

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.build.histogram import Histogram
+from edge.build.numbers import INT8
 from edge.build.ranges import Range
 from edge.build.statistics import FOLDS, Sample
 
-__all__ = ["fake_quantized", "fit", "quantized_weight", "steps"]
+__all__ = ["fake_quantized", "fit", "quantized_weight"]
 
 LEVELS = 127
 STRENGTHS = (0.5, 0.65, 0.8, 0.9, 1.0)
@@ -28,22 +28,15 @@ SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25)  # of the largest value seen
 CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85)  # of a weight channel's largest value
 SMALLEST = 1e-5  # of the largest channel: what counts as a channel's size at least
 WORTH = 0.05  # of the largest value: a smaller shift is not worth an Add
-# FP16 scales below the smallest normal number lose precision or are flushed to zero on a GPU.
-SMALLEST_SCALE = 2.0**-14
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
 Methods = Mapping[str, Callable[[Histogram], float]]
 
 
-def steps(amax: float) -> Any:
-    """The scale of a symmetric INT8 that reaches `amax`."""
-    return np.float32(max(float(amax) / LEVELS, SMALLEST_SCALE))
-
-
 def fake_quantized(values: Floats, amax: float) -> Floats:
     """Values as INT8 with that range represents them: rounded to nearest even, saturated."""
-    step = steps(amax)
+    step = INT8.scale(amax)
     return np.asarray(np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step, np.float32)
 
 
@@ -53,9 +46,8 @@ def quantized_weight(weight: Floats, clip: Floats | None = None) -> tuple[Intege
     clip: share of each output channel's largest value that the range reaches to, [outputs].
     """
     largest = np.abs(weight).max(axis=0)
-    reach = largest if clip is None else largest * clip
-    scale = np.maximum(reach / np.float32(LEVELS), np.float32(SMALLEST_SCALE))
-    return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
+    scale = INT8.scale(largest if clip is None else largest * clip)
+    return INT8.store(weight, scale), scale
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,9 @@ class Engine:
             graph = passport.check_file(folder, "model.onnx")
             if "model.onnx.data" in passport.files:
                 passport.check_file(folder, "model.onnx.data")
-            return Engine(passport, OnnxRuntime(graph, threads), reason)
+            return Engine(
+                passport, OnnxRuntime(graph, threads, fp8=passport.precision == "fp8"), reason
+            )
         from edge.trt import TensorRT
 
         check_plan(folder, passport, name)

@@ -17,12 +17,13 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, threads: int | None = None):
-        self._session = Session(graph, threads)
+    def __init__(self, graph: Path, threads: int | None = None, *, fp8: bool = False):
+        self._session = Session(graph, threads, fuse_qdq=not fp8)
 
     def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]. Raises `BackendError`."""
         return self._session.logits(batch)
 
     def close(self) -> None:
-        del self._session
+        """Release the graph, once."""
+        self.__dict__.pop("_session", None)

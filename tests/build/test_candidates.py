@@ -8,6 +8,7 @@ import pytest
 from edge.build import candidates, graph
 from edge.build.calibrate import calibrate
 from edge.build.candidates import Candidate
+from edge.build.plan import make_forms
 from edge.build.ranges import Ranges
 from edge.build.verify import Gate
 from edge.passport import Accuracy
@@ -52,6 +53,13 @@ def setting(fp32_graph):
     return model, ranges, {name: 20.0 + at for at, name in enumerate(linears)}
 
 
+def quantised(model, ranges, alone, judge):
+    def build(kept):
+        return make_forms(model, "int8", ranges, kept)
+
+    return candidates.make_quantised("int8", build, alone, judge, GATE, Recorder())
+
+
 def scripted(fewest):
     """A judge who accepts graphs in which at least so many Linears are not INT8."""
 
@@ -66,7 +74,7 @@ def scripted(fewest):
 @pytest.mark.parametrize("fewest", [0, 1, 2, 3, 4])
 def test_the_fewest_linears_that_the_gate_needs_are_kept_the_worst_first(setting, fewest):
     model, ranges, alone = setting
-    found = candidates.make_int8(model, ranges, alone, scripted(fewest), GATE, Recorder())
+    found = quantised(model, ranges, alone, scripted(fewest))
     assert found.refused is None
     assert list(found.kept) == list(alone)[:fewest]
     assert found.note == (f"{fewest} of 8 Linears kept FP16" if fewest else "all 8 Linears INT8")
@@ -74,7 +82,7 @@ def test_the_fewest_linears_that_the_gate_needs_are_kept_the_worst_first(setting
 
 def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
     model, ranges, alone = setting
-    found = candidates.make_int8(model, ranges, alone, scripted(5), GATE, Recorder())
+    found = quantised(model, ranges, alone, scripted(5))
     assert "50.00 % of 400 images" in found.refused
     assert "nor with 4 Linears kept FP16" in found.refused
 

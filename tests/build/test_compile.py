@@ -43,7 +43,7 @@ def graphs(fp32_graph, tmp_path_factory):
         )
         for site in sites(fp32)
     }
-    int8 = quantize.to_int8(fp32, ranges)
+    int8 = quantize.to_qdq(fp32, ranges)
     # Two Linears, one of them with its GELU, and the residual stream from one Add on.
     kept = [site.linears[0].node.name for site in sites(fp32)[2:4]]
     kept += [node.name for node in fp32.graph.node if node.op_type in ("Add", "Gelu")][1:]

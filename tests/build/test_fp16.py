@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.build import fp16, graph, plan, quantize
+from edge.build import fp16, graph, placement, plan, quantize
 from edge.build.ranges import Range, Ranges
 from edge.build.sites import linears
 from edge.errors import CalibrationError, GraphError
@@ -25,7 +25,7 @@ def ranges(fp32):
 
 @pytest.fixture(scope="module")
 def int8(fp32, ranges):
-    return quantize.to_int8(fp32, ranges)
+    return quantize.to_qdq(fp32, ranges)
 
 
 def pictures(count=4):
@@ -89,7 +89,7 @@ def measured(model):
 
 
 def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
-    model = fp16.to_fp16(quantize.to_int8(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0))))
+    model = fp16.to_fp16(quantize.to_qdq(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0))))
     index = graph.Index(model)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -279,7 +279,7 @@ def test_a_kept_linear_stays_int8_with_its_pair_in_fp32(int8, fp32):
         assert kinds(model, weight) == {expected}
         assert kinds(model, activation) == {expected}
         assert kinds(model, index.maker[activation.input[0]]) == {expected}  # QuantizeLinear
-    assert quantize.check_placement(model) == quantize.check_placement(int8)
+    assert placement.check(model) == placement.check(int8)
     assert sqnr(logits(int8), logits(model)) > 25
 
 
@@ -290,7 +290,7 @@ def test_a_quantised_graph_that_overflows_is_guarded_too(fp32, damage):
         li.activation: Range(peak := 1.1 * fp16.peaks(damaged, pictures())[li.activation], "", peak)
         for li in linears(damaged)
     }
-    model = quantize.to_int8(damaged, ranges)
+    model = quantize.to_qdq(damaged, ranges)
     assert not sqnr(logits(model), logits(fp16.to_fp16(model))) > 20
     for risks in (measured(damaged), measured(model)):  # of either graph
         assert sqnr(logits(model), logits(fp16.to_fp16(model, risks))) > 25
@@ -310,7 +310,7 @@ def test_a_pair_that_two_linears_share_serves_each_in_its_type(int8, fp32):
     for node in half.graph.node:
         if node.op_type == "Cast":  # it would part the Linear from its pair
             assert index.maker.get(node.input[0], node).op_type != "DequantizeLinear"
-    assert quantize.check_placement(half) == quantize.check_placement(int8) + 1
+    assert placement.check(half) == placement.check(int8) + 1
     exact, near = (graph.session(m).run(pictures(), ["twin"])[0] for m in (model, half))
     assert sqnr(exact, near) > 25
 
@@ -321,7 +321,7 @@ def test_what_quantising_puts_between_two_kept_nodes_is_kept(fp32):
     fc1, fc2 = linears(fp32)[2], linears(fp32)[3]
     ranges[fc2.activation] = Range(6.0, "minmax", 6.0, shift=0.5)
     ranges[fc1.activation] = Range(6.0, "minmax", 6.0, mean=(0.1,) * 64, error=(0.1,) * 64)
-    model = quantize.to_int8(fp32, ranges)
+    model = quantize.to_qdq(fp32, ranges)
     gelu = graph.Index(fp32).maker[fc2.activation].name
     half = fp16.to_fp16(model, [fc1.node.name, gelu, fc2.node.name])
     for name in (f"{fc2.activation}_centred", f"{fc1.node.name}_bias"):

@@ -313,3 +313,16 @@ def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, t
     copy.write_text(copy.read_text().replace('"layer_norm"', '"other_norm"'))
     with pytest.raises(GraphError, match="no range for layer_norm"):
         build(dataclasses.replace(recipe, ranges=copy, name="again"), Recorder())
+
+
+def test_a_graph_that_was_quantised_in_training_is_taken_as_it_is(recipe, tmp_path):
+    first = build(dataclasses.replace(recipe, name="first"), Recorder())
+    taken = dataclasses.replace(recipe, graph=first.folder / "model.onnx", name="taken")
+    observer = Recorder()
+    built = build(taken, observer)
+    assert "calibrate" not in observer.stages
+    assert built.passport.accuracy == first.passport.accuracy
+    assert built.passport.precision == "int8"
+    with pytest.raises(GraphError, match="has no quantised Linear"):
+        fp32 = build(dataclasses.replace(recipe, precision="fp32", name="fp32"), Recorder())
+        build(dataclasses.replace(taken, graph=fp32.folder / "model.onnx"), Recorder())

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edge.build import graph, quantize
+from edge.build import graph, placement, quantize
 from edge.build.ranges import Range
 from edge.build.sites import linears
 from edge.errors import GraphError
@@ -23,7 +23,7 @@ def ranges(fp32):
 
 @pytest.fixture(scope="module")
 def int8(fp32, ranges):
-    return quantize.to_int8(fp32, ranges)
+    return quantize.to_qdq(fp32, ranges)
 
 
 def pictures(count=4):
@@ -54,7 +54,7 @@ def test_a_graph_without_linears_is_refused(fp32):
 
 
 def test_every_quantised_matmul_has_both_sides_dequantised(int8):
-    assert quantize.check_placement(int8) == 4 * BLOCKS
+    assert placement.check(int8) == 4 * BLOCKS
 
 
 def test_weights_are_int8_per_output_channel_with_their_axis_written(fp32, int8):
@@ -92,9 +92,9 @@ def test_int8_stays_near_fp32(fp32, int8):
 def test_ranges_of_another_graph_are_named(fp32, ranges):
     name = next(iter(ranges))
     with pytest.raises(GraphError, match=f"no range for {name}"):
-        quantize.to_int8(fp32, {k: v for k, v in ranges.items() if k != name})
+        quantize.to_qdq(fp32, {k: v for k, v in ranges.items() if k != name})
     with pytest.raises(GraphError, match="the ranges name elsewhere"):
-        quantize.to_int8(fp32, {**ranges, "elsewhere": ranges[name]})
+        quantize.to_qdq(fp32, {**ranges, "elsewhere": ranges[name]})
     for bad in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="range of"):
             Range(bad, "minmax", 1.0)
@@ -143,4 +143,4 @@ def one_sided(int8):
 )
 def test_broken_placements_are_named(int8, spoil, named):
     with pytest.raises(GraphError, match=named):
-        quantize.check_placement(spoil(int8))
+        placement.check(spoil(int8))

@@ -3,7 +3,7 @@ import pytest
 
 from edge.build import graph, sensitivity, verify
 from edge.build.calibrate import calibrate
-from edge.build.quantize import to_int8
+from edge.build.quantize import to_qdq
 from edge.build.sites import linears
 
 
@@ -22,7 +22,7 @@ def test_is_what_a_graph_with_this_one_linear_in_int8_shows(setting):
     assert list(measured) == names
     assert steps[-1] == ("Linears alone", 24, 24)
     for name in (names[0], names[3], names[5]):
-        alone = to_int8(model, ranges, kept=[other for other in names if other != name])
+        alone = to_qdq(model, ranges, kept=[other for other in names if other != name])
         logits = verify.outputs({"reference": model, "alone": alone}, pictures)
         expected = verify.compare(logits["reference"], logits["alone"], None).sqnr_db
         assert measured[name] == pytest.approx(expected, abs=0.3)

@@ -148,3 +148,9 @@ def test_auto_takes_the_plan_where_it_can_run(built_engine, planned, monkeypatch
     monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
     chosen = engines_module._choose(built_engine, dataclasses.replace(passport, plan=plan), "auto")
     assert chosen[0] == "tensorrt"
+
+
+def test_is_closed_twice_without_harm(built_engine):
+    engine = Engine.open(built_engine, backend="onnxruntime")
+    engine.close()
+    engine.close()

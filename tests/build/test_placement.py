@@ -1,0 +1,85 @@
+"""More places and FP8: off by default, right by the rules, and TensorRT takes them."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from edge import nvidia
+from edge.build import compile as compiling
+from edge.build import fp16, graph, placement, verify
+from edge.build.calibrate import calibrate
+from edge.build.numbers import FP8, INT8
+from edge.build.plan import make_forms
+from edge.build.ranges import Ranges
+from edge.errors import GraphError
+
+# dB on random weights: E4M3 has 3 bits of mantissa, a tenth of INT8's resolution near the top.
+LEAST = {"int8": 20, "fp8": 10}
+
+
+@pytest.fixture(scope="module")
+def setting(fp32_graph):
+    model = graph.load(fp32_graph)
+    x = np.random.default_rng(0).standard_normal((32, 3, 32, 32)).astype(np.float32)
+    return model, Ranges("auto", 24, "", calibrate(model, iter(x[:24]), "auto", 24)), x
+
+
+def forms_of(setting, precision, also=()):
+    model, ranges, x = setting
+    return make_forms(model, precision, ranges, (), also, lambda m: fp16.peaks(m, iter(x[:8])))
+
+
+def quality(setting, forms):
+    model, _, x = setting
+    logits = verify.outputs({"reference": model, **forms}, x[24:])
+    return {f: verify.compare(logits["reference"], logits[f], None).sqnr_db for f in forms}
+
+
+def compiles(forms, tmp_path):
+    if "tensorrt-rtx" not in nvidia.installed():
+        pytest.skip("TensorRT-RTX is for x86-64 only")
+    graph.save(forms["device"], tmp_path / "m.onnx")
+    options = {"input_shape": (3, 32, 32), "max_batch": 2, "cache": tmp_path}
+    made = compiling.compile_plan(
+        tmp_path / "m.onnx", "tensorrt-rtx", progress=lambda *_: None, **options
+    )
+    assert len(made.data) > 10_000
+
+
+@pytest.mark.parametrize("also", [[place] for place in placement.PLACES] + [placement.PLACES])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_every_place_is_right_and_compiles(setting, tmp_path, also, precision):
+    forms = forms_of(setting, precision, also)
+    assert placement.places(forms["portable"]) == sorted(also)
+    assert placement.check(forms["portable"]) == placement.check(forms["device"]) == 8
+    more = sum(node.op_type == "QuantizeLinear" for node in forms["portable"].graph.node)
+    assert more > 8 or also == ["head"]
+    assert min(quality(setting, forms).values()) > LEAST[precision]
+    compiles(forms, tmp_path)
+
+
+def test_fp8_stores_fp8_and_stays_near(setting, tmp_path):
+    forms = forms_of(setting, "fp8")
+    types = [tensor.data_type for tensor in forms["portable"].graph.initializer]
+    assert types.count(TensorProto.FLOAT8E4M3FN) == 3 * 8  # weights, zeros of both kinds
+    assert min(quality(setting, forms).values()) > LEAST["fp8"]
+    compiles(forms, tmp_path)
+
+
+def test_a_place_that_was_not_asked_for_is_named(setting):
+    portable = forms_of(setting, "int8", ["patch"])["portable"]
+    data = graph.metadata(portable)
+    graph.set_metadata(portable, {**data, "placements": []})
+    with pytest.raises(GraphError, match="feeds Conv"):
+        placement.check(portable)
+
+
+@pytest.mark.parametrize("number", [INT8, FP8])
+def test_numbers_are_stored_to_the_nearest_and_saturate(number):
+    values = np.linspace(-3, 3, 1001, dtype=np.float32)
+    scale = number.scale(2.0)
+    back = number.store(values, scale).astype(np.float32) * scale
+    assert np.abs(back).max() == pytest.approx(2.0, rel=1e-6)
+    inside = np.abs(values) <= 2
+    step = 1 / 127 + 1e-6 if number is INT8 else 2 / 16
+    assert np.abs(back - values)[inside].max() <= step
