@@ -55,7 +55,7 @@ class Console:
     def done(self, text: str) -> None:
         self._close_bars()
         seconds = time.monotonic() - self._started
-        self._terminal.print(f"  {escape(self._name):<24} {seconds:6.1f} s  {escape(text)}")
+        self._terminal.print(f"  {escape(self._name):<28} {seconds:6.1f} s  {escape(text)}")
 
     def close(self) -> None:
         """Leave the terminal as it was, whatever happened."""

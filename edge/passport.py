@@ -17,9 +17,10 @@ from edge.errors import EngineError
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["Accuracy", "Calibration", "Candidate", "File", "Origin", "Passport", "Plan"]
+__all__ = ["EXACT_DB", "Accuracy", "Calibration", "Candidate", "File", "Origin", "Passport", "Plan"]
 
 SCHEMA = 2
+EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
 
 

@@ -28,7 +28,7 @@ from edge.preprocess.spec import Preprocess
 __all__ = ["METHODS", "calibrate", "from_images"]
 
 METHODS = ("auto", *histograms.METHODS)
-SAMPLE_BYTES = 256_000_000  # of all activations together
+SAMPLE_BYTES = 192_000_000  # of all activations together
 SAMPLE_TOKENS = 4096  # of one activation: more change little and take long
 
 Tensor = npt.NDArray[np.float32]

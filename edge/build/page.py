@@ -17,6 +17,7 @@ from PIL import Image
 from edge.build import plots
 from edge.build.findings import Candidate, Disagreement, Findings
 from edge.errors import printable, require
+from edge.passport import EXACT_DB
 from edge.storage import write_bytes
 
 __all__ = ["check", "write"]
@@ -80,7 +81,9 @@ def _on_one_line(value: Any) -> Any:
 def _db(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.1f}" if math.isfinite(value) else "exact" if value > 0 else "–"
+    if not math.isfinite(value) or value >= EXACT_DB:
+        return "exact" if value > 0 else "–"
+    return f"{value:.1f}"
 
 
 def _percent(share: float) -> str:

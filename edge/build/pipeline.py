@@ -80,7 +80,8 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         return Built(folder, known, fresh=False)
 
     model = cached.simplified(checkpoint, cache, checkpoint_key, judging, observer)
-    gate = verify.Gate(recipe.min_agreement, recipe.max_drop)
+    # Without a gate nothing is refused, and no Linear returns to FP16 for it.
+    gate = verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN
     risks = {}
     if recipe.precision != "fp32":
         path = cache / f"peaks-{_key('peaks', checkpoint_key, set_sha256)}.json"
@@ -125,7 +126,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     chosen = judged[-1]
     if recipe.precision == "auto":
         chosen = candidates.choose(judged, ms)
-    elif recipe.gate:
+    else:
         gate.check(chosen.accuracy)
     sentence = candidates.verdict(chosen, judged, ms, "onnxruntime")
     observer.done(sentence)

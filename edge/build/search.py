@@ -24,8 +24,9 @@ __all__ = ["fake_quantized", "fit", "quantized_weight"]
 
 LEVELS = 127
 STRENGTHS = (0.5, 0.65, 0.8, 0.9, 1.0)
-SHARES = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25)  # of the largest value seen
-CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85)  # of a weight channel's largest value
+SHARES = (0.6, 0.75, 0.9, 1.1, 1.25)  # of the largest value seen; 1 is min-max
+CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88)  # of a weight channel's largest value
+CLIP_TOKENS = 2048  # that measure a clip: it moves thousands of weights, any tokens tell
 SMALLEST = 1e-5  # of the largest channel: what counts as a channel's size at least
 WORTH = 0.05  # of the largest value: a smaller shift is not worth an Add
 
@@ -123,7 +124,9 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
         shift=shift,
         mean=tuple(values.mean(0, dtype=np.float64).tolist()),
         error=tuple(error.mean(0, dtype=np.float64).tolist()),
-        clip=tuple(_clip(values, weight * scale[:, None]).tolist()),
+        clip=tuple(
+            _clip(values[:: -(-len(values) // CLIP_TOKENS)], weight * scale[:, None]).tolist()
+        ),
         sqnr_db=round(_sqnr(best, reaches[method]), 2),
     )
 

@@ -21,11 +21,12 @@ from edge.build.quantize import quantized
 from edge.build.ranges import Range
 from edge.build.search import fake_quantized
 from edge.build.sites import Linear, linears
+from edge.passport import EXACT_DB
 from edge.storage import write_bytes
 
 __all__ = ["IMAGES", "measure", "read", "write"]
 
-IMAGES = 8  # enough to tell the worst Linears: each brings its own thousands of activations
+IMAGES = 4  # enough to tell the worst Linears: each brings its own thousands of activations
 
 Tensor = npt.NDArray[np.float32]
 
@@ -62,7 +63,7 @@ def measure(
             done += 1
             progress("Linears alone", done, len(found) * len(pictures))
     return {
-        name: round(10 * math.log10(max(signal, 1e-300) / value), 2) if value else 999.0
+        name: round(10 * math.log10(max(signal, 1e-300) / value), 2) if value else EXACT_DB
         for name, value in noise.items()
     }
 

@@ -31,7 +31,8 @@ def test_builds_as_int8_through_to_a_plan(tmp_path):
     build = """
         import json, resource, sys, time
         from pathlib import Path
-        from edge.build.pipeline import Recipe, build
+        from edge.build.pipeline import build
+        from edge.build.recipes import Recipe
         from edge.console import Console
         start = time.monotonic()
         folder = Path(sys.argv[1])
