@@ -141,7 +141,7 @@ def build(
         "max_drop": max_drop,
         "ranges": ranges,
         "graph": graph,
-        "also": also.split(",") if also else None,
+        "also": [place.strip() for place in also.split(",")] if also else None,
         "gate": False if no_gate else None,
     }
     built = pipeline.build(recipes.load(recipe, given), console)

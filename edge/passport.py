@@ -93,6 +93,7 @@ class Candidate:
     graph: str  # file, model.onnx for the one that was chosen
     accuracy: dict[str, Accuracy]  # form -> measured
     ms: float | None  # median time of one picture with onnxruntime where it was built
+    kept_fp16: tuple[str, ...] = ()  # Linears that its INT8 or FP8 would have harmed most
 
 
 @dataclass(frozen=True)

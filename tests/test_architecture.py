@@ -45,7 +45,7 @@ PACKAGES = {
     "edge.trt": {"numpy"},
     "edge.passport": {"msgspec"},
     "edge.preprocess.spec": {"msgspec"},
-    "edge.build.ranges": {"msgspec"},
+    "edge.build.ranges": {"msgspec", "onnx"},
     "edge.bench": {"numpy"},
     "edge.preprocess.cpu": {"numpy", "PIL"},
     "edge.build.graph": {"onnx"},

@@ -56,8 +56,10 @@ def ranges(
     """The graph's activation ranges on these images, or those of a table or from the cache."""
     observer.stage("calibrate")
     if recipe.ranges is not None:
+        table = Ranges.read(recipe.ranges)
+        table.check(model)
         observer.done(f"ranges of {recipe.ranges}")
-        return Ranges.read(recipe.ranges)
+        return table
     if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return Ranges.read(path)
@@ -81,7 +83,8 @@ def sensitivities(
     if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return sensitivity.read(path)
-    pictures = images.few(files, checkpoint.preprocess, sensitivity.IMAGES, observer.warn)
+    count = sensitivity.images_for(model)
+    pictures = images.few(files, checkpoint.preprocess, count, observer.warn)
     alone_db = sensitivity.measure(model, found.ranges, list(pictures), observer.progress)
     sensitivity.write(path, alone_db)
     keep([path])

@@ -73,7 +73,13 @@ def from_images(
             f"{images.MINIMUM} are needed",
             "calibrate with real pictures of your domain",
         )
-    return Ranges(method=method, images=count, set_sha256=images.digest(files), ranges=found)
+    return Ranges(
+        method=method,
+        images=count,
+        set_sha256=images.digest(files),
+        ranges=found,
+        graph_sha256=graph.fingerprint(model),
+    )
 
 
 def calibrate(
@@ -92,9 +98,12 @@ def calibrate(
     found = sites(model)
     index = graph.Index(model)
     channels = sum(index.weights[site.linears[0].weight].dims[0] for site in found)
-    tokens = max(1, min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * channels)) // max(count, 1))
+    most = min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * channels))
+    # Of a large set a token of each image is too much: then only every so many images give one.
+    tokens, every = max(1, most // max(count, 1)), max(1, -(-count // most))
     counters: dict[str, Histogram | Sample] = {
-        site.activation: Sample(tokens) if method == "auto" else Histogram() for site in found
+        site.activation: Sample(tokens, every) if method == "auto" else Histogram()
+        for site in found
     }
     ran = _run(model, pictures, counters)
     if ran < (FOLDS if method == "auto" else 1):
@@ -120,7 +129,7 @@ def calibrate(
                 shifted=not can_scale(site),
             )
         else:
-            ranges[name] = Range(histograms.METHODS[method](counter), method, largest)
+            ranges[name] = Range(histograms.METHODS[method](counter), method, largest, largest)
         progress("ranges", number + 1, len(found))
     return ranges
 

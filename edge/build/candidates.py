@@ -11,7 +11,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from edge.bench import interleave
-from edge.build import graph, placement
+from edge.build import fp16, graph, placement
 from edge.build.judge import Judge
 from edge.build.observer import Observer
 from edge.build.plan import device_form, make_forms
@@ -22,6 +22,7 @@ from edge.passport import Accuracy
 __all__ = ["Candidate", "choose", "given", "make", "make_quantised", "timed", "verdict"]
 
 ROUNDS = 10  # of the timing
+FASTER = 1.05  # times as fast: less is no reason, and mostly noise
 MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
 
 Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
@@ -74,6 +75,7 @@ def make_quantised(
     `MOST_KEPT`, the candidate is the one that keeps none, with the reason.
     """
     order = sorted(alone, key=lambda name: alone[name])
+    most = int(len(order) * MOST_KEPT)
     tried: dict[int, Candidate] = {}
 
     def attempt(count: int) -> Candidate:
@@ -89,12 +91,13 @@ def make_quantised(
                 len(order),
                 {name: alone[name] for name in kept},
             )
-            observer.progress("kept FP16", len(tried), len(tried))
+            if count and tried[count].refused is not None:
+                tried[count] = replace(tried[count], forms={})  # they are large
+            observer.progress("kept FP16", count, most)
         return tried[count]
 
     if attempt(0).refused is None:
         return attempt(0)
-    most = int(len(order) * MOST_KEPT)
     low, high = 0, 1  # the gate refuses `low`
     while high < most and attempt(high).refused is not None:
         low, high = high, 2 * high
@@ -111,15 +114,24 @@ def make_quantised(
     return attempt(high)
 
 
-def given(path: Path, model: ModelProto, judge: Judge, gate: Gate) -> Candidate:
+def given(
+    path: Path,
+    model: ModelProto,
+    probe: Callable[[ModelProto], dict[str, float]],
+    judge: Judge,
+    gate: Gate,
+) -> Candidate:
     """The candidate that somebody else quantised, such as by training: accepted as it is, once its
     Q/DQ stand where they may.
 
-    model: the FP32 graph, whose labels and preprocessing it gets. Raises `GraphError` when it has
-    no Q/DQ, breaks a rule, or does not take the same pictures.
+    model: the FP32 graph, whose labels and preprocessing it gets. probe: measures its own tensors,
+    for FP16. Raises `GraphError` when it has no Q/DQ, breaks a rule, or does not take the same
+    pictures.
     """
     portable = graph.load(path)
-    graph.set_metadata(portable, graph.metadata(model))
+    graph.inline_constants(portable)
+    own = placement.places(portable)
+    graph.set_metadata(portable, {**graph.metadata(model), placement.KEY: own})
     ours, theirs = (m.graph.input[0].type.tensor_type.shape.dim for m in (model, portable))
     if [d.dim_value for d in ours] != [d.dim_value for d in theirs] or not theirs[0].dim_param:
         raise GraphError(
@@ -131,6 +143,7 @@ def given(path: Path, model: ModelProto, judge: Judge, gate: Gate) -> Candidate:
         raise GraphError(f"{path} has no quantised Linear", "leave out --graph: edge quantises it")
     types = {t.data_type for t in portable.graph.initializer}
     precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
+    fp16.set_kept(portable, fp16.risks(portable, probe(portable)))
     forms = {"portable": portable, "device": device_form(portable, precision)}
     accuracy = judge(forms)
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
@@ -151,9 +164,15 @@ def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
 
 
 def choose(candidates: Sequence[Candidate], ms: Mapping[str, float]) -> Candidate:
-    """The fastest that the gate lets pass. FP32 always passes."""
-    passed = [candidate for candidate in candidates if candidate.refused is None]
-    return min(passed, key=lambda candidate: ms[candidate.precision])
+    """The fastest that the gate lets pass, which FP32 always does; between equals the more exact.
+
+    candidates: the more exact first.
+    """
+    best, *others = [candidate for candidate in candidates if candidate.refused is None]
+    for other in others:
+        if ms[other.precision] * FASTER < ms[best.precision]:
+            best = other
+    return best
 
 
 def verdict(
@@ -162,10 +181,10 @@ def verdict(
     """Which precision it is, in a sentence with its reasons."""
     name, parts = chosen.precision.upper(), []
     if chosen.precision != "fp32" and "fp32" in ms:
-        ratio = ms["fp32"] / ms[chosen.precision]
-        faster = f"{ratio:.2g}x faster" if ratio >= 1 else f"{1 / ratio:.2g}x slower"
-        parts.append(f"{faster} than FP32 with {backend} here")
-    parts.append(f"agreement {chosen.worst.agreement:.2f} %")
+        speed = _against(ms[chosen.precision], ms["fp32"])
+        parts.append(f"{speed} FP32 with {backend} here")
+    agreement = min(measured.agreement for measured in chosen.accuracy.values())
+    parts.append(f"agreement {agreement:.2f} %")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"
@@ -177,5 +196,15 @@ def verdict(
         if other.refused:
             text += f"; not {other.precision.upper()}: {other.refused}"
         elif chosen.precision == "fp32" and other.precision in ms:
-            text += f"; {other.precision.upper()} is {ms[other.precision] / ms['fp32']:.2g}x slower"
+            speed = _against(ms[other.precision], ms["fp32"])
+            text += f"; {other.precision.upper()} is {speed} it"
     return text
+
+
+def _against(ms: float, other: float) -> str:
+    """How fast something that takes `ms` is, against what takes `other`."""
+    if other > ms * FASTER:
+        return f"{other / ms:.2g}x faster than"
+    if ms > other * FASTER:
+        return f"{ms / other:.2g}x slower than"
+    return "as fast as"

@@ -33,6 +33,8 @@ class Judged(Protocol):
     def worst(self) -> Accuracy: ...
     @property
     def note(self) -> str: ...
+    @property
+    def accuracy(self) -> dict[str, Accuracy]: ...
 
 
 class Judge(Protocol):
@@ -94,6 +96,7 @@ class Findings:
     linears: list[LinearFinding] = field(default_factory=list)
     fp32_nodes: dict[str, str] = field(default_factory=dict)  # kept FP32 in FP16 -> why
     disagreements: list[Disagreement] = field(default_factory=list)
+    compared: str = "the engine"  # with FP32, for the disagreements
 
 
 def findings(
@@ -109,6 +112,10 @@ def findings(
     judge: Judge,
 ) -> Findings:
     """All that a build found, for its report. model: the FP32 graph; ms: precision -> ms."""
+    # FP32 never disagrees with itself: then the last candidate, the smallest, is of interest.
+    shown = chosen if chosen.precision != "fp32" else judged[-1]
+    worst = min(shown.accuracy, key=lambda form: shown.accuracy[form].agreement)
+    compared = shown.forms[worst] if shown.forms else chosen.forms["portable"]
     return Findings(
         name=passport.name,
         checkpoint=passport.checkpoint.name,
@@ -122,7 +129,7 @@ def findings(
             Candidate(
                 one.precision,
                 one.worst,
-                sum(tensor.ByteSize() for tensor in one.forms["portable"].graph.initializer) / 1e6,
+                _megabytes(one),
                 ms.get(one.precision),
                 one.refused is None,
                 one.refused or one.note,
@@ -131,7 +138,8 @@ def findings(
         ],
         linears=_linears(model, judged, ranges, alone_db),
         fp32_nodes=dict(risks),
-        disagreements=judge.disagreements(chosen.forms["portable"]),
+        disagreements=judge.disagreements(compared),
+        compared=f"{shown.precision.upper()} ({worst})",
     )
 
 
@@ -145,7 +153,9 @@ def _linears(
         return []
     kept = {name for one in judged for name in one.kept}
     called, found = roles(model), []
-    number = next(one.precision.upper() for one in judged if one.precision in NUMBERS)
+    number = next((one.precision.upper() for one in judged if one.precision in NUMBERS), None)
+    if number is None:
+        return []
     for linear in linears(model):
         name, known = linear.node.name, ranges.ranges[linear.activation]
         why = (
@@ -161,9 +171,14 @@ def _linears(
                 alone_db=alone_db.get(name),
                 output_db=known.sqnr_db,
                 before=known.before,
-                after=known.amax,
+                after=known.largest,
                 strength=known.strength,
                 method=known.method,
             )
         )
     return found
+
+
+def _megabytes(one: Judged) -> float:
+    model = one.forms.get("portable")
+    return sum(t.ByteSize() for t in model.graph.initializer) / 1e6 if model else 0.0

@@ -7,6 +7,7 @@ attention is fused by TensorRT and stays right in FP16; one that does not is slo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -24,7 +25,9 @@ from edge.storage import atomic, writing
 __all__ = [
     "Index",
     "check_operators",
+    "fingerprint",
     "floats",
+    "inline_constants",
     "load",
     "metadata",
     "save",
@@ -141,6 +144,33 @@ def floats(model: ModelProto) -> set[str]:
     values = [*inferred.input, *inferred.value_info, *inferred.output]
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
     return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+
+def inline_constants(model: ModelProto) -> None:
+    """Turn Constant nodes into weights, where our own graphs have them; other exporters differ."""
+    kept = [node for node in model.graph.node if node.op_type != "Constant"]
+    for node in model.graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+        elif node.op_type == "Constant":
+            kept.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def fingerprint(model: ModelProto) -> str:
+    """SHA-256 of what a graph computes: its nodes and weights, without its metadata."""
+    result = hashlib.sha256()
+    for node in model.graph.node:
+        result.update(node.SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        result.update(f"{tensor.name}{list(tensor.dims)}{tensor.data_type}".encode())
+        result.update(numpy_helper.to_array(tensor).tobytes())
+    return result.hexdigest()
 
 
 class Index:

@@ -48,6 +48,7 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
                 f"there is no range for {site.activation}",
                 "calibrate this very graph: edge calibrate",
             )
+        _check_lengths(Index(result), site, found)
         named[site.activation] = found
         if found.scale:
             _scale(result, site, np.array(found.scale, np.float32))
@@ -61,6 +62,19 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
             "calibrate this very graph: edge calibrate",
         )
     return result, named
+
+
+def _check_lengths(index: Index, site: Site, found: Range) -> None:
+    sizes = [index.weights[linear.weight].dims for linear in site.linears]
+    channels, outputs = sizes[0][0], sum(size[1] for size in sizes)
+    vectors = {"scale": channels, "mean": channels, "error": channels, "clip": outputs}
+    for name, wanted in vectors.items():
+        if len(getattr(found, name)) not in (0, wanted):
+            raise GraphError(
+                f"{site.activation} needs {wanted} numbers of {name}, and the ranges have "
+                f"{len(getattr(found, name))}",
+                "calibrate this very graph: edge calibrate",
+            )
 
 
 def _scale(model: ModelProto, site: Site, scale: Floats) -> None:

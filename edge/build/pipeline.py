@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +29,7 @@ from edge.build.observer import Observer
 from edge.build.plan import add_plan, make_forms, time_on_gpu
 from edge.build.publish import assembled, recover, unchanged
 from edge.build.recipes import Recipe
-from edge.errors import CalibrationError, EngineError
+from edge.errors import CalibrationError, EngineError, GateError, GraphError
 from edge.passport import Candidate as Carried
 from edge.passport import File, Origin, Passport
 from edge.storage import alone, digest, make_folder
@@ -91,15 +92,27 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             observer.warn(f"{name} stays FP32 in FP16: {why}")
     observer.stage("reference")
     judge = Judge(model, judging, checkpoint, observer)
+    if gate.max_drop is not None and judge.fp32.top1 is None:
+        raise CalibrationError(
+            "the classes of the judging images are not known, which --max-drop needs",
+            "put each into a folder named like its class, or leave out --max-drop",
+        )
     observer.done(f"FP32 on {judge.fp32.images} held-out images")
     wanted = ("fp16", "int8") if recipe.precision == "auto" else (recipe.precision,)
     judged = [candidates.make(model, "fp32", judge, gate)]
+    failed: dict[str, str] = {}
     if "fp16" in wanted:
-        judged.append(candidates.make(model, "fp16", judge, gate))
+        with _may_fail(recipe, "fp16", failed):
+            judged.append(candidates.make(model, "fp16", judge, gate))
     ranges, alone_db = None, {}
+
+    def probe(portable: ModelProto) -> dict[str, float]:
+        few = images.few(calibrating, checkpoint.preprocess, cached.PROBED, observer.warn)
+        return fp16.peaks(portable, iter(few))
+
     if recipe.graph is not None:
         observer.stage("verify")
-        judged.append(candidates.given(recipe.graph, model, judge, gate))
+        judged.append(candidates.given(recipe.graph, model, probe, judge, gate))
         observer.done(f"{recipe.graph}: {judged[-1].note}")
     elif quantised := [precision for precision in wanted if precision in NUMBERS]:
         key = _key("ranges", checkpoint_key, set_sha256, recipe.method, table)
@@ -108,18 +121,15 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         path = cache / f"sensitivity-{key}.json"
         alone_db = cached.sensitivities(model, path, ranges, calibrating, checkpoint, observer)
 
-        def probe(portable: ModelProto) -> dict[str, float]:
-            few = images.few(calibrating, checkpoint.preprocess, cached.PROBED, observer.warn)
-            return fp16.peaks(portable, iter(few))
-
         def forms(kept: Sequence[str]) -> dict[str, ModelProto]:
             return make_forms(model, quantised[0], ranges, kept, recipe.also, probe)
 
         observer.stage("quantize, verify")
-        judged.append(
-            candidates.make_quantised(quantised[0], forms, alone_db, judge, gate, observer)
-        )
-        observer.done(judged[-1].note)
+        with _may_fail(recipe, quantised[0], failed):
+            judged.append(
+                candidates.make_quantised(quantised[0], forms, alone_db, judge, gate, observer)
+            )
+        observer.done(failed.get(quantised[0], judged[-1].note))
 
     observer.stage("choose")
     ms = candidates.timed(judged)
@@ -129,6 +139,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     else:
         gate.check(chosen.accuracy)
     sentence = candidates.verdict(chosen, judged, ms, "onnxruntime")
+    sentence += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(sentence)
     if recipe.gate and (judges := judge.fp32.images) < ENOUGH:
         observer.warn(f"judged on {judges} images only: one of them is {100 / judges:.1f} %")
@@ -154,13 +165,15 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             preprocess=checkpoint.preprocess,
             max_batch=recipe.max_batch,
             tools=tools,
-            calibration=ranges.origin() if ranges and chosen.precision in NUMBERS else None,
+            calibration=ranges.origin() if ranges else None,
             judged=recipe.gate,
             accuracy=chosen.accuracy,
             verdict=sentence,
             kept_fp16=tuple(chosen.kept),
             candidates={
-                c.precision: Carried(known_as[c.precision], c.accuracy, round(ms[c.precision], 3))
+                c.precision: Carried(
+                    known_as[c.precision], c.accuracy, round(ms[c.precision], 3), tuple(c.kept)
+                )
                 for c in carried
             },
             files={path.name: File.of(path) for path in written},
@@ -177,14 +190,27 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
                 for c in preferred
             }
             passport = add_plan(scratch, passport, graphs, backend, cache, observer, time_on_gpu)
-        passport.write(scratch)
         observer.stage("report")
         found = findings(
             passport, model, judged, chosen, ms, ranges, alone_db, risks, str(gate), judge
         )
         page.write(found, scratch / "report.html")
+        report = {"report.html": File.of(scratch / "report.html")}
+        passport = replace(passport, files={**passport.files, **report})
+        passport.write(scratch)
         observer.done(f"{folder / 'report.html'}")
     return Built(folder, passport, fresh=True)
+
+
+@contextmanager
+def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterator[None]:
+    """Of several candidates one may be impossible: then the verdict says why."""
+    try:
+        yield
+    except (GateError, GraphError) as error:
+        if recipe.precision != "auto":
+            raise
+        failed[precision] = error.what
 
 
 def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:

@@ -24,19 +24,20 @@ def prove(folder: Path, passport: Passport) -> list[tuple[str, str]]:
     The placement rules are checked on the graph; where the plan can be loaded, TensorRT's own
     engine inspector is asked. Raises `GraphError` for a graph that breaks a rule.
     """
-    model = graph.load(folder / "model.onnx")
-    found = placement.check(model)
-    kept = len(passport.kept_fp16)
+    graphs = {passport.precision: ("model.onnx", passport.kept_fp16)}
+    graphs |= {name: (c.graph, c.kept_fp16) for name, c in passport.candidates.items()}
     facts = []
-    if found:
-        more = f", {', '.join(placement.places(model))} too" if placement.places(model) else ""
-        facts.append(
-            (
-                "placement",
-                f"{found} of {found + kept} Linears {passport.precision.upper()} by the graph's "
-                f"Q/DQ, none elsewhere{more}",
+    for precision, (name, kept) in graphs.items():
+        model = graph.load(folder / name)
+        if found := placement.check(model):
+            more = f", {', '.join(placement.places(model))} too" if placement.places(model) else ""
+            facts.append(
+                (
+                    f"placement {precision}",
+                    f"{found} of {found + len(kept)} Linears {precision.upper()} by the Q/DQ of "
+                    f"{name}, none elsewhere{more}",
+                )
             )
-        )
     if passport.plan is None or nvidia.gpu() is None:
         return facts
     try:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
+from onnx import ModelProto
 
+from edge.build import graph
 from edge.errors import CalibrationError
 from edge.passport import Calibration
 from edge.storage import write_bytes
@@ -31,6 +33,7 @@ class Range:
     amax: float  # largest absolute value to represent
     method: str  # what chose amax
     before: float  # largest absolute value seen in the graph as it was exported
+    largest: float  # and after the migration
     strength: float | None = None  # of the migration: SmoothQuant's alpha
     scale: Vector = ()  # [C], of the migration; empty: none
     shift: float = 0.0  # subtracted from all values, to use the range's negative half
@@ -42,10 +45,11 @@ class Range:
     def __post_init__(self) -> None:
         """Raises ValueError for what no calibration gives."""
         numbers = (*self.scale, *self.mean, *self.error, *self.clip, self.shift, self.before)
+        numbers += (self.largest, self.sqnr_db or 0.0)
         if not (math.isfinite(self.amax) and self.amax > 0 and all(map(math.isfinite, numbers))):
             raise ValueError(f"a range of {self.amax}, or a number that is not finite")
-        if any(value <= 0 for value in self.scale):
-            raise ValueError("a scale that is not positive")
+        if any(value <= 0 for value in (*self.scale, *self.clip)):
+            raise ValueError("a scale or a clip that is not positive")
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,20 @@ class Ranges:
     images: int
     set_sha256: str  # of the calibration set
     ranges: dict[str, Range]  # by activation tensor
+    graph_sha256: str = ""  # of the graph that was calibrated: `graph.fingerprint`
 
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all. Raises `StorageError`."""
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
         write_bytes(path, f"{text}\n".encode())
+
+    def check(self, model: ModelProto) -> None:
+        """Raises `CalibrationError` when another graph was calibrated."""
+        if self.graph_sha256 != graph.fingerprint(model):
+            raise CalibrationError(
+                "the range table is of another graph, or of other weights",
+                "calibrate this very checkpoint: leave out --ranges, or run edge calibrate",
+            )
 
     def origin(self) -> Calibration:
         """Where the ranges come from, for the passport."""

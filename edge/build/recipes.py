@@ -61,6 +61,15 @@ class Recipe:
             raise EngineError(
                 f"there is no place {unknown[0]!r}", f"choose of: {', '.join(PLACES)}"
             )
+        if self.graph is not None and (self.ranges or self.also or self.precision != "int8"):
+            raise EngineError(
+                "a --graph is taken as it is", "leave out --precision, --ranges and --also"
+            )
+        if (self.ranges or self.also) and self.precision in ("fp32", "fp16"):
+            raise EngineError(
+                f"--ranges and --also are for INT8 and FP8, this is {self.precision}",
+                "leave them out, or choose --precision int8",
+            )
         for key in ("ranges", "graph"):
             path = getattr(self, key)
             if path is not None and not path.is_file():

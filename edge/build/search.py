@@ -119,6 +119,7 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
         amax=amax,
         method=method,
         before=before,
+        largest=largest,
         strength=strength,
         scale=() if strength is None else tuple(scale.tolist()),
         shift=shift,

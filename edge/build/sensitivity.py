@@ -24,11 +24,16 @@ from edge.build.sites import Linear, linears
 from edge.passport import EXACT_DB
 from edge.storage import write_bytes
 
-__all__ = ["IMAGES", "measure", "read", "write"]
+__all__ = ["images_for", "measure", "read", "write"]
 
-IMAGES = 4  # enough to tell the worst Linears: each brings its own thousands of activations
+RUNS = 96  # of the graph, about: a large model has many Linears, and each brings much to see
 
 Tensor = npt.NDArray[np.float32]
+
+
+def images_for(model: ModelProto) -> int:
+    """How many images to measure a graph's Linears on, 2 to 8."""
+    return min(8, max(2, RUNS // len(linears(model))))
 
 
 def measure(

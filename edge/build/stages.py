@@ -64,7 +64,10 @@ def quantize(
     check_target(out)
     model = graph.load(source)
     observer.stage("quantize")
-    forms = make_forms(model, precision, Ranges.read(ranges) if ranges else None)
+    table = Ranges.read(ranges) if ranges else None
+    if table is not None:
+        table.check(model)
+    forms = make_forms(model, precision, table)
     graph.save(forms["portable"], out)
     observer.done(f"{out}; {describe(precision, forms['portable'])}")
 

@@ -22,10 +22,11 @@ Floats = npt.NDArray[np.float32]
 class Sample:
     """The channels of one activation: their extremes over all tokens, and some tokens whole.
 
-    tokens: how many rows to keep of each image.
+    tokens: how many rows to keep of an image. every: of how many images one is kept.
     """
 
     tokens: int
+    every: int = 1
     seed: int = 0
     high: list[Floats] = field(default_factory=list)  # [C] for each fold
     low: list[Floats] = field(default_factory=list)
@@ -48,8 +49,9 @@ class Sample:
         else:
             np.maximum(self.high[fold], high, out=self.high[fold])
             np.minimum(self.low[fold], low, out=self.low[fold])
-        keep = self._random.permutation(len(rows))[: self.tokens]
-        self.rows[fold].append(rows[np.sort(keep)])
+        if self.images // FOLDS % self.every == 0:
+            keep = self._random.permutation(len(rows))[: self.tokens]
+            self.rows[fold].append(rows[np.sort(keep)])
         self.images += 1
 
     def extremes(self, without: int | None = None) -> tuple[Floats, Floats]:

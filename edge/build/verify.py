@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edge.build import graph
-from edge.errors import CalibrationError, GateError
+from edge.errors import CalibrationError, GateError, GraphError
 from edge.passport import EXACT_DB, Accuracy
 
 __all__ = ["OPEN", "Gate", "compare", "outputs"]
@@ -50,6 +50,11 @@ def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Acc
 
     classes: the right class of each image, where known. Raises `GateError` for NaN or infinity.
     """
+    if logits.shape != reference.shape:
+        raise GraphError(
+            f"the graph has {logits.shape[1]} outputs, the checkpoint {reference.shape[1]}",
+            "give the graph of this very checkpoint",
+        )
     if not np.isfinite(logits).all():
         raise GateError(
             "the engine's outputs are NaN or infinity on real images", "try --precision fp32"

@@ -107,16 +107,16 @@ def test_what_is_kept_does_not_grow_with_the_images(model, monkeypatch):
         return fit(sample, *rest, **options)
 
     monkeypatch.setattr(calibrating.search, "fit", spy)
-    for count in (8, 32):
+    for count in (8, 32, 400):
         x = np.random.default_rng(1).standard_normal((count, 3, 32, 32)).astype(np.float32)
         calibrate(model, iter(x), "auto", count)
     sizes = [sum(len(sample.fold(fold)) for fold in range(4)) for sample in kept]
     assert sizes[0] == 40
-    assert max(sizes) <= 40
+    assert min(sizes) >= 30 and max(sizes) <= 44
 
 
 def test_ranges_survive_their_file(tmp_path):
-    found = Range(1.25, "mse", 2.0, 0.5, (1.0, 2.0), 0.5, (0.1, 0.2), (0.0, 0.1), (1.0,), 40.0)
+    found = Range(1.25, "mse", 2.0, 2.0, 0.5, (1.0, 2.0), 0.5, (0.1, 0.2), (0.0, 0.1), (1.0,), 40.0)
     ranges = Ranges("mse", 20, "ab", {"x": found})
     ranges.write(tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json") == ranges
@@ -131,7 +131,7 @@ def test_ranges_survive_their_file(tmp_path):
         '{"schema": 1}',
         '{"schema": 2, "method": "mse", "images": 1, "set_sha256": "", "ranges": {"x": "a"}}',
         '{"schema": 2, "method": "mse", "images": 1, "set_sha256": "", "ranges": '
-        '{"x": {"amax": 0, "method": "mse", "before": 1}}}',
+        '{"x": {"amax": 0, "method": "mse", "before": 1, "largest": 1}}}',
     ],
 )
 def test_a_file_that_holds_no_ranges_is_refused(tmp_path, text):

@@ -39,7 +39,7 @@ def graphs(fp32_graph, tmp_path_factory):
     fp32 = graph.load(fp32_graph)
     ranges = {
         site.activation: Range(
-            6.0, "minmax", 6.0, shift=0.5 if site.norm is None and site.values is None else 0.0
+            6.0, "minmax", 6.0, 6.0, shift=0.5 if site.norm is None and site.values is None else 0.0
         )
         for site in sites(fp32)
     }

@@ -20,7 +20,7 @@ def fp32(fp32_graph):
 
 @pytest.fixture(scope="module")
 def ranges(fp32):
-    return {li.activation: Range(6.0, "minmax", 6.0) for li in linears(fp32)}
+    return {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ def measured(model):
 
 
 def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
-    model = fp16.to_fp16(quantize.to_qdq(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0))))
+    model = fp16.to_fp16(
+        quantize.to_qdq(fp32, dict.fromkeys(ranges, Range(1e-9, "minmax", 1.0, 1.0)))
+    )
     index = graph.Index(model)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -287,7 +289,9 @@ def test_a_kept_linear_stays_int8_with_its_pair_in_fp32(int8, fp32):
 def test_a_quantised_graph_that_overflows_is_guarded_too(fp32, damage):
     damaged = damage(fp32, 1e4)
     ranges = {
-        li.activation: Range(peak := 1.1 * fp16.peaks(damaged, pictures())[li.activation], "", peak)
+        li.activation: Range(
+            peak := 1.1 * fp16.peaks(damaged, pictures())[li.activation], "", 1.0, peak
+        )
         for li in linears(damaged)
     }
     model = quantize.to_qdq(damaged, ranges)
@@ -317,10 +321,10 @@ def test_a_pair_that_two_linears_share_serves_each_in_its_type(int8, fp32):
 
 def test_what_quantising_puts_between_two_kept_nodes_is_kept(fp32):
     """A shift after GELU, and a bias: the list made of the FP32 graph does not name them."""
-    ranges = {li.activation: Range(6.0, "minmax", 6.0) for li in linears(fp32)}
+    ranges = {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
     fc1, fc2 = linears(fp32)[2], linears(fp32)[3]
-    ranges[fc2.activation] = Range(6.0, "minmax", 6.0, shift=0.5)
-    ranges[fc1.activation] = Range(6.0, "minmax", 6.0, mean=(0.1,) * 64, error=(0.1,) * 64)
+    ranges[fc2.activation] = Range(6.0, "minmax", 6.0, 6.0, shift=0.5)
+    ranges[fc1.activation] = Range(6.0, "minmax", 6.0, 6.0, mean=(0.1,) * 64, error=(0.1,) * 64)
     model = quantize.to_qdq(fp32, ranges)
     gelu = graph.Index(fp32).maker[fc2.activation].name
     half = fp16.to_fp16(model, [fc1.node.name, gelu, fc2.node.name])

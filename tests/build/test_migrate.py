@@ -69,9 +69,9 @@ def test_the_function_is_unchanged_to_float_precision(model, prepared, seed, spr
     for site in sites(model):
         scale = np.exp(rng.uniform(-spread, spread, channels(model, site)))
         ranges[site.activation] = (
-            Range(1.0, "test", 1.0, 0.5, tuple(scale))
+            Range(1.0, "test", 1.0, 1.0, 0.5, tuple(scale))
             if can_scale(site)
-            else Range(1.0, "test", 1.0, shift=shift)
+            else Range(1.0, "test", 1.0, 1.0, shift=shift)
         )
     moved, named = migrate(model, ranges)
     expected = logits(model, prepared[:4])
@@ -82,8 +82,8 @@ def test_the_function_is_unchanged_to_float_precision(model, prepared, seed, spr
 def test_the_activation_is_what_the_range_says(model, prepared):
     site = sites(model)[0]
     scale = tuple(np.linspace(0.5, 2, channels(model, site)))
-    ranges = {s.activation: Range(1.0, "test", 1.0) for s in sites(model)}
-    ranges[site.activation] = Range(1.0, "test", 1.0, 0.5, scale)
+    ranges = {s.activation: Range(1.0, "test", 1.0, 1.0) for s in sites(model)}
+    ranges[site.activation] = Range(1.0, "test", 1.0, 1.0, 0.5, scale)
     moved, _ = migrate(model, ranges)
 
     def activation(model):
@@ -96,10 +96,10 @@ def test_the_activation_is_what_the_range_says(model, prepared):
 
 
 def test_a_scale_of_another_graph_is_refused(model):
-    ranges = {site.activation: Range(1.0, "test", 1.0) for site in sites(model)}
+    ranges = {site.activation: Range(1.0, "test", 1.0, 1.0) for site in sites(model)}
     first = sites(model)[0].activation
-    with pytest.raises(GraphError, match=f"{first} has 64 channels"):
-        migrate(model, {**ranges, first: Range(1.0, "test", 1.0, 0.5, (1.0, 2.0))})
+    with pytest.raises(GraphError, match=f"{first} needs 64 numbers of scale"):
+        migrate(model, {**ranges, first: Range(1.0, "test", 1.0, 1.0, 0.5, (1.0, 2.0))})
 
 
 def quality(model, prepared, method):

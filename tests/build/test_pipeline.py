@@ -18,7 +18,7 @@ from edge.errors import (
 )
 from edge.passport import Passport
 from edge.storage import alone
-from tests.conftest import Recorder
+from tests.conftest import Recorder, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_an_engine_is_whole_and_its_passport_says_what_it_is(built):
     for name in passport.files:
         passport.check_file(built.folder, name)
     names = {path.name for path in built.folder.iterdir()}
-    assert names == {"passport.json", "report.html", *passport.files}
+    assert names == {"passport.json", *passport.files}
     report = (built.folder / "report.html").read_text()
     assert passport.name in report and passport.verdict.partition(":")[0] in report
 
@@ -310,8 +310,16 @@ def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, t
     again = build(dataclasses.replace(recipe, ranges=copy, name="again"), observer)
     assert f"ranges of {copy}" in observer.texts
     assert again.passport.accuracy == expected
+    other = save_checkpoint(tmp_path / "other", initializer_range=0.1)
+    with pytest.raises(CalibrationError, match="of another graph, or of other weights"):
+        build(dataclasses.replace(recipe, checkpoint=str(other), ranges=copy), Recorder())
     copy.write_text(copy.read_text().replace('"layer_norm"', '"other_norm"'))
     with pytest.raises(GraphError, match="no range for layer_norm"):
+        build(dataclasses.replace(recipe, ranges=copy, name="again"), Recorder())
+    data = json.loads(table.read_text())
+    data["ranges"]["layer_norm"]["mean"] = [0.0] * 5
+    copy.write_text(json.dumps(data))
+    with pytest.raises(GraphError, match="layer_norm needs 64 numbers of mean"):
         build(dataclasses.replace(recipe, ranges=copy, name="again"), Recorder())
 
 
@@ -326,3 +334,36 @@ def test_a_graph_that_was_quantised_in_training_is_taken_as_it_is(recipe, tmp_pa
     with pytest.raises(GraphError, match="has no quantised Linear"):
         fp32 = build(dataclasses.replace(recipe, precision="fp32", name="fp32"), Recorder())
         build(dataclasses.replace(taken, graph=fp32.folder / "model.onnx"), Recorder())
+
+
+def test_what_a_setting_cannot_mean_is_refused(recipe, tmp_path):
+    (tmp_path / "a.onnx").touch()
+    for change in (
+        {"graph": tmp_path / "a.onnx", "also": ("head",)},
+        {"graph": tmp_path / "a.onnx", "precision": "fp16"},
+        {"also": ("head",), "precision": "fp16"},
+        {"ranges": tmp_path / "a.onnx", "precision": "fp32"},
+        {"also": ("window",)},
+        {"ranges": tmp_path / "absent.json"},
+    ):
+        with pytest.raises(EngineError):
+            dataclasses.replace(recipe, **change)
+
+
+def test_points_of_top_1_need_classes(recipe, pictures, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in images.find(pictures):
+        shutil.copy(path, flat)
+    with pytest.raises(CalibrationError, match="which --max-drop needs"):
+        build(dataclasses.replace(recipe, calibration=flat, max_drop=1.0), Recorder())
+
+
+def test_of_several_candidates_one_may_be_impossible(recipe, monkeypatch):
+    def fail(*_):
+        raise GraphError("a weight is too large", "train it again")
+
+    monkeypatch.setattr(pipeline.candidates, "make_quantised", fail)
+    built = build(dataclasses.replace(recipe, precision="auto", name="less"), Recorder())
+    assert "; not INT8: a weight is too large" in built.passport.verdict
+    assert set(built.passport.candidates) == {"fp32", "fp16"}

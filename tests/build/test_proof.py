@@ -22,4 +22,4 @@ def test_int8_products_and_fused_attentions_are_counted():
 def test_without_a_gpu_the_rules_are_proved_on_the_graph(built_engine):
     facts = dict(prove(built_engine, Passport.read(built_engine)))
     kept = len(Passport.read(built_engine).kept_fp16)
-    assert facts["placement"].startswith(f"{8 - kept} of 8 Linears INT8 by the graph")
+    assert facts["placement int8"].startswith(f"{8 - kept} of 8 Linears INT8 by the Q/DQ")

@@ -18,7 +18,7 @@ def fp32(fp32_graph):
 
 @pytest.fixture(scope="module")
 def ranges(fp32):
-    return {li.activation: Range(6.0, "minmax", 6.0) for li in linears(fp32)}
+    return {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_ranges_of_another_graph_are_named(fp32, ranges):
         quantize.to_qdq(fp32, {**ranges, "elsewhere": ranges[name]})
     for bad in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="range of"):
-            Range(bad, "minmax", 1.0)
+            Range(bad, "minmax", 1.0, 1.0)
 
 
 def qdq_on_a_residual(int8):
