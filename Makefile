@@ -78,7 +78,7 @@ test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
 	@$(VENV)/bin/pytest -n 2 -m "not slow and not gpu"
 
 test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
-	@$(VENV)/bin/pytest -m slow
+	@$(VENV)/bin/pytest -m slow -s
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/test_trt.py

@@ -21,13 +21,15 @@ from onnx import ModelProto
 from edge import __version__
 from edge.build import cached, candidates, fp16, graph, images, page, verify
 from edge.build import compile as compiling
-from edge.build.checkpoint import read_checkpoint
+from edge.build.candidates import Candidate
+from edge.build.checkpoint import Checkpoint, read_checkpoint
 from edge.build.findings import findings
 from edge.build.judge import Judge
 from edge.build.numbers import NUMBERS
 from edge.build.observer import Observer
 from edge.build.plan import add_plan, make_forms, time_on_gpu
 from edge.build.publish import assembled, recover, unchanged
+from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
 from edge.passport import Candidate as Carried
@@ -55,6 +57,44 @@ def build(recipe: Recipe, observer: Observer) -> Built:
         return _build(recipe, folder, cache, observer)
 
 
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What a build starts from, read and checked."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    calibrating: list[Path]
+    judging: list[Path]
+    set_sha256: str  # of the calibration set
+    cache: Path
+    checkpoint_key: str
+    table: str | None  # digest of a given range table
+    gate: verify.Gate
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What was built and judged, and which of it is to be published."""
+
+    model: ModelProto  # the FP32 graph
+    judge: Judge
+    judged: list[Candidate]
+    chosen: Candidate
+    ms: dict[str, float]
+    verdict: str
+    ranges: Ranges | None
+    alone_db: dict[str, float]
+    risks: dict[str, str]
+
+    def carried(self, precision: str) -> list[Candidate]:
+        """All that go into the engine, the chosen one first; `auto` carries what passed."""
+        if precision != "auto":
+            return [self.chosen]
+        passed = [candidate for candidate in self.judged if candidate.refused is None]
+        return sorted(passed, key=lambda candidate: candidate is not self.chosen)
+
+
 def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Built:
     page.check()  # before the work, not after it
     recover(folder)
@@ -64,32 +104,48 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         )
     checkpoint = read_checkpoint(recipe.checkpoint)
     calibrating, judging = _two_sets(recipe)
-    set_sha256 = images.digest(calibrating)
-    backend, why_none = compiling.available()
     tools = _tools()
-    checkpoint_key = _key("checkpoint", [digest(path) for path in checkpoint.files], tools)
-    table = digest(recipe.ranges) if recipe.ranges else None
-    trained = digest(recipe.graph) if recipe.graph else None
+    setting = _Setting(
+        recipe=recipe,
+        checkpoint=checkpoint,
+        calibrating=calibrating,
+        judging=judging,
+        set_sha256=images.digest(calibrating),
+        cache=cache,
+        checkpoint_key=_key("checkpoint", [digest(path) for path in checkpoint.files], tools),
+        table=digest(recipe.ranges) if recipe.ranges else None,
+        # Without a gate nothing is refused, and no Linear returns to FP16 for it.
+        gate=verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN,
+        tools=tools,
+    )
     fingerprint = _key(
         "engine",
-        [checkpoint_key, set_sha256, images.digest(judging), recipe.precision, recipe.method],
-        [recipe.max_batch, recipe.min_agreement, recipe.max_drop, recipe.gate, table],
-        [list(recipe.also), trained],
-        compiling.identity(backend),
+        [setting.checkpoint_key, setting.set_sha256, images.digest(judging)],
+        [recipe.precision, recipe.method, recipe.max_batch, list(recipe.also)],
+        [recipe.min_agreement, recipe.max_drop, recipe.gate],
+        [setting.table, digest(recipe.graph) if recipe.graph else None],
+        compiling.identity(compiling.available()[0]),
     )
     if (known := unchanged(folder, fingerprint)) is not None:
         return Built(folder, known, fresh=False)
+    outcome = _judge(setting, observer)
+    return Built(folder, _publish(setting, outcome, folder, fingerprint, observer), fresh=True)
 
-    model = cached.simplified(checkpoint, cache, checkpoint_key, judging, observer)
-    # Without a gate nothing is refused, and no Linear returns to FP16 for it.
-    gate = verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN
-    risks = {}
+
+def _judge(setting: _Setting, observer: Observer) -> _Outcome:
+    """Build the candidates, judge and time them, and choose. Raises what a stage raises."""
+    recipe, checkpoint, cache = setting.recipe, setting.checkpoint, setting.cache
+    judging, calibrating, gate = setting.judging, setting.calibrating, setting.gate
+    model = cached.simplified(checkpoint, cache, setting.checkpoint_key, judging, observer)
+    key = _key(setting.checkpoint_key, setting.set_sha256)
+    risks: dict[str, str] = {}
     if recipe.precision != "fp32":
-        path = cache / f"peaks-{_key('peaks', checkpoint_key, set_sha256)}.json"
+        path = cache / f"peaks-{key}.json"
         risks = fp16.risks(model, cached.peaks(model, path, calibrating, checkpoint, observer))
         fp16.set_kept(model, risks)
         for name, why in risks.items():
             observer.warn(f"{name} stays FP32 in FP16: {why}")
+
     observer.stage("reference")
     judge = Judge(model, judging, checkpoint, observer)
     if gate.max_drop is not None and judge.fp32.top1 is None:
@@ -98,60 +154,65 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             "put each into a folder named like its class, or leave out --max-drop",
         )
     observer.done(f"FP32 on {judge.fp32.images} held-out images")
+
     wanted = ("fp16", "int8") if recipe.precision == "auto" else (recipe.precision,)
     judged = [candidates.make(model, "fp32", judge, gate)]
     failed: dict[str, str] = {}
-    if "fp16" in wanted:
-        with _may_fail(recipe, "fp16", failed):
-            judged.append(candidates.make(model, "fp16", judge, gate))
-    ranges, alone_db = None, {}
+    ranges: Ranges | None = None
+    alone_db: dict[str, float] = {}
 
     def probe(portable: ModelProto) -> dict[str, float]:
         few = images.few(calibrating, checkpoint.preprocess, cached.PROBED, observer.warn)
         return fp16.peaks(portable, iter(few))
 
+    if "fp16" in wanted:
+        with _may_fail(recipe, "fp16", failed):
+            judged.append(candidates.make(model, "fp16", judge, gate))
     if recipe.graph is not None:
         observer.stage("verify")
         judged.append(candidates.given(recipe.graph, model, probe, judge, gate))
         observer.done(f"{recipe.graph}: {judged[-1].note}")
-    elif quantised := [precision for precision in wanted if precision in NUMBERS]:
-        key = _key("ranges", checkpoint_key, set_sha256, recipe.method, table)
+    elif small := next((precision for precision in wanted if precision in NUMBERS), None):
+        key = _key(key, recipe.method, setting.table)
         path = cache / f"ranges-{key}.json"
         ranges = cached.ranges(model, path, calibrating, checkpoint, recipe, observer)
         path = cache / f"sensitivity-{key}.json"
         alone_db = cached.sensitivities(model, path, ranges, calibrating, checkpoint, observer)
 
         def forms(kept: Sequence[str]) -> dict[str, ModelProto]:
-            return make_forms(model, quantised[0], ranges, kept, recipe.also, probe)
+            return make_forms(model, small, ranges, kept, recipe.also, probe)
 
         observer.stage("quantize, verify")
-        with _may_fail(recipe, quantised[0], failed):
-            judged.append(
-                candidates.make_quantised(quantised[0], forms, alone_db, judge, gate, observer)
-            )
-        observer.done(failed.get(quantised[0], judged[-1].note))
+        with _may_fail(recipe, small, failed):
+            judged.append(candidates.make_quantised(small, forms, alone_db, judge, gate, observer))
+        observer.done(failed.get(small, judged[-1].note))
 
     observer.stage("choose")
     ms = candidates.timed(judged)
-    chosen = judged[-1]
-    if recipe.precision == "auto":
-        chosen = candidates.choose(judged, ms)
-    else:
-        gate.check(chosen.accuracy)
-    sentence = candidates.verdict(chosen, judged, ms, "onnxruntime")
-    sentence += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
-    observer.done(sentence)
+    chosen = candidates.choose(judged, ms) if recipe.precision == "auto" else judged[-1]
+    gate.check(chosen.accuracy)
+    verdict = candidates.verdict(chosen, judged, ms, "onnxruntime")
+    verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
+    observer.done(verdict)
     if recipe.gate and (judges := judge.fp32.images) < ENOUGH:
         observer.warn(f"judged on {judges} images only: one of them is {100 / judges:.1f} %")
+    return _Outcome(model, judge, judged, chosen, ms, verdict, ranges, alone_db, risks)
 
-    carried = [c for c in judged if c.refused is None] if recipe.precision == "auto" else []
+
+def _publish(
+    setting: _Setting, outcome: _Outcome, folder: Path, fingerprint: str, observer: Observer
+) -> Passport:
+    """Put the engine together, with its plan and its report."""
+    recipe, checkpoint, chosen = setting.recipe, setting.checkpoint, outcome.chosen
+    carried = outcome.carried(recipe.precision)
+    names = {c.precision: f"{c.precision}.onnx" for c in carried}
+    names[chosen.precision] = "model.onnx"
     with assembled(folder) as scratch:
-        written = graph.save(chosen.forms["portable"], scratch / "model.onnx")
-        known_as = {chosen.precision: "model.onnx"}
-        for other in carried:
-            if other is not chosen:
-                known_as[other.precision] = f"{other.precision}.onnx"
-                written += graph.save(other.forms["portable"], scratch / f"{other.precision}.onnx")
+        written = [
+            path
+            for c in carried
+            for path in graph.save(c.forms["portable"], scratch / names[c.precision])
+        ]
         passport = Passport(
             name=recipe.engine,
             fingerprint=fingerprint,
@@ -164,42 +225,57 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             labels=checkpoint.labels,
             preprocess=checkpoint.preprocess,
             max_batch=recipe.max_batch,
-            tools=tools,
-            calibration=ranges.origin() if ranges else None,
+            tools=setting.tools,
+            calibration=outcome.ranges.origin() if outcome.ranges else None,
             judged=recipe.gate,
             accuracy=chosen.accuracy,
-            verdict=sentence,
+            verdict=outcome.verdict,
             kept_fp16=tuple(chosen.kept),
             candidates={
                 c.precision: Carried(
-                    known_as[c.precision], c.accuracy, round(ms[c.precision], 3), tuple(c.kept)
+                    names[c.precision],
+                    c.accuracy,
+                    round(outcome.ms[c.precision], 3),
+                    tuple(c.kept),
                 )
                 for c in carried
+                if recipe.precision == "auto"
             },
             files={path.name: File.of(path) for path in written},
         )
+        backend, why_none = compiling.available()
         if backend is None:
             observer.warn(f"no plan: {why_none}; the engine is portable (run edge compile there)")
         else:
-            preferred = sorted(carried or [chosen], key=lambda c: c is not chosen)
             graphs = {
                 c.precision: (
-                    known_as[c.precision],
+                    names[c.precision],
                     partial(c.forms.get, "device", c.forms["portable"]),
                 )
-                for c in preferred
+                for c in carried
             }
-            passport = add_plan(scratch, passport, graphs, backend, cache, observer, time_on_gpu)
+            passport = add_plan(
+                scratch, passport, graphs, backend, setting.cache, observer, time_on_gpu
+            )
         observer.stage("report")
         found = findings(
-            passport, model, judged, chosen, ms, ranges, alone_db, risks, str(gate), judge
+            passport,
+            outcome.model,
+            outcome.judged,
+            chosen,
+            outcome.ms,
+            outcome.ranges,
+            outcome.alone_db,
+            outcome.risks,
+            str(setting.gate),
+            outcome.judge,
         )
         page.write(found, scratch / "report.html")
         report = {"report.html": File.of(scratch / "report.html")}
         passport = replace(passport, files={**passport.files, **report})
         passport.write(scratch)
         observer.done(f"{folder / 'report.html'}")
-    return Built(folder, passport, fresh=True)
+    return passport
 
 
 @contextmanager
