@@ -135,5 +135,8 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        # A native module that Ctrl-C interrupts while it is loaded says that it cannot be.
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         command = mend(name.partition(".")[0])
         raise MissingPackage(f"{name} cannot be imported ({error})", f"run {command}") from error

@@ -41,3 +41,14 @@ def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
 def test_an_error_is_one_line_without_control_characters():
     error = errors.ImageError("a\nb\x1b[31m.png is odd", "replace it")
     assert str(error) == "a b [31m.png is odd; replace it"
+
+
+def test_ctrl_c_while_a_native_module_is_loaded_is_ctrl_c(tmp_path, monkeypatch):
+    (tmp_path / "native_edge.py").write_text(
+        "try:\n    raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt as error:\n"
+        "    raise ImportError('initialization failed') from error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        errors.require("native_edge")
