@@ -136,7 +136,16 @@ def require(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         # A native module that Ctrl-C interrupts while it is loaded says that it cannot be.
-        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        if _interrupted(error):
             raise KeyboardInterrupt from error
         command = mend(name.partition(".")[0])
         raise MissingPackage(f"{name} cannot be imported ({error})", f"run {command}") from error
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error came from, however far back."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
