@@ -250,6 +250,20 @@ def run(
 
 
 @app.command()
+def preprocess(
+    engine: EngineArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    out: OutOption,
+) -> None:
+    """Write the very tensor that the network sees of a picture, as .npy: float32 [3, H, W]."""
+    from edge.passport import Passport
+    from edge.preprocess.cpu import write_tensor
+
+    write_tensor(Passport.read(engine).preprocess, image, out)
+    console.say(f"{out}: what the network sees of {image}")
+
+
+@app.command()
 def classify(
     engine: EngineArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],

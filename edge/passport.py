@@ -19,7 +19,7 @@ from edge.storage import digest, write_bytes
 
 __all__ = ["EXACT_DB", "Accuracy", "Calibration", "Candidate", "File", "Origin", "Passport", "Plan"]
 
-SCHEMA = 2
+SCHEMA = 3
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
 
@@ -144,8 +144,8 @@ class Passport:
     def read(folder: Path) -> Passport:
         """Read `folder/passport.json`.
 
-        Raises `EngineError` when the folder is no engine, or the passport is damaged or of a
-        newer schema.
+        Raises `EngineError` when the folder is no engine, or the passport is damaged or of
+        another schema.
         """
         path = folder / NAME
         if folder.is_file():
@@ -169,8 +169,13 @@ class Passport:
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise EngineError(
-                f"{path} has schema {schema}, this vit-edge reads up to {SCHEMA}",
+                f"{path} has schema {schema}, this vit-edge reads {SCHEMA}",
                 "upgrade vit-edge, or build the engine again",
+            )
+        if isinstance(schema, int) and schema < SCHEMA:
+            raise EngineError(
+                f"{path} has schema {schema}, this vit-edge reads {SCHEMA}",
+                "build the engine again: edge build CHECKPOINT",
             )
         try:
             return msgspec.convert(data, Passport)

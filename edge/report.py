@@ -15,15 +15,11 @@ __all__ = ["describe"]
 def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]] = ()) -> str:
     """What `edge inspect` prints: one fact per line; proved: what was found out beyond it."""
     spec, plan = passport.preprocess, passport.plan
-    resize = spec.resize or (f"shortest edge {spec.shortest_edge}" if spec.shortest_edge else "no")
     lines = [
         ("engine", f"{folder} ({passport.precision})"),
         ("checkpoint", f"{passport.checkpoint.name} ({passport.checkpoint.architecture})"),
-        ("input", f"RGB [N, 3, {spec.height}, {spec.width}] float32"),
-        (
-            "preprocess",
-            f"resize {resize}, crop {spec.crop or 'no'}, mean {spec.mean}, std {spec.std}",
-        ),
+        ("input", f"{'BGR' if spec.bgr else 'RGB'} [N, 3, {spec.height}, {spec.width}] float32"),
+        ("preprocess", str(spec)),
         (
             "classes",
             f"{len(passport.labels)}: {', '.join(passport.labels[:8])}"

@@ -46,12 +46,12 @@ if [ -f /etc/nv_tegra_release ]; then
   # TensorRT and OpenCV stay JetPack's; PyCUDA is built against the CUDA that is here.
   export PATH="$PATH:/usr/local/cuda/bin"
   say "installing what the board needs"
-  "${pip[@]}" --editable '.[device,cuda]' pytest  # pytest: for make test-gpu
+  "${pip[@]}" --editable '.[device,fast,cuda]' pytest  # pytest: for make test-gpu
 else
   say "installing the build tools (about 2 GB on disk)"
   # By its exact version first: the CPU build is enough, where pip is set up to find it.
   "${pip[@]}" "$(grep '^torch==' constraints.txt)"
-  extras=build,demo,dev
+  extras=build,fast,demo,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
 fi

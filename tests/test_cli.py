@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from transformers import ViTImageProcessorPil
 
 from tests.conftest import add_outliers, save_checkpoint
 
@@ -31,7 +34,7 @@ def test_help_lists_every_command(edge_command):
     assert done.returncode == 0
     for command in (
         *("build", "export", "simplify", "calibrate", "quantize", "compile"),
-        *("run", "classify", "inspect", "bench", "doctor"),
+        *("run", "preprocess", "classify", "inspect", "bench", "doctor"),
     ):
         assert command in done.stdout
 
@@ -67,6 +70,26 @@ def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
     assert [row["image"] for row in rows] == [str(path) for path in images]
     assert all(len(row["top"]) == 2 for row in rows)
     assert set(rows[0]["top"][0]) == {"label", "class_id", "confidence"}
+
+
+def test_preprocess_writes_what_transformers_makes(
+    edge_command, built_engine, checkpoint, pictures, tmp_path
+):
+    image, out = sorted(pictures.rglob("*.png"))[0], tmp_path / "x.npy"
+    done = edge_command("preprocess", built_engine, image, "--out", out)
+    assert (done.returncode, done.stdout) == (0, "")
+    config = json.loads((Path(checkpoint) / "preprocessor_config.json").read_text())
+    config.pop("image_processor_type")
+    processor = ViTImageProcessorPil(**config)
+    expected = processor(Image.open(image).convert("RGB"), return_tensors="np")["pixel_values"][0]
+    assert np.load(out).tobytes() == expected.tobytes()
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no")
+    fails(edge_command("preprocess", built_engine, bad, "--out", out), "bad.png is not a picture")
+    fails(edge_command("preprocess", built_engine, image, "--out", tmp_path), "is a folder")
+    fails(edge_command("preprocess", tmp_path, image, "--out", out), "is no engine")
+    assert np.load(out).tobytes() == expected.tobytes()  # what was there stays whole
 
 
 def test_classify_goes_on_after_a_bad_picture(edge_command, built_engine, pictures, tmp_path):

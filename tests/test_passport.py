@@ -23,7 +23,7 @@ def test_survives_its_file(copy):
 def test_the_file_s_keys_are_the_schema(copy):
     """Other programs read this file: a change of its keys is a change of its schema."""
     data = json.loads((copy / "passport.json").read_text())
-    assert data["schema"] == 2
+    assert data["schema"] == 3
     assert list(data) == [
         "schema",
         "name",
@@ -97,10 +97,11 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
         Passport.read(copy)
 
 
-def test_a_newer_schema_is_named(copy):
+@pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (2, "edge build")])
+def test_another_schema_is_named(copy, schema, mend):
     path = copy / "passport.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 9}))
-    with pytest.raises(EngineError, match=r"schema 9.*upgrade"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(EngineError, match=rf"schema {schema}.*{mend}"):
         Passport.read(copy)
 
 

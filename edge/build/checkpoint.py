@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import CheckpointError, require
+from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 
 __all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
@@ -61,7 +62,7 @@ def read_checkpoint(name: str) -> Checkpoint:
         folder / "preprocessor_config.json",
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    preprocess = Preprocess.from_processor(processor, _image_size(name, config))
+    preprocess = from_processor(processor, _image_size(name, config))
     return Checkpoint(name, folder, architecture, _labels(name, config), preprocess)
 
 

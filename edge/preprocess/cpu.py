@@ -1,24 +1,33 @@
-"""`Preprocess` on the CPU: Pillow resizes, a table normalises; byte for byte what training saw.
+"""`Preprocess` on the CPU: byte for byte what training saw, from any surface.
 
-The reference is transformers' PIL backend (`image_processing_backends.PilBackend`): resize in
-uint8 with Pillow, crop at floor((n - c) / 2), rescale in float64 rounded to float32, normalise in
-float32.
+The columns are resized first, then the rows, with 8 bits between: so Pillow did from 2016 to its
+version 12.2, with which the published checkpoints were trained. Later ones exchange the two for
+some shapes (its pull requests 9524 and 9549), which moves single levels; two calls of one axis each
+do not let them.
 """
 
 from __future__ import annotations
 
-from math import ceil
+import importlib.util
+import io
+import threading
+from functools import lru_cache
 from os import PathLike
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge.errors import ImageError
-from edge.preprocess.spec import Preprocess
+from edge.preprocess.colour import to_rgb
+from edge.preprocess.resample import NEAREST, taps
+from edge.preprocess.spec import Placement, Preprocess
+from edge.preprocess.surface import Layout, Surface
+from edge.storage import check_target, write_bytes
 
-__all__ = ["Picture", "Preprocessor", "as_pixels", "load_image"]
+__all__ = ["Picture", "Preprocessor", "as_pixels", "load_image", "to_rgb", "write_tensor"]
 
 Pixels = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
@@ -52,75 +61,89 @@ def as_pixels(picture: Picture) -> Pixels:
     return load_image(picture)
 
 
+def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
+    """Prepare a picture and write it as .npy, float32 [3, H, W], whole or not at all.
+
+    Raises `ImageError` for the picture, `StorageError` for the file.
+    """
+    check_target(out)
+    memory = io.BytesIO()
+    np.save(memory, Preprocessor(spec)(load_image(image)), allow_pickle=False)
+    write_bytes(out, memory.getvalue())
+
+
 class Preprocessor:
-    """A `Preprocess` made ready: call it with pixels and the tensor to fill."""
+    """A `Preprocess` made ready: call it with a picture and the tensor to fill, from any thread.
 
-    def __init__(self, spec: Preprocess):
+    `compiled` says which engine resizes: numba's machine code where numba is installed, else
+    Pillow. The bytes are the same.
+    """
+
+    def __init__(self, spec: Preprocess, *, compiled: bool | None = None):
+        """compiled: whether to use numba; by default if it is installed."""
         self.spec = spec
-        self.table = _table(spec)
+        self.compiled = (
+            importlib.util.find_spec("numba") is not None if compiled is None else compiled
+        )
+        self.table = spec.table()
+        self._outside = spec.outside()[:, None, None]
+        self._order = np.array([2, 1, 0] if spec.bgr else [0, 1, 2])
+        self._place = lru_cache(maxsize=64)(spec.place)
+        self._local = threading.local()
 
-    def __call__(self, pixels: Pixels, out: Tensor | None = None) -> Tensor:
-        """Prepare RGB pixels uint8 [H, W, 3]; fills and returns `out`, float32 [3, height, width].
+    def __call__(self, picture: Surface | Pixels, out: Tensor | None = None) -> Tensor:
+        """Prepare a surface, or RGB pixels uint8 [H, W, 3].
 
-        Raises `ImageError` when the pixels are not 8-bit RGB or have no area.
+        Fills and returns `out`, float32 [3, height, width], C-contiguous. Raises `ImageError`
+        when the pixels are not 8-bit RGB, have no area, or are too long to be resized.
         """
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise ImageError(
-                f"the picture is {pixels.dtype} {list(pixels.shape)}",
-                "give uint8 RGB [height, width, 3]",
-            )
-        spec = self.spec
+        surface = picture if isinstance(picture, Surface) else Surface.from_rgb(picture)
+        spec, layout = self.spec, surface.layout
+        placement = self._place(layout.height, layout.width)
         if out is None:
             out = np.empty((3, spec.height, spec.width), np.float32)
-        size = self._resized(pixels.shape[0], pixels.shape[1])
-        if size != pixels.shape[:2]:
-            image = Image.fromarray(np.ascontiguousarray(pixels))
-            pixels = np.asarray(image.resize(size[::-1], Image.Resampling(spec.resample)))
-        if spec.crop:
-            pixels = _centre_crop(pixels, spec.crop)
-        for channel in range(3):
-            np.take(self.table[channel], pixels[..., channel], out=out[channel], mode="clip")
+        (_, _, height, width), (top, left) = placement.window, placement.at
+        inside = out
+        if (height, width) != (spec.height, spec.width):
+            out[:] = self._outside
+            inside = out[:, top : top + height, left : left + width]
+        if self.compiled:
+            self._workspace(layout, placement).run(surface, self.table, self._order, inside)
+        else:
+            pixels = self._resized(to_rgb(surface), placement)
+            for channel, source in enumerate(self._order):
+                np.take(self.table[channel], pixels[..., source], out=inside[channel], mode="clip")
         return out
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) after the resize."""
-        if self.spec.resize:
-            return self.spec.resize
-        edge = self.spec.shortest_edge
-        if edge is None:
-            return height, width
-        if width <= height:
-            return int(edge * height / width), edge
-        return edge, int(edge * width / height)
+    def _workspace(self, layout: Layout, placement: Placement) -> Any:
+        """This thread's tables and scratch memory for pictures of this layout; the last is kept."""
+        from edge.preprocess.compiled import Workspace
+
+        key, workspace = getattr(self._local, "workspace", (None, None))
+        if key != layout:
+            (rows, columns), (top, left, height, width) = placement.resized, placement.window
+            workspace = Workspace(
+                layout,
+                taps(layout.width, columns, self.spec.resample, left, width),
+                taps(layout.height, rows, self.spec.resample, top, height),
+            )
+            self._local.workspace = (layout, workspace)
+        return workspace
+
+    def _resized(self, pixels: Pixels, placement: Placement) -> Pixels:
+        """The placement's window of the resized picture, uint8 [height, width, 3], by Pillow."""
+        (rows, columns), (top, left, height, width) = placement.resized, placement.window
+        filter_ = Image.Resampling(self.spec.resample)
+        if (rows, columns) != pixels.shape[:2]:
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+            if filter_ == NEAREST:  # has no passes
+                return np.asarray(image.resize((columns, rows), filter_).crop(_box(placement)))
+            image = image.resize((columns, image.height), filter_)
+            image = image.crop((left, 0, left + width, image.height))
+            pixels, left = np.asarray(image.resize((width, rows), filter_)), 0
+        return pixels[top : top + height, left : left + width]
 
 
-def _table(spec: Preprocess) -> Tensor:
-    """What each of the 256 byte values becomes in each channel: float32 [3, 256]."""
-    values = np.arange(256, dtype=np.uint8)
-    if spec.scale is not None:
-        scaled = (values.astype(np.float64) * spec.scale).astype(np.float32)
-    else:
-        scaled = values.astype(np.float32)
-    table = np.repeat(scaled[None], 3, axis=0)
-    if spec.mean is not None and spec.std is not None:
-        mean = np.array(spec.mean, np.float32)[:, None]
-        std = np.array(spec.std, np.float32)[:, None]
-        table = (table - mean) / std
-    return table
-
-
-def _centre_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The centre of a picture; what lies outside it is 0 (transformers' `center_crop`)."""
-    for axis, want in enumerate(size):
-        have = pixels.shape[axis]
-        if have < want:
-            before = ceil((want - have) / 2)
-            # transformers crops the padded picture at (have - want) // 2 + before, which is 0.
-            padding = [(0, 0)] * 3
-            padding[axis] = (before, want - have - before)
-            pixels = np.pad(pixels, padding)
-        else:
-            start = (have - want) // 2
-            window = slice(start, start + want)
-            pixels = pixels[:, window] if axis else pixels[window]
-    return pixels
+def _box(placement: Placement) -> tuple[int, int, int, int]:
+    top, left, height, width = placement.window
+    return left, top, left + width, top + height

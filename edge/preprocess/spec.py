@@ -1,75 +1,88 @@
 """`Preprocess`: what a checkpoint's image processor does to a picture, as one frozen dataclass.
 
-It is read from `preprocessor_config.json` once, at build time, and travels in the passport and in
-the ONNX metadata. A key that is not understood is refused by name rather than ignored, since a
-picture that is prepared differently from training costs accuracy that nobody sees.
+It is read from the checkpoint once, at build time (`processors.py`), and travels in the passport
+and in the ONNX metadata. Both the CPU and the CUDA path do what it says, to the byte.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from edge.errors import CheckpointError
+from edge.errors import ImageError
+from edge.preprocess.resample import BICUBIC, BILINEAR, LANCZOS, NEAREST
 
-__all__ = ["Preprocess"]
+__all__ = ["Placement", "Preprocess", "Resize"]
 
 LARGEST = 8192  # pixels of a side
-NEAREST, LANCZOS, BILINEAR, BICUBIC = 0, 1, 2, 3  # the numbers of PIL.Image.Resampling
 
-# Class defaults of transformers 5 for what preprocessor_config.json leaves out:
-# (size, resample, crop_size, do_center_crop, default_to_square, mean and std)
-_HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
-_CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "ViT": {"size": {"height": 224, "width": 224}, "resample": BILINEAR, "stats": _HALF},
-    "DeiT": {
-        "size": {"height": 256, "width": 256},
-        "resample": BICUBIC,
-        "do_center_crop": True,
-        "crop_size": {"height": 224, "width": 224},
-        "stats": _HALF,
-    },
-    "Bit": {
-        "size": {"shortest_edge": 224},
-        "resample": BICUBIC,
-        "do_center_crop": True,
-        "crop_size": {"height": 224, "width": 224},
-        "stats": _CLIP,
-    },
-}
 
-# Keys that say nothing about the pixels, or only repeat what the processor's class says.
-_HARMLESS = {
-    "feature_extractor_type",
-    "image_processor_type",
-    "processor_class",
-    "_processor_class",
-    "_valid_processor_keys",
-    "data_format",
-    "input_data_format",
-    "return_tensors",
-    "device",
-    "disable_grouping",
-    "default_to_square",
-    "model_input_names",
-    "backend",
-}
-_UNDERSTOOD = {
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "do_convert_rgb",
-}
+class Placement(NamedTuple):
+    """Where a picture goes: it is resized, and a window of that lands in the tensor.
+
+    resized  (height, width) after the resize
+    window   (top, left, height, width) of what is used of it
+    at       (top, left) of the window in the tensor; around it is `Preprocess.outside`
+    """
+
+    resized: tuple[int, int]
+    window: tuple[int, int, int, int]
+    at: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How the size after the resize follows from the picture's.
+
+    stretch        to height x width, whatever the shape
+    shortest_edge  the shorter side to `height` (= `width`), unless the longer then exceeds
+                   `longest_edge`; the other side is rounded down
+    within         as large as fits into height x width, rounded down (max_height, max_width)
+    cover          as small as covers height x width, to the nearest pixel (timm's centre mode)
+    contain        as large as fits into height x width, to the nearest pixel (timm's border mode)
+    """
+
+    how: Literal["stretch", "shortest_edge", "within", "cover", "contain"]
+    height: int
+    width: int
+    longest_edge: int | None = None
+
+    def __str__(self) -> str:
+        if self.how != "shortest_edge":
+            return f"{self.how} {self.height}x{self.width}"
+        longest = f", at most {self.longest_edge}" if self.longest_edge else ""
+        return f"shortest edge {self.height}{longest}"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a picture of height x width after the resize."""
+        if self.how == "stretch":
+            return self.height, self.width
+        if self.how == "shortest_edge":
+            return self._shortest_edge(height, width)
+        if self.how == "within":  # transformers' get_image_size_for_max_height_width
+            scale = min(self.height / height, self.width / width)
+            return int(height * scale), int(width * scale)
+        choose = min if self.how == "cover" else max  # timm's ResizeKeepRatio
+        ratio = choose(height / self.height, width / self.width)
+        return round(height / ratio), round(width / ratio)
+
+    def _shortest_edge(self, height: int, width: int) -> tuple[int, int]:
+        """transformers' get_size_with_aspect_ratio."""
+        edge: float = self.height
+        short, long = min(height, width), max(height, width)
+        whole = self.height
+        if self.longest_edge is not None and float(long) / float(short) * edge > self.longest_edge:
+            edge = self.longest_edge * float(short) / float(long)
+            whole = round(edge)
+        if short == whole:
+            return height, width
+        if width < height:
+            return int(edge * height / width), whole
+        return whole, int(edge * width / height)
 
 
 @dataclass(frozen=True)
@@ -78,105 +91,104 @@ class Preprocess:
 
     height: int  # of the tensor that the network sees
     width: int
-    resize: tuple[int, int] | None  # (height, width) whatever the picture's shape
-    shortest_edge: int | None  # resize the shorter side to this, keeping the shape
+    resize: Resize | None
     resample: int  # PIL.Image.Resampling: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic
-    crop: tuple[int, int] | None  # centre crop (height, width) after the resize, padded with 0
+    crop: tuple[int, int] | None  # centre crop (height, width) after the resize
     scale: float | None  # multiply the 0..255 values by this
     mean: tuple[float, float, float] | None  # then subtract this per channel
     std: tuple[float, float, float] | None  # and divide by this
+    # How half a pixel beside the crop is rounded: "down" is (n - c) // 2, as transformers does,
+    # "even" is round((n - c) / 2), as torchvision and timm do.
+    crop_rounding: Literal["down", "even"] = "down"
+    fill: tuple[int, int, int] = (0, 0, 0)  # RGB of what a crop takes from outside the picture
+    pad: tuple[int, int] | None = None  # pad below and right with 0 after normalising
+    bgr: bool = False  # the network sees blue, green, red
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no processor can mean."""
-        sizes = [self.height, self.width, *(self.resize or ()), *(self.crop or ())]
-        if self.shortest_edge is not None:
-            sizes.append(self.shortest_edge)
+        resize = self.resize
+        sizes = [self.height, self.width, *(self.crop or ()), *(self.pad or ())]
+        if resize is not None:
+            sizes += [resize.height, resize.width, resize.longest_edge or 1]
         if min(sizes) < 1 or max(sizes) > LARGEST:
             raise ValueError(f"a size of {sizes}, which is not within 1 to {LARGEST}")
-        if (self.crop or self.resize) != (self.height, self.width):
+        stretched = resize is not None and resize.how == "stretch"
+        last = self.pad or self.crop
+        if resize is not None and stretched:
+            last = last or (resize.height, resize.width)
+        if last != (self.height, self.width):
             raise ValueError(
-                f"pictures of {self.crop or self.resize or 'any size'}, the model takes "
-                f"{(self.height, self.width)}"
+                f"pictures of {last or 'any size'}, the model takes {(self.height, self.width)}"
             )
         if self.resample not in (NEAREST, LANCZOS, BILINEAR, BICUBIC):
             raise ValueError(f"resample {self.resample}, which is none of 0 to 3")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ValueError(f"image_std {self.std}, which is not positive")
 
-    @staticmethod
-    def from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
-        """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes.
-
-        Raises `CheckpointError` for a processor, key or value that is not understood, and when
-        the processor makes pictures of another size than the model takes.
-        """
-        try:
-            return Preprocess._from_processor(config, image_size)
-        except CheckpointError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise CheckpointError(
-                f"preprocessor_config.json has {reason}", "correct it, or download it again"
-            ) from error
-
-    @staticmethod
-    def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
-        kind = _kind(config)
-        defaults = _DEFAULTS[kind]
-        unknown = {
-            key
-            for key, value in config.items()
-            if key not in _UNDERSTOOD | _HARMLESS and value not in (None, False)
-        }
-        if unknown:
-            raise CheckpointError(
-                f"preprocessor_config.json has keys that vit-edge does not honour: "
-                f"{', '.join(sorted(unknown))}",
-                "remove them if they do not change the pixels, or set them to false",
-            )
-
-        def value(key: str, default: Any) -> Any:
-            found = config.get(key)
-            return default if found is None else found
-
-        resize = shortest_edge = crop = None
-        if value("do_resize", True):
-            size = value("size", defaults["size"])
-            if isinstance(size, int):
-                size = (
-                    {"height": size, "width": size}
-                    if "height" in defaults["size"]
-                    else {"shortest_edge": size}
-                )
-            if set(size) == {"height", "width"}:
-                resize = (_whole(size["height"]), _whole(size["width"]))
-            elif set(size) == {"shortest_edge"}:
-                shortest_edge = _whole(size["shortest_edge"])
-            else:
-                raise CheckpointError(
-                    f"preprocessor_config.json has a size of {sorted(size)}, which vit-edge does "
-                    "not honour",
-                    "use height and width, or shortest_edge",
-                )
-        if value("do_center_crop", defaults.get("do_center_crop", False)):
-            crop_size = value("crop_size", defaults.get("crop_size", {}))
-            if isinstance(crop_size, int):
-                crop_size = {"height": crop_size, "width": crop_size}
-            crop = (_whole(crop_size["height"]), _whole(crop_size["width"]))
-        mean, std = defaults["stats"]
-        normalise = value("do_normalize", True)
-        return Preprocess(
-            height=image_size[0],
-            width=image_size[1],
-            resize=resize,
-            shortest_edge=shortest_edge,
-            resample=_whole(value("resample", defaults["resample"])),
-            crop=crop,
-            scale=float(value("rescale_factor", 1 / 255)) if value("do_rescale", True) else None,
-            mean=_triple(value("image_mean", mean), "image_mean") if normalise else None,
-            std=_triple(value("image_std", std), "image_std") if normalise else None,
+    def __str__(self) -> str:
+        filters = {NEAREST: "nearest", LANCZOS: "lanczos", BILINEAR: "bilinear", BICUBIC: "bicubic"}
+        crop, pad = (f"{size[0]}x{size[1]}" if size else "no" for size in (self.crop, self.pad))
+        return (
+            f"resize {self.resize or 'no'} ({filters[self.resample]}), crop {crop}, pad {pad}, "
+            f"mean {self.mean}, std {self.std}"
         )
+
+    def place(self, height: int, width: int) -> Placement:
+        """Where a picture of height x width pixels goes.
+
+        Raises `ImageError` when it is so long that nothing is left of its shorter side, or when
+        it is larger than `pad` after the resize.
+        """
+        resized = self.resize.size(height, width) if self.resize else (height, width)
+        if min(resized) < 1:
+            raise ImageError(
+                f"a picture of {width}x{height} pixels would be resized to "
+                f"{resized[1]}x{resized[0]}",
+                "give one that is less long",
+            )
+        if self.pad is not None and (resized[0] > self.pad[0] or resized[1] > self.pad[1]):
+            raise ImageError(
+                f"a picture of {width}x{height} pixels is {resized[1]}x{resized[0]} after the "
+                f"resize, more than the {self.pad[1]}x{self.pad[0]} that it is padded to",
+                "give one of another shape",
+            )
+        if self.crop is None:
+            return Placement(resized, (0, 0, *resized), (0, 0))
+        starts, lengths, places = [], [], []
+        for have, want in zip(resized, self.crop, strict=True):
+            starts.append(self._beside(have - want) if have > want else 0)
+            # transformers pads one more before than after, torchvision one less.
+            spare = max(want - have, 0)
+            places.append((spare + 1) // 2 if self.crop_rounding == "down" else spare // 2)
+            lengths.append(min(have, want))
+        return Placement(resized, (*starts, *lengths), (places[0], places[1]))  # type: ignore[arg-type]
+
+    def _beside(self, spare: int) -> int:
+        return spare // 2 if self.crop_rounding == "down" else round(spare / 2)
+
+    def table(self) -> npt.NDArray[np.float32]:
+        """What each byte value becomes in each channel that the network sees: float32 [3, 256].
+
+        Rescaled in float64 and rounded to float32, normalised in float32, as transformers does.
+        """
+        values = np.arange(256, dtype=np.uint8)
+        if self.scale is not None:
+            scaled = (values.astype(np.float64) * self.scale).astype(np.float32)
+        else:
+            scaled = values.astype(np.float32)
+        table = np.repeat(scaled[None], 3, axis=0)
+        if self.mean is not None and self.std is not None:
+            mean = np.array(self.mean, np.float32)[:, None]
+            std = np.array(self.std, np.float32)[:, None]
+            table = (table - mean) / std
+        return table
+
+    def outside(self) -> npt.NDArray[np.float32]:
+        """What the network sees beside the picture, float32 [3]."""
+        if self.pad is not None:
+            return np.zeros(3, np.float32)
+        fill = self.fill[::-1] if self.bgr else self.fill
+        return self.table()[np.arange(3), fill]
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Preprocess:
@@ -186,42 +198,3 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
-
-
-def _kind(config: dict[str, Any]) -> str:
-    name = config.get("image_processor_type") or config.get("feature_extractor_type")
-    if not isinstance(name, str):
-        raise CheckpointError(
-            "preprocessor_config.json names no image_processor_type",
-            f"add one of: {', '.join(f'{kind}ImageProcessor' for kind in _DEFAULTS)}",
-        )
-    kind = name
-    for suffix in ("Pil", "Fast"):
-        kind = kind.removesuffix(suffix)
-    kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if kind not in _DEFAULTS:
-        raise CheckpointError(
-            f"the image processor {name} is not supported",
-            f"supported: {', '.join(f'{kind}ImageProcessor' for kind in _DEFAULTS)}",
-        )
-    return kind
-
-
-def _whole(value: Any) -> int:
-    """A number of pixels, or the number of a filter. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise ValueError(f"{value!r} where a whole number belongs")
-    return int(value)
-
-
-def _triple(value: Any, key: str) -> tuple[float, float, float]:
-    if isinstance(value, (int, float)):
-        value = [value] * 3
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{key} {value!r}")
-    if len(value) != 3:
-        raise CheckpointError(
-            f"preprocessor_config.json has {len(value)} values in {key}",
-            "vit-edge prepares RGB pictures: give three",
-        )
-    return (float(value[0]), float(value[1]), float(value[2]))

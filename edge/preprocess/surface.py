@@ -60,14 +60,14 @@ class Format(NamedTuple):
         return 1 + max(sample.plane for sample in self.samples)
 
     def plane_size(self, plane: int, width: int, height: int) -> tuple[int, int]:
-        """(rows, bytes of a row that hold pixels) of a plane of a picture."""
+        """(rows, bytes of a row) of a plane of a picture, its last group of samples whole."""
         rows = columns = 0
         for index, (where, start, step) in enumerate(self.samples):
             if where == plane:
                 chroma = index > 0 and not self.is_rgb
                 rows = max(rows, -(-height // self.down) if chroma else height)
                 count = -(-width // self.across) if chroma else width
-                columns = max(columns, start + step * (count - 1) + 1)
+                columns = max(columns, step * -(-(start + step * (count - 1) + 1) // step))
         return rows, columns
 
 
@@ -158,7 +158,7 @@ class Surface:
                 "give uint8 RGB [height, width, 3]",
             )
         height, width = pixels.shape[:2]
-        if pixels.strides[1:] != (3, 1):
+        if pixels.strides[1:] != (3, 1) or pixels.strides[0] < 3 * width:
             pixels = np.ascontiguousarray(pixels)
         rows = np.lib.stride_tricks.as_strided(
             pixels, (height, 3 * width), (pixels.strides[0], 1), writeable=False
@@ -186,7 +186,7 @@ def rgb_weights(colour: Colour) -> npt.NDArray[np.int32]:
     """The integer formula's numbers for R, G and B: int32 [3, 4], (y, u, v, offset) each.
 
     They are the float64 matrix of the standard, rounded; 1/2 is in the offset. The sums stay
-    below 2^31. An RGB level is within 0.501 of what the standard's real numbers give.
+    below 2^31. An RGB level is within 0.502 of what the standard's real numbers give.
     """
     red, blue = _LUMA[colour.matrix]
     green = 1 - red - blue

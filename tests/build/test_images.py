@@ -7,9 +7,9 @@ import pytest
 
 from edge.build import images
 from edge.errors import CalibrationError
-from edge.preprocess.spec import Preprocess
+from edge.preprocess.spec import Preprocess, Resize
 
-SPEC = Preprocess(8, 8, (8, 8), None, 2, None, 1 / 255, None, None)
+SPEC = Preprocess(8, 8, Resize("stretch", 8, 8), 2, None, 1 / 255, None, None)
 
 
 def test_finds_images_in_all_folders_sorted(pictures):
