@@ -138,12 +138,12 @@ def _workspace_bytes() -> int:
 
 def _use_timing_cache(config: Any, path: Path) -> Any:
     """Start from the kernel timings of earlier builds; a cache of another machine is ignored."""
-    timing = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if timing is None:
-        timing = config.create_timing_cache(b"")
-    if timing is not None:
-        config.set_timing_cache(timing, False)
-    return timing
+    for start in (path.read_bytes() if path.is_file() else b"", b""):
+        timing = config.create_timing_cache(start)
+        # Refused, it would stay as it is: nothing is learnt for the next build.
+        if timing is not None and config.set_timing_cache(timing, False):
+            return timing
+    return None
 
 
 def _logger(trt: Any) -> Any:
