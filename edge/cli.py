@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from edge import __version__
 from edge.console import Console
-from edge.errors import EdgeError, ImageError
+from edge.errors import EdgeError, ImageError, MissingPackage, require
 from edge.options import (
     Backend,
     BackendOption,
@@ -291,9 +291,15 @@ def inspect(
     if as_json:
         print((engine / "passport.json").read_text(), end="")
     else:
-        from edge.build.proof import prove
+        try:
+            require("onnx")
+        except MissingPackage as missing:  # a device that only runs plans needs none
+            facts = [("placement", f"not proved: {missing}")]
+        else:
+            from edge.build.proof import prove
 
-        print(report.describe(engine, passport, prove(engine, passport)))
+            facts = prove(engine, passport)
+        print(report.describe(engine, passport, facts))
     _say_unjudged(engine, passport.judged)
 
 

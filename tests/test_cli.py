@@ -69,6 +69,17 @@ def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
     assert set(rows[0]["top"][0]) == {"label", "class_id", "confidence"}
 
 
+def test_a_device_without_onnx_is_told_what_is_not_proved(built_engine):
+    code = (
+        "import sys; sys.modules['onnx'] = None; from edge.__main__ import main; "
+        f"sys.argv = ['edge', 'inspect', {str(built_engine)!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (fact,) = [line for line in done.stdout.splitlines() if line.startswith("placement")]
+    assert "not proved: onnx cannot be imported" in fact and "[device]" in fact
+
+
 def test_classify_goes_on_after_a_bad_picture(edge_command, built_engine, pictures, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no")
