@@ -32,6 +32,8 @@ class Judged(Protocol):
     @property
     def worst(self) -> Accuracy: ...
     @property
+    def worst_form(self) -> str: ...
+    @property
     def note(self) -> str: ...
     @property
     def accuracy(self) -> dict[str, Accuracy]: ...
@@ -114,8 +116,7 @@ def findings(
     """All that a build found, for its report. model: the FP32 graph; ms: precision -> ms."""
     # FP32 never disagrees with itself: then the last candidate, the smallest, is of interest.
     shown = chosen if chosen.precision != "fp32" else judged[-1]
-    worst = min(shown.accuracy, key=lambda form: shown.accuracy[form].agreement)
-    compared = shown.forms[worst] if shown.forms else chosen.forms["portable"]
+    compared = shown.forms[shown.worst_form]
     return Findings(
         name=passport.name,
         checkpoint=passport.checkpoint.name,
@@ -139,7 +140,7 @@ def findings(
         linears=_linears(model, judged, ranges, alone_db),
         fp32_nodes=dict(risks),
         disagreements=judge.disagreements(compared),
-        compared=f"{shown.precision.upper()} ({worst})",
+        compared=f"{shown.precision.upper()} ({shown.worst_form})",
     )
 
 

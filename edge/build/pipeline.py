@@ -190,7 +190,12 @@ def _judge(setting: _Setting, observer: Observer) -> _Outcome:
     observer.stage("choose")
     ms = candidates.timed(judged)
     chosen = candidates.choose(judged, ms) if recipe.precision == "auto" else judged[-1]
-    gate.check(chosen.accuracy)
+    if chosen.refused is not None:
+        raise GateError(
+            chosen.refused,
+            "calibrate and judge with more images of your own domain (--calibration, --heldout), "
+            "try --precision fp16, or publish it unjudged: --no-gate",
+        )
     verdict = candidates.verdict(chosen, judged, ms, "onnxruntime")
     verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(verdict)
