@@ -44,7 +44,7 @@ class Judge(Protocol):
 
     fp32: Accuracy
 
-    def disagreements(self, model: ModelProto) -> list[Disagreement]: ...
+    def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]: ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Findings:
     candidates: list[Candidate] = field(default_factory=list)
     linears: list[LinearFinding] = field(default_factory=list)
     fp32_nodes: dict[str, str] = field(default_factory=dict)  # kept FP32 in FP16 -> why
-    disagreements: list[Disagreement] = field(default_factory=list)
+    disagreements: list[Disagreement] = field(default_factory=list)  # some, the worst first
+    differing: int = 0  # images, of which those are some
     compared: str = "the engine"  # with FP32, for the disagreements
 
 
@@ -116,7 +117,7 @@ def findings(
     """All that a build found, for its report. model: the FP32 graph; ms: precision -> ms."""
     # FP32 never disagrees with itself: then the last candidate, the smallest, is of interest.
     shown = chosen if chosen.precision != "fp32" else judged[-1]
-    compared = shown.forms[shown.worst_form]
+    disagreements, differing = judge.disagreements(shown.forms[shown.worst_form])
     return Findings(
         name=passport.name,
         checkpoint=passport.checkpoint.name,
@@ -139,7 +140,8 @@ def findings(
         ],
         linears=_linears(model, judged, ranges, alone_db),
         fp32_nodes=dict(risks),
-        disagreements=judge.disagreements(compared),
+        disagreements=disagreements,
+        differing=differing,
         compared=f"{shown.precision.upper()} ({shown.worst_form})",
     )
 

@@ -45,19 +45,24 @@ class Judge:
             for form, found in logits.items()
         }
 
-    def disagreements(self, model: ModelProto) -> list[Disagreement]:
-        """The images of which FP32 and `model` say different things, up to `SHOWN`."""
+    def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]:
+        """The images of which FP32 and `model` say different things, up to `SHOWN`, and how many.
+
+        Those of which FP32 is surest come first: to be sure of something else is worse.
+        """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
-        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))[:SHOWN]
-        return [
+        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))
+        surest = sorted(differ, key=lambda at: -self._says(self._reference[at])[1])[:SHOWN]
+        shown = [
             Disagreement(
                 image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
                 pixels=load_image(self._readable[at]),
                 fp32=self._says(self._reference[at]),
                 engine=self._says(logits[at]),
             )
-            for at in differ
+            for at in surest
         ]
+        return shown, len(differ)
 
     def _says(self, logits: Tensor) -> tuple[str, float]:
         weights = np.exp(logits - logits.max())

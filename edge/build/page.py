@@ -22,7 +22,6 @@ from edge.storage import write_bytes
 
 __all__ = ["check", "write"]
 
-SHOWN = 24  # disagreements; the page says how many more there are
 THUMBNAIL = 160  # pixels of the longer side
 
 
@@ -50,8 +49,6 @@ def _html(findings: Findings) -> str:
         finalize=_on_one_line,
     )
     environment.filters.update(db=_db, percent=_percent)
-    # The surest first: to be sure of two different things is the worse disagreement.
-    disagreements = sorted(findings.disagreements, key=lambda one: -one.fp32[1])
     chosen = [one for one in findings.candidates if one.precision == findings.precision]
     drawn = {
         "speed": plots.speed(findings.candidates, findings.precision),
@@ -67,8 +64,7 @@ def _html(findings: Findings) -> str:
         state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
         rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,
-        shown=[(one, *_thumbnail(one)) for one in disagreements[:SHOWN]],
-        more=len(disagreements[SHOWN:]),
+        shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
     )
     return text
 
