@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from edge.build import plots
-from edge.build.findings import Candidate, Disagreement, Findings
+from edge.build.findings import CandidateFinding, Disagreement, Findings
 from edge.errors import printable, require
 from edge.passport import EXACT_DB
 from edge.storage import write_bytes
@@ -86,7 +86,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _ratio(one: Candidate, candidates: list[Candidate]) -> float | None:
+def _ratio(one: CandidateFinding, candidates: list[CandidateFinding]) -> float | None:
     """How many times as fast as FP32; None when one of the two was not measured."""
     fp32 = next((other.ms for other in candidates if other.precision == "fp32"), None)
     return fp32 / one.ms if fp32 and one.ms else None

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from edge.build.findings import Candidate, LinearFinding
+from edge.build.findings import CandidateFinding, LinearFinding
 from edge.errors import printable, require
 
 __all__ = ["decibels", "ranges", "speed"]
@@ -69,7 +69,7 @@ _PLACES = (
 )
 
 
-def speed(candidates: Sequence[Candidate], chosen: str) -> str | None:
+def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
     """Agreement with FP32 over the time of one picture; None when no time was measured."""
     timed = [one for one in candidates if one.ms is not None]
     if not timed:

@@ -42,6 +42,10 @@ def test_the_verdict_is_a_sentence_with_reasons():
     assert candidates.verdict(fp32, [fp32, candidate("fp16")], ms, "onnxruntime") == (
         "FP32: agreement 99.75 %; FP16 is 1.2x slower than it"
     )
+    assert candidates.verdict(fp16, [fp32, fp16], ms, "onnxruntime") == (
+        "FP16: 1.2x slower than FP32 with onnxruntime here, agreement 99.75 %; "
+        "the gate refuses it: the portable form is wrong"
+    )
 
 
 def test_the_worst_form_is_the_one_that_disagrees_most_and_of_equals_the_noisier():

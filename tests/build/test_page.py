@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edge.build import page, plots
-from edge.build.findings import Candidate, Disagreement, Findings, LinearFinding
+from edge.build.findings import CandidateFinding, Disagreement, Findings, LinearFinding
 from edge.errors import MissingPackage, StorageError
 from edge.passport import Accuracy
 
@@ -98,9 +98,11 @@ def findings():
         images=100,
         gate="99 % agreement",
         candidates=[
-            Candidate("fp32", accuracy(100.0, float("inf")), 17.5, 4.0, True, "the reference"),
-            Candidate("fp16", accuracy(100.0), 8.8, 4.0, True, "smaller"),
-            Candidate("int8", accuracy(99.0), 5.1, 2.0, True, "1 of 16 Linears kept FP16"),
+            CandidateFinding(
+                "fp32", accuracy(100.0, float("inf")), 17.5, 4.0, True, "the reference"
+            ),
+            CandidateFinding("fp16", accuracy(100.0), 8.8, 4.0, True, "smaller"),
+            CandidateFinding("int8", accuracy(99.0), 5.1, 2.0, True, "1 of 16 Linears kept FP16"),
         ],
         linears=[linear(number, "FP16" if number == 3 else "INT8") for number in range(16)],
         fp32_nodes={"/vit/norm": "overflows"},

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from edge.build import images, pipeline
+from edge.build import graph, images, pipeline, publish
 from edge.build import verify as verifying
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe
@@ -138,11 +138,15 @@ def test_below_the_gate_nothing_is_published(recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(verifying, "compare", bad)
     strict = dataclasses.replace(recipe, engines=tmp_path, min_agreement=90)
-    with pytest.raises(GateError, match=r"80\.00 % of 8 images, the gate is 90 %"):
+    report = tmp_path / ".cache/a-refused.html"
+    with pytest.raises(GateError, match=r"80\.00 % of 8 images, the gate is 90 %") as caught:
         build(strict, Recorder())
     assert engines_of(tmp_path) == []
+    assert f"{report} shows more" in str(caught.value)
+    assert "the gate refuses it: the portable form agrees" in report.read_text()
     unjudged = build(dataclasses.replace(strict, gate=False), Recorder())
     assert unjudged.passport.judged is False
+    assert not report.exists()  # it would tell of what is not true any more
 
 
 def test_the_old_engine_survives_a_failed_build(recipe, monkeypatch):
@@ -151,7 +155,7 @@ def test_the_old_engine_survives_a_failed_build(recipe, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "add_plan", fail)
+    monkeypatch.setattr(publish, "add_plan", fail)
     monkeypatch.setattr(pipeline.compiling, "available", lambda: ("tensorrt-rtx", "test"))
     with pytest.raises(KeyboardInterrupt):
         build(dataclasses.replace(recipe, max_batch=7), Recorder())
@@ -237,7 +241,7 @@ def test_another_gpu_or_tensorrt_compiles_again(recipe, monkeypatch):
 def test_a_model_beyond_2_gb_is_built_with_its_weights_beside_the_graph(
     recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline.graph, "INLINE_LIMIT", 10_000)
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 10_000)
     fresh = dataclasses.replace(recipe, engines=tmp_path)
     built = build(fresh, Recorder())
     assert {"model.onnx", "model.onnx.data"} <= set(built.passport.files)
