@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from edge import nvidia, options
+from edge.build.calibrate import METHODS
+from edge.build.numbers import NUMBERS
+from edge.build.recipes import PRECISIONS
 from tests.conftest import add_outliers, save_checkpoint
 
 EDGE = Path(sys.executable).with_name("edge")
@@ -34,6 +39,22 @@ def test_help_lists_every_command(edge_command):
         *("run", "classify", "inspect", "bench", "doctor"),
     ):
         assert command in done.stdout
+
+
+def test_the_choices_are_what_there_is():
+    assert get_args(options.Wanted) == PRECISIONS
+    assert {*get_args(options.Precision)} == {"fp32", "fp16", *NUMBERS}
+    assert {*get_args(options.Method)} == {*METHODS}
+    assert get_args(options.Plans) == nvidia.BACKENDS
+    assert get_args(options.Backend) == ("auto", "onnxruntime", *nvidia.BACKENDS)
+
+
+def test_a_choice_that_there_is_not_is_named_with_those_there_are(edge_command):
+    done = edge_command("run", "engine", "--backend", "vulkan")
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    for word in ("'vulkan'", "onnxruntime", "tensorrt-rtx"):
+        assert word in said
 
 
 def test_version(edge_command):

@@ -5,18 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge import cli
 from edge.build import calibrate as calibrating
 from edge.build import graph, images
-from edge.build.calibrate import METHODS, calibrate
+from edge.build.calibrate import calibrate
 from edge.build.checkpoint import read_checkpoint
 from edge.build.ranges import Range, Ranges
 from edge.build.sites import linears
 from edge.errors import CalibrationError
-
-
-def test_the_command_offers_every_method():
-    assert sorted(method.value for method in cli.Method) == sorted(METHODS)
 
 
 @pytest.fixture(scope="module")
