@@ -16,7 +16,7 @@ __all__ = ["CandidateFinding", "Disagreement", "Findings", "LinearFinding"]
 class CandidateFinding:
     """One precision that was built and judged."""
 
-    precision: str  # fp32, fp16 or int8
+    precision: str  # fp32, fp16, int8 or fp8
     accuracy: Accuracy  # of the form that did worse
     megabytes: float  # of model.onnx
     ms: float | None  # median time of one picture here; None: not measured
@@ -29,7 +29,7 @@ class LinearFinding:
     """One Linear of the transformer: its precision, and why."""
 
     name: str
-    precision: str  # INT8 or FP16
+    precision: str  # INT8 or FP8, or FP16: kept
     why: str
     alone_db: float | None  # SQNR of the logits when it alone is INT8; None: not measured
     output_db: float | None  # SQNR of its own output on images that did not choose its range

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,14 @@ class Judge:
         best = int(logits.argmax())
         return self._checkpoint.labels[best], float(weights[best] / weights.sum())
 
-    def _run(self, models: dict[str, ModelProto], skipped: object) -> dict[str, Tensor]:
+    def _run(
+        self, models: dict[str, ModelProto], skipped: Callable[[str], None]
+    ) -> dict[str, Tensor]:
         readable: list[Path] = []
         done = 0
 
         def prepared() -> Iterator[Tensor]:
-            found = images.prepare(self._files, self._checkpoint.preprocess, skipped)  # type: ignore[arg-type]
+            found = images.prepare(self._files, self._checkpoint.preprocess, skipped)
             for path, tensor in found:
                 readable.append(path)
                 yield tensor

@@ -94,7 +94,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         raise GateError(
             why,
             f"{report} shows more; calibrate and judge with more images of your own domain "
-            "(--calibration, --heldout), try --precision fp16, or publish it unjudged: --no-gate",
+            "(--calibration, --heldout), try --precision auto, or publish it unjudged: --no-gate",
         )
     report.unlink(missing_ok=True)  # of an earlier build
     return Built(folder, publish(setting, outcome, folder, fingerprint, observer), fresh=True)

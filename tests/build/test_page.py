@@ -125,6 +125,7 @@ def test_the_page_says_what_was_built_and_how_it_did(findings, read):
     for words in ("demo-int8", "scripts/demo-vit", "ViTForImageClassification", "99 % agreement"):
         assert words in found.text
     assert "INT8 is twice as fast and passed." in found.text
+    assert "compiled later, on a board, is not in this report: edge inspect shows it" in found.text
     assert ("p", {"class": "verdict good"}) in found.tags
 
 
@@ -147,9 +148,9 @@ def test_every_candidate_is_a_row(findings, read):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 16, 192])
-def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, read, count):
-    linears = [linear(number, "FP16" if number == 0 else "INT8") for number in range(count)]
+@pytest.mark.parametrize(("count", "small"), [(1, "INT8"), (16, "INT8"), (192, "INT8"), (8, "FP8")])
+def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, read, count, small):
+    linears = [linear(number, "FP16" if number == 0 else small) for number in range(count)]
     found = read(replace(findings, linears=linears))
     rows = found.rows["linears"][1:]
     assert [row[0] for row in rows] == [one.name for one in linears]
@@ -163,7 +164,7 @@ def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, r
         "0.50",
         "entropy",
     ]
-    assert f"{count - 1} of {count} Linears INT8, 1 kept FP16" in found.text
+    assert f"{count - 1} of {count} Linears {small}, 1 kept FP16" in found.text
     for drawn in (plots.decibels(linears, "alone_db", ""), plots.ranges(linears, "")):
         fills = [one.get("style", "") for one in ElementTree.fromstring(drawn).iter("use")]
         assert sum("fill: var(--int8)" in style for style in fills) == count - 1
