@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from edge import __version__
 from edge.console import Console
-from edge.errors import EdgeError, ImageError
+from edge.errors import EdgeError, ImageError, MissingPackage, require
 from edge.options import (
     Backend,
     BackendOption,
@@ -132,8 +132,8 @@ def build(
         "checkpoint": checkpoint,
         "calibration": calibration,
         "heldout": heldout,
-        "precision": precision and precision.value,
-        "method": calibration_method and calibration_method.value,
+        "precision": precision,
+        "method": calibration_method,
         "max_batch": max_batch,
         "name": name,
         "engines": engines,
@@ -176,25 +176,25 @@ def calibrate(
     graph: GraphArgument,
     images: ImagesOption,
     out: OutOption = Path("ranges.json"),
-    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = Method.auto,
+    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = "auto",
 ) -> None:
     """Images -> activation ranges, through the FP32 graph."""
     from edge.build import stages
 
-    stages.calibrate(graph, images, method.value, out, console)
+    stages.calibrate(graph, images, method, out, console)
 
 
 @app.command()
 def quantize(
     graph: GraphArgument,
     out: OutOption,
-    precision: Annotated[Precision, typer.Option()] = Precision.int8,
+    precision: Annotated[Precision, typer.Option()] = "int8",
     ranges: Annotated[Path | None, typer.Option(help="of edge calibrate; for int8")] = None,
 ) -> None:
     """FP32 graph -> FP16 graph, or INT8 Q/DQ graph with its ranges."""
     from edge.build import stages
 
-    stages.quantize(graph, precision.value, ranges, out, console)
+    stages.quantize(graph, precision, ranges, out, console)
 
 
 @app.command("compile")
@@ -205,7 +205,7 @@ def compile_(
     """Make an engine's plan on the machine that will run it; needs no torch."""
     from edge.build.plan import compile_engine
 
-    passport = compile_engine(engine, backend and backend.value, console)
+    passport = compile_engine(engine, backend, console)
     _say_unjudged(engine, passport.judged)
     print(engine / "model.plan")
 
@@ -214,7 +214,7 @@ def compile_(
 def run(
     engine: EngineArgument,
     source: Annotated[list[str], typer.Option(help="test://ball, file, /dev/video0, rtsp://, ...")],
-    backend: BackendOption = Backend.auto,
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     frames: Annotated[int | None, typer.Option(min=1, help="stop after so many")] = None,
     realtime: Annotated[bool, typer.Option(help="play files at their own speed")] = False,
@@ -268,7 +268,7 @@ def classify(
     engine: EngineArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     top: Annotated[int, typer.Option(min=1, help="classes in each result")] = 5,
-    backend: BackendOption = Backend.auto,
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Label pictures: one JSON line each on stdout."""
@@ -305,16 +305,22 @@ def inspect(
     if as_json:
         print((engine / "passport.json").read_text(), end="")
     else:
-        from edge.build.proof import prove
+        try:
+            require("onnx")
+        except MissingPackage as missing:  # a device that only runs plans needs none
+            facts = [("placement", f"not proved: {missing}")]
+        else:
+            from edge.build.proof import prove
 
-        print(report.describe(engine, passport, prove(engine, passport)))
+            facts = prove(engine, passport)
+        print(report.describe(engine, passport, facts))
     _say_unjudged(engine, passport.judged)
 
 
 @app.command()
 def bench(
     engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
-    backend: BackendOption = Backend.auto,
+    backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="turns that each engine gets")] = 50,
 ) -> None:
@@ -342,7 +348,7 @@ def _open(folder: Path, backend: Backend, threads: int | None) -> Engine:
     """Open an engine and say, once, what runs it and why."""
     from edge.run.engine import Engine
 
-    model = Engine.open(folder, backend=backend.value, threads=threads)
+    model = Engine.open(folder, backend=backend, threads=threads)
     console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
     _say_unjudged(folder, model.passport.judged)
     return model

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,40 +22,11 @@ __all__ = [
 ]
 
 
-class Precision(str, Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-    fp8 = "fp8"
-
-
-class Wanted(str, Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-    fp8 = "fp8"
-    auto = "auto"
-
-
-class Method(str, Enum):
-    auto = "auto"
-    minmax = "minmax"
-    percentile = "percentile"
-    entropy = "entropy"
-    mse = "mse"
-
-
-class Backend(str, Enum):
-    auto = "auto"
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt-rtx"
-
-
-class Plans(str, Enum):
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt-rtx"
-
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
+Wanted = Literal[Precision, "auto"]
+Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
+Plans = Literal["tensorrt", "tensorrt-rtx"]
+Backend = Literal["auto", "onnxruntime", Plans]
 
 EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]
 GraphArgument = Annotated[

@@ -17,7 +17,7 @@ from edge.errors import EngineError
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["EXACT_DB", "Accuracy", "Calibration", "Candidate", "File", "Origin", "Passport", "Plan"]
+__all__ = ["EXACT_DB", "Accuracy", "Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
 
 SCHEMA = 3
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
@@ -87,7 +87,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Carried:
     """A precision that passed the gate, carried along: only the board knows which is fastest."""
 
     graph: str  # file, model.onnx for the one that was chosen
@@ -111,7 +111,7 @@ class Passport:
     accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
     verdict: str = ""  # which precision, and why
     kept_fp16: tuple[str, ...] = ()  # Linears that INT8 would have harmed most
-    candidates: dict[str, Candidate] = field(default_factory=dict)  # by precision
+    candidates: dict[str, Carried] = field(default_factory=dict)  # by precision
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
 
@@ -119,7 +119,7 @@ class Passport:
         """Raises ValueError for what no build writes."""
         if not self.labels or self.max_batch < 1 or "model.onnx" not in self.files:
             raise ValueError("no labels, no batch or no model.onnx")
-        graphs = {candidate.graph for candidate in self.candidates.values()}
+        graphs = {carried.graph for carried in self.candidates.values()}
         if self.plan:
             graphs.add(self.plan.graph)
         if not graphs <= set(self.files):

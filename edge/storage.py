@@ -127,7 +127,8 @@ def alone(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StorageError(
-                f"another vit-edge works on {path.stem}", "wait until it is done"
+                f"another vit-edge works on {path.name.removesuffix('.lock')}",
+                "wait until it is done",
             ) from None
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,11 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("cat", "dog", "fox", "owl", "bee")
+
+# Where there is a TensorRT-RTX, setup installs it, and without it these tests fail.
+needs_rtx = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="TensorRT-RTX is for x86-64 only"
+)
 
 
 class Recorder:

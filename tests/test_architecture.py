@@ -6,11 +6,17 @@ or optional is imported inside the function that needs it.
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "edge"
@@ -59,11 +65,12 @@ PACKAGES = {
     "edge.build.export": {"numpy", "onnx"},
     "edge.build.simplify": {"numpy", "onnx"},
     "edge.build.calibrate": {"numpy", "onnx"},
-    "edge.build.findings": {"numpy", "onnx"},
+    "edge.build.findings": {"numpy"},
     "edge.build.fp16": {"numpy", "onnx"},
     "edge.build.histogram": {"numpy"},
     "edge.build.numbers": {"ml_dtypes", "numpy"},
     "edge.build.placement": {"numpy", "onnx"},
+    "edge.build.outcome": {"onnx"},
     "edge.build.pipeline": {"onnx"},
     "edge.build.page": {"PIL"},
     "edge.build.migrate": {"numpy", "onnx"},
@@ -91,6 +98,7 @@ REQUIRED = {
     "transformers": {"edge.build.export"},
     "huggingface_hub": {"edge.build.checkpoint"},
     "safetensors": {"edge.build.checkpoint"},
+    "onnx": {"edge.cli"},
     "onnxsim": {"edge.build.simplify"},
     "jinja2": {"edge.build.page"},
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
@@ -156,6 +164,22 @@ def test_the_packages_of_the_table_are_imported_and_no_others(path):
     foreign = packages - set(sys.stdlib_module_names) - {"edge"}
     # tomli stands in for tomllib, which Python 3.10 has not.
     assert foreign == PACKAGES.get(name_of(path), set())
+
+
+def test_every_package_of_the_tables_is_declared():
+    """One that only another package brings is gone when that package drops it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
+    declared = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
+    called = {"PIL": "pillow", "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs"}
+    used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
+    from_the_system = {"gi"}
+    assert {called.get(name, name) for name in used - from_the_system} <= declared
+    light = {"edge.build.numbers", "edge.build.placement", "edge.build.fp16", "edge.build.graph"}
+    needed = set().union(*(PACKAGES[module] for module in light))
+    on_a_board = {re.split(r"[^\w-]", line)[0] for line in extras["device"]}
+    assert needed - {"numpy"} <= on_a_board
 
 
 def test_the_command_loads_what_it_runs_and_no_more():

@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
+from edge import nvidia, options
+from edge.build.calibrate import METHODS
+from edge.build.numbers import NUMBERS
+from edge.build.recipes import PRECISIONS
 from tests.conftest import add_outliers, save_checkpoint
 
 EDGE = Path(sys.executable).with_name("edge")
@@ -37,6 +42,22 @@ def test_help_lists_every_command(edge_command):
         *("run", "preprocess", "classify", "inspect", "bench", "doctor"),
     ):
         assert command in done.stdout
+
+
+def test_the_choices_are_what_there_is():
+    assert get_args(options.Wanted) == PRECISIONS
+    assert {*get_args(options.Precision)} == {"fp32", "fp16", *NUMBERS}
+    assert {*get_args(options.Method)} == {*METHODS}
+    assert get_args(options.Plans) == nvidia.BACKENDS
+    assert get_args(options.Backend) == ("auto", "onnxruntime", *nvidia.BACKENDS)
+
+
+def test_a_choice_that_there_is_not_is_named_with_those_there_are(edge_command):
+    done = edge_command("run", "engine", "--backend", "vulkan")
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    for word in ("'vulkan'", "onnxruntime", "tensorrt-rtx"):
+        assert word in said
 
 
 def test_version(edge_command):
@@ -92,6 +113,17 @@ def test_preprocess_writes_what_transformers_makes(
     assert np.load(out).tobytes() == expected.tobytes()  # what was there stays whole
 
 
+def test_a_device_without_onnx_is_told_what_is_not_proved(built_engine):
+    code = (
+        "import sys; sys.modules['onnx'] = None; from edge.__main__ import main; "
+        f"sys.argv = ['edge', 'inspect', {str(built_engine)!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (fact,) = [line for line in done.stdout.splitlines() if line.startswith("placement")]
+    assert "not proved: onnx cannot be imported" in fact and "[device]" in fact
+
+
 def test_classify_goes_on_after_a_bad_picture(edge_command, built_engine, pictures, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no")
@@ -144,7 +176,7 @@ def test_the_gate_ends_a_build_and_publishes_nothing(edge_command, checkpoint, p
     table.write_text(json.dumps(data))
     words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path, "--name", "c"]
     done = edge_command(*words, "--ranges", table, "--min-agreement", "100")
-    fails(done, "the gate is 100 %", "--no-gate")
+    fails(done, "the gate is 100 %", "(nor with 4 Linears kept FP16)", "--no-gate")
     assert not (tmp_path / "c").exists()
 
 

@@ -51,10 +51,9 @@ def test_every_command_and_option_exists(line):
 
 
 def test_files_that_are_named_exist():
-    # What `make demo` makes is no file of the project: a clean clone has only the recipes of engines/.
-    for name in re.findall(
-        r"\]\(([^)#:]+)\)|`((?:scripts|docs)/[\w./-]+\.\w+|engines/[\w-]+\.toml)`", README
-    ):
+    # What `make demo` makes is no file of the project: a clean clone has of engines/ the recipes.
+    named = r"\]\(([^)#:]+)\)|`((?:scripts|docs)/[\w./-]+\.\w+|engines/[\w-]+\.toml)`"
+    for name in re.findall(named, README):
         assert (ROOT / (name[0] or name[1])).exists(), name
 
 

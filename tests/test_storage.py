@@ -90,6 +90,14 @@ def test_only_one_process_holds_a_file_or_a_folder(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("name", ["vit.v2", "vit.v2.lock"])
+def test_what_is_held_is_called_by_its_whole_name(name, tmp_path):
+    (tmp_path / "vit.v2").mkdir()
+    path = tmp_path / name
+    with alone(path), pytest.raises(StorageError, match=r"works on vit\.v2; "), alone(path):
+        pass
+
+
 def test_the_file_behind_stdout_is_added_to_and_never_replaced(tmp_path):
     (tmp_path / "log").write_text("kept\n")
     code = "from pathlib import Path; from edge.storage import write_bytes; "

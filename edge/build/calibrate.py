@@ -7,6 +7,7 @@ for `auto`, which migrates outliers and measures what each choice costs (`search
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = ["METHODS", "calibrate", "from_images"]
 
 METHODS = ("auto", *histograms.METHODS)
 SAMPLE_BYTES = 192_000_000  # of all activations together
+CONTRAST = 8  # of 255 levels: what has no more is one colour, and a sensor's noise
 SAMPLE_TOKENS = 4096  # of one activation: more change little and take long
 
 Tensor = npt.NDArray[np.float32]
@@ -45,7 +47,9 @@ def from_images(
 
     Raises `CalibrationError` when fewer than `images.MINIMUM` can be read, or are of any use.
     """
-    count, seen = 0, set[str]()
+    count, seen = 0, set[bytes]()
+    # A picture's values are levels of 0 to 255, times `scale`, over `std`.
+    least = CONTRAST * abs(preprocess.scale or 1.0) / np.array(preprocess.std or 1.0)
 
     def pictures() -> Iterable[Tensor]:
         nonlocal count
@@ -55,8 +59,8 @@ def from_images(
                     f"{path} is NaN or infinity once it is prepared",
                     "correct rescale_factor, image_mean and image_std of the checkpoint",
                 )
-            if np.ptp(tensor, axis=(1, 2)).any():  # a picture of one colour says nothing
-                seen.update(images.contents([path]))
+            if (np.ptp(tensor, axis=(1, 2)) > least).any():  # one colour says nothing
+                seen.add(hashlib.sha256(tensor.tobytes()).digest())
             count += 1
             yield tensor
             observer.progress("images", count, len(files))
@@ -69,7 +73,7 @@ def from_images(
         )
     if len(seen) < images.MINIMUM:
         raise CalibrationError(
-            f"of {count} images {len(seen)} are different and not of one colour, "
+            f"of {count} images {len(seen)} are different and not of almost one colour, "
             f"{images.MINIMUM} are needed",
             "calibrate with real pictures of your domain",
         )

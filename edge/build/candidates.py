@@ -40,9 +40,18 @@ class Candidate:
     kept: dict[str, float] = field(default_factory=dict)  # Linears kept FP16 -> dB alone
 
     @property
+    def worst_form(self) -> str:
+        """The form that does worse: by what the gate looks at, and between equals by its noise."""
+
+        def rank(form: str) -> tuple[float, float]:
+            return self.accuracy[form].agreement, self.accuracy[form].sqnr_db
+
+        return min(self.accuracy, key=rank)
+
+    @property
     def worst(self) -> Accuracy:
-        """The accuracy of the form that does worse."""
-        return min(self.accuracy.values(), key=lambda measured: measured.sqnr_db)
+        """The accuracy of that form."""
+        return self.accuracy[self.worst_form]
 
     @property
     def note(self) -> str:
@@ -183,8 +192,7 @@ def verdict(
     if chosen.precision != "fp32" and "fp32" in ms:
         speed = _against(ms[chosen.precision], ms["fp32"])
         parts.append(f"{speed} FP32 with {backend} here")
-    agreement = min(measured.agreement for measured in chosen.accuracy.values())
-    parts.append(f"agreement {agreement:.2f} %")
+    parts.append(f"agreement {chosen.worst.agreement:.2f} %")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"

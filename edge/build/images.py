@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edge import storage
 from edge.errors import CalibrationError, ImageError
 from edge.preprocess.cpu import Preprocessor, load_image
 from edge.preprocess.spec import Preprocess
@@ -89,11 +91,18 @@ def contents(files: Sequence[Path]) -> list[str]:
 
     def one(path: Path) -> str:
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            state = path.stat()
+            return _content(path, state.st_size, state.st_mtime_ns)
         except OSError:
             return UNREADABLE
 
     return [one(path) for path in files]
+
+
+@cache
+def _content(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file. A build asks for that of each image several times, and reads it once."""
+    return storage.digest(path)
 
 
 def digest(files: Sequence[Path]) -> str:

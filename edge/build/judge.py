@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,31 +45,38 @@ class Judge:
             for form, found in logits.items()
         }
 
-    def disagreements(self, model: ModelProto) -> list[Disagreement]:
-        """The images of which FP32 and `model` say different things, up to `SHOWN`."""
+    def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]:
+        """The images of which FP32 and `model` say different things, up to `SHOWN`, and how many.
+
+        Those of which FP32 is surest come first: to be sure of something else is worse.
+        """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
-        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))[:SHOWN]
-        return [
+        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))
+        surest = sorted(differ, key=lambda at: -self._says(self._reference[at])[1])[:SHOWN]
+        shown = [
             Disagreement(
                 image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
                 pixels=load_image(self._readable[at]),
                 fp32=self._says(self._reference[at]),
                 engine=self._says(logits[at]),
             )
-            for at in differ
+            for at in surest
         ]
+        return shown, len(differ)
 
     def _says(self, logits: Tensor) -> tuple[str, float]:
         weights = np.exp(logits - logits.max())
         best = int(logits.argmax())
         return self._checkpoint.labels[best], float(weights[best] / weights.sum())
 
-    def _run(self, models: dict[str, ModelProto], skipped: object) -> dict[str, Tensor]:
+    def _run(
+        self, models: dict[str, ModelProto], skipped: Callable[[str], None]
+    ) -> dict[str, Tensor]:
         readable: list[Path] = []
         done = 0
 
         def prepared() -> Iterator[Tensor]:
-            found = images.prepare(self._files, self._checkpoint.preprocess, skipped)  # type: ignore[arg-type]
+            found = images.prepare(self._files, self._checkpoint.preprocess, skipped)
             for path, tensor in found:
                 readable.append(path)
                 yield tensor

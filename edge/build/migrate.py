@@ -79,10 +79,10 @@ def _check_lengths(index: Index, site: Site, found: Range) -> None:
 
 def _scale(model: ModelProto, site: Site, scale: Floats) -> None:
     index = Index(model)
-    channels = index.weights[site.linears[0].weight].dims[0]
-    if len(scale) != channels or not can_scale(site):
+    channels = len(scale)
+    if not can_scale(site):
         raise GraphError(
-            f"{site.activation} has {channels} channels and cannot be migrated by {len(scale)}",
+            f"nothing before {site.activation} can take its migration",
             "calibrate this very graph: edge calibrate",
         )
     if site.norm is not None:

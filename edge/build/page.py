@@ -15,14 +15,13 @@ from typing import Any
 from PIL import Image
 
 from edge.build import plots
-from edge.build.findings import Candidate, Disagreement, Findings
+from edge.build.findings import CandidateFinding, Disagreement, Findings
 from edge.errors import printable, require
 from edge.passport import EXACT_DB
 from edge.storage import write_bytes
 
 __all__ = ["check", "write"]
 
-SHOWN = 24  # disagreements; the page says how many more there are
 THUMBNAIL = 160  # pixels of the longer side
 
 
@@ -50,8 +49,6 @@ def _html(findings: Findings) -> str:
         finalize=_on_one_line,
     )
     environment.filters.update(db=_db, percent=_percent)
-    # The surest first: to be sure of two different things is the worse disagreement.
-    disagreements = sorted(findings.disagreements, key=lambda one: -one.fp32[1])
     chosen = [one for one in findings.candidates if one.precision == findings.precision]
     drawn = {
         "speed": plots.speed(findings.candidates, findings.precision),
@@ -67,8 +64,7 @@ def _html(findings: Findings) -> str:
         state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
         rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,
-        shown=[(one, *_thumbnail(one)) for one in disagreements[:SHOWN]],
-        more=len(disagreements[SHOWN:]),
+        shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
     )
     return text
 
@@ -90,7 +86,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _ratio(one: Candidate, candidates: list[Candidate]) -> float | None:
+def _ratio(one: CandidateFinding, candidates: list[CandidateFinding]) -> float | None:
     """How many times as fast as FP32; None when one of the two was not measured."""
     fp32 = next((other.ms for other in candidates if other.precision == "fp32"), None)
     return fp32 / one.ms if fp32 and one.ms else None

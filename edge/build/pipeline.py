@@ -11,29 +11,26 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from onnx import ModelProto
 
 from edge import __version__
-from edge.build import cached, candidates, fp16, graph, images, page, verify
+from edge.build import cached, candidates, fp16, images, page, verify
 from edge.build import compile as compiling
-from edge.build.candidates import Candidate
-from edge.build.checkpoint import Checkpoint, read_checkpoint
-from edge.build.findings import findings
+from edge.build.checkpoint import read_checkpoint
 from edge.build.judge import Judge
 from edge.build.numbers import NUMBERS
 from edge.build.observer import Observer
-from edge.build.plan import add_plan, make_forms, time_on_gpu
-from edge.build.publish import assembled, recover, unchanged
+from edge.build.outcome import Outcome, Setting, gather
+from edge.build.plan import make_forms
+from edge.build.publish import publish, recover, unchanged
 from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
-from edge.passport import Candidate as Carried
-from edge.passport import File, Origin, Passport
+from edge.passport import Passport
 from edge.storage import alone, digest, make_folder
 
 __all__ = ["Built", "build"]
@@ -57,44 +54,6 @@ def build(recipe: Recipe, observer: Observer) -> Built:
         return _build(recipe, folder, cache, observer)
 
 
-@dataclass(frozen=True, eq=False)
-class _Setting:
-    """What a build starts from, read and checked."""
-
-    recipe: Recipe
-    checkpoint: Checkpoint
-    calibrating: list[Path]
-    judging: list[Path]
-    set_sha256: str  # of the calibration set
-    cache: Path
-    checkpoint_key: str
-    table: str | None  # digest of a given range table
-    gate: verify.Gate
-    tools: dict[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """What was built and judged, and which of it is to be published."""
-
-    model: ModelProto  # the FP32 graph
-    judge: Judge
-    judged: list[Candidate]
-    chosen: Candidate
-    ms: dict[str, float]
-    verdict: str
-    ranges: Ranges | None
-    alone_db: dict[str, float]
-    risks: dict[str, str]
-
-    def carried(self, precision: str) -> list[Candidate]:
-        """All that go into the engine, the chosen one first; `auto` carries what passed."""
-        if precision != "auto":
-            return [self.chosen]
-        passed = [candidate for candidate in self.judged if candidate.refused is None]
-        return sorted(passed, key=lambda candidate: candidate is not self.chosen)
-
-
 def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Built:
     page.check()  # before the work, not after it
     recover(folder)
@@ -105,7 +64,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     checkpoint = read_checkpoint(recipe.checkpoint)
     calibrating, judging = _two_sets(recipe)
     tools = _tools()
-    setting = _Setting(
+    setting = Setting(
         recipe=recipe,
         checkpoint=checkpoint,
         calibrating=calibrating,
@@ -129,10 +88,19 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     if (known := unchanged(folder, fingerprint)) is not None:
         return Built(folder, known, fresh=False)
     outcome = _judge(setting, observer)
-    return Built(folder, _publish(setting, outcome, folder, fingerprint, observer), fresh=True)
+    report = cache / f"{recipe.engine}-refused.html"
+    if (why := outcome.chosen.refused) is not None:
+        page.write(gather(setting, outcome), report)
+        raise GateError(
+            why,
+            f"{report} shows more; calibrate and judge with more images of your own domain "
+            "(--calibration, --heldout), try --precision auto, or publish it unjudged: --no-gate",
+        )
+    report.unlink(missing_ok=True)  # of an earlier build
+    return Built(folder, publish(setting, outcome, folder, fingerprint, observer), fresh=True)
 
 
-def _judge(setting: _Setting, observer: Observer) -> _Outcome:
+def _judge(setting: Setting, observer: Observer) -> Outcome:
     """Build the candidates, judge and time them, and choose. Raises what a stage raises."""
     recipe, checkpoint, cache = setting.recipe, setting.checkpoint, setting.cache
     judging, calibrating, gate = setting.judging, setting.calibrating, setting.gate
@@ -190,92 +158,12 @@ def _judge(setting: _Setting, observer: Observer) -> _Outcome:
     observer.stage("choose")
     ms = candidates.timed(judged)
     chosen = candidates.choose(judged, ms) if recipe.precision == "auto" else judged[-1]
-    gate.check(chosen.accuracy)
     verdict = candidates.verdict(chosen, judged, ms, "onnxruntime")
     verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(verdict)
     if recipe.gate and (judges := judge.fp32.images) < ENOUGH:
         observer.warn(f"judged on {judges} images only: one of them is {100 / judges:.1f} %")
-    return _Outcome(model, judge, judged, chosen, ms, verdict, ranges, alone_db, risks)
-
-
-def _publish(
-    setting: _Setting, outcome: _Outcome, folder: Path, fingerprint: str, observer: Observer
-) -> Passport:
-    """Put the engine together, with its plan and its report."""
-    recipe, checkpoint, chosen = setting.recipe, setting.checkpoint, outcome.chosen
-    carried = outcome.carried(recipe.precision)
-    names = {c.precision: f"{c.precision}.onnx" for c in carried}
-    names[chosen.precision] = "model.onnx"
-    with assembled(folder) as scratch:
-        written = [
-            path
-            for c in carried
-            for path in graph.save(c.forms["portable"], scratch / names[c.precision])
-        ]
-        passport = Passport(
-            name=recipe.engine,
-            fingerprint=fingerprint,
-            precision=chosen.precision,
-            checkpoint=Origin(
-                recipe.checkpoint,
-                checkpoint.architecture,
-                {path.name: digest(path) for path in checkpoint.files},
-            ),
-            labels=checkpoint.labels,
-            preprocess=checkpoint.preprocess,
-            max_batch=recipe.max_batch,
-            tools=setting.tools,
-            calibration=outcome.ranges.origin() if outcome.ranges else None,
-            judged=recipe.gate,
-            accuracy=chosen.accuracy,
-            verdict=outcome.verdict,
-            kept_fp16=tuple(chosen.kept),
-            candidates={
-                c.precision: Carried(
-                    names[c.precision],
-                    c.accuracy,
-                    round(outcome.ms[c.precision], 3),
-                    tuple(c.kept),
-                )
-                for c in carried
-                if recipe.precision == "auto"
-            },
-            files={path.name: File.of(path) for path in written},
-        )
-        backend, why_none = compiling.available()
-        if backend is None:
-            observer.warn(f"no plan: {why_none}; the engine is portable (run edge compile there)")
-        else:
-            graphs = {
-                c.precision: (
-                    names[c.precision],
-                    partial(c.forms.get, "device", c.forms["portable"]),
-                )
-                for c in carried
-            }
-            passport = add_plan(
-                scratch, passport, graphs, backend, setting.cache, observer, time_on_gpu
-            )
-        observer.stage("report")
-        found = findings(
-            passport,
-            outcome.model,
-            outcome.judged,
-            chosen,
-            outcome.ms,
-            outcome.ranges,
-            outcome.alone_db,
-            outcome.risks,
-            str(setting.gate),
-            outcome.judge,
-        )
-        page.write(found, scratch / "report.html")
-        report = {"report.html": File.of(scratch / "report.html")}
-        passport = replace(passport, files={**passport.files, **report})
-        passport.write(scratch)
-        observer.done(f"{folder / 'report.html'}")
-    return passport
+    return Outcome(model, judge, judged, chosen, ms, verdict, ranges, alone_db, risks)
 
 
 @contextmanager

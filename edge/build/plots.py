@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from edge.build.findings import Candidate, LinearFinding
+from edge.build.findings import CandidateFinding, LinearFinding
 from edge.errors import printable, require
 
 __all__ = ["decibels", "ranges", "speed"]
@@ -69,7 +69,7 @@ _PLACES = (
 )
 
 
-def speed(candidates: Sequence[Candidate], chosen: str) -> str | None:
+def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
     """Agreement with FP32 over the time of one picture; None when no time was measured."""
     timed = [one for one in candidates if one.ms is not None]
     if not timed:
@@ -159,7 +159,7 @@ def ranges(linears: Sequence[LinearFinding], title: str) -> str | None:
 
 def _kind(linear: LinearFinding) -> tuple[str, str]:
     """Marker and colour; the page's legend says the same."""
-    return ("o", INT8) if linear.precision == "INT8" else ("D", FP16)
+    return ("D", FP16) if linear.precision == "FP16" else ("o", INT8)
 
 
 def _place(
@@ -197,7 +197,7 @@ def _rows(linears: Sequence[LinearFinding]) -> Iterator[tuple[Any, Callable[[str
         axes.tick_params(axis="x", top=True, labeltop=True, length=0)
         axes.tick_params(axis="y", length=0)
         for label, linear in zip(axes.get_yticklabels(), linears, strict=True):
-            label.set_color(INK if linear.precision == "INT8" else FP16)
+            label.set_color(FP16 if linear.precision == "FP16" else INK)
         axes.locator_params(axis="x", nbins=6)
         yield axes, finish
 

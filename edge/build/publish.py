@@ -5,13 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from edge.build import compile as compiling
+from edge.build import graph, page
+from edge.build.observer import Observer
+from edge.build.outcome import Outcome, Setting, gather
+from edge.build.plan import add_plan, time_on_gpu
 from edge.errors import EngineError
-from edge.passport import Passport
-from edge.storage import writing
+from edge.passport import Carried, File, Origin, Passport
+from edge.storage import digest, writing
 
-__all__ = ["assembled", "recover", "unchanged"]
+__all__ = ["assembled", "publish", "recover", "unchanged"]
 
 
 def unchanged(folder: Path, fingerprint: str) -> Passport | None:
@@ -41,6 +48,43 @@ def recover(folder: Path) -> None:
                 shutil.rmtree(left)
 
 
+def publish(
+    setting: Setting, outcome: Outcome, folder: Path, fingerprint: str, observer: Observer
+) -> Passport:
+    """Put the engine together, with its plan and its report."""
+    carried = outcome.carried(setting.recipe.precision)
+    names = {one.precision: f"{one.precision}.onnx" for one in carried}
+    names[outcome.chosen.precision] = "model.onnx"
+    with assembled(folder) as scratch:
+        files = {
+            path.name: File.of(path)
+            for one in carried
+            for path in graph.save(one.forms["portable"], scratch / names[one.precision])
+        }
+        passport = _passport(setting, outcome, names, files, fingerprint)
+        backend, why_none = compiling.available()
+        if backend is None:
+            observer.warn(f"no plan: {why_none}; the engine is portable (run edge compile there)")
+        else:
+            graphs = {
+                one.precision: (
+                    names[one.precision],
+                    partial(one.forms.get, "device", one.forms["portable"]),
+                )
+                for one in carried
+            }
+            passport = add_plan(
+                scratch, passport, graphs, backend, setting.cache, observer, time_on_gpu
+            )
+        observer.stage("report")
+        page.write(gather(setting, outcome), scratch / "report.html")
+        report = {"report.html": File.of(scratch / "report.html")}
+        passport = replace(passport, files={**passport.files, **report})
+        passport.write(scratch)
+        observer.done(f"{folder / 'report.html'}")
+    return passport
+
+
 @contextmanager
 def assembled(folder: Path) -> Iterator[Path]:
     """A folder to put an engine together in; it takes `folder`'s place when all went well.
@@ -61,6 +105,47 @@ def assembled(folder: Path) -> Iterator[Path]:
     finally:
         # Interrupted between the two renames, the old engine comes back.
         recover(folder)
+
+
+def _passport(
+    setting: Setting,
+    outcome: Outcome,
+    names: dict[str, str],
+    files: dict[str, File],
+    fingerprint: str,
+) -> Passport:
+    """What the engine is, but for its plan. names: precision -> file of each that it carries."""
+    recipe, checkpoint, chosen = setting.recipe, setting.checkpoint, outcome.chosen
+    return Passport(
+        name=recipe.engine,
+        fingerprint=fingerprint,
+        precision=chosen.precision,
+        checkpoint=Origin(
+            recipe.checkpoint,
+            checkpoint.architecture,
+            {path.name: digest(path) for path in checkpoint.files},
+        ),
+        labels=checkpoint.labels,
+        preprocess=checkpoint.preprocess,
+        max_batch=recipe.max_batch,
+        tools=setting.tools,
+        calibration=outcome.ranges.origin() if outcome.ranges else None,
+        judged=recipe.gate,
+        accuracy=chosen.accuracy,
+        verdict=outcome.verdict,
+        kept_fp16=tuple(chosen.kept),
+        candidates={
+            one.precision: Carried(
+                names[one.precision],
+                one.accuracy,
+                round(outcome.ms[one.precision], 3),
+                tuple(one.kept),
+            )
+            for one in outcome.carried(recipe.precision)
+            if recipe.precision == "auto"
+        },
+        files=files,
+    )
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

@@ -22,7 +22,6 @@ from edge.build.statistics import FOLDS, Sample
 
 __all__ = ["fake_quantized", "fit", "quantized_weight"]
 
-LEVELS = 127
 STRENGTHS = (0.5, 0.65, 0.8, 0.9, 1.0)
 SHARES = (0.6, 0.75, 0.9, 1.1, 1.25)  # of the largest value seen; 1 is min-max
 CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88)  # of a weight channel's largest value
@@ -38,7 +37,9 @@ Methods = Mapping[str, Callable[[Histogram], float]]
 def fake_quantized(values: Floats, amax: float) -> Floats:
     """Values as INT8 with that range represents them: rounded to nearest even, saturated."""
     step = INT8.scale(amax)
-    return np.asarray(np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step, np.float32)
+    # Activations reach one step further down than weights: QuantizeLinear saturates at -128.
+    inside = np.clip(np.rint(values / step), -INT8.largest - 1, INT8.largest)
+    return np.asarray(inside * step, np.float32)
 
 
 def quantized_weight(weight: Floats, clip: Floats | None = None) -> tuple[Integers, Floats]:

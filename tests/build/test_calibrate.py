@@ -5,18 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge import cli
 from edge.build import calibrate as calibrating
 from edge.build import graph, images
-from edge.build.calibrate import METHODS, calibrate
+from edge.build.calibrate import calibrate
 from edge.build.checkpoint import read_checkpoint
 from edge.build.ranges import Range, Ranges
 from edge.build.sites import linears
 from edge.errors import CalibrationError
-
-
-def test_the_command_offers_every_method():
-    assert sorted(method.value for method in cli.Method) == sorted(METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +74,26 @@ def noise(seed):
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda _: noise(0), lambda n: np.full((32, 32, 3), n, np.uint8)], ids=["same", "plain"]
+    "draw",
+    [lambda _: noise(0), lambda n: np.full((32, 32, 3), n, np.uint8), lambda n: noise(n) // 32],
+    ids=["same", "plain", "almost black"],
 )
 def test_images_that_say_nothing_are_an_error(model, preprocess, tmp_path, recorder, draw):
     files = folder_of(tmp_path, draw)
-    with pytest.raises(CalibrationError, match=r"of 20 images [01] are different and not of one"):
+    with pytest.raises(CalibrationError, match=r"of 20 images [01] are different and not of alm"):
         calibrating.from_images(model, files, preprocess, "auto", recorder)
+
+
+def test_dark_images_calibrate(model, preprocess, tmp_path, recorder):
+    files = folder_of(tmp_path, lambda n: noise(n) // 16)
+    assert calibrating.from_images(model, files, preprocess, "minmax", recorder).images == 20
+
+
+def test_one_picture_in_many_files_is_one_picture(model, preprocess, tmp_path, recorder):
+    for number in range(20):
+        Image.fromarray(noise(0)).save(tmp_path / f"{number}.png", compress_level=number % 10)
+    with pytest.raises(CalibrationError, match="of 20 images 1 are different"):
+        calibrating.from_images(model, images.find(tmp_path), preprocess, "minmax", recorder)
 
 
 def test_images_that_preparing_breaks_are_an_error(model, checkpoint, tmp_path, recorder):

@@ -42,6 +42,18 @@ def test_the_verdict_is_a_sentence_with_reasons():
     assert candidates.verdict(fp32, [fp32, candidate("fp16")], ms, "onnxruntime") == (
         "FP32: agreement 99.75 %; FP16 is 1.2x slower than it"
     )
+    assert candidates.verdict(fp16, [fp32, fp16], ms, "onnxruntime") == (
+        "FP16: 1.2x slower than FP32 with onnxruntime here, agreement 99.75 %; "
+        "the gate refuses it: the portable form is wrong"
+    )
+
+
+def test_the_worst_form_is_the_one_that_disagrees_most_and_of_equals_the_noisier():
+    noisy, wrong = replace(GOOD, sqnr_db=20.0), replace(GOOD, agreement=99.5)
+    found = Candidate("int8", {}, {"portable": noisy, "device": wrong}, None)
+    assert (found.worst_form, found.worst) == ("device", wrong)
+    assert "agreement 99.50 %" in candidates.verdict(found, [found], {"int8": 1.0}, "onnxruntime")
+    assert Candidate("int8", {}, {"a": GOOD, "b": noisy}, None).worst_form == "b"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +98,7 @@ def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
     found = quantised(model, ranges, alone, scripted(5))
     assert "50.00 % of 400 images" in found.refused
     assert "nor with 4 Linears kept FP16" in found.refused
+    assert found.forms  # a report compares them with FP32
 
 
 def test_forms_are_timed_side_by_side(setting):

@@ -15,10 +15,9 @@ from edge.build import fp16, graph, quantize
 from edge.build.ranges import Range
 from edge.build.sites import sites
 from edge.errors import CompileError
+from tests.conftest import needs_rtx
 
-pytestmark = pytest.mark.skipif(
-    "tensorrt-rtx" not in nvidia.installed(), reason="TensorRT-RTX is for x86-64 only"
-)
+pytestmark = needs_rtx
 
 
 def build(path, tmp_path, **changes):

@@ -9,35 +9,13 @@ from edge.build import fp16, graph, placement, plan, quantize
 from edge.build.ranges import Range, Ranges
 from edge.build.sites import linears
 from edge.errors import CalibrationError, GraphError
+from tests.build.conftest import prepared, sqnr
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-@pytest.fixture(scope="module")
-def fp32(fp32_graph):
-    return graph.load(fp32_graph)
-
-
-@pytest.fixture(scope="module")
-def ranges(fp32):
-    return {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
-
-
-@pytest.fixture(scope="module")
-def int8(fp32, ranges):
-    return quantize.to_qdq(fp32, ranges)
-
-
-def pictures(count=4):
-    return np.random.default_rng(0).standard_normal((count, 3, 32, 32)).astype(np.float32)
-
-
-def sqnr(reference, output):
-    return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())
-
-
 def logits(model):
-    return graph.session(model).logits(pictures())
+    return graph.session(model).logits(prepared())
 
 
 def types(model):
@@ -85,7 +63,7 @@ def values(model, factor):
 
 
 def measured(model):
-    return fp16.risks(model, fp16.peaks(model, pictures()))
+    return fp16.risks(model, fp16.peaks(model, prepared()))
 
 
 def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
@@ -138,7 +116,7 @@ def test_a_healthy_graph_has_no_risks(fp32, int8):
 
 def test_peaks_are_the_largest_absolute_values_over_all_pictures(fp32):
     heard = []
-    found = fp16.peaks(fp32, iter(pictures()), heard.append)
+    found = fp16.peaks(fp32, iter(prepared()), heard.append)
     assert heard == [1, 2, 3, 4]
     assert "val_0" not in found  # a shape
     probed = onnx.ModelProto()
@@ -146,7 +124,7 @@ def test_peaks_are_the_largest_absolute_values_over_all_pictures(fp32):
     named = ["conv2d", fp32.graph.node[-2].output[0], "logits"]
     for name in named[:2]:
         probed.graph.output.append(helper.make_tensor_value_info(name, FLOAT, None))
-    for name, values in zip(named, graph.session(probed).run(pictures(), named), strict=True):
+    for name, values in zip(named, graph.session(probed).run(prepared(), named), strict=True):
         assert found[name] == pytest.approx(np.abs(values).max(), rel=1e-5)
     made = {name for node in fp32.graph.node for name in node.output}
     assert made - set(found) == {"val_0", "val_10"} & made
@@ -154,7 +132,7 @@ def test_peaks_are_the_largest_absolute_values_over_all_pictures(fp32):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_are_named(fp32, bad):
-    images = pictures()
+    images = prepared()
     images[2, 1, 5, 7] = bad
     with pytest.raises(CalibrationError, match="conv2d is NaN or infinity on image 3"):
         fp16.peaks(fp32, images)
@@ -171,7 +149,7 @@ def test_one_nan_among_many_numbers_is_seen():
         [value(name, FLOAT, ["batch", 3, 32, 32])],
     )
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    picture = pictures(1)[0]
+    picture = prepared(1)[0]
     picture[1, 17, 3] = np.nan
     with pytest.raises(CalibrationError, match="made is NaN"):
         fp16.peaks(model, [picture])
@@ -211,7 +189,7 @@ def test_a_linear_that_overflows_stays_fp32_and_its_neighbours_fp16(fp32):
     assert {qkv, out} <= set(risks) and fc1 not in risks
     made = node_of(model, qkv).output[0]
     reach = float(risks[qkv].removeprefix(f"{made} reaches ").partition(",")[0])
-    assert reach == pytest.approx(fp16.peaks(model, pictures())[made], rel=1e-5)
+    assert reach == pytest.approx(fp16.peaks(model, prepared())[made], rel=1e-5)
     guarded = fp16.to_fp16(model, risks)
     assert sqnr(logits(model), logits(guarded)) > 50
     assert kinds(guarded, node_of(guarded, out)) == {FLOAT}
@@ -290,7 +268,7 @@ def test_a_quantised_graph_that_overflows_is_guarded_too(fp32, damage):
     damaged = damage(fp32, 1e4)
     ranges = {
         li.activation: Range(
-            peak := 1.1 * fp16.peaks(damaged, pictures())[li.activation], "", 1.0, peak
+            peak := 1.1 * fp16.peaks(damaged, prepared())[li.activation], "", 1.0, peak
         )
         for li in linears(damaged)
     }
@@ -315,7 +293,7 @@ def test_a_pair_that_two_linears_share_serves_each_in_its_type(int8, fp32):
         if node.op_type == "Cast":  # it would part the Linear from its pair
             assert index.maker.get(node.input[0], node).op_type != "DequantizeLinear"
     assert placement.check(half) == placement.check(int8) + 1
-    exact, near = (graph.session(m).run(pictures(), ["twin"])[0] for m in (model, half))
+    exact, near = (graph.session(m).run(prepared(), ["twin"])[0] for m in (model, half))
     assert sqnr(exact, near) > 25
 
 

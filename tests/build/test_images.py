@@ -50,6 +50,22 @@ def test_the_digest_depends_on_every_picture(pictures, tmp_path):
     assert moved
 
 
+def test_a_file_is_read_once_and_again_when_it_changed(pictures, tmp_path, monkeypatch):
+    path = Path(shutil.copy(images.find(pictures)[0], tmp_path))
+    read, digest = [], images.storage.digest
+    monkeypatch.setattr(images.storage, "digest", lambda path: (read.append(path), digest(path))[1])
+    before = images.digest([path])
+    assert images.contents([path, path]) == images.contents([path]) * 2
+    assert read == [path]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)  # of the same size
+    assert images.digest([path]) != before
+    path.unlink()
+    assert images.contents([path]) == [images.UNREADABLE]
+    assert read == [path] * 2
+
+
 def test_few_gives_prepared_pictures(pictures):
     few = images.few(images.find(pictures), SPEC, 3, print)
     assert few.shape == (3, 3, 8, 8)

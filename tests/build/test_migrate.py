@@ -102,6 +102,14 @@ def test_a_scale_of_another_graph_is_refused(model):
         migrate(model, {**ranges, first: Range(1.0, "test", 1.0, 1.0, 0.5, (1.0, 2.0))})
 
 
+def test_a_scale_where_nothing_can_take_it_is_refused(model):
+    ranges = {site.activation: Range(1.0, "test", 1.0, 1.0) for site in sites(model)}
+    gelu = next(site.activation for site in sites(model) if not can_scale(site))
+    scale = (1.0,) * 128
+    with pytest.raises(GraphError, match=f"nothing before {gelu} can take its migration"):
+        migrate(model, {**ranges, gelu: Range(1.0, "test", 1.0, 1.0, 0.5, scale)})
+
+
 def quality(model, prepared, method):
     found = calibrate(model, iter(prepared[:64]), method, 64)
     forms = make_forms(model, "int8", Ranges(method, 64, "", found))

@@ -1,10 +1,11 @@
 """More places and FP8: off by default, right by the rules, and TensorRT takes them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from edge import nvidia
 from edge.build import compile as compiling
 from edge.build import fp16, graph, placement, verify
 from edge.build.calibrate import calibrate
@@ -12,9 +13,18 @@ from edge.build.numbers import FP8, INT8
 from edge.build.plan import make_forms
 from edge.build.ranges import Ranges
 from edge.errors import GraphError
+from tests.conftest import needs_rtx
 
 # dB on random weights: E4M3 has 3 bits of mantissa, a tenth of INT8's resolution near the top.
 LEAST = {"int8": 20, "fp8": 10}
+EVERY = [[place] for place in placement.PLACES] + [placement.PLACES]
+# What each place quantises in a graph of two blocks, beside the 8 Linears.
+MORE = {
+    "attention": {"MatMul": 4},
+    "patch": {"Conv": 1},
+    "head": {"Gemm": 1},
+    "residual": {"Add": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,28 @@ def quality(setting, forms):
     return {f: verify.compare(logits["reference"], logits[f], None).sqnr_db for f in forms}
 
 
-def compiles(forms, tmp_path):
-    if "tensorrt-rtx" not in nvidia.installed():
-        pytest.skip("TensorRT-RTX is for x86-64 only")
+def quantised(model):
+    """How many nodes of each kind read two dequantised inputs."""
+    restored = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    return Counter(n.op_type for n in model.graph.node if {*n.input[:2]} <= restored)
+
+
+@pytest.mark.parametrize("also", EVERY)
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_every_place_is_quantised_and_right(setting, also, precision):
+    forms = forms_of(setting, precision, also)
+    assert placement.places(forms["portable"]) == sorted(also)
+    assert placement.check(forms["portable"]) == placement.check(forms["device"]) == 8
+    expected = sum((Counter(MORE[place]) for place in also), Counter(MatMul=8))
+    assert quantised(forms["portable"]) == quantised(forms["device"]) == expected
+    assert min(quality(setting, forms).values()) > LEAST[precision]
+
+
+@needs_rtx
+@pytest.mark.parametrize("also", [[], *EVERY])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_tensorrt_takes_every_place(setting, tmp_path, also, precision):
+    forms = forms_of(setting, precision, also)
     graph.save(forms["device"], tmp_path / "m.onnx")
     options = {"input_shape": (3, 32, 32), "max_batch": 2, "cache": tmp_path}
     made = compiling.compile_plan(
@@ -46,24 +75,11 @@ def compiles(forms, tmp_path):
     assert len(made.data) > 10_000
 
 
-@pytest.mark.parametrize("also", [[place] for place in placement.PLACES] + [placement.PLACES])
-@pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_every_place_is_right_and_compiles(setting, tmp_path, also, precision):
-    forms = forms_of(setting, precision, also)
-    assert placement.places(forms["portable"]) == sorted(also)
-    assert placement.check(forms["portable"]) == placement.check(forms["device"]) == 8
-    more = sum(node.op_type == "QuantizeLinear" for node in forms["portable"].graph.node)
-    assert more > 8 or also == ["head"]
-    assert min(quality(setting, forms).values()) > LEAST[precision]
-    compiles(forms, tmp_path)
-
-
-def test_fp8_stores_fp8_and_stays_near(setting, tmp_path):
+def test_fp8_stores_fp8_and_stays_near(setting):
     forms = forms_of(setting, "fp8")
     types = [tensor.data_type for tensor in forms["portable"].graph.initializer]
     assert types.count(TensorProto.FLOAT8E4M3FN) == 3 * 8  # weights, zeros of both kinds
     assert min(quality(setting, forms).values()) > LEAST["fp8"]
-    compiles(forms, tmp_path)
 
 
 def test_a_place_that_was_not_asked_for_is_named(setting):

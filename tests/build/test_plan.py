@@ -7,16 +7,12 @@ import sys
 import onnx
 import pytest
 
-from edge import nvidia
 from edge.build import fp16, graph, plan
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe
 from edge.errors import CompileError, EngineError
 from edge.passport import Passport
-
-needs_rtx = pytest.mark.skipif(
-    "tensorrt-rtx" not in nvidia.installed(), reason="TensorRT-RTX is for x86-64 only"
-)
+from tests.conftest import needs_rtx
 
 
 @pytest.fixture

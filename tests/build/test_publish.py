@@ -54,19 +54,17 @@ def test_interrupted_at_either_rename_there_is_an_engine(engine, monkeypatch, at
     assert names(engine.parent) == ["a"]
 
 
-def test_what_a_killed_build_left_is_cleared_and_its_old_engine_put_back(engine):
+@pytest.mark.parametrize(
+    ("whole", "left"), [(True, ["a"]), (False, [])], ids=["put back", "remains of a removed one"]
+)
+def test_what_a_killed_build_left_is_cleared_and_its_old_engine_put_back(engine, whole, left):
     engine.rename(engine.parent / ".a.old")
     (engine.parent / ".a.new").mkdir()
+    if not whole:
+        (engine.parent / ".a.old/passport.json").unlink()
     recover(engine)
-    assert (engine / "model.onnx").read_text() == "old"
-    assert names(engine.parent) == ["a"]
-
-
-def test_the_remains_of_a_removed_engine_do_not_come_back(engine):
-    engine.rename(engine.parent / ".a.old")
-    (engine.parent / ".a.old/passport.json").unlink()
-    recover(engine)
-    assert names(engine.parent) == []
+    assert names(engine.parent) == left
+    assert [path.read_text() for path in engine.glob("model.onnx")] == ["old"] * whole
 
 
 def test_a_link_is_followed(engine, tmp_path):

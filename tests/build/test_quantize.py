@@ -7,31 +7,9 @@ from edge.build import graph, placement, quantize
 from edge.build.ranges import Range
 from edge.build.sites import linears
 from edge.errors import GraphError
+from tests.build.conftest import prepared, sqnr
 
 BLOCKS = 2
-
-
-@pytest.fixture(scope="module")
-def fp32(fp32_graph):
-    return graph.load(fp32_graph)
-
-
-@pytest.fixture(scope="module")
-def ranges(fp32):
-    return {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
-
-
-@pytest.fixture(scope="module")
-def int8(fp32, ranges):
-    return quantize.to_qdq(fp32, ranges)
-
-
-def pictures(count=4):
-    return np.random.default_rng(0).standard_normal((count, 3, 32, 32)).astype(np.float32)
-
-
-def sqnr(reference, output):
-    return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())
 
 
 def test_finds_the_linears_of_the_blocks_and_no_others(fp32):
@@ -85,7 +63,7 @@ def test_one_pair_on_a_layernorm_and_none_on_residuals(int8):
 
 
 def test_int8_stays_near_fp32(fp32, int8):
-    x = pictures()
+    x = prepared()
     assert sqnr(graph.session(fp32).logits(x), graph.session(int8).logits(x)) > 20
 
 

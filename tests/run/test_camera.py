@@ -22,7 +22,6 @@ from edge.gst import gstreamer
 from edge.run.camera import Source, detect_platform
 from edge.run.explain import explain
 from edge.run.frames import Frame
-from tests.run.conftest import launch
 
 NumberIn = Callable[[np.ndarray], int]
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
@@ -193,37 +192,6 @@ def test_a_file_that_is_no_video(name: str, said: str, media: Path) -> None:
     assert said in str(caught.value)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("muxer", ["matroskamux", "mp4mux faststart=true"])
-def test_a_file_that_was_cut_off_is_named_after_its_frames(muxer: str, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    launch(
-        "videotestsrc num-buffers=60 ! video/x-raw,framerate=30/1 ! x264enc key-int-max=15 ! "
-        f"{muxer} ! filesink location={whole}"
-    )
-    with Source(str(whole)) as source:
-        assert len(rest_of(source)) == 60
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    seen = 0
-    with (
-        Source(str(cut)) as source,
-        pytest.raises(SourceError, match=r"cut is cut off: its last \d+ bytes are missing"),
-    ):
-        while source.read(5) is not None:
-            seen += 1
-    assert seen > 2
-
-
-def test_sound_that_is_longer_than_the_picture_is_no_cut(tmp_path: Path) -> None:
-    film = tmp_path / "film.mkv"
-    launch(
-        "videotestsrc num-buffers=30 ! video/x-raw,framerate=30/1 ! x264enc ! mux. "
-        "audiotestsrc num-buffers=150 ! audioconvert ! vorbisenc ! mux. "
-        f"matroskamux name=mux ! filesink location={film}"
-    )
-    with Source(str(film)) as source:
-        assert len(rest_of(source)) == 30
 
 
 @pytest.mark.parametrize(

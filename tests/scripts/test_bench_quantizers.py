@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import bench_quantizers as bench  # noqa: E402
 import outliers  # noqa: E402
+import quantizers  # noqa: E402
 
 
 def activations(folder, pictures):
@@ -91,7 +92,9 @@ def judge(fp32_graph, pictures):
 def job(fp32_graph, pictures, tmp_path):
     def make(quantiser, method):
         prepared, out = tmp_path / "calibration.npy", tmp_path / "int8.onnx"
-        return bench.Job(quantiser, method, str(fp32_graph), str(pictures), str(prepared), str(out))
+        return quantizers.Job(
+            quantiser, method, str(fp32_graph), str(pictures), str(prepared), str(out)
+        )
 
     return make
 
@@ -125,7 +128,7 @@ def test_a_quantiser_that_is_killed_gets_a_row(job, judge, tmp_path):
 def test_a_graph_that_cannot_be_run_keeps_what_it_took(job, judge, monkeypatch):
     def run_job(job, python):
         Path(job.out).write_bytes(b"no graph")
-        return bench.Outcome(seconds=1.234, peak_mb=99.6)
+        return quantizers.Outcome(seconds=1.234, peak_mb=99.6)
 
     monkeypatch.setattr(bench, "run_job", run_job)
     row = bench.measure("tiny", job("ModelOpt", "max"), sys.executable, "", judge)
@@ -141,9 +144,9 @@ def test_what_cannot_be_installed_says_why_in_its_row_and_in_the_table(job, judg
 
 
 def test_an_unfinished_environment_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "MODELOPT", (str(tmp_path / "no-such-wheel.whl"),))
+    monkeypatch.setattr(quantizers, "MODELOPT", (str(tmp_path / "no-such-wheel.whl"),))
     (tmp_path / "venv").mkdir()
-    peer = bench.modelopt_environment(tmp_path / "venv")
+    peer = quantizers.modelopt_environment(tmp_path / "venv")
     assert peer.python is None
     assert "no-such-wheel" in peer.why_none
     assert not (tmp_path / "venv/.ready").exists()
@@ -153,7 +156,7 @@ def test_every_combination_has_a_quantiser():
     pairs = list(bench.combinations(["mse"]))
     assert pairs[0] == ("vit-edge", "mse")
     assert len(pairs) == len(set(pairs)) == 9
-    assert {quantiser for quantiser, _ in pairs} == set(bench.QUANTISERS)
+    assert {quantiser for quantiser, _ in pairs} == set(quantizers.QUANTISERS)
 
 
 def test_an_unknown_method_is_one_line():
@@ -162,5 +165,7 @@ def test_an_unknown_method_is_one_line():
 
 
 def test_a_row_is_json():
-    row = bench.to_row("tiny", bench.Job("ModelOpt", "max", *"abcd"), bench.Outcome(2.0, 3.0), None)
+    row = bench.to_row(
+        "tiny", quantizers.Job("ModelOpt", "max", *"abcd"), quantizers.Outcome(2.0, 3.0), None
+    )
     assert json.loads(json.dumps(bench.asdict(row)))["peak_mb"] == 3

@@ -1,0 +1,264 @@
+"""INT8 quantisers, ours and its rivals, each at work in a process of its own.
+
+So the peak memory of each can be told, and ModelOpt, which pins other versions of onnx and
+onnxruntime than ours, gets its own environment. `bench_quantizers.py` compares what they make.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 1800  # seconds for one quantiser
+
+PEERS = (
+    ("onnxruntime, all ops", ("MinMax", "Entropy", "Percentile")),
+    ("onnxruntime, Linears", ("MinMax", "Entropy", "Percentile")),
+    ("ModelOpt", ("max", "entropy")),
+)
+# What nvidia-modelopt[onnx] asks for, but for cupy and onnxruntime-gpu: they need a GPU.
+MODELOPT = (
+    "nvidia-modelopt==0.47.0",
+    "torch==2.13.0",
+    "onnx~=1.21.0",
+    "onnxruntime~=1.24.2",
+    "onnx-graphsurgeon>=0.6.1",
+    "onnxconverter-common~=1.16.0",
+    "onnxslim>=0.1.76",
+    "polygraphy>=0.53.4",
+    "onnxscript",
+    "cppimport",
+    "lief",
+    "ml_dtypes",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one quantiser has to do."""
+
+    quantiser: str
+    method: str
+    graph: str  # FP32, with vit-edge's metadata
+    images: str  # the calibration images' folder
+    prepared: str  # the same, prepared: .npy, float32 [N, 3, H, W]
+    out: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How quantising went."""
+
+    seconds: float | None = None
+    peak_mb: float | None = None
+    error: str | None = None
+
+
+# In the worker: one quantiser each. They import their tool and return what is then timed.
+
+
+def ours(job: Job) -> Callable[[], None]:
+    import onnxruntime  # noqa: F401  imported here, so that its loading is not timed
+
+    from edge.build import calibrate, graph, images, plan
+    from edge.console import Console
+
+    def quantise() -> None:
+        model = graph.load(Path(job.graph))
+        files = images.find(Path(job.images))
+        ranges = calibrate.from_images(model, files, preprocess(model), job.method, Console())
+        graph.save(plan.make_forms(model, "int8", ranges)["portable"], Path(job.out))
+
+    return quantise
+
+
+def onnxruntime_all(job: Job) -> Callable[[], None]:
+    return onnxruntime_static(job, lambda _: {})
+
+
+def onnxruntime_linears(job: Job) -> Callable[[], None]:
+    """Q/DQ where ours stands: on the input and the weight of the blocks' Linears, nowhere else."""
+
+    def options(model: Any) -> dict[str, Any]:
+        from edge.build.sites import linears
+
+        wanted = {linear.node.name for linear in linears(model)}
+        names = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+        return {
+            "op_types_to_quantize": ["MatMul"],
+            "nodes_to_exclude": [name for name in names if name not in wanted],
+            # Else each Linear's output is quantised, too, and the peer is worse than it need be.
+            "extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        }
+
+    return onnxruntime_static(job, options)
+
+
+def onnxruntime_static(job: Job, options: Callable[[Any], dict[str, Any]]) -> Callable[[], None]:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    from edge.build import graph, images
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Streams the prepared images, one by one."""
+
+        def __init__(self, model: Any) -> None:
+            files = images.find(Path(job.images))
+            self.stream = images.prepare(files, preprocess(model), skipped=print)
+            self.input = model.graph.input[0].name
+
+        def get_next(self) -> dict[str, Any] | None:
+            _, tensor = next(self.stream, (None, None))
+            return None if tensor is None else {self.input: tensor[None]}
+
+    def quantise() -> None:
+        model = graph.load(Path(job.graph))
+        chosen = options(model)
+        symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
+        quantize_static(
+            job.graph,
+            job.out,
+            Reader(model),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[job.method],
+            **{**chosen, "extra_options": {**symmetric, **chosen.get("extra_options", {})}},
+        )
+
+    return quantise
+
+
+def modelopt(job: Job) -> Callable[[], None]:
+    import numpy as np
+    from modelopt.onnx.quantization import quantize
+
+    def quantise() -> None:
+        quantize(
+            job.graph,
+            quantize_mode="int8",
+            calibration_data=np.load(job.prepared),
+            calibration_method=job.method,
+            calibration_eps=["cpu"],
+            # Its default casts the rest of the graph to FP16: no error of INT8's.
+            high_precision_dtype="fp32",
+            output_path=job.out,
+        )
+
+    return quantise
+
+
+QUANTISERS = {
+    "vit-edge": ours,
+    "onnxruntime, all ops": onnxruntime_all,
+    "onnxruntime, Linears": onnxruntime_linears,
+    "ModelOpt": modelopt,
+}
+
+
+def preprocess(model: Any) -> Any:
+    """How the graph wants its pictures, as its metadata says."""
+    from edge.build.graph import metadata
+    from edge.preprocess.spec import Preprocess
+
+    return Preprocess.from_dict(metadata(model)["preprocess"])
+
+
+def work(job: Job) -> None:
+    """Quantise, and write beside the result what that took."""
+    quantise = QUANTISERS[job.quantiser](job)
+    start = time.perf_counter()
+    quantise()
+    seconds = time.perf_counter() - start
+    report(job).write_text(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever held.
+
+    Not getrusage's ru_maxrss: after an exec that includes the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def report(job: Job) -> Path:
+    return Path(f"{job.out}.json")
+
+
+# In the parent: what starts them.
+
+
+def run_job(job: Job, python: str) -> Outcome:
+    """Quantise in a process of its own; whatever goes wrong there becomes `Outcome.error`."""
+    command = [python, str(Path(__file__).resolve()), json.dumps(asdict(job))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(error=f"took more than {TIMEOUT} s")
+    if done.returncode == 0:
+        return Outcome(**json.loads(report(job).read_text()))
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return Outcome(error=f"killed by {name}" + " (no memory?)" * (name == "SIGKILL"))
+    return Outcome(error=last_line(done.stderr) or f"ended with {done.returncode}")
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """ModelOpt's Python, or why there is none."""
+
+    python: str | None
+    why_none: str = ""
+
+
+def modelopt_environment(folder: Path) -> Peer:
+    """Make ModelOpt's environment, once."""
+    python, marker = folder / "bin/python", folder / ".ready"
+    wanted = "\n".join(MODELOPT)
+    if marker.is_file() and marker.read_text() == wanted:
+        return Peer(str(python))
+    say(f"installing ModelOpt into {folder}: minutes, on first use")
+    shutil.rmtree(folder, ignore_errors=True)  # one that was not finished
+    for command in (
+        ["/usr/bin/python3", "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", *MODELOPT],
+    ):
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            return Peer(None, f"cannot be installed: {error}")
+        except subprocess.CalledProcessError as error:
+            return Peer(None, f"cannot be installed: {last_line(error.stderr or error.stdout)}")
+    marker.write_text(wanted)
+    return Peer(str(python))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":  # a worker: ModelOpt's environment, too, runs this file
+    work(Job(**json.loads(sys.argv[1])))

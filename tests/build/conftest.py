@@ -1,0 +1,40 @@
+"""What tests of the build share: a recipe, the tiny graph in FP32 and INT8, how near is near."""
+
+import numpy as np
+import pytest
+
+from edge.build import graph, quantize
+from edge.build.ranges import Range
+from edge.build.recipes import Recipe
+from edge.build.sites import linears
+
+
+@pytest.fixture(scope="module")
+def recipe(checkpoint, pictures, tmp_path_factory):
+    """A recipe whose graph is in the cache after the first build."""
+    engines = tmp_path_factory.mktemp("engines")
+    return Recipe(str(checkpoint), pictures, name="a", engines=engines, min_agreement=50)
+
+
+@pytest.fixture(scope="module")
+def fp32(fp32_graph):
+    return graph.load(fp32_graph)
+
+
+@pytest.fixture(scope="module")
+def ranges(fp32):
+    return {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
+
+
+@pytest.fixture(scope="module")
+def int8(fp32, ranges):
+    return quantize.to_qdq(fp32, ranges)
+
+
+def prepared(count=4):
+    """Noise of the size and spread of prepared pictures."""
+    return np.random.default_rng(0).standard_normal((count, 3, 32, 32)).astype(np.float32)
+
+
+def sqnr(reference, output):
+    return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())

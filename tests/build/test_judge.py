@@ -1,0 +1,63 @@
+"""The held-out images as a judge: what is said of them, and what is shown of it."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from edge.build import graph, images
+from edge.build import judge as judging
+from edge.build.checkpoint import read_checkpoint
+from edge.build.judge import Judge
+from tests.conftest import Recorder
+
+
+@pytest.fixture(scope="module")
+def model(fp32_graph):
+    return graph.load(fp32_graph)
+
+
+@pytest.fixture(scope="module")
+def judge(model, checkpoint, pictures):
+    files = images.find(pictures)
+    return Judge(model, files, read_checkpoint(str(checkpoint)), Recorder())
+
+
+@pytest.fixture(scope="module")
+def contrary(model):
+    """A graph that says of every picture what FP32 holds for the least likely."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    name = changed.graph.output[0].name
+    for node in changed.graph.node:
+        for at, output in enumerate(node.output):
+            if output == name:
+                node.output[at] = "before"
+    changed.graph.initializer.append(numpy_helper.from_array(np.float32(-1), "minus"))
+    changed.graph.node.append(helper.make_node("Mul", ["before", "minus"], [name], "contrary"))
+    return changed
+
+
+def test_of_many_disagreements_the_surest_are_kept_and_all_are_counted(
+    judge, contrary, monkeypatch
+):
+    monkeypatch.setattr(judging, "SHOWN", 40)
+    everything, differing = judge.disagreements(contrary)
+    assert len(everything) == differing == 40
+    sure = [one.fp32[1] for one in everything]
+    assert sure == sorted(sure, reverse=True) and sure[0] > sure[-1]
+    monkeypatch.setattr(judging, "SHOWN", 3)
+    few, differing = judge.disagreements(contrary)
+    assert differing == 40
+    assert [one.image for one in few] == [one.image for one in everything[:3]]
+
+
+def test_a_disagreement_says_what_either_says_of_which_picture(judge, contrary, pictures):
+    shown, _ = judge.disagreements(contrary)
+    for one in shown:
+        assert one.fp32[0] != one.engine[0]
+        assert (pictures / one.image).is_file()
+        assert one.pixels.shape[1:] == (60, 3)
+
+
+def test_equal_graphs_agree(judge, model):
+    assert judge.disagreements(model) == ([], 0)
