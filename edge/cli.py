@@ -1,213 +1,25 @@
-"""The command `edge`: parse, call, print. Data goes to stdout, words for people to stderr."""
+"""The commands that use engines: parse, call, print. Data goes to stdout, words to stderr."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from edge import __version__
-from edge.console import Console
-from edge.errors import EdgeError, ImageError, MissingPackage, require
-from edge.options import (
-    Backend,
-    BackendOption,
-    EngineArgument,
-    GraphArgument,
-    ImagesOption,
-    Method,
-    OutOption,
-    Plans,
-    Precision,
-    ThreadsOption,
-    Wanted,
-)
+from edge.app import console, say_unjudged
+from edge.cli_build import app  # the commands that make engines are on it
+from edge.errors import ImageError, MissingPackage, require
+from edge.options import Backend, BackendOption, EngineArgument, OutOption, ThreadsOption
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
 
-console = Console()
-
-
-class Commands(TyperGroup):
-    """The one place where an error becomes a line for people and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except EdgeError as error:
-            if os.environ.get("EDGE_DEBUG"):
-                raise
-            problem = str(error)
-        except KeyboardInterrupt:
-            problem = "stopped, nothing half-made is left; run the same command again"
-        finally:
-            console.close()
-        console.error(problem)
-        raise typer.Exit(1)
-
-
-app = typer.Typer(
-    name="edge",
-    cls=Commands,
-    help="A Hugging Face ViT becomes a TensorRT engine you can trust.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"vit-edge {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="errors with traceback")] = False,
-) -> None:
-    if debug:
-        os.environ["EDGE_DEBUG"] = "1"
-
-
-@app.command()
-def build(
-    checkpoint: Annotated[
-        str | None, typer.Argument(help="Hugging Face checkpoint: a folder or a hub id")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="folder of images of your domain, 16 or more")
-    ] = None,
-    heldout: Annotated[
-        Path | None, typer.Option(help="folder of images that judge; else every fifth of those")
-    ] = None,
-    precision: Annotated[
-        Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
-    ] = None,
-    calibration_method: Annotated[
-        Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="name of the engine")] = None,
-    engines: Annotated[Path | None, typer.Option(help="where engines live")] = None,
-    min_agreement: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="the gate: percent of top-1 equal to FP32; default 99"),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="the gate: points of top-1 that may be lost"),
-    ] = None,
-    ranges: Annotated[
-        Path | None, typer.Option(help="table of edge calibrate, instead of calibrating")
-    ] = None,
-    graph: Annotated[
-        Path | None, typer.Option(help="ONNX graph with Q/DQ of its own, taken as it is")
-    ] = None,
-    also: Annotated[
-        str | None, typer.Option(help="quantise more: attention,patch,head,residual")
-    ] = None,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="publish unjudged")] = False,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
-) -> None:
-    """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
-    from edge.build import pipeline, recipes
-
-    given: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "calibration": calibration,
-        "heldout": heldout,
-        "precision": precision,
-        "method": calibration_method,
-        "max_batch": max_batch,
-        "name": name,
-        "engines": engines,
-        "min_agreement": min_agreement,
-        "max_drop": max_drop,
-        "ranges": ranges,
-        "graph": graph,
-        "also": [place.strip() for place in also.split(",")] if also else None,
-        "gate": False if no_gate else None,
-    }
-    built = pipeline.build(recipes.load(recipe, given), console)
-    if not built.fresh:
-        console.say(f"{built.folder} is up to date")
-    _say_unjudged(built.folder, built.passport.judged)
-    print(built.folder)
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[str, typer.Argument(help="Hugging Face checkpoint: a folder or hub id")],
-    images: ImagesOption,
-    out: OutOption = Path("model.onnx"),
-) -> None:
-    """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
-    from edge.build import stages
-
-    stages.export(checkpoint, images, out, console)
-
-
-@app.command()
-def simplify(graph: GraphArgument, images: ImagesOption, out: OutOption) -> None:
-    """Graph -> simpler graph with onnxsim, compared with what went in."""
-    from edge.build import stages
-
-    stages.simplify(graph, images, out, console)
-
-
-@app.command()
-def calibrate(
-    graph: GraphArgument,
-    images: ImagesOption,
-    out: OutOption = Path("ranges.json"),
-    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = "auto",
-) -> None:
-    """Images -> activation ranges, through the FP32 graph."""
-    from edge.build import stages
-
-    stages.calibrate(graph, images, method, out, console)
-
-
-@app.command()
-def quantize(
-    graph: GraphArgument,
-    out: OutOption,
-    precision: Annotated[Precision, typer.Option()] = "int8",
-    ranges: Annotated[Path | None, typer.Option(help="of edge calibrate; for int8")] = None,
-) -> None:
-    """FP32 graph -> FP16 graph, or INT8 Q/DQ graph with its ranges."""
-    from edge.build import stages
-
-    stages.quantize(graph, precision, ranges, out, console)
-
-
-@app.command("compile")
-def compile_(
-    engine: EngineArgument,
-    backend: Annotated[Plans | None, typer.Option(help="default: the best here")] = None,
-) -> None:
-    """Make an engine's plan on the machine that will run it; needs no torch."""
-    from edge.build.plan import compile_engine
-
-    passport = compile_engine(engine, backend, console)
-    _say_unjudged(engine, passport.judged)
-    print(engine / "model.plan")
+__all__ = ["app", "console"]
 
 
 @app.command()
@@ -314,7 +126,7 @@ def inspect(
 
             facts = prove(engine, passport)
         print(report.describe(engine, passport, facts))
-    _say_unjudged(engine, passport.judged)
+    say_unjudged(engine, passport.judged)
 
 
 @app.command()
@@ -350,10 +162,5 @@ def _open(folder: Path, backend: Backend, threads: int | None) -> Engine:
 
     model = Engine.open(folder, backend=backend, threads=threads)
     console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
-    _say_unjudged(folder, model.passport.judged)
+    say_unjudged(folder, model.passport.judged)
     return model
-
-
-def _say_unjudged(folder: Path, judged: bool) -> None:
-    if not judged:
-        console.warn(f"{folder} was published without a gate: its accuracy is not judged")

@@ -39,13 +39,17 @@ FLOORS = [
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
     {"edge.report", "edge.doctor", "edge.trt"},
     {"edge.build.*", "edge.run.*"},
+    {"edge.app"},
+    {"edge.cli_build"},
     {"edge.cli"},
     {"edge.__main__"},
 ]
 
 # The package of third parties that each module may import, at its top or inside.
 PACKAGES = {
+    "edge.app": {"typer"},
     "edge.cli": {"typer"},
+    "edge.cli_build": {"typer"},
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
@@ -185,7 +189,14 @@ def test_every_package_of_the_tables_is_declared():
 def test_the_command_loads_what_it_runs_and_no_more():
     """Only typer and rich at the top of the command: `edge --help` must not wait for numpy."""
     heavy = {"edge.build", "edge.run", "edge.doctor", "edge.bench", "edge.passport"}
-    for module in ("edge", "edge.__main__", "edge.cli", "edge.console"):
+    for module in (
+        "edge",
+        "edge.__main__",
+        "edge.app",
+        "edge.cli",
+        "edge.cli_build",
+        "edge.console",
+    ):
         path = next(path for path in MODULES if name_of(path) == module)
         at_top = {imported for imported, top in imports(path) if top}
         assert not [name for name in at_top if name.startswith(tuple(heavy))]

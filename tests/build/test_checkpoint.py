@@ -5,6 +5,7 @@ import pytest
 
 from edge.build.checkpoint import read_checkpoint
 from edge.errors import CheckpointError
+from edge.preprocess.spec import Resize
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def edit(folder, **changes):
 def test_reads_labels_preprocessing_and_files(checkpoint):
     found = read_checkpoint(str(checkpoint))
     assert found.labels == ("cat", "dog", "fox", "owl", "bee")
-    assert found.preprocess.resize == (32, 32)
+    assert found.preprocess.resize == Resize("stretch", 32, 32)
     assert [path.name for path in found.files] == [
         "config.json",
         "model.safetensors",

@@ -1,0 +1,71 @@
+"""The command `edge` itself: its options, and the one place where an error becomes a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edge import __version__
+from edge.console import Console
+from edge.errors import EdgeError
+
+__all__ = ["app", "console", "say_unjudged"]
+
+console = Console()
+
+
+class Commands(TyperGroup):
+    """The one place where an error becomes a line for people and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except EdgeError as error:
+            if os.environ.get("EDGE_DEBUG"):
+                raise
+            problem = str(error)
+        except KeyboardInterrupt:
+            problem = "stopped, nothing half-made is left; run the same command again"
+        finally:
+            console.close()
+        console.error(problem)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    name="edge",
+    cls=Commands,
+    help="A Hugging Face ViT becomes a TensorRT engine you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vit-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="errors with traceback")] = False,
+) -> None:
+    if debug:
+        os.environ["EDGE_DEBUG"] = "1"
+
+
+def say_unjudged(folder: Path, judged: bool) -> None:
+    if not judged:
+        console.warn(f"{folder} was published without a gate: its accuracy is not judged")

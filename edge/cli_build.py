@@ -1,0 +1,149 @@
+"""The commands that make engines: `edge build`, and each of its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge.app import app, console, say_unjudged
+from edge.options import (
+    EngineArgument,
+    GraphArgument,
+    ImagesOption,
+    Method,
+    OutOption,
+    Plans,
+    Precision,
+    Wanted,
+)
+
+__all__ = ["app"]
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Hugging Face checkpoint: a folder or a hub id")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="folder of images of your domain, 16 or more")
+    ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(help="folder of images that judge; else every fifth of those")
+    ] = None,
+    precision: Annotated[
+        Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
+    ] = None,
+    calibration_method: Annotated[
+        Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="name of the engine")] = None,
+    engines: Annotated[Path | None, typer.Option(help="where engines live")] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="the gate: percent of top-1 equal to FP32; default 99"),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="the gate: points of top-1 that may be lost"),
+    ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="table of edge calibrate, instead of calibrating")
+    ] = None,
+    graph: Annotated[
+        Path | None, typer.Option(help="ONNX graph with Q/DQ of its own, taken as it is")
+    ] = None,
+    also: Annotated[
+        str | None, typer.Option(help="quantise more: attention,patch,head,residual")
+    ] = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="publish unjudged")] = False,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
+) -> None:
+    """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
+    from edge.build import pipeline, recipes
+
+    given: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "calibration": calibration,
+        "heldout": heldout,
+        "precision": precision,
+        "method": calibration_method,
+        "max_batch": max_batch,
+        "name": name,
+        "engines": engines,
+        "min_agreement": min_agreement,
+        "max_drop": max_drop,
+        "ranges": ranges,
+        "graph": graph,
+        "also": [place.strip() for place in also.split(",")] if also else None,
+        "gate": False if no_gate else None,
+    }
+    built = pipeline.build(recipes.load(recipe, given), console)
+    if not built.fresh:
+        console.say(f"{built.folder} is up to date")
+    say_unjudged(built.folder, built.passport.judged)
+    print(built.folder)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Hugging Face checkpoint: a folder or hub id")],
+    images: ImagesOption,
+    out: OutOption = Path("model.onnx"),
+) -> None:
+    """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
+    from edge.build import stages
+
+    stages.export(checkpoint, images, out, console)
+
+
+@app.command()
+def simplify(graph: GraphArgument, images: ImagesOption, out: OutOption) -> None:
+    """Graph -> simpler graph with onnxsim, compared with what went in."""
+    from edge.build import stages
+
+    stages.simplify(graph, images, out, console)
+
+
+@app.command()
+def calibrate(
+    graph: GraphArgument,
+    images: ImagesOption,
+    out: OutOption = Path("ranges.json"),
+    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = "auto",
+) -> None:
+    """Images -> activation ranges, through the FP32 graph."""
+    from edge.build import stages
+
+    stages.calibrate(graph, images, method, out, console)
+
+
+@app.command()
+def quantize(
+    graph: GraphArgument,
+    out: OutOption,
+    precision: Annotated[Precision, typer.Option()] = "int8",
+    ranges: Annotated[Path | None, typer.Option(help="of edge calibrate; for int8")] = None,
+) -> None:
+    """FP32 graph -> FP16 graph, or INT8 Q/DQ graph with its ranges."""
+    from edge.build import stages
+
+    stages.quantize(graph, precision, ranges, out, console)
+
+
+@app.command("compile")
+def compile_(
+    engine: EngineArgument,
+    backend: Annotated[Plans | None, typer.Option(help="default: the best here")] = None,
+) -> None:
+    """Make an engine's plan on the machine that will run it; needs no torch."""
+    from edge.build.plan import compile_engine
+
+    passport = compile_engine(engine, backend, console)
+    say_unjudged(engine, passport.judged)
+    print(engine / "model.plan")
