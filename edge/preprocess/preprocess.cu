@@ -1,0 +1,217 @@
+// Pictures in any surface -> the network's tensor, one launch for a batch.
+//
+// The arithmetic is integer and that of the CPU path (colour.py, resample.py), so the bytes are the
+// same: YUV to RGB, columns resampled and rounded to 8 bits, rows resampled and rounded to 8 bits,
+// then a table gives the number that the network sees. `cuda.py` fills in `Picture`.
+//
+// Grid: (tiles across, tiles down, pictures). A block makes one tile of the tensor of its picture. It
+// goes down the source rows that the tile needs, some rows at a time: to RGB, into `staged`; columns,
+// into `middle`; and adds what these rows give to the sums of the tile. Nothing but shared memory
+// lies between the camera's bytes and the tensor.
+//
+// Loops stride over the block, so that any block size is right, one thread included.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
+#define RGB 0
+#define YUV 1
+#define GREY 2
+
+#define COLOUR_SHIFT 20  // surface.py
+#define PRECISION 22     // resample.py
+
+// One axis of a resize: output i is the sum of weights[i * taps + j] * source[first[i] + j].
+struct Axis {
+  const int* first;
+  const int* count;
+  const int* weights;
+};
+
+// Mirrored by PICTURE in cuda.py, which is checked against `picture_layout` of the tests.
+struct Picture {
+  u64 planes[3];      // of Y, U, V or R, G, B: the address of its first sample, or a texture object
+  Axis columns, rows; // of the window of the resized picture that is used
+  int pitches[3];     // bytes from row to row
+  int steps[3];       // bytes from sample to sample; channels of a texture
+  int channels[3];    // which channel of the texture
+  int textures;       // whether planes are texture objects
+  int kind;           // RGB, YUV or GREY
+  int chroma_width, chroma_height;
+  int across, down;   // over how many pixels a chroma sample reaches
+  int cosited_across, cosited_down;
+  int matrix[3][4];   // R, G, B from y, u, v: surface.py's rgb_weights
+  int column_taps, row_taps;
+  int top, left, height, width;  // of the window in the tensor
+  int order[3];       // which of R, G, B each channel of the tensor is
+};
+
+struct Launch {
+  const Picture* pictures;
+  const void* table;    // [3][256]: what a byte becomes in each channel of the tensor
+  const void* outside;  // [3]: what the tensor holds beside a picture
+  void* out;            // [pictures][3][height][width]
+  int height, width;
+  int tile_height, tile_width;
+  int rows;             // source rows at a time
+  int span;             // pixels of a row of `staged`
+};
+
+__device__ static inline int clip(int level) { return level < 0 ? 0 : level > 255 ? 255 : level; }
+
+__device__ static inline int sample(const Picture& p, int component, int x, int y) {
+  if (p.textures) {
+    uchar4 t = tex2D<uchar4>(p.planes[component], x + 0.5f, y + 0.5f);
+    int channel = p.channels[component];
+    return channel == 0 ? t.x : channel == 1 ? t.y : channel == 2 ? t.z : t.w;
+  }
+  const u8* plane = reinterpret_cast<const u8*>(p.planes[component]);
+  return plane[(long long)y * p.pitches[component] + (long long)x * p.steps[component]];
+}
+
+// The chroma samples beside a pixel, and how many quarters the second weighs.
+struct Siting {
+  int near, next, f;
+};
+
+__device__ static inline Siting siting(int pixel, int reach, int cosited, int samples) {
+  if (reach == 1) return {pixel, pixel, 0};
+  int quarters = 2 * pixel - (cosited ? 0 : 1);
+  int near = quarters >> 2, next = near + 1;
+  return {near < 0 ? 0 : near, next < samples ? next : samples - 1, quarters & 3};
+}
+
+// In 1/16 levels.
+__device__ static inline int chroma(const Picture& p, int component, Siting x, Siting y) {
+  int left = sample(p, component, x.near, y.near) * (4 - y.f) + sample(p, component, x.near, y.next) * y.f;
+  if (x.f == 0) return 4 * left;
+  int right = sample(p, component, x.next, y.near) * (4 - y.f) + sample(p, component, x.next, y.next) * y.f;
+  return left * (4 - x.f) + right * x.f;
+}
+
+// A source pixel, one byte each for R, G and B.
+__device__ static inline u32 pixel(const Picture& p, int x, int y) {
+  if (p.kind == RGB) {
+    return sample(p, 0, x, y) | sample(p, 1, x, y) << 8 | sample(p, 2, x, y) << 16;
+  }
+  int luma = sample(p, 0, x, y), u = 16 * 128, v = 16 * 128;
+  if (p.kind == YUV) {
+    Siting across = siting(x, p.across, p.cosited_across, p.chroma_width);
+    Siting down = siting(y, p.down, p.cosited_down, p.chroma_height);
+    u = chroma(p, 1, across, down);
+    v = chroma(p, 2, across, down);
+  }
+  u32 rgb = 0;
+  for (int c = 0; c < 3; c++) {
+    const int* m = p.matrix[c];
+    rgb |= (u32)clip((luma * m[0] + u * m[1] + v * m[2] + m[3]) >> COLOUR_SHIFT) << 8 * c;
+  }
+  return rgb;
+}
+
+template <typename Number>
+__device__ static void prepare(const Launch& launch) {
+  DYNAMIC_SHARED(u32, shared);
+  const Picture& p = launch.pictures[blockIdx.z];
+  u32* staged = shared;                                  // [rows][span]
+  u32* middle = staged + launch.rows * launch.span;      // [rows][tile_width]
+  int* sums = (int*)(middle + launch.rows * launch.tile_width);  // [tile_height][tile_width][3]
+
+  // The tile in the tensor, and what of it the window covers, in the window's coordinates.
+  const int tile_x = blockIdx.x * launch.tile_width, tile_y = blockIdx.y * launch.tile_height;
+  const int end_x = min(tile_x + launch.tile_width, launch.width);
+  const int end_y = min(tile_y + launch.tile_height, launch.height);
+  const int x0 = max(tile_x - p.left, 0), x1 = min(end_x - p.left, p.width);
+  const int y0 = max(tile_y - p.top, 0), y1 = min(end_y - p.top, p.height);
+
+  if (x0 < x1 && y0 < y1) {
+    const int columns = x1 - x0;
+    // First indices grow along an axis, and so do the last ones.
+    const int low = p.columns.first[x0];
+    const int span = p.columns.first[x1 - 1] + p.columns.count[x1 - 1] - low;
+    const int begin = p.rows.first[y0];
+    const int end = p.rows.first[y1 - 1] + p.rows.count[y1 - 1];
+
+    for (int j = threadIdx.y; j < y1 - y0; j += blockDim.y)
+      for (int i = threadIdx.x; i < columns; i += blockDim.x)
+        for (int c = 0; c < 3; c++)
+          sums[(j * launch.tile_width + i) * 3 + c] = 1 << (PRECISION - 1);
+
+    for (int top = begin; top < end; top += launch.rows) {
+      const int count = min(launch.rows, end - top);
+      for (int r = threadIdx.y; r < count; r += blockDim.y)
+        for (int x = threadIdx.x; x < span; x += blockDim.x)
+          staged[r * launch.span + x] = pixel(p, low + x, top + r);
+      __syncthreads();
+
+      for (int r = threadIdx.y; r < count; r += blockDim.y)
+        for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+          const int* weights = p.columns.weights + (x0 + i) * p.column_taps;
+          const u32* source = staged + r * launch.span + p.columns.first[x0 + i] - low;
+          int red = 1 << (PRECISION - 1), green = red, blue = red;
+          for (int j = 0; j < p.columns.count[x0 + i]; j++) {
+            const u32 rgb = source[j];
+            const int weight = weights[j];
+            red += (int)(rgb & 255) * weight;
+            green += (int)(rgb >> 8 & 255) * weight;
+            blue += (int)(rgb >> 16) * weight;
+          }
+          middle[r * launch.tile_width + i] = clip(red >> PRECISION) | clip(green >> PRECISION) << 8 |
+                                              clip(blue >> PRECISION) << 16;
+        }
+      // This also keeps the next rows out of `staged` until all columns are done; and `middle` is
+      // written again only after the next one.
+      __syncthreads();
+
+      for (int j = threadIdx.y; j < y1 - y0; j += blockDim.y) {
+        const int first = p.rows.first[y0 + j];
+        const int* weights = p.rows.weights + (y0 + j) * p.row_taps;
+        const int from = max(first, top), to = min(first + p.rows.count[y0 + j], top + count);
+        for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+          int* sum = sums + (j * launch.tile_width + i) * 3;
+          for (int y = from; y < to; y++) {
+            const u32 rgb = middle[(y - top) * launch.tile_width + i];
+            const int weight = weights[y - first];
+            sum[0] += (int)(rgb & 255) * weight;
+            sum[1] += (int)(rgb >> 8 & 255) * weight;
+            sum[2] += (int)(rgb >> 16) * weight;
+          }
+        }
+      }
+    }
+  }
+
+  __syncthreads();  // a window that begins inside the tile: its sums are other threads' here
+  const Number* table = (const Number*)launch.table;
+  const Number* outside = (const Number*)launch.outside;
+  const long long area = (long long)launch.height * launch.width;
+  Number* out = (Number*)launch.out + 3 * area * blockIdx.z;
+  for (int y = tile_y + threadIdx.y; y < end_y; y += blockDim.y)
+    for (int x = tile_x + threadIdx.x; x < end_x; x += blockDim.x) {
+      const int i = x - p.left - x0, j = y - p.top - y0;
+      const bool inside = i >= 0 && i < x1 - x0 && j >= 0 && j < y1 - y0;
+      for (int c = 0; c < 3; c++) {
+        const Number value =
+            inside ? table[256 * c + clip(sums[(j * launch.tile_width + i) * 3 + p.order[c]] >> PRECISION)]
+                   : outside[c];
+        out[area * c + (long long)launch.width * y + x] = value;
+      }
+    }
+}
+
+// Numbers are copied, never computed with: FP16 travels as 16 bits, FP32 as 32.
+#define KERNEL(name, number)                                                                    \
+  extern "C" __global__ void name(const Picture* pictures, const void* table,                   \
+                                  const void* outside, void* out, int height, int width,        \
+                                  int tile_height, int tile_width, int rows, int span) {        \
+    prepare<number>({pictures, table, outside, out, height, width, tile_height, tile_width,     \
+                     rows, span});                                                              \
+  }
+KERNEL(preprocess_fp16, u16)
+KERNEL(preprocess_fp32, u32)

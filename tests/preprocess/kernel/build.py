@@ -1,0 +1,92 @@
+"""preprocess.cu compiled as plain C++, with or without a sanitizer, and launched from Python."""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from edge.preprocess.cuda import KERNELS, PICTURE, SOURCE, describe, geometry, tables, tiles
+from edge.preprocess.spec import Preprocess
+from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
+
+HERE = Path(__file__).parent
+FLAGS = ["-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-pthread", "-Wall", "-Werror"]
+
+
+def compiled(folder: Path, *sanitizers: str, source: Path = SOURCE) -> Path:
+    """The host library of a kernel source, made once for each content of it."""
+    texts = [path.read_bytes() for path in (source, HERE / "shim.h", HERE / "host.cpp")]
+    digest = hashlib.sha256(b"".join(texts) + " ".join([*FLAGS, *sanitizers]).encode()).hexdigest()
+    library = folder / f"preprocess-{digest[:16]}.so"
+    if not library.exists():
+        scratch = library.with_suffix(f".{os.getpid()}")
+        command = ["g++", *FLAGS, *sanitizers, f'-DKERNEL_SOURCE="{source}"', "-x", "c++"]
+        subprocess.run([*command, str(HERE / "host.cpp"), "-o", str(scratch)], check=True)
+        scratch.replace(library)
+    return library
+
+
+class HostKernel:
+    """The kernels of a host library, launched the way cuda.py launches them."""
+
+    def __init__(self, library: Path):
+        self.library = ctypes.CDLL(str(library))
+        self.library.make_texture.restype = ctypes.c_void_p
+
+    def __call__(
+        self,
+        spec: Preprocess,
+        surfaces: list[Surface],
+        number: str = "float32",
+        *,
+        textures: bool = False,
+        block: tuple[int, int, int] = (1, 1, 1),
+    ) -> np.ndarray:
+        """A batch of surfaces -> [N, 3, height, width] of `number`."""
+        made = [geometry(spec, s.layout.width, s.layout.height) for s in surfaces]
+        cut = tiles(spec, made)
+        table, outside = tables(spec, number)
+        pictures = np.zeros(len(surfaces), PICTURE)
+        keep = []
+        for record, surface, geometry_ in zip(pictures, surfaces, made, strict=True):
+            packed, starts = geometry_.pack()
+            keep.append(packed)
+            device = self._device(surface, textures)
+            addresses = [packed.ctypes.data + start for start in starts]
+            describe(spec, device, geometry_, addresses, record)
+        out = np.full((len(surfaces), 3, spec.height, spec.width), np.nan, number)
+        grid = (-(-spec.width // cut.width), -(-spec.height // cut.height), len(surfaces))
+        pointers = [array.ctypes.data for array in (pictures, table, outside, out)]
+        values = [ctypes.c_void_p(pointer) for pointer in pointers]
+        values += map(
+            ctypes.c_int, (spec.height, spec.width, cut.height, cut.width, cut.rows, cut.span)
+        )
+        arguments = (ctypes.c_void_p * len(values))(
+            *(ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values)
+        )
+        getattr(self.library, KERNELS[number] + "_host")(*grid, *block, cut.shared, arguments)
+        return out
+
+    def _device(self, surface: Surface, textures: bool) -> DeviceSurface:
+        pitches = tuple(plane.strides[0] for plane in surface.planes)
+        if not textures:
+            addresses = tuple(plane.ctypes.data for plane in surface.planes)
+            return DeviceSurface(surface.layout, addresses, pitches)
+        form, layout = FORMATS[surface.layout.format], surface.layout
+        objects = []
+        for index, plane in enumerate(surface.planes):
+            channels = max(s.step for s in form.samples if s.plane == index)
+            rows, columns = form.plane_size(index, layout.width, layout.height)
+            objects.append(
+                self.library.make_texture(
+                    ctypes.c_void_p(plane.ctypes.data),
+                    plane.strides[0],
+                    channels,
+                    columns // channels,
+                    rows,
+                )
+            )
+        return DeviceSurface(layout, tuple(objects), (), textures=True)
