@@ -1,0 +1,106 @@
+"""GStreamer's buffers mapped for reading, through ctypes: PyGObject's own map copies the bytes."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import SourceError
+
+__all__ = ["READ", "Mapped", "find_memory"]
+
+READ = 1  # GST_MAP_READ
+_ALL = -1  # so many memories of a buffer: all of them
+
+
+class _MapInfo(ctypes.Structure):
+    """GstMapInfo: 104 bytes on 64-bit systems."""
+
+    _fields_ = [
+        ("memory", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_size_t),
+        ("maxsize", ctypes.c_size_t),
+        ("user_data", ctypes.c_void_p * 4),
+        ("_reserved", ctypes.c_void_p * 4),
+    ]
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL("libgstreamer-1.0.so.0")
+    pointer, number = ctypes.c_void_p, ctypes.c_uint
+    info = ctypes.POINTER(_MapInfo)
+    library.gst_buffer_map_range.argtypes = [pointer, number, ctypes.c_int, info, ctypes.c_int]
+    library.gst_buffer_map_range.restype = ctypes.c_int
+    library.gst_buffer_unmap.argtypes = [pointer, info]
+    library.gst_buffer_unmap.restype = None
+    library.gst_buffer_find_memory.argtypes = [
+        pointer,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.POINTER(number),
+        ctypes.POINTER(number),
+        ctypes.POINTER(ctypes.c_size_t),
+    ]
+    library.gst_buffer_find_memory.restype = ctypes.c_int
+    return library
+
+
+def find_memory(buffer: Any, offset: int, size: int) -> tuple[int, int, int]:
+    """Where `size` bytes from `offset` lie: (first memory, how many, where they start in it).
+
+    The caller has checked that the buffer has so many.
+    """
+    first, count, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
+    _library().gst_buffer_find_memory(
+        hash(buffer), offset, size, ctypes.byref(first), ctypes.byref(count), ctypes.byref(skip)
+    )
+    return first.value, count.value, skip.value
+
+
+class Mapped:
+    """Memories of a Gst.Buffer, mapped for reading from `__init__` until nothing holds this.
+
+    Several memories at once GStreamer joins into one, which copies them; a single one it does not.
+
+    memory, data, size  the GstMemory's address, that of its first byte, and how many there are
+    """
+
+    def __init__(self, buffer: Any, first: int = 0, count: int = _ALL, flags: int = READ) -> None:
+        """Raises SourceError when GStreamer refuses."""
+        self._info = _MapInfo()
+        # hash() of a PyGObject boxed value is the pointer it wraps: here, the GstBuffer*.
+        mapped = _library().gst_buffer_map_range(
+            hash(buffer), first, count, ctypes.byref(self._info), flags
+        )
+        if not mapped:
+            raise SourceError(
+                "gst_buffer_map_range refused a frame for reading",
+                "end the pipeline in system memory: videoconvert ! video/x-raw",
+            )
+        self._buffer = buffer  # set only once mapped: __del__ unmaps what is set
+        self.memory: int = self._info.memory
+        self.data: int = self._info.data
+        self.size: int = self._info.size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_buffer"):
+            _library().gst_buffer_unmap(hash(self._buffer), ctypes.byref(self._info))
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "typestr": "|u1", "shape": (self.size,), "data": (self.data, True)}
+
+    def plane(self, offset: int, pitch: int, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+        """A read-only view, uint8 [rows, columns], that keeps the memory mapped."""
+        whole: npt.NDArray[np.uint8] = np.asarray(self)
+        view: npt.NDArray[np.uint8] = np.ndarray(
+            (rows, columns), np.uint8, whole, offset, (pitch, 1)
+        )
+        return view
