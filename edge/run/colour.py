@@ -8,14 +8,14 @@ centred, and GStreamer 1.22 forgets a `chroma-site` that comes without a `colori
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from edge.errors import SourceError, require
-from edge.preprocess.surface import FORMATS, Colour
+from edge.preprocess.surface import FORMATS, Colour, Matrix
 
 __all__ = ["colour_of", "siting"]
 
-_MATRICES: dict[str, Literal["bt601", "bt709", "bt2020"]] = {
+_MATRICES: dict[str, Matrix] = {
     "bt601": "bt601",
     "bt709": "bt709",
     "bt2020": "bt2020",

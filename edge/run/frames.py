@@ -109,7 +109,9 @@ def frame_from_sample(
         surface, path, owner = device.surface(sample)
     else:
         raise _unread(source, caps)
-    pts = sample.get_segment().to_stream_time(gst.Format.TIME, sample.get_buffer().pts)
+    segment, pts = sample.get_segment(), gst.CLOCK_TIME_NONE
+    if segment.format == gst.Format.TIME:
+        pts = segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts)
     return Frame(
         source=source,
         number=number,

@@ -1,17 +1,23 @@
-"""GStreamer's buffers mapped for reading, through ctypes: PyGObject's own map copies the bytes."""
+"""GStreamer's buffers mapped for reading, and word of their end, through ctypes.
+
+PyGObject's own map copies the bytes, and it has no weak references to memory.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import SourceError
 
-__all__ = ["READ", "Mapped", "find_memory"]
+__all__ = ["READ", "Mapped", "MemoryWatch", "find_memory"]
 
 READ = 1  # GST_MAP_READ
 _ALL = -1  # so many memories of a buffer: all of them
@@ -29,6 +35,9 @@ class _MapInfo(ctypes.Structure):
         ("user_data", ctypes.c_void_p * 4),
         ("_reserved", ctypes.c_void_p * 4),
     ]
+
+
+_Notify = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # GstMiniObjectNotify
 
 
 @lru_cache(maxsize=1)
@@ -49,6 +58,8 @@ def _library() -> ctypes.CDLL:
         ctypes.POINTER(ctypes.c_size_t),
     ]
     library.gst_buffer_find_memory.restype = ctypes.c_int
+    library.gst_mini_object_weak_ref.argtypes = [pointer, _Notify, pointer]
+    library.gst_mini_object_weak_ref.restype = None
     return library
 
 
@@ -104,3 +115,40 @@ class Mapped:
             (rows, columns), np.uint8, whole, offset, (pitch, 1)
         )
         return view
+
+
+class MemoryWatch:
+    """Calls `freed(memory)` when a watched GstMemory ends, while its bytes are still there.
+
+    On the thread that frees it: any of GStreamer's.
+    """
+
+    def __init__(self, freed: Callable[[int], None]) -> None:
+        self._freed = freed
+        self._watched: set[int] = set()
+        self._token = next(_tokens)
+        _watches[self._token] = self
+
+    def add(self, memory: int) -> None:
+        """Watch the GstMemory at this address until it ends; once is enough."""
+        if memory not in self._watched:
+            self._watched.add(memory)
+            _library().gst_mini_object_weak_ref(memory, _tell, self._token)
+
+    def _ended(self, memory: int) -> None:
+        self._watched.discard(memory)
+        self._freed(memory)
+
+
+# A memory may outlive who watched it, so GStreamer is given a number, and no Python object.
+_tokens = itertools.count(1)
+_watches: WeakValueDictionary[int, MemoryWatch] = WeakValueDictionary()
+
+
+def _told(token: int, memory: int) -> None:
+    watch = _watches.get(token)
+    if watch is not None:
+        watch._ended(memory)
+
+
+_tell = _Notify(_told)
