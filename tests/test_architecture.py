@@ -95,7 +95,7 @@ REQUIRED = {
     "onnxruntime": {"edge.session"},
     "pycuda.driver": {"edge.cuda"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.frames"},
+    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What GStreamer's caps say about colours, and what holds where they say nothing.
+"""What GStreamer's caps say about a picture and its colours, and what holds where they say nothing.
 
 The fields are read from the caps themselves. GstVideoInfo fills in what is missing by the
 picture's size, and then it cannot be told from what was said: below 577 rows it makes YUV
@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from edge.errors import SourceError, require
-from edge.preprocess.surface import FORMATS, Colour, Matrix
+from edge.preprocess.surface import FORMATS, Colour, Layout, Matrix
 
-__all__ = ["colour_of", "siting"]
+__all__ = ["colour_of", "layout_of", "siting"]
 
 _MATRICES: dict[str, Matrix] = {
     "bt601": "bt601",
@@ -24,6 +24,17 @@ _MATRICES: dict[str, Matrix] = {
 _NO_MATRIX = ("unknown", "rgb")
 # GstVideoChromaSite
 _H_COSITED, _V_COSITED = 2, 4
+
+
+def layout_of(caps: Any, source: str) -> Layout:
+    """The picture that caps of raw video in one of `FORMATS` describe. Raises SourceError."""
+    structure = caps.get_structure(0)
+    return Layout(
+        structure.get_string("format"),
+        structure.get_value("width"),
+        structure.get_value("height"),
+        colour_of(caps, source=source),
+    )
 
 
 def colour_of(caps: Any, *, source: str) -> Colour:

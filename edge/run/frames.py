@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import SourceError, require
+from edge.errors import SourceError
 from edge.gst import gstreamer
-from edge.preprocess.surface import FORMATS, DeviceSurface, Layout, Surface
-from edge.run.colour import colour_of
-from edge.run.mapping import Mapped, find_memory
+from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
+from edge.run.colour import layout_of
+from edge.run.mapping import Mapped, find_memory, planes_of
 
 __all__ = ["DeviceReader", "Frame", "FramePath", "frame_from_sample"]
 
@@ -133,30 +133,15 @@ def _unread(source: str, caps: Any) -> SourceError:
 
 def _system_surface(buffer: Any, caps: Any, source: str, name: str) -> tuple[Surface, object]:
     """The picture, and the maps it lies in."""
-    video = require("gi.repository.GstVideo")
     structure = caps.get_structure(0)
     if structure.get_string("format") not in FORMATS:
         raise _unread(source, caps)
-    info = video.VideoInfo.new_from_caps(caps)
-    format, width, height = info.finfo.name, info.width, info.height
-    # The meta, where there is one, says how this very buffer is laid out; the caps only imply it.
-    where = video.buffer_get_video_meta(buffer) or info
-    form = FORMATS[format]
     maps: dict[tuple[int, int], Mapped] = {}
     planes = []
-    for plane in range(form.planes):
-        rows, columns = form.plane_size(plane, width, height)
-        offset, pitch = where.offset[plane], where.stride[plane]
-        size = pitch * (rows - 1) + columns
-        if pitch < columns or offset + size > buffer.get_size():
-            raise SourceError(
-                f"{name} is too small for {width}x{height} {format} pixels",
-                "check the element that produces the frames",
-            )
+    for plane in planes_of(buffer, caps, name):
         # Planes may lie in memories of their own; each is mapped once, and none is joined.
-        first, count, start = find_memory(buffer, offset, size)
+        first, count, start = find_memory(buffer, plane.offset, plane.size)
         if (first, count) not in maps:
             maps[first, count] = Mapped(buffer, first, count)
-        planes.append(maps[first, count].plane(start, pitch, rows, columns))
-    layout = Layout(format, width, height, colour_of(caps, source=source))
-    return Surface(layout, tuple(planes)), tuple(maps.values())
+        planes.append(maps[first, count].view(plane, start))
+    return Surface(layout_of(caps, source), tuple(planes)), tuple(maps.values())

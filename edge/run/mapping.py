@@ -1,6 +1,6 @@
-"""GStreamer's buffers mapped for reading, and word of their end, through ctypes.
+"""GStreamer's buffers: where planes lie in them, mapped for reading, and word of their end.
 
-PyGObject's own map copies the bytes, and it has no weak references to memory.
+Through ctypes: PyGObject's own map copies the bytes, and it has no weak references to memory.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import ctypes
 import itertools
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import SourceError
+from edge.errors import SourceError, require
+from edge.preprocess.surface import FORMATS
 
-__all__ = ["READ", "Mapped", "MemoryWatch", "find_memory"]
+__all__ = ["READ", "Mapped", "MemoryWatch", "Plane", "find_memory", "planes_of"]
 
 READ = 1  # GST_MAP_READ
 _ALL = -1  # so many memories of a buffer: all of them
@@ -35,6 +36,42 @@ class _MapInfo(ctypes.Structure):
         ("user_data", ctypes.c_void_p * 4),
         ("_reserved", ctypes.c_void_p * 4),
     ]
+
+
+class Plane(NamedTuple):
+    """Where a plane lies: its first byte in the buffer, and from one row to the next."""
+
+    offset: int
+    pitch: int
+    rows: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        return self.pitch * (self.rows - 1) + self.columns
+
+
+def planes_of(buffer: Any, caps: Any, name: str) -> list[Plane]:
+    """The planes of a picture in one of `FORMATS`, by the buffer's GstVideoMeta or its caps.
+
+    Raises SourceError when the buffer has not all of them. `name` says which frame it is.
+    """
+    video = require("gi.repository.GstVideo")
+    info = video.VideoInfo.new_from_caps(caps)
+    # The meta, where there is one, says how this very buffer is laid out; the caps only imply it.
+    where = video.buffer_get_video_meta(buffer) or info
+    form = FORMATS[info.finfo.name]
+    planes = []
+    for index in range(form.planes):
+        size = form.plane_size(index, info.width, info.height)
+        plane = Plane(where.offset[index], where.stride[index], *size)
+        if plane.pitch < plane.columns or plane.offset + plane.size > buffer.get_size():
+            raise SourceError(
+                f"{name} is too small for {info.width}x{info.height} {info.finfo.name} pixels",
+                "check the element that produces the frames",
+            )
+        planes.append(plane)
+    return planes
 
 
 _Notify = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # GstMiniObjectNotify
@@ -108,11 +145,11 @@ class Mapped:
     def __array_interface__(self) -> dict[str, Any]:
         return {"version": 3, "typestr": "|u1", "shape": (self.size,), "data": (self.data, True)}
 
-    def plane(self, offset: int, pitch: int, rows: int, columns: int) -> npt.NDArray[np.uint8]:
-        """A read-only view, uint8 [rows, columns], that keeps the memory mapped."""
+    def view(self, plane: Plane, offset: int) -> npt.NDArray[np.uint8]:
+        """A plane that begins at `offset`: uint8 [rows, columns], read-only; keeps this alive."""
         whole: npt.NDArray[np.uint8] = np.asarray(self)
         view: npt.NDArray[np.uint8] = np.ndarray(
-            (rows, columns), np.uint8, whole, offset, (pitch, 1)
+            (plane.rows, plane.columns), np.uint8, whole, offset, (plane.pitch, 1)
         )
         return view
 
