@@ -95,6 +95,7 @@ PACKAGES = {
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
+    "edge.run.mapping": {"numpy"},
     "edge.run.sinks": {"numpy", "PIL"},
 }
 # What `require` may fetch, and who may ask for it.
@@ -112,7 +113,7 @@ REQUIRED = {
     "onnxruntime": {"edge.session"},
     "pycuda.driver": {"edge.cuda"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.frames"},
+    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
 

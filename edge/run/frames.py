@@ -1,24 +1,27 @@
 """One picture from a source, as a view on the memory GStreamer wrote it to.
 
-Nothing is copied: the array keeps the mapped buffer alive, and the buffer is unmapped and goes
-back to its pool when the last array on it is gone.
+Nothing is copied: the frame keeps the mapped buffer alive, and the buffer is unmapped and goes
+back to its pool when the last that looks at it is gone.
 """
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from edge.errors import SourceError, require
+from edge.errors import SourceError
 from edge.gst import gstreamer
+from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
+from edge.run.colour import layout_of
+from edge.run.mapping import Mapped, find_memory, planes_of
 
-__all__ = ["Frame", "frame_from_sample"]
+__all__ = ["DeviceReader", "Frame", "FramePath", "frame_from_sample"]
 
-_MAP_READ = 1  # GST_MAP_READ
+# Where a frame's bytes lie, and how the GPU gets at them.
+FramePath: TypeAlias = Literal["system", "nvmm-pitch", "nvmm-block-linear", "nvmm-cuda", "cuda"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,99 +32,116 @@ class Frame:
     number    its place among the frames the source produced, from 0; a dropped frame leaves a gap
     pts       stream time in seconds, or None when the source gives none
     captured  `time.monotonic()` seconds at which the picture was at the source
-    pixels    uint8 RGB [H, W, 3], read-only; rows may be padded, so it need not be contiguous
+    path      the memory it lies in
+    surface   the picture: its format, size and colours, and where its planes are
+    owner     keeps the memory of `surface` alive: hold it until the GPU has read what it was given
     """
 
     source: str
     number: int
     pts: float | None
     captured: float
-    pixels: np.ndarray
+    path: FramePath
+    surface: Surface | DeviceSurface
+    owner: object = None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The picture for people's eyes: RGB uint8 [H, W, 3], read-only, of any row stride.
+
+        Of packed RGB in any order it is a view, of other formats a new array each time.
+        Raises SourceError for a picture in the GPU's memory.
+        """
+        surface = self.surface
+        if isinstance(surface, DeviceSurface):
+            raise SourceError(
+                f"frame {self.number} of {self.source} is in the GPU's memory ({self.path})",
+                "leave out the preview, or end the pipeline in system memory",
+            )
+        layout = surface.layout
+        if FORMATS[layout.format].is_rgb:
+            # The same distance lies between red and green, and green and blue: 1 or -1 byte.
+            red, green, _ = FORMATS[layout.format].samples
+            rows = surface.planes[0][:, red.start :]
+            strides = (rows.strides[0], red.step, green.start - red.start)
+            shape = (layout.height, layout.width, 3)
+            return np.lib.stride_tricks.as_strided(rows, shape, strides, writeable=False)
+        from edge.preprocess.cpu import to_rgb  # type: ignore[attr-defined]
+
+        pixels: npt.NDArray[np.uint8] = to_rgb(surface)
+        pixels.flags.writeable = False
+        return pixels
 
 
-def frame_from_sample(sample: Any, *, source: str, number: int, captured: float) -> Frame:
-    """The RGB picture in a Gst.Sample, without copying it.
+class DeviceReader(Protocol):
+    """Reads samples whose memory is the GPU's."""
 
-    Raises SourceError when the caps are not RGB, or the buffer is smaller than its caps say.
+    def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
+        """The picture, the path, and what must live while the GPU may read it.
+
+        Raises SourceError.
+        """
+
+
+def frame_from_sample(
+    sample: Any,
+    *,
+    source: str,
+    number: int,
+    captured: float,
+    device: DeviceReader | None = None,
+) -> Frame:
+    """The picture in a Gst.Sample, without copying it; `device` reads it if the GPU has it.
+
+    Raises SourceError when nothing here reads such caps, or the buffer is smaller than they say.
     """
     gst = gstreamer()
-    video = require("gi.repository.GstVideo")
-    buffer, caps = sample.get_buffer(), sample.get_caps()
-    info = video.VideoInfo.new_from_caps(caps)
-    if info is None or info.finfo.name != "RGB":
-        raise SourceError(
-            f"{source} delivers {caps.to_string()}, not RGB",
-            "end the pipeline with: videoconvert ! video/x-raw,format=RGB",
-        )
-    # The meta, where there is one, says how this very buffer is laid out; the caps only imply it.
-    layout = video.buffer_get_video_meta(buffer) or info
-    stride, offset = layout.stride[0], layout.offset[0]
-    height, width = info.height, info.width
-    if offset + stride * (height - 1) + 3 * width > buffer.get_size():
-        raise SourceError(
-            f"frame {number} of {source} is too small for {width}x{height} pixels",
-            "check the element that produces the frames",
-        )
-    mapped = _Mapped(buffer, (height, width, 3), (stride, 3, 1), offset)
-    pts = sample.get_segment().to_stream_time(gst.Format.TIME, buffer.pts)
+    caps = sample.get_caps()
+    features = caps.get_features(0)
+    kinds = {features.get_nth(index) for index in range(features.get_size())}
+    surface: Surface | DeviceSurface
+    path: FramePath
+    if not any(kind.startswith("memory:") for kind in kinds - {"memory:SystemMemory"}):
+        name = f"frame {number} of {source}"
+        surface, owner = _system_surface(sample.get_buffer(), caps, source, name)
+        path = "system"
+    elif device is not None:
+        surface, path, owner = device.surface(sample)
+    else:
+        raise _unread(source, caps)
+    segment, pts = sample.get_segment(), gst.CLOCK_TIME_NONE
+    if segment.format == gst.Format.TIME:
+        pts = segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts)
     return Frame(
         source=source,
         number=number,
         pts=None if pts == gst.CLOCK_TIME_NONE else pts / gst.SECOND,
         captured=captured,
-        pixels=np.asarray(mapped),
+        path=path,
+        surface=surface,
+        owner=owner,
     )
 
 
-class _MapInfo(ctypes.Structure):
-    """GstMapInfo: 104 bytes on 64-bit systems."""
-
-    _fields_ = [
-        ("memory", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("data", ctypes.c_void_p),
-        ("size", ctypes.c_size_t),
-        ("maxsize", ctypes.c_size_t),
-        ("user_data", ctypes.c_void_p * 4),
-        ("_reserved", ctypes.c_void_p * 4),
-    ]
+def _unread(source: str, caps: Any) -> SourceError:
+    formats = ",".join(FORMATS)
+    return SourceError(
+        f"{source} delivers {caps.to_string()}, which nothing here reads",
+        f"end the pipeline with: videoconvert ! video/x-raw,format={{{formats}}}",
+    )
 
 
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL("libgstreamer-1.0.so.0")
-    library.gst_buffer_map.argtypes = [ctypes.c_void_p, ctypes.POINTER(_MapInfo), ctypes.c_int]
-    library.gst_buffer_map.restype = ctypes.c_int
-    library.gst_buffer_unmap.argtypes = [ctypes.c_void_p, ctypes.POINTER(_MapInfo)]
-    library.gst_buffer_unmap.restype = None
-    return library
-
-
-class _Mapped:
-    """A buffer mapped for reading; numpy's arrays on it hold it as their base.
-
-    Through ctypes, because PyGObject's own map copies the pixels into a bytes object.
-    """
-
-    def __init__(
-        self, buffer: Any, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
-    ) -> None:
-        self._info = _MapInfo()
-        # hash() of a PyGObject boxed value is the pointer it wraps: here, the GstBuffer*.
-        if not _library().gst_buffer_map(hash(buffer), ctypes.byref(self._info), _MAP_READ):
-            raise SourceError(
-                "gst_buffer_map refused a frame for reading",
-                "end the pipeline in system memory: videoconvert ! video/x-raw,format=RGB",
-            )
-        self._buffer = buffer  # set only once mapped: __del__ unmaps what is set
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": "|u1",
-            "shape": shape,
-            "strides": strides,
-            "data": (self._info.data + offset, True),  # True: read-only
-        }
-
-    def __del__(self) -> None:
-        if hasattr(self, "_buffer"):
-            _library().gst_buffer_unmap(hash(self._buffer), ctypes.byref(self._info))
+def _system_surface(buffer: Any, caps: Any, source: str, name: str) -> tuple[Surface, object]:
+    """The picture, and the maps it lies in."""
+    structure = caps.get_structure(0)
+    if structure.get_string("format") not in FORMATS:
+        raise _unread(source, caps)
+    maps: dict[tuple[int, int], Mapped] = {}
+    planes = []
+    for plane in planes_of(buffer, caps, name):
+        # Planes may lie in memories of their own; each is mapped once, and none is joined.
+        first, count, start = find_memory(buffer, plane.offset, plane.size)
+        if (first, count) not in maps:
+            maps[first, count] = Mapped(buffer, first, count)
+        planes.append(maps[first, count].view(plane, start))
+    return Surface(layout_of(caps, source), tuple(planes)), tuple(maps.values())

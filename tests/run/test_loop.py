@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge.errors import SourceError
+from edge.preprocess.surface import Surface
 from edge.run import loop
 from edge.run.camera import Source
 from edge.run.frames import Frame
@@ -53,7 +54,8 @@ class Fake:
                 raise self._error
             return None
         number, self._number = self._number, self._number + 1
-        return Frame(self.name, number, number / 30, time.monotonic(), self._paint(number))
+        surface = Surface.from_rgb(self._paint(number))
+        return Frame(self.name, number, number / 30, time.monotonic(), "system", surface)
 
     def stop(self) -> None:
         self.stopped.set()

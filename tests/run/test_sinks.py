@@ -16,6 +16,7 @@ from PIL import Image
 
 from edge import storage
 from edge.errors import StorageError
+from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
 from edge.run.sinks import JsonLines, Preview, Result, annotate
 
@@ -35,7 +36,7 @@ class Stream(io.StringIO):
 
 def result(guess: Any, number: int = 3, pts: float | None = 0.1, colour: int = 90) -> Result:
     pixels = np.full((240, 320, 3), colour, np.uint8)
-    frame = Frame("test://ball", number, pts, 5.0, pixels)
+    frame = Frame("test://ball", number, pts, 5.0, "system", Surface.from_rgb(pixels))
     return Result(frame, guess(7, confidence=0.12345678), 20.12345, 10.98765)
 
 
@@ -64,6 +65,7 @@ def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
     code = """
 import sys
 import numpy as np
+from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
 from edge.run.sinks import JsonLines, Result
 
@@ -72,7 +74,7 @@ class Guess:
         return [(0, "zero", 1.0)]
 
 sink = JsonLines(sys.stdout)
-frame = Frame("x", 0, None, 0.0, np.zeros((1, 1, 3), np.uint8))
+frame = Frame("x", 0, None, 0.0, "system", Surface.from_rgb(np.zeros((1, 1, 3), np.uint8)))
 try:
     while True:
         sink.write(Result(frame, Guess(), 0.0, 0.0))

@@ -1,0 +1,191 @@
+"""GStreamer's buffers: where planes lie in them, mapped for reading, and word of their end.
+
+Through ctypes: PyGObject's own map copies the bytes, and it has no weak references to memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import SourceError, require
+from edge.preprocess.surface import FORMATS
+
+__all__ = ["READ", "Mapped", "MemoryWatch", "Plane", "find_memory", "planes_of"]
+
+READ = 1  # GST_MAP_READ
+_ALL = -1  # so many memories of a buffer: all of them
+
+
+class _MapInfo(ctypes.Structure):
+    """GstMapInfo: 104 bytes on 64-bit systems."""
+
+    _fields_ = [
+        ("memory", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_size_t),
+        ("maxsize", ctypes.c_size_t),
+        ("user_data", ctypes.c_void_p * 4),
+        ("_reserved", ctypes.c_void_p * 4),
+    ]
+
+
+class Plane(NamedTuple):
+    """Where a plane lies: its first byte in the buffer, and from one row to the next."""
+
+    offset: int
+    pitch: int
+    rows: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        return self.pitch * (self.rows - 1) + self.columns
+
+
+def planes_of(buffer: Any, caps: Any, name: str) -> list[Plane]:
+    """The planes of a picture in one of `FORMATS`, by the buffer's GstVideoMeta or its caps.
+
+    Raises SourceError when the buffer has not all of them. `name` says which frame it is.
+    """
+    video = require("gi.repository.GstVideo")
+    info = video.VideoInfo.new_from_caps(caps)
+    # The meta, where there is one, says how this very buffer is laid out; the caps only imply it.
+    where = video.buffer_get_video_meta(buffer) or info
+    form = FORMATS[info.finfo.name]
+    planes = []
+    for index in range(form.planes):
+        size = form.plane_size(index, info.width, info.height)
+        plane = Plane(where.offset[index], where.stride[index], *size)
+        if plane.pitch < plane.columns or plane.offset + plane.size > buffer.get_size():
+            raise SourceError(
+                f"{name} is too small for {info.width}x{info.height} {info.finfo.name} pixels",
+                "check the element that produces the frames",
+            )
+        planes.append(plane)
+    return planes
+
+
+_Notify = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)  # GstMiniObjectNotify
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL("libgstreamer-1.0.so.0")
+    pointer, number = ctypes.c_void_p, ctypes.c_uint
+    info = ctypes.POINTER(_MapInfo)
+    library.gst_buffer_map_range.argtypes = [pointer, number, ctypes.c_int, info, ctypes.c_int]
+    library.gst_buffer_map_range.restype = ctypes.c_int
+    library.gst_buffer_unmap.argtypes = [pointer, info]
+    library.gst_buffer_unmap.restype = None
+    library.gst_buffer_find_memory.argtypes = [
+        pointer,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.POINTER(number),
+        ctypes.POINTER(number),
+        ctypes.POINTER(ctypes.c_size_t),
+    ]
+    library.gst_buffer_find_memory.restype = ctypes.c_int
+    library.gst_mini_object_weak_ref.argtypes = [pointer, _Notify, pointer]
+    library.gst_mini_object_weak_ref.restype = None
+    return library
+
+
+def find_memory(buffer: Any, offset: int, size: int) -> tuple[int, int, int]:
+    """Where `size` bytes from `offset` lie: (first memory, how many, where they start in it).
+
+    The caller has checked that the buffer has so many.
+    """
+    first, count, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
+    _library().gst_buffer_find_memory(
+        hash(buffer), offset, size, ctypes.byref(first), ctypes.byref(count), ctypes.byref(skip)
+    )
+    return first.value, count.value, skip.value
+
+
+class Mapped:
+    """Memories of a Gst.Buffer, mapped for reading from `__init__` until nothing holds this.
+
+    Several memories at once GStreamer joins into one, which copies them; a single one it does not.
+
+    memory, data, size  the GstMemory's address, that of its first byte, and how many there are
+    """
+
+    def __init__(self, buffer: Any, first: int = 0, count: int = _ALL, flags: int = READ) -> None:
+        """Raises SourceError when GStreamer refuses."""
+        self._info = _MapInfo()
+        # hash() of a PyGObject boxed value is the pointer it wraps: here, the GstBuffer*.
+        mapped = _library().gst_buffer_map_range(
+            hash(buffer), first, count, ctypes.byref(self._info), flags
+        )
+        if not mapped:
+            raise SourceError(
+                "gst_buffer_map_range refused a frame for reading",
+                "end the pipeline in system memory: videoconvert ! video/x-raw",
+            )
+        self._buffer = buffer  # set only once mapped: __del__ unmaps what is set
+        self.memory: int = self._info.memory
+        self.data: int = self._info.data
+        self.size: int = self._info.size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_buffer"):
+            _library().gst_buffer_unmap(hash(self._buffer), ctypes.byref(self._info))
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "typestr": "|u1", "shape": (self.size,), "data": (self.data, True)}
+
+    def view(self, plane: Plane, offset: int) -> npt.NDArray[np.uint8]:
+        """A plane that begins at `offset`: uint8 [rows, columns], read-only; keeps this alive."""
+        whole: npt.NDArray[np.uint8] = np.asarray(self)
+        view: npt.NDArray[np.uint8] = np.ndarray(
+            (plane.rows, plane.columns), np.uint8, whole, offset, (plane.pitch, 1)
+        )
+        return view
+
+
+class MemoryWatch:
+    """Calls `freed(memory)` when a watched GstMemory ends, while its bytes are still there.
+
+    On the thread that frees it: any of GStreamer's.
+    """
+
+    def __init__(self, freed: Callable[[int], None]) -> None:
+        self._freed = freed
+        self._watched: set[int] = set()
+        self._token = next(_tokens)
+        _watches[self._token] = self
+
+    def add(self, memory: int) -> None:
+        """Watch the GstMemory at this address until it ends; once is enough."""
+        if memory not in self._watched:
+            self._watched.add(memory)
+            _library().gst_mini_object_weak_ref(memory, _tell, self._token)
+
+    def _ended(self, memory: int) -> None:
+        self._watched.discard(memory)
+        self._freed(memory)
+
+
+# A memory may outlive who watched it, so GStreamer is given a number, and no Python object.
+_tokens = itertools.count(1)
+_watches: WeakValueDictionary[int, MemoryWatch] = WeakValueDictionary()
+
+
+def _told(token: int, memory: int) -> None:
+    watch = _watches.get(token)
+    if watch is not None:
+        watch._ended(memory)
+
+
+_tell = _Notify(_told)
