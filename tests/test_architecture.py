@@ -92,6 +92,7 @@ PACKAGES = {
     "edge.build.images": {"numpy"},
     "edge.build.recipes": {"tomli"},
     "edge.run.engine": {"numpy"},
+    "edge.run.cpu": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},

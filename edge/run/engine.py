@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from edge import nvidia
 from edge.errors import EngineError
 from edge.passport import Passport
 from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
+from edge.run.cpu import CpuPath, CpuPlace
 from edge.run.onnxruntime import OnnxRuntime
 
 __all__ = ["Backend", "Engine", "Prediction"]
@@ -61,14 +63,14 @@ class Prediction:
 class Engine:
     """An open engine. Owns its backend: close it, or use it in a `with`."""
 
-    frame_path = "system memory, CPU preprocessing"
-
     def __init__(self, passport: Passport, backend: Backend, reason: str):
         self.passport = passport
         self.reason = reason  # why this backend; said once by whoever opened the engine
         self.preprocess = Preprocessor(passport.preprocess)
         self.input_shape = passport.input_shape
         self._backend = backend
+        self._path = CpuPath(self.preprocess, backend.infer, passport.input_shape)
+        self.depth = self._path.depth
 
     @staticmethod
     def open(
@@ -100,9 +102,27 @@ class Engine:
     def backend(self) -> str:
         return self._backend.name
 
+    @property
+    def frame_path(self) -> str:
+        """How a frame gets to the network, in words."""
+        engine = "numba" if self.preprocess.compiled else "Pillow; faster with numba"
+        return f"system memory, CPU preprocessing ({engine})"
+
     def infer(self, batch: Tensor) -> Tensor:
         """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
         return self._backend.infer(batch)
+
+    def place(self) -> CpuPlace:
+        """Room for one frame; see `edge.run.loop`."""
+        return self._path.place()
+
+    def start(self, places: Sequence[CpuPlace]) -> None:
+        """Begin to infer the frames in `places`, as one batch."""
+        self._path.start(places)
+
+    def finish(self) -> Tensor:
+        """Logits, float32 [N, classes], of the oldest batch that was started."""
+        return self._path.finish()
 
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> its probabilities by softmax.

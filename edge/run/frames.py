@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edge.errors import SourceError
 from edge.gst import gstreamer
+from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 from edge.run.colour import layout_of
 from edge.run.mapping import Mapped, find_memory, planes_of
@@ -58,17 +59,7 @@ class Frame:
                 f"frame {self.number} of {self.source} is in the GPU's memory ({self.path})",
                 "leave out the preview, or end the pipeline in system memory",
             )
-        layout = surface.layout
-        if FORMATS[layout.format].is_rgb:
-            # The same distance lies between red and green, and green and blue: 1 or -1 byte.
-            red, green, _ = FORMATS[layout.format].samples
-            rows = surface.planes[0][:, red.start :]
-            strides = (rows.strides[0], red.step, green.start - red.start)
-            shape = (layout.height, layout.width, 3)
-            return np.lib.stride_tricks.as_strided(rows, shape, strides, writeable=False)
-        from edge.preprocess.cpu import to_rgb  # type: ignore[attr-defined]
-
-        pixels: npt.NDArray[np.uint8] = to_rgb(surface)
+        pixels = to_rgb(surface)
         pixels.flags.writeable = False
         return pixels
 

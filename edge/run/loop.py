@@ -1,10 +1,11 @@
 """Sources -> preprocess -> engine -> sinks.
 
     GStreamer's threads      capture and decode
-    one reader per source    takes a frame and preprocesses it, while the engine works on another
-    the caller's thread      infers, one frame at a time, the sources in turn; feeds the sinks
+    one reader per source    takes a frame and puts it into a place: there the CPU preprocesses it,
+                             or it lies ready for the GPU, while the engine works on another
+    the caller's thread      starts and finishes inferences, the sources in turn; feeds the sinks
 
-A reader owns three input buffers, allocated once: one being filled, one ready, one in the engine.
+A reader owns some places, made once: one being filled, one ready, the others in the engine.
 From a live source the newest frame wins; from a file none is lost, and the reader waits.
 """
 
@@ -28,7 +29,6 @@ from edge.run.summary import Histogram, Summary, Tally
 __all__ = ["Engine", "FrameSource", "Result", "Summary", "run"]
 
 READ_TIMEOUT = 10.0  # seconds without a frame after which a source has failed
-_BUFFERS = 3
 # Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
 # handler wakes nobody.
 _NAP = 0.1
@@ -37,20 +37,32 @@ _JOIN = 5.0  # seconds a reader gets to close its source: a stuck driver must no
 Tensor = npt.NDArray[np.float32]
 
 
-class Engine(Protocol):
-    """What the loop needs of an engine. `preprocess` runs on several threads at once."""
+class Place(Protocol):
+    """Room for one frame, between the reader that fills it and the engine."""
 
-    input_shape: tuple[int, int, int]
-    frame_path: str
+    def put(self, frame: Frame) -> None:
+        """Preprocess the frame, or make it ready for the GPU; it stays alive until it is done."""
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine. Places are filled on several threads at once."""
+
+    depth: int  # batches that may be under way at once
+
+    @property
+    def frame_path(self) -> str: ...
 
     @property
     def backend(self) -> str: ...
 
-    def preprocess(self, pixels: npt.NDArray[np.uint8], out: Tensor) -> object:
-        """RGB uint8 [H, W, 3] into float32 [3, height, width]."""
+    def place(self) -> Any:
+        """A new `Place` of this engine's kind."""
 
-    def infer(self, batch: Tensor) -> Tensor:
-        """Float32 [N, 3, height, width] -> logits float32 [N, classes]."""
+    def start(self, places: Sequence[Any]) -> None:
+        """Begin to infer a batch; one place for each of its frames."""
+
+    def finish(self) -> Tensor:
+        """Wait for the oldest batch that was started: logits float32 [N, classes]."""
 
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
@@ -103,17 +115,22 @@ def run(
         for reader in readers:
             reader.start()
         turns = deque(readers)
+        flying: deque[tuple[_Reader, _Work, float]] = deque()
         while frames is None or total.frames < frames:
-            turn = _next(turns, bell, stop)
-            if turn is None:
+            while len(flying) < engine.depth and total.frames + len(flying) != frames:
+                turn = _next(turns, bell, stop, wait=not flying)
+                if turn is None:
+                    break
+                flying.append((*turn, clock()))
+                engine.start([turn[1].place])
+            if not flying:
                 break
-            reader, work = turn
-            began = clock()
-            logits = engine.infer(work.batch)
+            reader, work, began = flying.popleft()
+            logits = engine.finish()
             infer.add((clock() - began) * 1e3)
             prediction = engine.predict(logits[0])
             ready = clock()
-            reader.release(work.batch)
+            reader.release(work.place)
             age_ms, latency_ms = (ready - work.frame.captured) * 1e3, (ready - work.taken) * 1e3
             for tally in (total, reader.tally):
                 tally.add(age_ms, latency_ms, work.taken, ready)
@@ -128,15 +145,15 @@ def run(
 
 @dataclass(frozen=True)
 class _Work:
-    """A frame ready for the engine: `batch` is float32 [1, 3, height, width]."""
+    """A frame in its place, ready for the engine."""
 
     frame: Frame
-    batch: Tensor
+    place: Place
     taken: float
 
 
 class _Reader(threading.Thread):
-    """Opens a source, preprocesses its frames into `ready`, closes it. All under `bell`."""
+    """Opens a source, puts its frames into `ready`, closes it. All under `bell`."""
 
     def __init__(
         self,
@@ -154,23 +171,21 @@ class _Reader(threading.Thread):
         self.replaced = 0
         self.tally = Tally()
         self.preprocess = Histogram()
-        self._engine = engine
         self._bell = bell
         self._clock = clock
-        shape = (1, *engine.input_shape)
-        self._free = deque(np.empty(shape, np.float32) for _ in range(_BUFFERS))
+        self._free: deque[Place] = deque(engine.place() for _ in range(2 + engine.depth))
 
     def run(self) -> None:
         try:
             with self.source:
-                while (batch := self._take()) is not None:
+                while (place := self._take()) is not None:
                     frame = self.source.read(READ_TIMEOUT)
                     if frame is None:
                         break
                     taken = self._clock()
-                    self._engine.preprocess(frame.pixels, batch[0])
+                    place.put(frame)
                     self.preprocess.add((self._clock() - taken) * 1e3)
-                    self._put(_Work(frame, batch, taken))
+                    self._put(_Work(frame, place, taken))
         except BaseException as error:  # raised again, as it is, in the thread that called run()
             self.error = error
         finally:
@@ -178,8 +193,8 @@ class _Reader(threading.Thread):
                 self.finished = True
                 self._bell.notify_all()
 
-    def _take(self) -> Tensor | None:
-        """A buffer to fill, or None on `halt`. Of a live source one is always free."""
+    def _take(self) -> Place | None:
+        """A place to fill, or None on `halt`. Of a live source one is always free."""
         with self._bell:
             while not self._free and not self.halted:
                 self._bell.wait()
@@ -188,15 +203,15 @@ class _Reader(threading.Thread):
     def _put(self, work: _Work) -> None:
         with self._bell:
             if self.source.live and self.ready:
-                self._free.append(self.ready.popleft().batch)
+                self._free.append(self.ready.popleft().place)
                 self.replaced += 1
             self.ready.append(work)
             self._bell.notify_all()
 
-    def release(self, batch: Tensor) -> None:
-        """Give back the buffer of a frame that is done."""
+    def release(self, place: Place) -> None:
+        """Give back the place of a frame that is done."""
         with self._bell:
-            self._free.append(batch)
+            self._free.append(place)
             self._bell.notify_all()
 
     def halt(self) -> None:
@@ -208,9 +223,12 @@ class _Reader(threading.Thread):
 
 
 def _next(
-    turns: deque[_Reader], bell: threading.Condition, stop: threading.Event
+    turns: deque[_Reader], bell: threading.Condition, stop: threading.Event, *, wait: bool
 ) -> tuple[_Reader, _Work] | None:
-    """The next ready frame, readers in turn; None when all have ended or `stop` is set."""
+    """The next ready frame, readers in turn; None when all have ended or `stop` is set.
+
+    Without `wait` it is None, too, when no frame is ready.
+    """
     with bell:
         while not stop.is_set():
             for _ in range(len(turns)):
@@ -218,10 +236,10 @@ def _next(
                 turns.rotate(-1)
                 if reader.ready:
                     return reader, reader.ready.popleft()
-                # Only now: the frames before an error are good ones.
-                if reader.error is not None:
+                # Only now: the frames before an error are good ones, those in the engine too.
+                if reader.error is not None and wait:
                     raise reader.error
-            if all(reader.finished for reader in turns):
+            if not wait or all(reader.finished for reader in turns):
                 return None
             bell.wait(_NAP)
     return None

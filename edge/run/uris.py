@@ -4,9 +4,8 @@ Pure functions, but for `as_uri` and `check`, which look at the file system. Eve
 in the same two named elements: `gate`, the queue in front of the expensive conversion, where
 frames are numbered and, for cameras, stale ones give way to new ones; and `sink`.
 
-This version hands RGB pictures in system memory to a CPU preprocessor, on a Jetson too: there the
-camera, the decoder and the first conversion are hardware, the last conversion is not. The path
-that leaves the picture in NVMM memory comes later.
+A picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
+it is, and converts only what `FORMATS` does not name, such as 10-bit video.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from edge.errors import SourceError
+from edge.preprocess.surface import FORMATS
 
 __all__ = ["as_uri", "authority", "check", "device_of", "is_live", "path_of", "pipeline", "redact"]
 
@@ -26,9 +26,9 @@ LIST = "gst-device-monitor-1.0 Video/Source"
 _LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
 
 _DECODE = {"pc": "decodebin", "jetson": "parsebin ! nvv4l2decoder"}
-# What turns decoded frames into something `videoconvert` reads from system memory.
-_TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=BGRx ! "}
-_RGB = "videoconvert ! video/x-raw,format=RGB"
+# What brings decoded frames to system memory.
+_TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
+_PICTURE = f"videoconvert ! video/x-raw,format={{{','.join(FORMATS)}}}"
 _GATE = "queue name=gate max-size-bytes=0 max-size-time=0"
 _SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
 
@@ -50,7 +50,7 @@ def pipeline(uri: str, *, platform: str, realtime: bool) -> str:
         gate, sink = f"{_GATE} max-size-buffers=1 leaky=downstream", "max-buffers=1 drop=true"
     else:
         gate, sink = f"{_GATE} max-size-buffers=2", "max-buffers=2 drop=false"
-    return f"{head} ! {pace}{gate} ! {to_system}{_RGB} ! {_SINK} {sink}"
+    return f"{head} ! {pace}{gate} ! {to_system}{_PICTURE} ! {_SINK} {sink}"
 
 
 def is_live(uri: str) -> bool:

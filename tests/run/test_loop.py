@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge.errors import SourceError
+from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run import loop
 from edge.run.camera import Source
@@ -214,7 +215,7 @@ def test_of_a_live_source_the_newest_frame_wins(engine: Any, fake: Any) -> None:
 
 def test_a_real_camera_and_a_slow_engine(engine: Any) -> None:
     """Up to the last frame labelled, every frame is labelled or counted as dropped."""
-    engine.preprocess = lambda pixels, out: out.fill(pixels[0, 0, 0])
+    engine.preprocess = lambda picture, out: out.fill(to_rgb(picture)[0, 0, 0])
     infer = engine.infer
     naps = threading.Event()
 

@@ -18,44 +18,45 @@ from edge.run.uris import as_uri, authority, check, pipeline, redact
 
 NEWEST = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
 EVERY = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
-RGB = "videoconvert ! video/x-raw,format=RGB"
+FORMATS = "RGB,BGR,RGBA,RGBx,BGRA,BGRx,GRAY8,NV12,NV21,I420,YUY2,UYVY"
+PICTURE = f"videoconvert ! video/x-raw,format={{{FORMATS}}}"
 SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
 NEWEST_SINK = f"{SINK} max-buffers=1 drop=true"
 EVERY_SINK = f"{SINK} max-buffers=2 drop=false"
-NVMM = "nvvidconv ! video/x-raw,format=BGRx"
+NVMM = "nvvidconv ! video/x-raw,format=NV12"
 CSI = "video/x-raw(memory:NVMM),width=1920,height=1080,framerate=30/1,format=NV12"
 RTSP = 'rtspsrc location="rtsp://u:p@h/s" protocols=tcp latency=50'
 
 GOLDEN = {
     ("test://ball", "pc", False): "videotestsrc pattern=ball is-live=true ! "
-    f"video/x-raw,width=640,height=480,framerate=30/1 ! {NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"video/x-raw,width=640,height=480,framerate=30/1 ! {NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("file:///v/a%20b.mp4", "pc", False): "uridecodebin uri=file:///v/a%20b.mp4 ! "
-    f"{EVERY} ! {RGB} ! {EVERY_SINK}",
+    f"{EVERY} ! {PICTURE} ! {EVERY_SINK}",
     ("file:///a.mp4", "pc", True): "uridecodebin uri=file:///a.mp4 ! "
-    f"clocksync ! {NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"clocksync ! {NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("/dev/video0", "pc", False): "v4l2src device=/dev/video0 ! decodebin ! "
-    f"{NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"{NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("v4l2:///dev/video1", "pc", True): "v4l2src device=/dev/video1 ! decodebin ! "
-    f"{NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"{NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("rtsp://u:p@h/s", "pc", False): f"{RTSP} ! application/x-rtp,media=video ! decodebin ! "
-    f"{NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"{NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("gst:videotestsrc ! video/x-raw,width=8", "pc", False): "videotestsrc ! video/x-raw,width=8 ! "
-    f"{EVERY} ! {RGB} ! {EVERY_SINK}",
+    f"{EVERY} ! {PICTURE} ! {EVERY_SINK}",
     ("gst: videotestsrc ", "pc", True): "videotestsrc ! "
-    f"clocksync ! {NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"clocksync ! {NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("test://ball", "jetson", False): "videotestsrc pattern=ball is-live=true ! "
-    f"video/x-raw,width=640,height=480,framerate=30/1 ! {NEWEST} ! {RGB} ! {NEWEST_SINK}",
+    f"video/x-raw,width=640,height=480,framerate=30/1 ! {NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
     ("csi://1", "jetson", False): f"nvarguscamerasrc sensor-id=1 ! {CSI} ! "
-    f"{NEWEST} ! {NVMM} ! {RGB} ! {NEWEST_SINK}",
+    f"{NEWEST} ! {NVMM} ! {PICTURE} ! {NEWEST_SINK}",
     ("/dev/video0", "jetson", False): "v4l2src device=/dev/video0 ! decodebin ! "
-    f"{NEWEST} ! {NVMM} ! {RGB} ! {NEWEST_SINK}",
+    f"{NEWEST} ! {NVMM} ! {PICTURE} ! {NEWEST_SINK}",
     ("file:///a.mp4", "jetson", False): "urisourcebin uri=file:///a.mp4 ! parsebin ! "
-    f"nvv4l2decoder ! {EVERY} ! {NVMM} ! {RGB} ! {EVERY_SINK}",
+    f"nvv4l2decoder ! {EVERY} ! {NVMM} ! {PICTURE} ! {EVERY_SINK}",
     ("file:///a.mp4", "jetson", True): "urisourcebin uri=file:///a.mp4 ! parsebin ! "
-    f"nvv4l2decoder ! clocksync ! {NEWEST} ! {NVMM} ! {RGB} ! {NEWEST_SINK}",
+    f"nvv4l2decoder ! clocksync ! {NEWEST} ! {NVMM} ! {PICTURE} ! {NEWEST_SINK}",
     ("rtsp://u:p@h/s", "jetson", False): f"{RTSP} ! application/x-rtp,media=video ! parsebin ! "
-    f"nvv4l2decoder ! {NEWEST} ! {NVMM} ! {RGB} ! {NEWEST_SINK}",
-    ("gst:videotestsrc", "jetson", False): f"videotestsrc ! {EVERY} ! {RGB} ! {EVERY_SINK}",
+    f"nvv4l2decoder ! {NEWEST} ! {NVMM} ! {PICTURE} ! {NEWEST_SINK}",
+    ("gst:videotestsrc", "jetson", False): f"videotestsrc ! {EVERY} ! {PICTURE} ! {EVERY_SINK}",
 }
 
 

@@ -1,0 +1,69 @@
+"""The frame's way on the CPU: each place is a tensor, prepared by the thread that brings the frame.
+
+An engine without a GPU, and a plan where the kernel cannot be compiled, go this way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import BackendError
+from edge.preprocess.surface import Surface
+from edge.run.frames import Frame
+
+__all__ = ["CpuPath", "CpuPlace"]
+
+Tensor = npt.NDArray[np.float32]
+Prepare = Callable[[Surface, Tensor], object]
+
+
+class CpuPlace:
+    """Room for one frame: its tensor, float32 [1, 3, height, width], allocated once."""
+
+    def __init__(self, prepare: Prepare, shape: tuple[int, int, int]):
+        self._prepare = prepare
+        self.tensor: Tensor = np.empty((1, *shape), np.float32)
+
+    def put(self, frame: Frame) -> None:
+        """Prepare the frame, here and now. Raises `BackendError` for one in the GPU's memory."""
+        if not isinstance(frame.surface, Surface):
+            raise BackendError(
+                f"frame {frame.number} of {frame.source} is in the GPU's memory ({frame.path}), "
+                "and this engine runs on the CPU",
+                "end the pipeline in system memory, or compile a plan: edge compile ENGINE",
+            )
+        self._prepare(frame.surface, self.tensor[0])
+
+
+class CpuPath:
+    """Prepares on the threads that bring frames, infers on the one that finishes batches."""
+
+    depth = 1  # nothing is gained by a second batch: the CPU is busy with the first
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        infer: Callable[[Tensor], Tensor],
+        shape: tuple[int, int, int],
+    ):
+        """infer: float32 [N, *shape] -> logits float32 [N, classes]."""
+        self._prepare, self._infer, self._shape = prepare, infer, shape
+        self._started: deque[Sequence[CpuPlace]] = deque()
+
+    def place(self) -> CpuPlace:
+        """Room for one frame; any number may be made."""
+        return CpuPlace(self._prepare, self._shape)
+
+    def start(self, places: Sequence[CpuPlace]) -> None:
+        """Take a batch: its places must not be filled again before it is finished."""
+        self._started.append(places)
+
+    def finish(self) -> Tensor:
+        """Logits, float32 [N, classes], of the oldest batch that was started."""
+        places = self._started.popleft()
+        tensors = [place.tensor for place in places]
+        return self._infer(tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
