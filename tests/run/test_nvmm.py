@@ -378,6 +378,14 @@ def test_a_buffer_that_is_no_nvbufsurface(standin: StandIn) -> None:
         reader.surface(sample_of(bytes(63)))
 
 
+def test_memory_of_another_kind_is_not_taken_for_an_nvbufsurface(standin: StandIn) -> None:
+    with (
+        NvmmReader(StandInInterop(), standin.library()) as reader,
+        pytest.raises(SourceError, match="has not the NVMM memory expected"),
+    ):
+        reader.surface(sample_of(standin.create(), CAPS.replace("NVMM", "CUDAMemory")))
+
+
 def test_no_display(standin: StandIn) -> None:
     """What "No EGLDisplay" comes to: the mend is in the error, and the next frame tries again."""
     surface = standin.create()
