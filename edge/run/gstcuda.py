@@ -21,6 +21,8 @@ __all__ = ["CudaReader", "share_context"]
 
 _MAP_CUDA = 0x20000  # GST_MAP_CUDA
 _CONTEXT = "gst.cuda.context"  # GST_CUDA_CONTEXT_TYPE
+_FEATURE = "memory:CUDAMemory"
+_TO_CUDA = "end the pipeline with: cudaupload"
 _TO_NV12 = "convert it: cudaconvert ! video/x-raw(memory:CUDAMemory),format=NV12"
 
 
@@ -39,6 +41,8 @@ class CudaReader:
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
         """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
         buffer, caps = sample.get_buffer(), sample.get_caps()
+        if not caps.get_features(0).contains(_FEATURE):
+            raise SourceError(f"{caps.to_string()} has not the CUDA memory expected", _TO_CUDA)
         format = caps.get_structure(0).get_string("format")
         if format not in FORMATS:
             raise SourceError(f"a picture in {format} in CUDA memory", _TO_NV12)

@@ -36,6 +36,8 @@ ARRAY_FRAME, PITCH_FRAME = 0, 1  # CUeglFrameType
 
 _LIMIT = 32  # registrations; pools have fewer buffers
 
+_FEATURE = "memory:NVMM"
+_TO_NVMM = "end the pipeline with: nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
 _TO_CUDA = "copy it into CUDA memory: nvvidconv compute-hw=1 nvbuf-memory-type=2"
 
 
@@ -80,7 +82,7 @@ class _Key(NamedTuple):
     fd: int
     width: int
     height: int
-    pitch: int
+    pitches: tuple[int, ...]
     colour_format: int
 
 
@@ -113,6 +115,8 @@ class NvmmReader:
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
         """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
         caps = sample.get_caps()
+        if not caps.get_features(0).contains(_FEATURE):
+            raise SourceError(f"{caps.to_string()} has not the NVMM memory expected", _TO_NVMM)
         if self._caps is None or not caps.is_equal(self._caps):
             self.flush()
             self._caps = caps
@@ -134,7 +138,7 @@ class NvmmReader:
             picture.fd,
             picture.width,
             picture.height,
-            picture.pitches[0],
+            picture.pitches,
             picture.colour_format,
         )
         found = self._registered.get(memory)
@@ -192,8 +196,9 @@ class NvmmReader:
         except EdgeError:
             if self._flags == NONE:
                 raise
-            self._flags = NONE
-        return self._interop.register(image, NONE)
+        resource = self._interop.register(image, NONE)
+        self._flags = NONE
+        return resource
 
     def _forget(self, memory: int) -> None:
         with self._lock:

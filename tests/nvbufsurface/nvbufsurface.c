@@ -169,7 +169,10 @@ int standin_calls(const char *name) { return find(name)->calls; }
 void standin_fail(const char *name, int times) { find(name)->failures = times; }
 
 static NvBufSurface *surfaces[MOST];
-static uintptr_t images;
+static uintptr_t images; /* made so far */
+static int mapped;       /* and not taken away again */
+
+int standin_mapped(void) { return mapped; }
 
 /* Callers hand over copies of an NvBufSurface, which share its list: it is known by the list. */
 static NvBufSurface *original(const NvBufSurface *surface) {
@@ -243,6 +246,7 @@ int NvBufSurfaceMapEglImage(NvBufSurface *surface, int index) {
     NvBufSurfaceParams *params = &known->surfaceList[index];
     if (params->mappedAddr.eglImage) return misuse();
     params->mappedAddr.eglImage = (void *)(0x100000 * ++images);
+    mapped++;
     return 0;
 }
 
@@ -252,6 +256,7 @@ int NvBufSurfaceUnMapEglImage(NvBufSurface *surface, int index) {
     if (!known || index < 0 || index >= (int)known->numFilled) return misuse();
     if (!known->surfaceList[index].mappedAddr.eglImage) return misuse();
     known->surfaceList[index].mappedAddr.eglImage = NULL;
+    mapped--;
     return 0;
 }
 

@@ -52,6 +52,10 @@ class StandIn:
         """How often a function was called since this object was made."""
         return self.total(name) - self._before[name]
 
+    def mapped(self) -> int:
+        """How many EGL images there are."""
+        return int(self._c.standin_mapped())
+
     def fail(self, name: str, times: int = 1) -> None:
         self._c.standin_fail(name.encode(), times)
 

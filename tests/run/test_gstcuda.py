@@ -175,6 +175,14 @@ def test_pictures_that_cannot_be_read(mapper: Mapping, made: dict[str, Any], mes
     assert mapper.mapped == 0
 
 
+def test_memory_of_another_kind_is_no_device_pointer(mapper: Mapping) -> None:
+    sample = sample_of()
+    sample.set_caps(Gst.Caps.from_string(CAPS.format("NV12").replace("CUDAMemory", "NVMM")))
+    with pytest.raises(SourceError, match="has not the CUDA memory expected"):
+        CudaReader(lambda: None).surface(sample)
+    assert mapper.flags == []
+
+
 def test_elements_that_ask_are_given_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     monkeypatch.setattr(gstcuda, "_library", lambda: library)
