@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +24,18 @@ __all__ = [
     "PICTURE",
     "SOURCE",
     "Geometry",
-    "Tiles",
     "describe",
     "geometry",
+    "grid",
     "tables",
-    "tiles",
 ]
 
 SOURCE = Path(__file__).with_name("preprocess.cu")
 KERNELS = {"float16": "preprocess_fp16", "float32": "preprocess_fp32"}
 BLOCK = (32, 8, 1)
 SHARED = 48 * 1024  # bytes of shared memory that a block may use on every GPU, unasked
-_TILE_HEIGHT, _TILE_WIDTH, _ROWS = 16, 32, 16
+TILE_HEIGHT, TILE_WIDTH = 16, 32  # preprocess.cu; a block makes one
+_ROWS = 16  # source rows at a time, at most
 _KIND = {"rgb": 0, "yuv": 1, "grey": 2}
 
 _AXIS = np.dtype([("first", "u8"), ("count", "u8"), ("weights", "u8")])
@@ -64,6 +64,8 @@ PICTURE = np.dtype(
         ("height", "i4"),
         ("width", "i4"),
         ("order", "i4", 3),
+        ("staged", "i4"),
+        ("span", "i4"),
     ],
     align=True,
 )
@@ -76,6 +78,17 @@ class Geometry:
     placement: Placement
     columns: Taps
     rows: Taps
+    span: int  # source pixels of a row that a tile needs at most
+
+    @property
+    def staged(self) -> int:
+        """Source rows that a block reads at a time: what fits its shared memory."""
+        return min(_ROWS, (SHARED // 4 - 3 * TILE_HEIGHT * TILE_WIDTH) // (self.span + TILE_WIDTH))
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory that a block needs."""
+        return 4 * (self.staged * (self.span + TILE_WIDTH) + 3 * TILE_HEIGHT * TILE_WIDTH)
 
     def pack(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...]]:
         """All tables in one array, int32, and where in it each begins, in bytes."""
@@ -89,54 +102,29 @@ class Geometry:
 
 
 def geometry(spec: Preprocess, width: int, height: int) -> Geometry:
-    """The tables for pictures of width x height. Raises `ImageError` for one too long."""
+    """The tables for pictures of width x height.
+
+    Raises `ImageError` for one too long to be resized, or too wide for a block's shared memory.
+    """
     placement = spec.place(height, width)
     (rows, columns), (top, left, used_rows, used_columns) = placement.resized, placement.window
-    return Geometry(
-        placement,
-        taps(width, columns, spec.resample, left, used_columns),
-        taps(height, rows, spec.resample, top, used_rows),
-    )
+    across = taps(width, columns, spec.resample, left, used_columns)
+    down = taps(height, rows, spec.resample, top, used_rows)
+    made = Geometry(placement, across, down, _span(across, placement.at[1], spec.width))
+    if made.staged < 1:
+        raise ImageError(
+            f"a picture {width} pixels wide does not fit the GPU's shared memory",
+            "give a smaller one, or use the CPU: --backend onnxruntime",
+        )
+    return made
 
 
-class Tiles(NamedTuple):
-    """How a launch is cut up: a block makes a tile, and reads `rows` source rows at a time."""
-
-    height: int
-    width: int
-    rows: int
-    span: int  # source pixels of a row that a tile needs at most
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory of a block."""
-        return 4 * (self.rows * (self.span + self.width) + 3 * self.height * self.width)
-
-
-def tiles(spec: Preprocess, batch: Sequence[Geometry]) -> Tiles:
-    """The largest tiles whose source rows fit the shared memory of a block.
-
-    Raises `ImageError` for a picture so wide that not even one pixel's do.
-    """
-    width = _TILE_WIDTH
-    while width:
-        span = max(_span(spec, made, width) for made in batch)
-        free = SHARED // 4 - 3 * _TILE_HEIGHT * width
-        rows = min(_ROWS, free // (span + width))
-        if rows:
-            return Tiles(_TILE_HEIGHT, width, rows, span)
-        width //= 2
-    raise ImageError("a picture is too wide to be resized on the GPU", "give a smaller one")
-
-
-def _span(spec: Preprocess, made: Geometry, tile: int) -> int:
-    """Source pixels of a row that any tile of the tensor needs: tiles start at its left edge."""
-    left, columns = made.placement.at[1], made.columns
-    length = len(columns.first)
-    starts = np.maximum(np.arange(0, spec.width, tile) - left, 0)
-    ends = np.minimum(np.arange(0, spec.width, tile) + tile - left, length)
-    used = starts < ends
-    first, last = starts[used], ends[used] - 1
+def _span(columns: Taps, left: int, width: int) -> int:
+    """Source pixels of a row that any tile needs: tiles start at the tensor's left edge."""
+    starts = np.arange(0, width, TILE_WIDTH) - left
+    first = np.maximum(starts, 0)
+    last = np.minimum(starts + TILE_WIDTH, len(columns.first)) - 1
+    first, last = first[first <= last], last[first <= last]
     return int((columns.first[last] + columns.count[last] - columns.first[first]).max())
 
 
@@ -173,6 +161,12 @@ def describe(
     out["top"], out["left"] = made.placement.at
     out["height"], out["width"] = made.placement.window[2:]
     out["order"] = [2, 1, 0] if spec.bgr else [0, 1, 2]
+    out["staged"], out["span"] = made.staged, made.span
+
+
+def grid(spec: Preprocess, batch: int) -> tuple[int, int, int]:
+    """Blocks of a launch: the tiles of the tensor, across and down, for each picture."""
+    return -(-spec.width // TILE_WIDTH), -(-spec.height // TILE_HEIGHT), batch
 
 
 def tables(spec: Preprocess, number: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

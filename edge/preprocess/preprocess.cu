@@ -24,6 +24,8 @@ typedef unsigned long long u64;
 #define YUV 1
 #define GREY 2
 
+#define TILE_HEIGHT 16  // cuda.py
+#define TILE_WIDTH 32
 #define COLOUR_SHIFT 20  // surface.py
 #define PRECISION 22     // resample.py
 
@@ -50,6 +52,8 @@ struct Picture {
   int column_taps, row_taps;
   int top, left, height, width;  // of the window in the tensor
   int order[3];       // which of R, G, B each channel of the tensor is
+  int staged;         // source rows at a time
+  int span;           // source pixels of a row that a tile needs at most
 };
 
 struct Launch {
@@ -58,9 +62,6 @@ struct Launch {
   const void* outside;  // [3]: what the tensor holds beside a picture
   void* out;            // [pictures][3][height][width]
   int height, width;
-  int tile_height, tile_width;
-  int rows;             // source rows at a time
-  int span;             // pixels of a row of `staged`
 };
 
 __device__ static inline int clip(int level) { return level < 0 ? 0 : level > 255 ? 255 : level; }
@@ -119,14 +120,14 @@ template <typename Number>
 __device__ static void prepare(const Launch& launch) {
   DYNAMIC_SHARED(u32, shared);
   const Picture& p = launch.pictures[blockIdx.z];
-  u32* staged = shared;                                  // [rows][span]
-  u32* middle = staged + launch.rows * launch.span;      // [rows][tile_width]
-  int* sums = (int*)(middle + launch.rows * launch.tile_width);  // [tile_height][tile_width][3]
+  u32* staged = shared;                               // [p.staged][p.span]
+  u32* middle = staged + p.staged * p.span;           // [p.staged][TILE_WIDTH]
+  int* sums = (int*)(middle + p.staged * TILE_WIDTH); // [TILE_HEIGHT][TILE_WIDTH][3]
 
   // The tile in the tensor, and what of it the window covers, in the window's coordinates.
-  const int tile_x = blockIdx.x * launch.tile_width, tile_y = blockIdx.y * launch.tile_height;
-  const int end_x = min(tile_x + launch.tile_width, launch.width);
-  const int end_y = min(tile_y + launch.tile_height, launch.height);
+  const int tile_x = blockIdx.x * TILE_WIDTH, tile_y = blockIdx.y * TILE_HEIGHT;
+  const int end_x = min(tile_x + TILE_WIDTH, launch.width);
+  const int end_y = min(tile_y + TILE_HEIGHT, launch.height);
   const int x0 = max(tile_x - p.left, 0), x1 = min(end_x - p.left, p.width);
   const int y0 = max(tile_y - p.top, 0), y1 = min(end_y - p.top, p.height);
 
@@ -141,19 +142,19 @@ __device__ static void prepare(const Launch& launch) {
     for (int j = threadIdx.y; j < y1 - y0; j += blockDim.y)
       for (int i = threadIdx.x; i < columns; i += blockDim.x)
         for (int c = 0; c < 3; c++)
-          sums[(j * launch.tile_width + i) * 3 + c] = 1 << (PRECISION - 1);
+          sums[(j * TILE_WIDTH + i) * 3 + c] = 1 << (PRECISION - 1);
 
-    for (int top = begin; top < end; top += launch.rows) {
-      const int count = min(launch.rows, end - top);
+    for (int top = begin; top < end; top += p.staged) {
+      const int count = min(p.staged, end - top);
       for (int r = threadIdx.y; r < count; r += blockDim.y)
         for (int x = threadIdx.x; x < span; x += blockDim.x)
-          staged[r * launch.span + x] = pixel(p, low + x, top + r);
+          staged[r * p.span + x] = pixel(p, low + x, top + r);
       __syncthreads();
 
       for (int r = threadIdx.y; r < count; r += blockDim.y)
         for (int i = threadIdx.x; i < columns; i += blockDim.x) {
           const int* weights = p.columns.weights + (x0 + i) * p.column_taps;
-          const u32* source = staged + r * launch.span + p.columns.first[x0 + i] - low;
+          const u32* source = staged + r * p.span + p.columns.first[x0 + i] - low;
           int red = 1 << (PRECISION - 1), green = red, blue = red;
           for (int j = 0; j < p.columns.count[x0 + i]; j++) {
             const u32 rgb = source[j];
@@ -162,7 +163,7 @@ __device__ static void prepare(const Launch& launch) {
             green += (int)(rgb >> 8 & 255) * weight;
             blue += (int)(rgb >> 16) * weight;
           }
-          middle[r * launch.tile_width + i] = clip(red >> PRECISION) | clip(green >> PRECISION) << 8 |
+          middle[r * TILE_WIDTH + i] = clip(red >> PRECISION) | clip(green >> PRECISION) << 8 |
                                               clip(blue >> PRECISION) << 16;
         }
       // This also keeps the next rows out of `staged` until all columns are done; and `middle` is
@@ -174,9 +175,9 @@ __device__ static void prepare(const Launch& launch) {
         const int* weights = p.rows.weights + (y0 + j) * p.row_taps;
         const int from = max(first, top), to = min(first + p.rows.count[y0 + j], top + count);
         for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-          int* sum = sums + (j * launch.tile_width + i) * 3;
+          int* sum = sums + (j * TILE_WIDTH + i) * 3;
           for (int y = from; y < to; y++) {
-            const u32 rgb = middle[(y - top) * launch.tile_width + i];
+            const u32 rgb = middle[(y - top) * TILE_WIDTH + i];
             const int weight = weights[y - first];
             sum[0] += (int)(rgb & 255) * weight;
             sum[1] += (int)(rgb >> 8 & 255) * weight;
@@ -198,7 +199,7 @@ __device__ static void prepare(const Launch& launch) {
       const bool inside = i >= 0 && i < x1 - x0 && j >= 0 && j < y1 - y0;
       for (int c = 0; c < 3; c++) {
         const Number value =
-            inside ? table[256 * c + clip(sums[(j * launch.tile_width + i) * 3 + p.order[c]] >> PRECISION)]
+            inside ? table[256 * c + clip(sums[(j * TILE_WIDTH + i) * 3 + p.order[c]] >> PRECISION)]
                    : outside[c];
         out[area * c + (long long)launch.width * y + x] = value;
       }
@@ -206,12 +207,10 @@ __device__ static void prepare(const Launch& launch) {
 }
 
 // Numbers are copied, never computed with: FP16 travels as 16 bits, FP32 as 32.
-#define KERNEL(name, number)                                                                    \
-  extern "C" __global__ void name(const Picture* pictures, const void* table,                   \
-                                  const void* outside, void* out, int height, int width,        \
-                                  int tile_height, int tile_width, int rows, int span) {        \
-    prepare<number>({pictures, table, outside, out, height, width, tile_height, tile_width,     \
-                     rows, span});                                                              \
+#define KERNEL(name, number)                                                               \
+  extern "C" __global__ void name(const Picture* pictures, const void* table,              \
+                                  const void* outside, void* out, int height, int width) { \
+    prepare<number>({pictures, table, outside, out, height, width});                       \
   }
 KERNEL(preprocess_fp16, u16)
 KERNEL(preprocess_fp32, u32)

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from edge.errors import ImageError
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.cuda import PICTURE, SHARED, SOURCE, geometry, tiles
+from edge.preprocess.cuda import PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor, from_timm
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS
@@ -118,11 +119,18 @@ def test_any_block_gives_the_same(kernel):
 
 
 def test_tiles_fit_the_shared_memory_of_every_gpu():
-    for resample, width in itertools.product((1, 2, 3), (1, 224, 1920, 3840, 20000, 300000)):
-        spec = vit(resample, 224, 224)
-        cut = tiles(spec, [geometry(spec, width, 100)])
-        assert cut.shared <= SHARED
-        assert cut.rows >= 1
+    for resample, width in itertools.product((1, 2, 3), (1, 224, 1920, 3840, 20000, 60000)):
+        made = geometry(vit(resample, 224, 224), width, 100)
+        assert made.shared <= SHARED
+        assert made.staged >= 1
+    with pytest.raises(ImageError, match="300000 pixels wide"):
+        geometry(vit(2, 224, 224), 300000, 100)
+
+
+def test_the_kernel_s_tiles_are_cuda_py_s():
+    text = SOURCE.read_text()
+    assert f"#define TILE_HEIGHT {TILE_HEIGHT}" in text
+    assert f"#define TILE_WIDTH {TILE_WIDTH}" in text
 
 
 def test_cuda_py_and_the_kernel_agree_on_the_layout_of_a_picture(kernel):

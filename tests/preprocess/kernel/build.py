@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.preprocess.cuda import KERNELS, PICTURE, SOURCE, describe, geometry, tables, tiles
+from edge.preprocess.cuda import KERNELS, PICTURE, SOURCE, describe, geometry, grid, tables
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 
@@ -47,7 +47,6 @@ class HostKernel:
     ) -> np.ndarray:
         """A batch of surfaces -> [N, 3, height, width] of `number`."""
         made = [geometry(spec, s.layout.width, s.layout.height) for s in surfaces]
-        cut = tiles(spec, made)
         table, outside = tables(spec, number)
         pictures = np.zeros(len(surfaces), PICTURE)
         keep = []
@@ -58,16 +57,14 @@ class HostKernel:
             addresses = [packed.ctypes.data + start for start in starts]
             describe(spec, device, geometry_, addresses, record)
         out = np.full((len(surfaces), 3, spec.height, spec.width), np.nan, number)
-        grid = (-(-spec.width // cut.width), -(-spec.height // cut.height), len(surfaces))
         pointers = [array.ctypes.data for array in (pictures, table, outside, out)]
         values = [ctypes.c_void_p(pointer) for pointer in pointers]
-        values += map(
-            ctypes.c_int, (spec.height, spec.width, cut.height, cut.width, cut.rows, cut.span)
-        )
+        values += map(ctypes.c_int, (spec.height, spec.width))
+        blocks, shared = grid(spec, len(surfaces)), max(one.shared for one in made)
         arguments = (ctypes.c_void_p * len(values))(
             *(ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values)
         )
-        getattr(self.library, KERNELS[number] + "_host")(*grid, *block, cut.shared, arguments)
+        getattr(self.library, KERNELS[number] + "_host")(*blocks, *block, shared, arguments)
         return out
 
     def _device(self, surface: Surface, textures: bool) -> DeviceSurface:

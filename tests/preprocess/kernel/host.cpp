@@ -10,7 +10,7 @@
                               unsigned bz, unsigned shared, void** a) {                           \
     run_grid({gx, gy, gz}, {bx, by, bz}, shared, [&] {                                            \
       name(*(const Picture**)a[0], *(const void**)a[1], *(const void**)a[2], *(void**)a[3],       \
-           *(int*)a[4], *(int*)a[5], *(int*)a[6], *(int*)a[7], *(int*)a[8], *(int*)a[9]);         \
+           *(int*)a[4], *(int*)a[5]);                                                             \
     });                                                                                           \
   }
 HOST(preprocess_fp16)
@@ -26,7 +26,7 @@ static const Member members[] = {
     MEMBER(channels), MEMBER(textures), MEMBER(kind), MEMBER(chroma_width), MEMBER(chroma_height),
     MEMBER(across), MEMBER(down), MEMBER(cosited_across), MEMBER(cosited_down), MEMBER(matrix),
     MEMBER(column_taps), MEMBER(row_taps), MEMBER(top), MEMBER(left), MEMBER(height),
-    MEMBER(width), MEMBER(order), {"", sizeof(Picture), 0}};
+    MEMBER(width), MEMBER(order), MEMBER(staged), MEMBER(span), {"", sizeof(Picture), 0}};
 
 extern "C" const Member* picture_layout() { return members; }
 
