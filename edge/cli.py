@@ -33,6 +33,8 @@ from edge.options import (
 if TYPE_CHECKING:
     from edge.run.engine import Engine
 
+STOPPED = "stopped, nothing half-made is left; run the same command again"
+
 console = Console()
 
 
@@ -49,7 +51,7 @@ class Commands(TyperGroup):
                 raise
             problem = str(error)
         except KeyboardInterrupt:
-            problem = "stopped, nothing half-made is left; run the same command again"
+            problem = STOPPED
         finally:
             console.close()
         console.error(problem)
