@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 
-__all__ = ["main"]
+__all__ = ["main", "stop_on_signals"]
+
+PATIENCE = 0.05  # seconds between two looks whether an import is done
 
 
 def main() -> None:
     """Exit code 0 done, 1 a named error, 2 usage."""
     # While the command is being loaded, Ctrl-C ends it without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from edge.cli import app, console
+    from edge.app import STOPPED, console
+    from edge.cli import app
     from edge.storage import drop_unread
 
-    # A `kill` or a shutdown cleans up as Ctrl-C does.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    stop_on_signals()
     if sys.stdout is None:  # closed by whoever started this
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         app()
+    except KeyboardInterrupt:  # before the command began, or after its end
+        console.error(STOPPED)
+        sys.exit(1)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         drop_unread(sys.stdout)
         sys.exit(1)
@@ -36,8 +41,25 @@ def main() -> None:
         sys.exit(1)
     finally:
         # All is done and said: while Python takes itself down, a signal just ends it.
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+
+
+def stop_on_signals() -> None:
+    """Ctrl-C raises KeyboardInterrupt, and so does a `kill` or a shutdown; after an import."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """What is raised while a native module is being loaded aborts the process: wait for its end."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

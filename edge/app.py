@@ -14,7 +14,9 @@ from edge import __version__
 from edge.console import Console
 from edge.errors import EdgeError
 
-__all__ = ["app", "console", "say_unjudged"]
+__all__ = ["STOPPED", "app", "console", "say_unjudged"]
+
+STOPPED = "stopped, nothing half-made is left; run the same command again"
 
 console = Console()
 
@@ -32,7 +34,7 @@ class Commands(TyperGroup):
                 raise
             problem = str(error)
         except KeyboardInterrupt:
-            problem = "stopped, nothing half-made is left; run the same command again"
+            problem = STOPPED
         finally:
             console.close()
         console.error(problem)

@@ -19,7 +19,7 @@ from edge.options import Backend, BackendOption, EngineArgument, OutOption, Thre
 if TYPE_CHECKING:
     from edge.run.engine import Engine
 
-__all__ = ["app", "console"]
+__all__ = ["app"]
 
 
 @app.command()

@@ -90,7 +90,7 @@ def make_folder(folder: Path) -> Path:
     """Make a folder and its parents, and see that it can be written. Raises `StorageError`."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+        with tempfile.TemporaryFile(dir=folder, prefix=".writable-"):
             pass
     return folder
 
@@ -103,7 +103,7 @@ def check_target(target: Path) -> None:
         if _is_special(target):
             return
         target = target.resolve()
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writable-"):
+        with tempfile.TemporaryFile(dir=target.parent, prefix=".writable-"):
             pass
 
 

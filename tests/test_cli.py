@@ -256,6 +256,37 @@ main()
     assert done.stderr == ""
 
 
+def test_ctrl_c_before_a_command_begins_is_one_line():
+    code = """
+from edge import __main__, cli
+def interrupted(): raise KeyboardInterrupt
+cli.app = interrupted
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    fails(done, "stopped, nothing half-made is left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_module_that_is_being_loaded_is_not_interrupted(tmp_path, number):
+    """Native ones of onnx and torch abort the process when something is raised in them."""
+    loading = f"import os; os.kill(os.getpid(), {int(number)}); print('whole', flush=True)"
+    (tmp_path / "loading.py").write_text(loading)
+    code = """
+import time
+from edge.__main__ import stop_on_signals
+stop_on_signals()
+try:
+    import loading
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    assert (done.stdout, done.stderr) == ("whole\nstopped\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay", [0.6, 2.0, 4.0, 6.0])
 def test_stopped_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_path, delay, number):

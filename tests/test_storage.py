@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_a_target_is_checked_before_the_work_is_done(tmp_path):
         check_target(tmp_path / "absent" / "a.json")
     with pytest.raises(StorageError, match="it is a folder"):
         check_target(tmp_path)
+
+
+def test_looking_whether_a_folder_can_be_written_leaves_no_name_in_it(tmp_path, monkeypatch):
+    """So an interruption at any moment leaves nothing."""
+    seen, opened = [], tempfile.TemporaryFile
+
+    def spy(**options):
+        file = opened(**options)
+        seen.append(list(tmp_path.iterdir()))
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", spy)
+    make_folder(tmp_path)
+    check_target(tmp_path / "a.json")
+    assert seen == [[], []]
 
 
 def test_a_device_is_written_to_and_never_replaced(tmp_path):
