@@ -87,5 +87,5 @@ image: ## The container for a Jetson: docker build on the board, or with buildx 
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
 
 clean: ## Remove all built engines, their cache and the environment
-	rm -rf $(VENV) engines/.cache engines/.*.new engines/.*.old build/trt-bindings *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) engines/.cache engines/.*.new engines/.*.old build/trt-bindings build/timm-* *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find engines -mindepth 2 -maxdepth 2 -name passport.json -printf '%h\n' | xargs -r rm -rf

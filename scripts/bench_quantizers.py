@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from figures import machine
 from quantizers import (
     PEERS,
     Job,
@@ -273,11 +273,6 @@ def to_table(model: str, rows: list[Row]) -> Table:
     failures = [f"{row.quantiser}, {row.method}: {row.error}" for row in rows if row.error]
     table.caption, table.caption_justify = "\n".join(failures) or None, "left"
     return table
-
-
-def machine() -> dict[str, Any]:
-    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
-    return {"cpu": cpu.strip(" \t:"), "cores": len(os.sched_getaffinity(0))}
 
 
 def versions(peer: Peer) -> dict[str, str]:

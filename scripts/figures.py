@@ -1,0 +1,27 @@
+"""What every file of figures says of the machine that made them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+    return {"cpu": cpu.strip(" \t:"), "cores": len(os.sched_getaffinity(0))}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Python's, and those of packages by their names on PyPI."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" behind it when files were changed."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    folder = Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
