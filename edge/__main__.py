@@ -53,9 +53,13 @@ def stop_on_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """What is raised while a native module is being loaded aborts the process: wait for its end."""
+    """Raise KeyboardInterrupt, but not where it would abort the process or be lost.
+
+    The one is while a native module is being loaded, the other in a finaliser: wait for its end.
+    """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or code.co_name == "__del__":
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
             return
         frame = frame.f_back

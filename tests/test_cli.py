@@ -287,6 +287,25 @@ except KeyboardInterrupt:
     assert (done.stdout, done.stderr) == ("whole\nstopped\n", "")
 
 
+def test_a_signal_in_a_finaliser_is_not_lost():
+    """Python only prints what a finaliser raises, and goes on."""
+    code = """
+import os, signal, time
+from edge.__main__ import stop_on_signals
+class Thing:
+    def __del__(self): os.kill(os.getpid(), signal.SIGINT); print("whole", flush=True)
+stop_on_signals()
+try:
+    Thing()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    assert (done.stdout, done.stderr) == ("whole\nstopped\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay", [0.6, 2.0, 4.0, 6.0])
 def test_stopped_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_path, delay, number):
