@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge import __version__, nvidia
 from edge.errors import EdgeError, mend, require
 from edge.gst import gstreamer
+from edge.run import gstcuda
+from edge.run.nvbufsurface import NvBufSurface
 
 __all__ = ["Check", "examine"]
 
@@ -67,15 +69,42 @@ def examine() -> Iterator[Check]:
         yield _tensorrt(backend, gpu is not None)
     yield _package("pycuda")
     yield from _gstreamer()
-    yield Check("frame path system", True, "frames are copied to system memory, CPU preprocessing")
-    yield Check("frame path NVMM", False, "not in this version: frames pass through the CPU")
-    for name in ("torch", "transformers", "onnxsim"):
+    yield from _frame_paths(gpu)
+    for name in ("torch", "transformers", "onnxsim", "jinja2", "matplotlib"):
         check = _package(name)
         yield (
             check
             if check.works
             else Check(name, False, f"{check.detail} (only a machine that builds engines needs it)")
         )
+
+
+def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
+    """How a frame can get to the network here; what the first thing is that a path lacks."""
+    numba = _package("numba")
+    engine = (
+        f"numba {numba.detail}" if numba.works else f"Pillow; faster with numba: {numba.detail}"
+    )
+    yield Check("frame path system", True, f"the CPU prepares frames, with {engine}")
+    needs: dict[str, tuple[str, tuple[Callable[[], object], ...]]] = {
+        "pinned": ("one copy to memory that the GPU reads", ()),
+        "cuda": ("no copy: GStreamer's CUDA memory, as nvh264dec makes it", (gstcuda.gst_cuda,)),
+        "nvmm": (
+            "no copy: a Jetson's cameras and decoders",
+            (NvBufSurface.here, lambda: require("cuda.bindings.driver")),
+        ),
+    }
+    for name, (what, probes) in needs.items():
+        detail = ""
+        if gpu is None:
+            detail = "there is no NVIDIA GPU"
+        else:
+            try:
+                for probe in (lambda: require("pycuda.driver"), *probes):
+                    probe()
+            except EdgeError as error:
+                detail = str(error)
+        yield Check(f"frame path {name}", not detail, detail or what)
 
 
 def _package(name: str) -> Check:

@@ -37,8 +37,9 @@ FLOORS = [
     {"edge.preprocess.spec", "edge.preprocess.colour"},
     {"edge.preprocess.processors", "edge.preprocess.compiled", "edge.preprocess.cuda"},
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
-    {"edge.report", "edge.doctor", "edge.trt"},
+    {"edge.report", "edge.trt"},
     {"edge.build.*", "edge.run.*"},
+    {"edge.doctor"},
     {"edge.app"},
     {"edge.cli_build"},
     {"edge.cli"},
@@ -112,7 +113,8 @@ REQUIRED = {
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
     "onnxruntime": {"edge.session"},
-    "pycuda.driver": {"edge.cuda"},
+    "pycuda.driver": {"edge.cuda", "edge.doctor"},
+    "cuda.bindings.driver": {"edge.cuda", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
     "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
@@ -179,7 +181,11 @@ def test_every_package_of_the_tables_is_declared():
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     declared = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
-    called = {"PIL": "pillow", "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs"}
+    called = {
+        "PIL": "pillow",
+        "cuda": "cuda_bindings",
+        "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs",
+    }
     used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
     from_the_system = {"gi"}
     assert {called.get(name, name) for name in used - from_the_system} <= declared

@@ -56,3 +56,18 @@ def test_the_release_file_of_a_jetson_is_read(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(nvidia, "Path", lambda _: release)
     assert nvidia.l4t_version() == "R36.4.3"
+
+
+def test_each_frame_path_says_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    checks = found()
+    assert checks["frame path system"].works
+    for name in ("pinned", "cuda", "nvmm"):
+        check = checks[f"frame path {name}"]
+        assert (check.works, check.detail) == (False, "there is no NVIDIA GPU")
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    real = doctor.require
+    monkeypatch.setattr(doctor, "require", lambda name: None if "pycuda" in name else real(name))
+    checks = found()
+    assert checks["frame path pinned"].works
+    assert "NvBufSurface" in checks["frame path nvmm"].detail  # this PC is no Jetson

@@ -17,7 +17,7 @@ from edge.run.colour import layout_of
 from edge.run.frames import FramePath
 from edge.run.mapping import READ, Mapped, planes_of
 
-__all__ = ["CudaReader", "share_context"]
+__all__ = ["CudaReader", "gst_cuda", "share_context"]
 
 _MAP_CUDA = 0x20000  # GST_MAP_CUDA
 _CONTEXT = "gst.cuda.context"  # GST_CUDA_CONTEXT_TYPE
@@ -36,7 +36,7 @@ class CudaReader:
         without GStreamer's CUDA library.
         """
         self._synchronise = synchronise
-        self._memory_sync = getattr(_library(), "gst_cuda_memory_sync", None)
+        self._memory_sync = getattr(gst_cuda(), "gst_cuda_memory_sync", None)
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
         """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
@@ -79,7 +79,7 @@ class _SharedContext:
     """A GstContext around a CUcontext."""
 
     def __init__(self, handle: int, device: int) -> None:
-        library = _library()
+        library = gst_cuda()
         # Without it the next call ends the process.
         _checked("gst_cuda_load_library", library.gst_cuda_load_library())
         wrapped = _checked(
@@ -94,11 +94,11 @@ class _SharedContext:
         known, kind = message.parse_context_type()
         if known and kind == _CONTEXT:
             # hash() of a PyGObject object is the pointer it wraps: here, the GstElement*.
-            _library().gst_element_set_context(hash(message.src), self._context)
+            gst_cuda().gst_element_set_context(hash(message.src), self._context)
 
     def __del__(self) -> None:
         if hasattr(self, "_context"):
-            _library().gst_mini_object_unref(self._context)
+            gst_cuda().gst_mini_object_unref(self._context)
 
 
 def _checked(name: str, result: int | None) -> int:
@@ -110,8 +110,11 @@ def _checked(name: str, result: int | None) -> int:
 
 
 @lru_cache(maxsize=1)
-def _library() -> Any:
-    """GstCuda, and through it the GStreamer functions that it is linked with."""
+def gst_cuda() -> Any:
+    """GstCuda, and through it the GStreamer functions that it is linked with.
+
+    Raises SourceError where it is missing.
+    """
     try:
         library = ctypes.CDLL("libgstcuda-1.0.so.0")
     except OSError as error:

@@ -119,7 +119,7 @@ def test_the_numbers_and_names_are_those_of_gstcuda() -> None:
     assert cuda.CAPS_FEATURE_MEMORY_CUDA_MEMORY in CAPS
     assert cuda.CudaContext.new_wrapped
     assert cuda.context_new_cuda_context
-    assert all(hasattr(gstcuda._library(), name) for name in FUNCTIONS)
+    assert all(hasattr(gstcuda.gst_cuda(), name) for name in FUNCTIONS)
 
 
 def test_a_picture(mapper: Mapping) -> None:
@@ -154,7 +154,7 @@ def test_one_memory_is_waited_for_where_that_can_be(
         def gst_cuda_memory_sync(self, memory: Any) -> None:
             self.waited.append(memory.value)
 
-    monkeypatch.setattr(gstcuda, "_library", Newer)
+    monkeypatch.setattr(gstcuda, "gst_cuda", Newer)
     sample = sample_of()
     reader = CudaReader(lambda: pytest.fail("the whole context was waited for"))
     reader.surface(sample)
@@ -185,7 +185,7 @@ def test_memory_of_another_kind_is_no_device_pointer(mapper: Mapping) -> None:
 
 def test_elements_that_ask_are_given_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
-    monkeypatch.setattr(gstcuda, "_library", lambda: library)
+    monkeypatch.setattr(gstcuda, "gst_cuda", lambda: library)
     pipeline = Gst.parse_launch("fakesrc name=deaf ! bin.( identity name=asks ) ! fakesink")
     share_context(pipeline, 0xABC, 2)
     assert library.calls == [
@@ -211,7 +211,7 @@ def test_elements_that_ask_are_given_the_context(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("lacks", FUNCTIONS[:3])
 def test_gstreamer_finds_no_cuda(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(lacks)
-    monkeypatch.setattr(gstcuda, "_library", lambda: library)
+    monkeypatch.setattr(gstcuda, "gst_cuda", lambda: library)
     with pytest.raises(SourceError, match=f"{lacks} failed; install NVIDIA's driver"):
         share_context(Gst.Pipeline(), 1, 0)
     assert library.calls[-1][0] == lacks
@@ -227,7 +227,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise OSError(f"{name}: cannot open shared object file")
 
-    gstcuda._library.cache_clear()
+    gstcuda.gst_cuda.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(SourceError, match=r"libgstcuda.*sudo apt install libgstreamer-plugins-bad"):
         CudaReader(lambda: None)
