@@ -46,11 +46,12 @@ WIDTH, HEIGHT, SIDE = 1280, 720, 224
 STARTS = 3  # processes of which each first picture is timed
 
 Pixels: TypeAlias = np.ndarray
-Calls: TypeAlias = dict[str, Callable[[], np.ndarray]]
+Calls: TypeAlias = dict[str, Callable[[], Any]]
 
 PROCESSORS = {"ViT": ViTImageProcessorPil(), "CLIP": CLIPImageProcessorPil()}
 PEER = "transformers, array"
 PILLOW, NUMBA = "vit-edge, Pillow", "vit-edge, numba"
+ALONE = "Pillow's resize alone"
 SHORTCUTS = {
     "cv2.INTER_LINEAR": cv2.INTER_LINEAR,
     "cv2.INTER_CUBIC": cv2.INTER_CUBIC,
@@ -143,12 +144,15 @@ def same_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
 
 
 def other_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
-    """What is nearly the tensor."""
+    """What is nearly the tensor, and the part of it that transformers and Pillow share."""
+    image, spec = Image.fromarray(pixels), ready(name, compiled=False).spec
+    rows, columns = spec.place(*pixels.shape[:2]).resized
     calls: Calls = {
-        f"{what}, RGB": lambda number=number: shortcut(name, pixels, number)
-        for what, number in SHORTCUTS.items()
+        ALONE: lambda: image.resize((columns, rows), spec.resample),
+        "cv2's RGB, transformers, NV12": lambda: reference(name, cv2_to_rgb(surface)),
     }
-    calls["cv2's RGB, transformers, NV12"] = lambda: reference(name, cv2_to_rgb(surface))
+    for what, number in SHORTCUTS.items():
+        calls[f"{what}, RGB"] = lambda number=number: shortcut(name, pixels, number)
     return calls
 
 
