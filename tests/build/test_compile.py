@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from edge import nvidia
@@ -118,24 +117,3 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 7
-
-
-def test_the_calls_that_the_backends_make_exist():
-    """Names that only run with a GPU, checked against NVIDIA's real bindings."""
-    trt = nvidia.tensorrt("tensorrt-rtx")
-    for owner, names in {
-        trt.Runtime: ["deserialize_cuda_engine"],
-        trt.ICudaEngine: [
-            "num_io_tensors",
-            "get_tensor_name",
-            "get_tensor_mode",
-            "get_tensor_dtype",
-            "create_execution_context",
-        ],
-        trt.IExecutionContext: ["set_tensor_address", "set_input_shape", "execute_async_v3"],
-        trt.TensorIOMode: ["INPUT", "OUTPUT"],
-        trt.DataType: ["FLOAT"],
-        trt.Logger: ["ERROR"],
-    }.items():
-        assert [name for name in names if not hasattr(owner, name)] == []
-    assert trt.nptype(trt.DataType.FLOAT) == np.float32
