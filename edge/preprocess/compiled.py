@@ -35,9 +35,10 @@ class Workspace:
         self._packed = form.is_rgb
         self._columns, self._rows = columns, rows
         first, last = rows.span
-        self._needed = np.zeros(last - first, np.bool_)
+        needed = np.zeros(last - first, np.bool_)
         for start, count in zip(rows.first - first, rows.count, strict=True):
-            self._needed[start : start + count] = True
+            needed[start : start + count] = True
+        self._needed = np.flatnonzero(needed)
         self._first = first
         self._middle = np.empty((last - first, 3 * len(columns.first)), np.uint8)
         self._sums = np.empty(3 * len(columns.first), np.int32)
@@ -105,32 +106,38 @@ def _byte(total):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _resample(source, base, step, apart, first, count, weights, out):  # type: ignore[no-untyped-def]
-    """One row: `out[3 * i + k]` from the samples at `source[base + step * x + apart * k]`."""
+def _resample_two(source, base, apart, step, first, count, weights, out, other):  # type: ignore[no-untyped-def]
+    """Two rows of packed pixels, `apart` bytes from each other: a weight is read once for both."""
     for i in range(first.shape[0]):
-        a = b = c = _HALF
+        a = b = c = d = e = f = _HALF
         at = base + step * _U(first[i])
         for j in range(count[i]):
-            weight = weights[i, j]
+            weight, also = weights[i, j], at + apart
             a += np.int32(source[at]) * weight
-            b += np.int32(source[at + apart]) * weight
-            c += np.int32(source[at + apart + apart]) * weight
+            b += np.int32(source[at + _U(1)]) * weight
+            c += np.int32(source[at + _U(2)]) * weight
+            d += np.int32(source[also]) * weight
+            e += np.int32(source[also + _U(1)]) * weight
+            f += np.int32(source[also + _U(2)]) * weight
             at += step
         out[3 * i] = _byte(a >> PRECISION)
         out[3 * i + 1] = _byte(b >> PRECISION)
         out[3 * i + 2] = _byte(c >> PRECISION)
+        other[3 * i] = _byte(d >> PRECISION)
+        other[3 * i + 1] = _byte(e >> PRECISION)
+        other[3 * i + 2] = _byte(f >> PRECISION)
 
 
 @_compiled
 def _packed_rows(source, pitch, step, top, needed, first, count, weights, out):  # type: ignore[no-untyped-def]
-    for row in range(needed.shape[0]):
-        if needed[row]:
-            base = _U((top + row) * pitch)
-            # Each step is a constant of its own loop, which is nearly twice as fast.
-            if step == 3:
-                _resample(source, base, _U(3), _U(1), first, count, weights, out[row])
-            else:
-                _resample(source, base, _U(4), _U(1), first, count, weights, out[row])
+    for k in range(0, needed.shape[0], 2):
+        row, after = needed[k], needed[min(k + 1, needed.shape[0] - 1)]  # the last may be its own
+        base, apart = _U((top + row) * pitch), _U((after - row) * pitch)
+        # Each step is a constant of its own loop, which is nearly twice as fast.
+        if step == 3:
+            _resample_two(source, base, apart, _U(3), first, count, weights, out[row], out[after])
+        else:
+            _resample_two(source, base, apart, _U(4), first, count, weights, out[row], out[after])
 
 
 @_compiled
@@ -177,10 +184,7 @@ def _yuv_rows(  # type: ignore[no-untyped-def]
     columns = full.shape[1]
     luma, u_full, v_full = full[0], full[1], full[2]
     after = np.empty_like(chroma[0])
-    flat = rgb.reshape(-1)
-    for row in range(needed.shape[0]):
-        if not needed[row]:
-            continue
+    for row in needed:
         r = top + row
         _unpack(planes[0], r * pitches[0] + starts[0], steps[0], luma[:pixels])
         if colour:
@@ -207,7 +211,25 @@ def _yuv_rows(  # type: ignore[no-untyped-def]
             for x in range(columns):
                 total = np.int32(luma[x] * y + u_full[x] * u + v_full[x] * v + offset)
                 plane[x] = _byte(total >> SHIFT)
-        _resample(flat, _U(0), _U(1), _U(columns), first, count, weights, out[row])
+        _resample_planes(rgb, first, count, weights, out[row])
+
+
+@_compiled
+def _resample_planes(rgb, first, count, weights, out):  # type: ignore[no-untyped-def]
+    """One row of three planes."""
+    red, green, blue = rgb[0], rgb[1], rgb[2]
+    for i in range(first.shape[0]):
+        a = b = c = _HALF
+        at = _U(first[i])
+        for j in range(count[i]):
+            weight = weights[i, j]
+            a += np.int32(red[at]) * weight
+            b += np.int32(green[at]) * weight
+            c += np.int32(blue[at]) * weight
+            at += _U(1)
+        out[3 * i] = _byte(a >> PRECISION)
+        out[3 * i + 1] = _byte(b >> PRECISION)
+        out[3 * i + 2] = _byte(c >> PRECISION)
 
 
 @_compiled
