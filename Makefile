@@ -75,6 +75,7 @@ types: setup
 	@$(VENV)/bin/mypy
 
 test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
+	@VENV="$(VENV)" scripts/build_pycuda.sh
 	@$(VENV)/bin/pytest -n 2 -m "not slow and not gpu"
 
 test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
@@ -87,5 +88,5 @@ image: ## The container for a Jetson: docker build on the board, or with buildx 
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
 
 clean: ## Remove all built engines, their cache and the environment
-	rm -rf $(VENV) engines/.cache engines/.*.new engines/.*.old build/trt-bindings build/timm-* *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build engines/.cache engines/.*.new engines/.*.old *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find engines -mindepth 2 -maxdepth 2 -name passport.json -printf '%h\n' | xargs -r rm -rf

@@ -1,102 +1,175 @@
-"""CUDA through PyCUDA: the primary context, one stream, pinned and device memory.
+"""CUDA through PyCUDA: the primary context, streams, events, memory and kernels.
 
-The only module that imports pycuda. Every driver call goes through `_checked`, which turns what the
-driver says into an error that names the call and the mend.
+The only module that imports pycuda; what that lacks is in `edge.cuda_bindings`. Every driver call
+goes through `checked`, which turns what the driver says into an error with a mend.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.cuda_bindings import EglImage
+from edge.cuda_streams import Event, Memory, Module, Stream, checked
 from edge.errors import BackendError, require
 
-__all__ = ["Device"]
+__all__ = ["Device", "Event", "Mapped", "Memory", "Module", "Stream"]
 
 T = TypeVar("T")
+Shape = tuple[int, ...]
+
+_DEVICEMAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP: memory that kernels read
 
 
 class Device:
-    """The first GPU's primary context and a stream on it. Owns all that it allocates.
+    """The first GPU's primary context, and all that is made on it, which `close` releases.
 
-    `with device:` makes the context current on this thread; CUDA keeps one per thread.
+    `with device:` makes the context current on this thread; CUDA keeps one per thread. All that a
+    device makes is made, used and freed in such a block.
     """
 
     def __init__(self) -> None:
         """Raises `MissingPackage` without PyCUDA, `BackendError` without a usable GPU."""
-        self._driver = require("pycuda.driver")
-        _checked("cuInit", self._driver, self._driver.init)
-        device = _checked("cuDeviceGet", self._driver, lambda: self._driver.Device(0))
+        self._driver = driver = require("pycuda.driver")
+        checked(driver, driver.init)
+        gpu = checked(driver, driver.Device, 0)
+        self.name: str = checked(driver, gpu.name)
+        self.compute_capability = "{}.{}".format(*checked(driver, gpu.compute_capability))
+        self._owned: dict[int, tuple[object, Callable[[], None]]] = {}
         # The primary context is the one that TensorRT and GStreamer use: memory can be shared.
-        self._context = _checked(
-            "cuDevicePrimaryCtxRetain", self._driver, device.retain_primary_context
-        )
-        self._memory: list[Any] = []
+        self._context = checked(driver, gpu.retain_primary_context)
         self.closed = False
-        with self:
-            self.stream = _checked("cuStreamCreate", self._driver, self._driver.Stream)
+        try:
+            with self:
+                self.stream = self.new_stream()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Device:
-        self._context.push()
+        checked(self._driver, self._context.push)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._context.pop()
+        checked(self._driver, self._context.pop)
 
-    def pinned(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        """Page-locked host memory, float32, which the GPU copies from and to without the CPU."""
-        array: npt.NDArray[np.float32] = _checked(
-            "cuMemHostAlloc",
-            self._driver,
-            lambda: self._driver.pagelocked_empty(shape, np.float32),
-        )
-        self._memory.append(array.base)
-        return array
+    @property
+    def handle(self) -> int:
+        """The context's CUcontext, for libraries that are to share it."""
+        return int(self._context.handle)
 
-    def allocate(self, size: int) -> Any:
-        """Device memory of `size` bytes; int() of it is its address."""
-        memory = _checked("cuMemAlloc", self._driver, lambda: self._driver.mem_alloc(size))
-        self._memory.append(memory)
-        return memory
+    def free_memory(self) -> int:
+        """Bytes of memory that are free on the GPU."""
+        free, _ = checked(self._driver, self._driver.mem_get_info)
+        return int(free)
 
-    def upload(self, target: Any, source: npt.NDArray[np.float32]) -> None:
-        """Copy pinned memory to the device, in the stream's order."""
-        self._call("cuMemcpyHtoDAsync", self._driver.memcpy_htod_async, target, source)
+    def new_stream(self) -> Stream:
+        """A stream beside `self.stream`, which waits for no other unless it is told to."""
+        stream = Stream(self._driver, self.own)
+        return self.own(stream, stream.drop)
 
-    def download(self, target: npt.NDArray[np.float32], source: Any) -> None:
-        """Copy device memory to pinned memory, in the stream's order."""
-        self._call("cuMemcpyDtoHAsync", self._driver.memcpy_dtoh_async, target, source)
+    def event(self, timing: bool = False) -> Event:
+        """A mark to set in a stream; with `timing` it tells when it was reached."""
+        event = Event(self._driver, timing)
+        return self.own(event, event.drop)
 
-    def wait(self) -> None:
-        """Block until all that the stream was given is done."""
-        _checked("cuStreamSynchronize", self._driver, self.stream.synchronize)
+    def allocate(self, size: int) -> Memory:
+        """Device memory of `size` bytes; what it holds is undefined."""
+        memory = checked(self._driver, self._driver.mem_alloc, size)
+        return self.own(Memory(int(memory), size), memory.free)
+
+    def pinned(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """Page-locked host memory, which the GPU copies from and to without the CPU."""
+        return self._host_memory(shape, dtype, 0)
+
+    def mapped(self, size: int) -> Mapped:
+        """Page-locked host memory that kernels read and write where it lies; free it by `free`."""
+        array = self._host_memory((size,), np.uint8, _DEVICEMAP)
+        try:
+            base: Any = array.base
+            return Mapped(array, int(checked(self._driver, base.get_device_pointer)))
+        except BaseException:
+            self.free(array)
+            raise
+
+    def load(self, image: bytes) -> Module:
+        """A module of kernels: a cubin, or what else the driver takes."""
+        module = Module(self._driver, image)
+        return self.own(module, module.drop)
+
+    def egl_image(self, image: int) -> EglImage:
+        """Register an EGLImage. Slow: do it once per buffer. Raises `MissingPackage` as well."""
+        registered = EglImage(image)
+        return self.own(registered, registered.close)
+
+    def free(self, thing: object) -> None:
+        """Release now what this device made, before `close` does; a second time does nothing.
+
+        Nothing may use it any more, neither work that is pending nor, for host memory, an array.
+        """
+        if isinstance(thing, Mapped):
+            thing = thing.array
+        _, release = self._owned.pop(id(thing), (None, None))
+        if release is not None:
+            with self:
+                release()
 
     def close(self) -> None:
-        """Free everything, once; the views of pinned memory must not be used after."""
+        """Wait for what is pending and release all that was made, the newest first; once.
+
+        Not in a `with device:` block: PyCUDA cannot leave it any more. Raises the first
+        `BackendError` of it at the end, unless an error is being handled already.
+        """
         if self.closed:
             return
         self.closed = True
-        with self:
-            for memory in reversed(self._memory):
-                memory.free()
-            self._memory.clear()
-            del self.stream
-        self._context.detach()
+        failures: list[BackendError] = []
 
-    def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
-        _checked(name, self._driver, lambda: function(*arguments, self.stream))
+        def attempt(step: Callable[[], None]) -> None:
+            try:
+                step()
+            except BackendError as error:
+                failures.append(error)
+
+        def release_all() -> None:
+            with self:
+                attempt(lambda: checked(self._driver, self._driver.Context.synchronize))
+                while self._owned:
+                    _, (_, release) = self._owned.popitem()
+                    attempt(release)
+
+        attempt(release_all)
+        # PyCUDA leaves a context that it releases current on the thread that does it: here it is a
+        # thread that ends.
+        thread = threading.Thread(target=attempt, args=(self._detach,))
+        thread.start()
+        thread.join()
+        if failures and sys.exc_info()[0] is None:
+            raise failures[0]
+
+    def _detach(self) -> None:
+        self.__enter__()
+        checked(self._driver, self._context.detach)
+
+    def own(self, thing: T, release: Callable[[], None]) -> T:
+        """Have `free` and `close` release `thing`."""
+        self._owned[id(thing)] = (thing, release)
+        return thing
+
+    def _host_memory(self, shape: Shape, dtype: npt.DTypeLike, flags: int) -> npt.NDArray[Any]:
+        call = self._driver.pagelocked_empty
+        array: npt.NDArray[Any] = checked(self._driver, call, shape, dtype, "C", flags)
+        base: Any = array.base
+        return self.own(array, base.free)
 
 
-def _checked(name: str, driver: Any, call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except driver.MemoryError as error:
-        raise BackendError(
-            f"{name}: the GPU is out of memory ({error})",
-            "close other programs that use it, or build with a smaller --max-batch",
-        ) from error
-    except driver.Error as error:
-        raise BackendError(f"{name} failed ({error})", "see edge doctor") from error
+class Mapped(NamedTuple):
+    """Host memory that kernels read: as the CPU sees it, uint8 [size], and where for the GPU."""
+
+    array: npt.NDArray[np.uint8]
+    address: int

@@ -107,6 +107,7 @@ _EXTRAS = {
     "onnxruntime": "device",
     "cv2": "demo",
     "pycuda": "cuda",
+    "cuda": "cuda",
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }

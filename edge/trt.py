@@ -84,12 +84,12 @@ class TensorRT:
             )
         np.copyto(self._host_in[:count], batch)
         with self._device as device:
-            device.upload(self._device_in, self._host_in[:count])
+            device.stream.upload(self._device_in, self._host_in[:count])
             shape = (count, *self._shape)
             self._check(self._context.set_input_shape(self._input, shape), "set_input_shape")
             self._check(self._context.execute_async_v3(device.stream.handle), "execute_async_v3")
-            device.download(self._host_out[:count], self._device_out)
-            device.wait()
+            device.stream.download(self._host_out[:count], self._device_out)
+            device.stream.wait()
         logits: Tensor = self._host_out[:count].copy()
         return logits
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 python=${SYSTEM_PYTHON:-/usr/bin/python3}
 venv=${VENV:-.venv}
 packages=(
-  gcc python3-venv python3-dev python3-gi python3-gst-1.0
+  g++ python3-venv python3-dev python3-gi python3-gst-1.0
   gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
   gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp
