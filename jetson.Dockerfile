@@ -16,6 +16,13 @@ COPY edge edge
 RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[device,cuda]'
 # TensorRT's bindings are JetPack's: a virtual environment that hides them is useless.
 RUN .venv/bin/python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
+# The kernels, so that no container compiles them at its first start. 8.7 is Orin. PyCUDA asks for
+# the driver, which an image that is being built has not: CUDA's stub of it is enough here.
+ARG COMPUTE_CAPABILITY=8.7
+RUN mkdir -p stub /opt/cache \
+    && ln -s /usr/local/cuda/lib64/stubs/libcuda.so stub/libcuda.so.1 \
+    && LD_LIBRARY_PATH=/opt/vit-edge/stub XDG_CACHE_HOME=/opt/cache \
+        .venv/bin/python -m edge.kernels ${COMPUTE_CAPABILITY}
 
 FROM nvcr.io/nvidia/l4t-jetpack:${L4T_TAG}
 RUN apt-get update \
@@ -26,6 +33,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --groups video edge
 COPY --from=build /opt/vit-edge/.venv /opt/vit-edge/.venv
+COPY --from=build --chown=edge /opt/cache /home/edge/.cache
 ENV PATH=/opt/vit-edge/.venv/bin:${PATH}
 USER edge
 WORKDIR /home/edge
