@@ -37,6 +37,7 @@ def run(
     from edge import report
     from edge.run import loop, sinks
     from edge.run.camera import Source
+    from edge.run.gpureader import GpuReader
     from edge.storage import check_target, write_bytes
 
     if summary:
@@ -57,7 +58,10 @@ def run(
         console.say(report.summary(json.loads(text)))
 
     with _open(engine, backend, threads) as model:
-        sources = [Source(uri, realtime=realtime) for uri in source]
+        sources = [
+            Source(uri, realtime=realtime, gpu=GpuReader(model.device) if model.device else None)
+            for uri in source
+        ]
         loop.run(model, sources, outputs, frames=frames, stop=stop, ended=ended)
 
 
@@ -160,7 +164,7 @@ def _open(folder: Path, backend: Backend, threads: int | None) -> Engine:
     """Open an engine and say, once, what runs it and why."""
     from edge.run.engine import Engine
 
-    model = Engine.open(folder, backend=backend, threads=threads)
+    model = Engine.open(folder, backend=backend, threads=threads, say=console.say)
     console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
     say_unjudged(folder, model.passport.judged)
     return model

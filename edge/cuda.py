@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda_bindings import EglImage
+from edge.cuda_bindings import EglInterop
 from edge.cuda_streams import Event, Memory, Module, Stream, checked
 from edge.errors import BackendError, require
 
@@ -68,6 +68,11 @@ class Device:
         free, _ = checked(self._driver, self._driver.mem_get_info)
         return int(free)
 
+    def synchronize(self) -> None:
+        """Wait for all that the context was given, by whomever."""
+        with self:
+            checked(self._driver, self._driver.Context.synchronize)
+
     def new_stream(self) -> Stream:
         """A stream beside `self.stream`, which waits for no other unless it is told to."""
         stream = Stream(self._driver, self.own)
@@ -102,10 +107,10 @@ class Device:
         module = Module(self._driver, image)
         return self.own(module, module.drop)
 
-    def egl_image(self, image: int) -> EglImage:
-        """Register an EGLImage. Slow: do it once per buffer. Raises `MissingPackage` as well."""
-        registered = EglImage(image)
-        return self.own(registered, registered.close)
+    @property
+    def egl(self) -> EglInterop:
+        """EGL images of the memory that a Jetson's cameras write. Raises `MissingPackage`."""
+        return EglInterop(self)
 
     def free(self, thing: object) -> None:
         """Release now what this device made, before `close` does; a second time does nothing.
@@ -138,7 +143,7 @@ class Device:
 
         def release_all() -> None:
             with self:
-                attempt(lambda: checked(self._driver, self._driver.Context.synchronize))
+                attempt(self.synchronize)
                 while self._owned:
                     _, (_, release) = self._owned.popitem()
                     attempt(release)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from edge.errors import BackendError, MissingPackage, require
 
-__all__ = ["EglImage", "Graph", "NoCapture", "capture", "driver_error"]
+__all__ = ["EglFrame", "EglInterop", "Graph", "NoCapture", "capture", "driver_error"]
 
 # The driver's words, from cuGetErrorString, and what to do about them.
 _MENDS = {
@@ -24,6 +24,16 @@ _MENDS = {
     "no CUDA-capable device": "see edge doctor, and restart the machine if it had a GPU before",
     "unknown error": "see sudo dmesg | grep -i -e nvrm -e nvgpu, and restart the machine",
 }
+
+
+class Current(Protocol):
+    """`edge.cuda.Device`: its context is current in a `with`."""
+
+    closed: bool
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class NoCapture(BackendError):
@@ -89,60 +99,57 @@ def capture(stream: int) -> Iterator[Graph]:
         raise NoCapture(f"no CUDA graph: {error.what}", error.mend) from error
 
 
-class EglImage:
-    """An EGLImage as the GPU reads it, without a copy. What it shows changes with the image.
+class EglFrame(NamedTuple):
+    """CUeglFrame: addresses (frame_type 1) or CUarrays (0) of its planes, and the first's pitch."""
 
-    width, height  of the first plane, in pixels
-    planes         the address of each plane, or its texture object when `textures`
-    pitch          bytes from one row of the first plane to the next; 0 when `textures`
+    planes: tuple[int, ...]
+    pitch: int
+    frame_type: int
+
+
+class EglInterop:
+    """EGL images as the GPU reads them, without a copy; from any thread. Made by `Device.egl`.
+
+    Each call raises `BackendError`; none does anything any more once the device is closed.
     """
 
-    def __init__(self, image: int) -> None:
-        """image: the EGLImage's address. The context is current. Raises `BackendError`."""
-        self._driver = driver = require("cuda.bindings.driver")
-        self._textures: list[Any] = []
-        flags = driver.CUgraphicsRegisterFlags
-        try:
-            (self._resource,) = _call(
-                driver,
-                "cuGraphicsEGLRegisterImage",
-                image,
-                flags.CU_GRAPHICS_REGISTER_FLAGS_READ_ONLY.value,
-            )
-        except BackendError:  # a TX2 takes it without flags alone
-            (self._resource,) = _call(
-                driver,
-                "cuGraphicsEGLRegisterImage",
-                image,
-                flags.CU_GRAPHICS_REGISTER_FLAGS_NONE.value,
-            )
-        try:
-            (frame,) = _call(driver, "cuGraphicsResourceGetMappedEglFrame", self._resource, 0, 0)
-            self.width, self.height = int(frame.width), int(frame.height)
-            kinds = driver.CUeglFrameType
-            self.textures = frame.frameType == kinds.CU_EGL_FRAME_TYPE_ARRAY
-            if self.textures:
-                for array in frame.frame.pArray[: frame.planeCount]:
-                    self._textures.append(_texture(driver, array))
-                self.planes = tuple(int(texture) for texture in self._textures)
-                self.pitch = 0
-            else:
-                self.planes = tuple(int(p) for p in frame.frame.pPitch[: frame.planeCount])
-                self.pitch = int(frame.pitch)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, device: Current):
+        """Raises `MissingPackage` without cuda-bindings."""
+        self._device = device
+        self._driver = require("cuda.bindings.driver")
 
-    def close(self) -> None:
-        """Release it, before the EGLImage itself goes; once."""
-        resource, self._resource = self._resource, None
-        if resource is None:
-            return
-        try:
-            while self._textures:
-                _call(self._driver, "cuTexObjectDestroy", self._textures.pop())
-        finally:
-            _call(self._driver, "cuGraphicsUnregisterResource", resource)
+    def register(self, image: int, flags: int) -> Any:
+        """The resource of an EGLImage. Slow: do it once per buffer."""
+        with self._device:
+            (resource,) = _call(self._driver, "cuGraphicsEGLRegisterImage", image, flags)
+        return resource
+
+    def mapped_frame(self, resource: Any) -> EglFrame:
+        """Where a registered image's planes are; what they show changes with the image."""
+        with self._device:
+            call = "cuGraphicsResourceGetMappedEglFrame"
+            (frame,) = _call(self._driver, call, resource, 0, 0)
+        arrays = frame.frameType == self._driver.CUeglFrameType.CU_EGL_FRAME_TYPE_ARRAY
+        planes = (frame.frame.pArray if arrays else frame.frame.pPitch)[: frame.planeCount]
+        found = tuple(int(plane) for plane in planes)
+        return EglFrame(found, int(frame.pitch), int(frame.frameType))
+
+    def unregister(self, resource: Any) -> None:
+        """Release it, before the EGLImage itself goes."""
+        self._release("cuGraphicsUnregisterResource", resource)
+
+    def texture(self, array: int, channels: int) -> int:
+        """A texture object that reads a CUarray of 8-bit samples, `channels` of them at a place."""
+        with self._device:
+            return int(_texture(self._driver, self._driver.CUarray(array)))
+
+    def destroy_texture(self, texture: int) -> None:
+        self._release("cuTexObjectDestroy", texture)
+
+    def _release(self, call: str, thing: Any) -> None:
+        if not self._device.closed:
+            with self._device:
+                _call(self._driver, call, thing)
 
 
 def _texture(driver: Any, array: Any) -> Any:

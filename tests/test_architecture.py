@@ -98,6 +98,7 @@ PACKAGES = {
     "edge.build.recipes": {"tomli"},
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
+    "edge.run.gpu": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},

@@ -202,7 +202,7 @@ def test_without_cuda_bindings_a_capture_says_what_to_install(driver):
             pass
         assert "pip install -c constraints.txt '.[cuda]'" in caught.value.mend
         with pytest.raises(MissingPackage):
-            device.egl_image(1)
+            _ = device.egl
 
 
 class Frame(ctypes.Structure):
@@ -221,13 +221,13 @@ def test_an_egl_image_of_rows_gives_its_addresses(driver):
         luma, chroma = device.allocate(64 * 4), device.allocate(64 * 2)
         planes = (ctypes.c_void_p * 3)(luma.address, chroma.address)
         frame = Frame(planes, 60, 4, 1, 64, 2, 1, 1)
+        egl = device.egl
         driver.fail("cuGraphicsEGLRegisterImage", NOT_SUPPORTED)  # a TX2 refuses READ_ONLY
-        image = device.egl_image(ctypes.addressof(frame))
-        assert driver.calls("cuGraphicsEGLRegisterImage") == 2
-        assert (image.width, image.height, image.pitch) == (60, 4, 64)
-        assert image.planes == (luma.address, chroma.address)
-        assert not image.textures
-        device.free(image)
+        with pytest.raises(BackendError, match="cuGraphicsEGLRegisterImage failed"):
+            egl.register(ctypes.addressof(frame), 1)
+        resource = egl.register(ctypes.addressof(frame), 0)
+        assert egl.mapped_frame(resource) == ((luma.address, chroma.address), 64, 1)
+        egl.unregister(resource)
         assert not driver.report()["alive"].get("images")
 
 
@@ -249,15 +249,19 @@ def test_an_egl_image_of_arrays_gives_textures(driver):
         assert not cuda.cuMemcpy2D(copy)[0]
 
         frame = Frame((ctypes.c_void_p * 3)(int(array)), 6, 4, 1, 0, 1, 1, 0)
-        image = device.egl_image(ctypes.addressof(frame))
-        assert image.textures
+        egl = device.egl
+        resource = egl.register(ctypes.addressof(frame), 1)
+        (plane,), _, kind = egl.mapped_frame(resource)
+        assert kind == 0
+        texture = egl.texture(plane, 1)
         result = device.mapped(24)
         read = device.load(driver.image(KERNELS)).function("read_texture")
-        numbers = np.uint64(image.planes[0]), np.uint64(result.address), np.int32(6), np.int32(4)
+        numbers = np.uint64(texture), np.uint64(result.address), np.int32(6), np.int32(4)
         device.stream.launch(read, ONE_BLOCK, (8, 4, 1), 0, *numbers)
         device.stream.wait()
         assert np.array_equal(result.array, pixels)
-        device.free(image)
+        egl.destroy_texture(texture)
+        egl.unregister(resource)
         assert not driver.report()["alive"].get("textures")
         assert not cuda.cuArrayDestroy(array)[0]
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.cuda import Device, Stream
 from edge.errors import ImageError
+from edge.kernels import kernel_image
 from edge.preprocess.resample import Taps, taps
 from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, rgb_weights
@@ -23,6 +26,7 @@ __all__ = [
     "KERNELS",
     "PICTURE",
     "SOURCE",
+    "CudaPreprocessor",
     "Geometry",
     "describe",
     "geometry",
@@ -175,3 +179,70 @@ def tables(spec: Preprocess, number: npt.DTypeLike) -> tuple[npt.NDArray[Any], n
     FP16 is FP32 rounded to nearest, as TensorRT and torch round it.
     """
     return spec.table().astype(number), spec.outside().astype(number)
+
+
+class CudaPreprocessor:
+    """The kernel, ready on one GPU. Owns its tables; the device owns the memory.
+
+    `fill` belongs to one thread; a launch reads what the records say when the GPU comes to it.
+    """
+
+    def __init__(self, spec: Preprocess, device: Device, number: str = "float32"):
+        """number: of the tensor, float16 or float32.
+
+        Raises `BackendError` or `MissingPackage` where the kernel cannot be compiled or loaded.
+        """
+        self.spec = spec
+        self._device = device
+        image = kernel_image(SOURCE, device.compute_capability)
+        with device:
+            self._kernel = device.load(image).function(KERNELS[number])
+        table, outside = tables(spec, number)
+        self._table, self._outside = self._upload(table), self._upload(outside)
+        # A camera keeps its size: a handful of geometries is all there ever are.
+        self._geometry = lru_cache(maxsize=None)(self._made)
+
+    def records(self, batch: int) -> tuple[npt.NDArray[Any], int]:
+        """Room for what `launch` is told of a batch: PICTURE [batch]; and its address."""
+        memory, address = self._device.mapped(batch * PICTURE.itemsize)
+        return memory.view(PICTURE), address
+
+    def fill(self, record: np.ndarray[Any, Any], surface: DeviceSurface) -> int:
+        """Describe a picture to the kernel: the shared memory in bytes that a launch needs for it.
+
+        Raises `ImageError` for one that cannot be resized here.
+        """
+        made, addresses = self._geometry(surface.layout.width, surface.layout.height)
+        describe(self.spec, surface, made, addresses, record)
+        return made.shared
+
+    def launch(self, stream: Stream, records: int, batch: int, shared: int, out: int) -> None:
+        """Prepare `batch` pictures into the tensor at `out`, in the stream's order.
+
+        records: the address that `records` gave. The pictures must stay until the stream is done.
+        """
+        stream.launch(
+            self._kernel,
+            grid(self.spec, batch),
+            BLOCK,
+            shared,
+            *(np.uint64(address) for address in (records, self._table, self._outside, out)),
+            np.int32(self.spec.height),
+            np.int32(self.spec.width),
+        )
+
+    def _made(self, width: int, height: int) -> tuple[Geometry, tuple[int, ...]]:
+        made = geometry(self.spec, width, height)
+        packed, starts = made.pack()
+        address = self._upload(packed)
+        return made, tuple(address + start for start in starts)
+
+    def _upload(self, array: npt.NDArray[Any]) -> int:
+        """Copy to the device's memory, now; its address."""
+        with self._device as device:
+            memory, pinned = device.allocate(array.nbytes), device.pinned(array.shape, array.dtype)
+            pinned[...] = array
+            device.stream.upload(memory, pinned)
+            device.stream.wait()
+            device.free(pinned)
+        return int(memory)

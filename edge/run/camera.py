@@ -18,6 +18,7 @@ from edge.gst import gstreamer
 from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
+from edge.run.gpureader import GpuReader
 from edge.run.uris import as_uri, check, is_live, path_of, pipeline, redact
 
 __all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]
@@ -56,13 +57,18 @@ class Source:
         realtime: bool = False,
         platform: str | None = None,
         connect_timeout: float = 10.0,
+        gpu: GpuReader | None = None,
     ) -> None:
-        """Raises SourceError when the file or the device is not there."""
+        """gpu: reads pictures in the GPU's memory; without it they come to system memory.
+
+        Raises SourceError when the file or the device is not there.
+        """
         self._uri = as_uri(uri)
         check(self._uri)
         self._realtime = realtime
         self._platform = platform
         self._connect_timeout = connect_timeout
+        self._gpu = gpu
         self.name = redact(self._uri)
         self.live = realtime or is_live(self._uri)
         self._pipeline: Any = None
@@ -90,13 +96,17 @@ class Source:
         """Start the pipeline and wait for its first frame; SourceError says why none came."""
         gst = gstreamer()
         platform = self._platform or detect_platform()
-        description = pipeline(self._uri, platform=platform, realtime=self._realtime)
+        description = pipeline(
+            self._uri, platform=platform, realtime=self._realtime, gpu=self._gpu is not None
+        )
         try:
             self._pipeline = gst.parse_launch(description)
         except require("gi.repository.GLib").Error as error:
             # Not chained: the original repeats the pipeline, credentials and all.
             raise explain(self._uri, error) from None
         try:
+            if self._gpu is not None and self._uri.startswith("gst:"):
+                self._gpu.share_context(self._pipeline)
             self._start(gst)
             self._await_first_frame(gst)
         except BaseException:
@@ -232,7 +242,9 @@ class Source:
                 captured -= max(0, age) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
-        return frame_from_sample(sample, source=self.name, number=buffer.offset, captured=captured)
+        return frame_from_sample(
+            sample, source=self.name, number=buffer.offset, captured=captured, device=self._gpu
+        )
 
     def stop(self) -> None:
         """Make `open` and `read`, in whatever thread they wait, return at once."""
@@ -241,6 +253,8 @@ class Source:
     def close(self) -> None:
         """Stop the pipeline and its threads. Frames already read stay valid."""
         self._stopping.set()
+        if self._gpu is not None:
+            self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
             self._pipeline = self._sink = self._bus = None

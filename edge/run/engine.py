@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,11 @@ from edge.passport import Passport
 from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
 from edge.run.cpu import CpuPath, CpuPlace
 from edge.run.onnxruntime import OnnxRuntime
+
+if TYPE_CHECKING:
+    from edge.cuda import Device
+    from edge.run.gpu import GpuPath, GpuPlace
+    from edge.trt import TensorRT
 
 __all__ = ["Backend", "Engine", "Prediction"]
 
@@ -63,23 +68,34 @@ class Prediction:
 class Engine:
     """An open engine. Owns its backend: close it, or use it in a `with`."""
 
-    def __init__(self, passport: Passport, backend: Backend, reason: str):
+    def __init__(
+        self,
+        passport: Passport,
+        backend: Backend,
+        reason: str,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        """say: is told, once each, of what is slower here than it could be."""
+        self._say = say
         self.passport = passport
         self.reason = reason  # why this backend; said once by whoever opened the engine
         self.preprocess = Preprocessor(passport.preprocess)
         self.input_shape = passport.input_shape
         self._backend = backend
-        self._path = CpuPath(self.preprocess, backend.infer, passport.input_shape)
-        self.depth = self._path.depth
+        self._path: CpuPath | GpuPath | None = None
 
     @staticmethod
     def open(
-        folder: str | os.PathLike[str], backend: str = "auto", threads: int | None = None
+        folder: str | os.PathLike[str],
+        backend: str = "auto",
+        threads: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> Engine:
         """Open the engine in `folder` with `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
 
-        threads: CPU threads of the onnxruntime backend, all by default. Raises `EngineError` when
-        the engine is damaged or was compiled for another machine.
+        threads: CPU threads of the onnxruntime backend, all by default. say: is told, once each, of
+        what is slower here than it could be. Raises `EngineError` when the engine is damaged or
+        was compiled for another machine.
         """
         folder = Path(folder)
         passport = Passport.read(folder)
@@ -94,9 +110,8 @@ class Engine:
         from edge.trt import TensorRT
 
         check_plan(folder, passport, name)
-        return Engine(
-            passport, TensorRT(name, passport.check_file(folder, "model.plan"), passport), reason
-        )
+        plan = passport.check_file(folder, "model.plan")
+        return Engine(passport, TensorRT(name, plan, passport), reason, say)
 
     @property
     def backend(self) -> str:
@@ -105,24 +120,48 @@ class Engine:
     @property
     def frame_path(self) -> str:
         """How a frame gets to the network, in words."""
+        if self.device is not None:
+            return "GPU preprocessing, from the memory that a frame lies in"
         engine = "numba" if self.preprocess.compiled else "Pillow; faster with numba"
         return f"system memory, CPU preprocessing ({engine})"
+
+    @property
+    def device(self) -> Device | None:
+        """The GPU that runs the engine, whose memory frames may lie in; None on the CPU."""
+        return getattr(self._backend, "device", None)
 
     def infer(self, batch: Tensor) -> Tensor:
         """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
         return self._backend.infer(batch)
 
-    def place(self) -> CpuPlace:
-        """Room for one frame; see `edge.run.loop`."""
-        return self._path.place()
+    @property
+    def depth(self) -> int:
+        """How many batches may be under way at once."""
+        return self._frames().depth
 
-    def start(self, places: Sequence[CpuPlace]) -> None:
+    def place(self) -> CpuPlace | GpuPlace:
+        """Room for one frame; see `edge.run.loop`. Raises `BackendError`."""
+        return self._frames().place()
+
+    def start(self, places: Sequence[Any]) -> None:
         """Begin to infer the frames in `places`, as one batch."""
-        self._path.start(places)
+        self._frames().start(places)
 
     def finish(self) -> Tensor:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
-        return self._path.finish()
+        return self._frames().finish()
+
+    def _frames(self) -> CpuPath | GpuPath:
+        """The way of frames; on a GPU it takes memory, so that it is made when one comes."""
+        if self._path is None:
+            if self.device is None:
+                self._path = CpuPath(self.preprocess, self.infer, self.input_shape)
+            else:
+                from edge.run.gpu import GpuPath
+
+                runner = cast("TensorRT", self._backend)
+                self._path = GpuPath(runner, self.passport.preprocess, self._say)
+        return self._path
 
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> its probabilities by softmax.

@@ -47,7 +47,9 @@ class Place(Protocol):
 class Engine(Protocol):
     """What the loop needs of an engine. Places are filled on several threads at once."""
 
-    depth: int  # batches that may be under way at once
+    @property
+    def depth(self) -> int:
+        """How many batches may be under way at once."""
 
     @property
     def frame_path(self) -> str: ...

@@ -29,16 +29,24 @@ _DECODE = {"pc": "decodebin", "jetson": "parsebin ! nvv4l2decoder"}
 # What brings decoded frames to system memory.
 _TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
 _PICTURE = f"videoconvert ! video/x-raw,format={{{','.join(FORMATS)}}}"
+# What leaves them where the GPU reads them; nvvidconv's own choice is block-linear.
+_TO_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
+_ANY_MEMORY = ";".join(
+    f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
+    for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
+)
 _GATE = "queue name=gate max-size-bytes=0 max-size-time=0"
 _SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
 
 
-def pipeline(uri: str, *, platform: str, realtime: bool) -> str:
+def pipeline(uri: str, *, platform: str, realtime: bool, gpu: bool = False) -> str:
     """The gst-launch string that delivers the frames of `uri` to `appsink name=sink`.
 
-    `platform` is "pc" or "jetson". From a camera, and from anything played in real time, the newest
-    frame wins; otherwise every frame is delivered. Real time is kept in front of the gate: kept at
-    the sink, a decoder would race ahead and the gate throw away what it decoded.
+    `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
+    a pipeline of the user's own in whatever memory they are; else all come to system memory. From a
+    camera, and from anything played in real time, the newest frame wins; otherwise every frame is
+    delivered. Real time is kept in front of the gate: kept at the sink, a decoder would race ahead
+    and the gate throw away what it decoded.
     Raises SourceError for a URI it does not know.
     """
     if platform not in _DECODE:
@@ -50,7 +58,13 @@ def pipeline(uri: str, *, platform: str, realtime: bool) -> str:
         gate, sink = f"{_GATE} max-size-buffers=1 leaky=downstream", "max-buffers=1 drop=true"
     else:
         gate, sink = f"{_GATE} max-size-buffers=2", "max-buffers=2 drop=false"
-    return f"{head} ! {pace}{gate} ! {to_system}{_PICTURE} ! {_SINK} {sink}"
+    if gpu and uri.startswith("gst:"):
+        end = f'capsfilter caps="{_ANY_MEMORY}"'
+    elif gpu and to_system:
+        end = _TO_GPU
+    else:
+        end = f"{to_system}{_PICTURE}"
+    return f"{head} ! {pace}{gate} ! {end} ! {_SINK} {sink}"
 
 
 def is_live(uri: str) -> bool:

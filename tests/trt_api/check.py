@@ -43,7 +43,8 @@ HOLDS: dict[str, dict[str, str | None]] = {
     "edge/trt.py": {
         "trt": PACKAGE,
         "self._runtime": "Runtime",
-        "self._engine": "ICudaEngine",
+        "self.engine": "ICudaEngine",
+        "runner.engine": "ICudaEngine",
         "self._context": "IExecutionContext",
         "engine": "ICudaEngine",
         "inspector": "EngineInspector",

@@ -107,12 +107,27 @@ class Actor:
         return self._kind.encode()
 
 
+class Stream:
+    """CUDA's, without a GPU."""
+
+    handle = 4096
+
+    def upload(self, *_: object) -> None:
+        pass
+
+    def download(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
 class Device:
     """CUDA without a GPU."""
 
     def __init__(self) -> None:
         self.closed = False
-        self.stream = SimpleNamespace(handle=4096)
+        self.stream = Stream()
 
     def __enter__(self) -> Device:
         return self
@@ -126,13 +141,7 @@ class Device:
     def allocate(self, size: int) -> int:
         return size
 
-    def upload(self, *_: object) -> None:
-        pass
-
-    def download(self, *_: object) -> None:
-        pass
-
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         pass
 
     def close(self) -> None:

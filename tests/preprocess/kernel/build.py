@@ -13,6 +13,10 @@ from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 
 HERE = Path(__file__).parent
+PARAMETERS = np.dtype(  # of the kernels
+    [(name, "u8") for name in ("pictures", "table", "outside", "out")]
+    + [("height", "i4"), ("width", "i4")]
+)
 FLAGS = ["-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-pthread", "-Wall", "-Werror"]
 
 
@@ -57,14 +61,19 @@ class HostKernel:
             addresses = [packed.ctypes.data + start for start in starts]
             describe(spec, device, geometry_, addresses, record)
         out = np.full((len(surfaces), 3, spec.height, spec.width), np.nan, number)
-        pointers = [array.ctypes.data for array in (pictures, table, outside, out)]
-        values = [ctypes.c_void_p(pointer) for pointer in pointers]
-        values += map(ctypes.c_int, (spec.height, spec.width))
-        blocks, shared = grid(spec, len(surfaces)), max(one.shared for one in made)
-        arguments = (ctypes.c_void_p * len(values))(
-            *(ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values)
+        parameters = np.zeros((), PARAMETERS)
+        for name, array in zip(PARAMETERS.names, (pictures, table, outside, out), strict=False):
+            parameters[name] = array.ctypes.data
+        parameters["height"], parameters["width"] = spec.height, spec.width
+        run = getattr(self.library, KERNELS[number] + "_threads")
+        three = ctypes.c_uint * 3
+        shared = max(one.shared for one in made)
+        run(
+            three(*grid(spec, len(surfaces))),
+            three(*block),
+            shared,
+            ctypes.c_void_p(parameters.ctypes.data),
         )
-        getattr(self.library, KERNELS[number] + "_host")(*blocks, *block, shared, arguments)
         return out
 
     def _device(self, surface: Surface, textures: bool) -> DeviceSurface:

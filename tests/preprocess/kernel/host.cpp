@@ -4,14 +4,29 @@
 
 #include <cstddef>
 
-// What the emulated driver calls for a kernel: `arguments` are pointers to the kernel's parameters.
+struct Parameters {
+  const Picture* pictures;
+  const void *table, *outside;
+  void* out;
+  int height, width;
+};
+
+// NAME_host is what the stand-in driver calls (tests/cuda_driver/standin.h): a block is one thread,
+// whatever its size, which the kernel's loops allow. NAME_threads has the threads it is asked for.
 #define HOST(name)                                                                                \
-  extern "C" void name##_host(unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,    \
-                              unsigned bz, unsigned shared, void** a) {                           \
-    run_grid({gx, gy, gz}, {bx, by, bz}, shared, [&] {                                            \
-      name(*(const Picture**)a[0], *(const void**)a[1], *(const void**)a[2], *(void**)a[3],       \
-           *(int*)a[4], *(int*)a[5]);                                                             \
+  static void name##_run(const unsigned g[3], Index block, unsigned shared, const void* params) { \
+    const Parameters& p = *static_cast<const Parameters*>(params);                                \
+    run_grid({g[0], g[1], g[2]}, block, shared, [&] {                                             \
+      name(p.pictures, p.table, p.outside, p.out, p.height, p.width);                             \
     });                                                                                           \
+  }                                                                                               \
+  extern "C" void name##_host(const unsigned grid[3], const unsigned[3], unsigned shared,         \
+                              const void* params) {                                               \
+    name##_run(grid, {1, 1, 1}, shared, params);                                                  \
+  }                                                                                               \
+  extern "C" void name##_threads(const unsigned grid[3], const unsigned block[3],                 \
+                                 unsigned shared, const void* params) {                           \
+    name##_run(grid, {block[0], block[1], 1}, shared, params);                                    \
   }
 HOST(preprocess_fp16)
 HOST(preprocess_fp32)

@@ -1,0 +1,173 @@
+"""The frame's way on the GPU: one kernel reads the frame where it lies, the plan follows at once.
+
+    a reader's thread    holds a frame that the GPU reads, or copies it to memory that the GPU reads
+    the caller's thread  starts a lane: kernel, network and the copy of the logits, one CUDA graph
+
+Two lanes take turns, so that the GPU has the next batch before the logits of the last are read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.cuda import Device, Mapped
+from edge.cuda_bindings import Graph, NoCapture
+from edge.preprocess.cuda import CudaPreprocessor
+from edge.preprocess.spec import Preprocess
+from edge.preprocess.surface import DeviceSurface, Layout, Surface
+from edge.run.frames import Frame
+from edge.trt import TensorRT
+
+__all__ = ["GpuPath", "GpuPlace"]
+
+Tensor = npt.NDArray[np.float32]
+_ALIGNMENT = 256  # bytes: where each plane begins
+
+
+class GpuPlace:
+    """Room for one frame: the frame itself, or a copy in pinned memory that the GPU reads."""
+
+    def __init__(self, device: Device):
+        self._device = device
+        self._layout: Layout | None = None
+        self._memory: Mapped | None = None
+        self._planes: tuple[npt.NDArray[np.uint8], ...] = ()
+        self._copy: DeviceSurface | None = None
+        self._frame: Frame | None = None
+
+    @property
+    def surface(self) -> DeviceSurface:
+        """What the kernel reads."""
+        assert self._frame is not None
+        if isinstance(self._frame.surface, DeviceSurface):
+            return self._frame.surface
+        assert self._copy is not None
+        return self._copy
+
+    def put(self, frame: Frame) -> None:
+        """Hold a frame until the next one; one in system memory is copied, once."""
+        if isinstance(frame.surface, Surface):
+            if frame.surface.layout != self._layout:
+                self._allocate(frame.surface)
+            for target, source in zip(self._planes, frame.surface.planes, strict=True):
+                np.copyto(target, source)
+        self._frame = frame
+
+    def _allocate(self, surface: Surface) -> None:
+        """Memory for pictures of this layout; rows are as long as they need be."""
+        shapes = [plane.shape for plane in surface.planes]
+        starts = np.cumsum(
+            [0, *(-(-rows * columns // _ALIGNMENT) * _ALIGNMENT for rows, columns in shapes)]
+        )
+        with self._device as device:
+            if self._memory is not None:
+                device.free(self._memory)
+            self._memory = device.mapped(int(starts[-1]))
+        memory, address = self._memory
+        self._planes = tuple(
+            memory[start : start + rows * columns].reshape(rows, columns)
+            for start, (rows, columns) in zip(starts.tolist(), shapes, strict=False)
+        )
+        self._copy = DeviceSurface(
+            surface.layout,
+            tuple(address + start for start in starts[:-1].tolist()),
+            tuple(columns for _, columns in shapes),
+        )
+        self._layout = surface.layout
+
+
+class _Lane:
+    """One batch on its way: a stream, an execution context, and a graph for each kind of batch."""
+
+    def __init__(
+        self,
+        device: Device,
+        runner: TensorRT,
+        preprocess: CudaPreprocessor,
+        say: Callable[[str], None],
+    ):
+        self._device, self._preprocess, self._say = device, preprocess, say
+        with device:
+            self._stream = device.new_stream()
+            self._done = device.event()
+            self._run = runner.execution(self._stream)
+            self._records, self._address = preprocess.records(self._run.batch)
+        self._graphs: dict[tuple[int, int], Graph | None] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._count = 0
+
+    def start(self, places: Sequence[GpuPlace]) -> None:
+        surfaces = [place.surface for place in places]
+        shared = max(
+            self._preprocess.fill(record, surface)
+            for record, surface in zip(self._records, surfaces, strict=False)
+        )
+        self._count = len(places)
+        with self._device:
+            graph = self._graph((self._count, shared))
+            if graph is None:
+                self._enqueue(self._count, shared)
+            else:
+                graph.launch(self._stream)
+            self._done.record(self._stream)
+
+    def finish(self) -> Tensor:
+        with self._device:
+            self._done.wait()
+        logits: Tensor = self._run.logits[: self._count].copy()
+        return logits
+
+    def _enqueue(self, count: int, shared: int) -> None:
+        self._preprocess.launch(self._stream, self._address, count, shared, self._run.input)
+        self._run.enqueue(count)
+
+    def _graph(self, key: tuple[int, int]) -> Graph | None:
+        """The graph of such batches. The first runs without: TensorRT must have run once."""
+        if key not in self._seen:
+            self._seen.add(key)
+            return None
+        if key not in self._graphs:
+            self._graphs[key] = None
+            try:
+                with self._stream.capture() as graph:
+                    self._enqueue(*key)
+                self._graphs[key] = graph
+            except NoCapture as reason:
+                self._say(f"each batch is enqueued anew, without a CUDA graph: {reason}")
+        return self._graphs[key]
+
+
+class GpuPath:
+    """Starts batches on one lane while the other works. Belongs to one thread, but for places."""
+
+    def __init__(
+        self, runner: TensorRT, spec: Preprocess, say: Callable[[str], None], depth: int = 2
+    ):
+        """say: is told, once, of what is slower than it could be."""
+        self.depth = depth
+        self._device = runner.device
+        preprocess = CudaPreprocessor(spec, self._device)
+        say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other
+        self._lanes = deque(_Lane(self._device, runner, preprocess, say) for _ in range(depth))
+        self._busy: deque[_Lane] = deque()
+
+    def place(self) -> GpuPlace:
+        """Room for one frame; any number may be made."""
+        return GpuPlace(self._device)
+
+    def start(self, places: Sequence[GpuPlace]) -> None:
+        """Begin a batch, of at most `depth`. Its frames must live until it is finished."""
+        lane = self._lanes.popleft()
+        lane.start(places)
+        self._busy.append(lane)
+
+    def finish(self) -> Tensor:
+        """Logits, float32 [N, classes], of the oldest batch that was started."""
+        lane = self._busy.popleft()
+        self._lanes.append(lane)
+        return lane.finish()

@@ -1,0 +1,101 @@
+"""TensorRT on the stand-in driver: its names, over onnxruntime, which reads the device pointers.
+
+A plan is the path of an ONNX file. `execute_async_v3` queues the inference on the stream, where it
+runs when the stream is waited for, like all work of the stand-in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.session import Session
+from tests.cuda_driver.standin import Driver
+
+__version__ = "10.3.0"
+TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
+DataType = Enum("DataType", ["FLOAT", "HALF"])
+
+
+class Logger:
+    ERROR = 1
+
+    def __init__(self, level: int) -> None: ...
+
+
+class Trt:
+    """What `edge.nvidia.tensorrt` gives; counts the executions that were queued."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.__version__, self.Logger = __version__, Logger
+        self.TensorIOMode, self.DataType = TensorIOMode, DataType
+        self.queued: list[int] = []
+
+    def Runtime(self, logger: Logger) -> Runtime:
+        return Runtime(self)
+
+
+class Runtime:
+    def __init__(self, trt: Trt) -> None:
+        self._trt = trt
+
+    def deserialize_cuda_engine(self, data: bytes) -> Plan:
+        return Plan(self._trt, Path(os.fsdecode(data)))
+
+
+class Plan:
+    num_io_tensors = 2
+
+    def __init__(self, trt: Trt, graph: Path) -> None:
+        self.trt, self.session = trt, Session(graph, 1)
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("pixel_values", "logits")[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name == "pixel_values" else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType.FLOAT
+
+    def create_execution_context(self) -> Context:
+        return Context(self)
+
+
+class Context:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._addresses: dict[str, int] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        shape, addresses, session = self._shape, dict(self._addresses), self._plan.session
+
+        def infer() -> None:
+            pixels = _array(addresses["pixel_values"], shape)
+            logits = session.logits(pixels.copy())
+            _array(addresses["logits"], logits.shape)[...] = logits
+
+        self._plan.trt.queued.append(shape[0])
+        self._plan.trt.driver.host_function(stream, infer)
+        return True
+
+
+def _array(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Float32 memory of the stand-in's GPU, which is the process's own."""
+    count = int(np.prod(shape))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
