@@ -168,6 +168,52 @@ def test_what_is_given_during_a_capture_runs_at_each_launch(driver):
 
 
 @emulated
+def test_a_host_function_takes_its_turn_between_copies_and_in_a_graph(driver):
+    with closing(Device()) as device, device:
+        source, middle, result = (device.pinned((4,)) for _ in range(3))
+        memory = device.allocate(source.nbytes)
+        turns = []
+
+        def engine():
+            turns.append(middle.tolist())
+            middle[:] += 1
+
+        def give():
+            device.stream.upload(memory, source)
+            device.stream.download(middle, memory)
+            driver.host_function(device.stream.handle, engine)
+            device.stream.upload(memory, middle)
+            device.stream.download(result, memory)
+
+        source[:] = 7
+        give()
+        device.stream.wait()
+        assert (result == 8).all()
+        with device.stream.capture() as graph:
+            give()
+        source[:] = 20
+        graph.launch(device.stream)
+        assert (result == 8).all()
+        device.stream.wait()
+        assert (result == 21).all()
+        assert turns == [[7] * 4, [20] * 4]
+
+
+@emulated
+def test_all_is_released_newest_first_and_once(driver):
+    released = []
+    device = Device()
+    for number in range(3):
+        device.own(object(), lambda number=number: released.append(number))
+    early = device.own(object(), lambda: released.append("early"))
+    device.free(early)
+    device.free(early)
+    device.close()
+    device.close()
+    assert released == ["early", 2, 1, 0]
+
+
+@emulated
 def test_a_capture_that_cannot_be_leaves_the_stream_as_it_was(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
