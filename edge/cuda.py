@@ -89,7 +89,10 @@ class Device:
         return self.own(Memory(int(memory), size), memory.free)
 
     def pinned(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """Page-locked host memory, which the GPU copies from and to without the CPU."""
+        """Page-locked host memory, which the GPU copies from and to without the CPU.
+
+        It goes with the device, whoever still has the array.
+        """
         return self._host_memory(shape, dtype, 0)
 
     def mapped(self, size: int) -> Mapped:

@@ -46,6 +46,14 @@ def driver_error(what: str) -> BackendError:
     return BackendError(what, next(mends, "see edge doctor"))
 
 
+class HasHandle(Protocol):
+    """A stream."""
+
+    @property
+    def handle(self) -> int:
+        """The CUstream."""
+
+
 class Graph:
     """Work that was captured from a stream, which one call gives to a stream again."""
 
@@ -59,9 +67,9 @@ class Graph:
         self._driver = driver
         (self._executable,) = _call(driver, "cuGraphInstantiate", captured, 0)
 
-    def launch(self, stream: Any) -> None:
-        """Give all of it to a stream, an address or a `Stream`. Raises `BackendError`."""
-        _call(self._driver, "cuGraphLaunch", self._executable, getattr(stream, "handle", stream))
+    def launch(self, stream: HasHandle) -> None:
+        """Give all of it to a stream. Raises `BackendError`."""
+        _call(self._driver, "cuGraphLaunch", self._executable, stream.handle)
 
     def close(self) -> None:
         """Release it; once."""
@@ -71,7 +79,7 @@ class Graph:
 
 
 @contextmanager
-def capture(stream: int) -> Iterator[Graph]:
+def capture(stream: HasHandle) -> Iterator[Graph]:
     """What the block gives to `stream` does not run; it fills the graph, to be launched later.
 
     Raises `NoCapture` where graphs cannot be made, or the block gave what cannot be captured; the
@@ -82,15 +90,15 @@ def capture(stream: int) -> Iterator[Graph]:
         driver = require("cuda.bindings.driver")
         # Other threads, such as GStreamer's, go on allocating meanwhile.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _call(driver, "cuStreamBeginCapture", stream, mode)
+        _call(driver, "cuStreamBeginCapture", stream.handle, mode)
         try:
             yield graph
         except BaseException:
-            _, captured = driver.cuStreamEndCapture(stream)
+            _, captured = driver.cuStreamEndCapture(stream.handle)
             if captured and int(captured):
                 driver.cuGraphDestroy(captured)
             raise
-        (captured,) = _call(driver, "cuStreamEndCapture", stream)
+        (captured,) = _call(driver, "cuStreamEndCapture", stream.handle)
         try:
             graph.fill(driver, captured)
         finally:

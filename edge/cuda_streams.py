@@ -157,7 +157,7 @@ class Stream(_Made):
         Raises `NoCapture` where that cannot be; its text says why. Addresses are captured as they
         are: what they point to must outlive the graph.
         """
-        with cuda_bindings.capture(self.handle) as graph:
+        with cuda_bindings.capture(self) as graph:
             yield graph
         self._own(graph, graph.close)
 

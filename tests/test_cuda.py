@@ -149,6 +149,34 @@ def test_a_kernel_reads_and_writes_mapped_memory_where_it_lies(driver):
 
 
 @emulated
+def test_arguments_lie_as_c_lays_them_out(driver):
+    with closing(Device()) as device, device:
+        result = device.pinned((5,))
+        memory = device.allocate(result.nbytes)
+        fill = device.load(driver.image(KERNELS)).function("fill")
+        arguments = np.int8(-3), memory, np.int16(5), np.float64(0.5)
+        device.stream.launch(fill, ONE_BLOCK, (8, 1, 1), 0, *arguments)
+        device.stream.download(result, memory)
+        device.stream.wait()
+        assert (result == -1.5).all()
+
+
+@emulated
+def test_a_stream_keeps_no_step_with_the_default_one(driver):
+    # What a library does on the default stream would else wait for ours, and ours for it.
+    with closing(Device()) as device, device:
+        scaler, other = Scaler(driver, device), device.allocate(4)
+        scaler.give(device.stream, 2)
+        word = ctypes.create_string_buffer(4)
+        copy = ctypes.CDLL("libcuda.so.1").cuMemcpyDtoH_v2
+        assert copy(word, ctypes.c_uint64(other.address), ctypes.c_size_t(4)) == 0
+        assert word.raw == b"\xcb" * 4
+        assert driver.calls("run:scale") == 0
+        device.stream.wait()
+        assert driver.calls("run:scale") == 1
+
+
+@emulated
 def test_what_is_given_during_a_capture_runs_at_each_launch(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
@@ -165,6 +193,52 @@ def test_what_is_given_during_a_capture_runs_at_each_launch(driver):
         assert driver.calls("run:scale") == 2
         device.free(graph)
         assert driver.calls("cuGraphExecDestroy") == 1
+
+
+@emulated
+def test_a_host_function_takes_its_turn_between_copies_and_in_a_graph(driver):
+    with closing(Device()) as device, device:
+        source, middle, result = (device.pinned((4,)) for _ in range(3))
+        memory = device.allocate(source.nbytes)
+        turns = []
+
+        def engine():
+            turns.append(middle.tolist())
+            middle[:] += 1
+
+        def give():
+            device.stream.upload(memory, source)
+            device.stream.download(middle, memory)
+            driver.host_function(device.stream.handle, engine)
+            device.stream.upload(memory, middle)
+            device.stream.download(result, memory)
+
+        source[:] = 7
+        give()
+        device.stream.wait()
+        assert (result == 8).all()
+        with device.stream.capture() as graph:
+            give()
+        source[:] = 20
+        graph.launch(device.stream)
+        assert (result == 8).all()
+        device.stream.wait()
+        assert (result == 21).all()
+        assert turns == [[7] * 4, [20] * 4]
+
+
+@emulated
+def test_all_is_released_newest_first_and_once(driver):
+    released = []
+    device = Device()
+    for number in range(3):
+        device.own(object(), lambda number=number: released.append(number))
+    early = device.own(object(), lambda: released.append("early"))
+    device.free(early)
+    device.free(early)
+    device.close()
+    device.close()
+    assert released == ["early", 2, 1, 0]
 
 
 @emulated

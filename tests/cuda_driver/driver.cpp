@@ -28,7 +28,7 @@ std::string base_name(std::string name) {
 
 enum Needs { NOTHING, DRIVER, CONTEXT };
 
-// Why a call cannot go on. Calls that release things go on in a broken context: see `mend`.
+// Why a call cannot go on. In a broken context what releases things still does, and then says so.
 CUresult enter(const char *function, Needs needs, bool releases = false) {
     State &all = state();
     std::string name = base_name(function);

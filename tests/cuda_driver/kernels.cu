@@ -21,3 +21,8 @@ extern "C" __global__ void read_texture(cudaTextureObject_t plane, unsigned char
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
     if (x < width && y < height) out[y * width + x] = tex2D<unsigned char>(plane, x, y);
 }
+
+extern "C" __global__ void fill(signed char value, float *out, short count, double factor) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) out[i] = static_cast<float>(value * factor);
+}

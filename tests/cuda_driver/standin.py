@@ -156,12 +156,13 @@ def driver_folder() -> Path:
         )
         _run(*command, stubs, "-ldl")
 
-    return _made("cuda-driver", [*sources, extension], make)
+    return _made("cuda-driver", [*sources, extension, Path(__file__)], make)
 
 
 def compile_kernels(source: Path) -> Path:
     """A shared library of the kernels of a .cu, for the CPU: what a module's image is here."""
-    headers = [HERE / "cuda_on_host.h", HERE / "standin.h"]
+    source = source.resolve()
+    parts = [source, HERE / "cuda_on_host.h", HERE / "standin.h", Path(__file__)]
 
     def make(folder: Path) -> None:
         kernels = re.findall(
@@ -174,7 +175,7 @@ def compile_kernels(source: Path) -> Path:
         flags += ["-shared", f"-I{HERE}", "-include", "cuda_on_host.h"]
         _run("g++", *flags, folder / "kernels.cpp", "-o", folder / "kernels.so")
 
-    return _made(f"kernels-{source.stem}", [source, *headers], make) / "kernels.so"
+    return _made(f"kernels-{source.stem}", parts, make) / "kernels.so"
 
 
 def environment(memory: int | None = None, capability: str | None = None) -> dict[str, str]:
