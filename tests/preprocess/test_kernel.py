@@ -9,11 +9,13 @@ import sys
 import pytest
 
 from edge.errors import ImageError
+from edge.kernels import Nvrtc
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.cuda import PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
+from edge.preprocess.cuda import KERNELS, PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor, from_timm
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS
+from scripts.kernel_resources import CAPABILITIES, resources
 from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import COLOURS, noise
 
@@ -150,6 +152,15 @@ def test_cuda_py_and_the_kernel_agree_on_the_layout_of_a_picture(kernel):
     assert theirs == {
         name: (offset, dtype.itemsize) for name, (dtype, offset) in PICTURE.fields.items()
     }
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_it_compiles_for_every_gpu_and_all_fits_the_registers(capability):
+    found = resources(Nvrtc(), capability)
+    assert set(found) == set(KERNELS.values())
+    for kernel in found.values():
+        assert kernel["registers"] <= 65536 // 1024  # four blocks of 256 threads on one processor
+        assert (kernel["stack"], kernel["spill_stores"], kernel["spill_loads"]) == (0, 0, 0)
 
 
 SANITIZED = """

@@ -6,6 +6,7 @@ early, read too early or never freed fails the test: see `tests/cuda_driver/stan
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from contextlib import contextmanager
@@ -20,10 +21,11 @@ from edge.errors import BackendError
 from edge.passport import Passport
 from edge.preprocess import cuda as cuda_preprocess
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Surface
-from edge.run import gpu, loop
+from edge.run import gpu, loop, nvbufsurface
 from edge.run.camera import Source
 from edge.run.engine import Engine
-from edge.run.frames import Frame
+from edge.run.frames import Frame, frame_from_sample
+from edge.run.nvmm import NvmmReader
 from edge.trt import TensorRT
 from tests.cuda_driver import emulated_trt
 from tests.cuda_driver.standin import (
@@ -38,6 +40,16 @@ from tests.cuda_driver.standin import (
 )
 from tests.preprocess.kernel.build import compiled
 from tests.preprocess.pictures import noise
+
+
+class EglFrame(ctypes.Structure):
+    """CUeglFrame: the stand-in driver takes its address for an EGLImage."""
+
+    _fields_ = (
+        ("planes", ctypes.c_void_p * 3),
+        *((n, ctypes.c_uint) for n in ("width", "height", "depth", "pitch", "count", "channels")),
+        *((n, ctypes.c_int) for n in ("type", "egl_format", "format")),
+    )
 
 
 @contextmanager
@@ -220,6 +232,73 @@ def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, nu
             )
         assert results[0] == results[1]
         assert driver.calls("cuGraphLaunch") > 30
+
+
+def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
+    """An NV12 picture of 64x36 as a Jetson's driver holds it: in rows, or in arrays."""
+    from cuda.bindings import driver as cuda
+
+    planes = []
+    for plane, pitch, channels in zip(surface.planes, (256, 512), (1, 2), strict=True):
+        rows, columns = plane.shape
+        memory = device.mapped(pitch * rows)
+        memory.array.reshape(rows, pitch)[:, :columns] = plane
+        planes.append(memory.address)
+        if textures:
+            shape = cuda.CUDA_ARRAY_DESCRIPTOR()
+            shape.Width, shape.Height, shape.NumChannels = columns // channels, rows, channels
+            shape.Format = cuda.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
+            _, array = cuda.cuArrayCreate(shape)
+            copy = cuda.CUDA_MEMCPY2D()
+            copy.srcMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_HOST
+            copy.srcHost, copy.srcPitch = memory.array.ctypes.data, pitch
+            copy.dstMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_ARRAY
+            copy.dstArray, copy.WidthInBytes, copy.Height = array, columns, rows
+            assert not cuda.cuMemcpy2D(copy)[0]
+            device.own(array, lambda array=array: cuda.cuArrayDestroy(array))
+            planes[-1] = int(array)
+    kind = 0 if textures else 1
+    return EglFrame((ctypes.c_void_p * 3)(*planes), 64, 36, 1, 256, 2, 1, kind)
+
+
+@pytest.mark.parametrize("textures", [False, True], ids=["pitch", "block-linear"])
+@emulated
+def test_a_jetson_s_frames_are_read_where_the_camera_wrote_them(
+    driver, built_engine, tmp_path, textures
+):
+    """Camera's pool, NvBufSurface, EGL image, kernel, network: registered once, nothing copied."""
+    from tests.nvbufsurface.standin import StandIn, compile_library
+    from tests.run.test_nvmm import Camera
+
+    standin = StandIn(nvbufsurface.A, compile_library(nvbufsurface.A, Path(tmp_path)))
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        surfaces = [noise("NV12", 64, 36, Colour("bt601"), seed=seed) for seed in range(3)]
+        camera, place = Camera(standin, 3), on_gpu.place()
+        keep = []
+        with on_gpu.device as device:
+            for held, surface in zip(camera.surfaces, surfaces, strict=True):
+                frame = nvmm_picture(device, surface, textures)
+                held.surfaceList[0].mappedAddr.eglImage = ctypes.addressof(frame)
+                keep.append(frame)
+        before = driver.calls("cuMemHostAlloc")
+        with camera, NvmmReader(on_gpu.device.egl, standin.library()) as reader:
+            seen = []
+            for number in range(60):
+                sample = camera()
+                frame = frame_from_sample(
+                    sample, source="csi://0", number=number, captured=0.0, device=reader
+                )
+                del sample
+                assert frame.path == ("nvmm-block-linear" if textures else "nvmm-pitch")
+                place.put(frame)
+                on_gpu.start([place])
+                seen.append(on_gpu.finish())
+                del frame
+        place.put(frame_of(surfaces[0]))  # lets go of the last one
+        assert driver.calls("cuGraphicsEGLRegisterImage") <= 4
+        expected = {on_the_cpu(on_cpu, [surface]).tobytes() for surface in surfaces}
+        assert {logits.tobytes() for logits in seen} == expected
+        assert driver.calls("cuMemHostAlloc") <= before + 2  # that of the last line
 
 
 PLANTED = {

@@ -46,6 +46,7 @@ static const Member members[] = {
 extern "C" const Member* picture_layout() { return members; }
 
 extern "C" void* make_texture(const void* memory, int pitch, int channels, int width, int height) {
-  return new Texture{(const unsigned char*)memory, pitch, channels, width, height};
+  return new standin_texture{(const unsigned char*)memory, (unsigned long long)width,
+                             (unsigned long long)height, (unsigned long long)pitch,
+                             (unsigned)channels, 1};
 }
-extern "C" void free_texture(void* texture) { delete (Texture*)texture; }

@@ -4,6 +4,8 @@
 // so that ThreadSanitizer sees what a missing one would do. Shared memory is allocated anew for each
 // block, poisoned, and exactly as large as was asked for, so that AddressSanitizer sees its ends.
 #pragma once
+#include "../../cuda_driver/standin.h"
+
 #include <algorithm>
 #include <barrier>
 #include <cstdlib>
@@ -35,19 +37,14 @@ struct uchar4 {
   unsigned char x, y, z, w;
 };
 
-// A texture object of the shim: pitch-linear memory with up to four channels.
-struct Texture {
-  const unsigned char* memory;
-  int pitch, channels, width, height;
-};
-
+// A texture object is the stand-in driver's: rows of an array of up to four 8-bit channels.
 template <typename T>
 static inline T tex2D(unsigned long long object, float x, float y) {
-  const Texture& t = *reinterpret_cast<const Texture*>(object);
+  const standin_texture& t = *reinterpret_cast<const standin_texture*>(object);
   // Clamped like the hardware's; an index outside is then a wrong byte, which the tests compare.
-  int column = min(max(int(x), 0), t.width - 1), row = min(max(int(y), 0), t.height - 1);
+  int column = min(max(int(x), 0), int(t.width) - 1), row = min(max(int(y), 0), int(t.height) - 1);
   unsigned char v[4] = {0, 0, 0, 255};
-  std::memcpy(v, t.memory + size_t(row) * t.pitch + size_t(column) * t.channels, t.channels);
+  std::memcpy(v, t.rows + size_t(row) * t.pitch + size_t(column) * t.channels, t.channels);
   return {v[0], v[1], v[2], v[3]};
 }
 
