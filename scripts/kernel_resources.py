@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/kernel_resources.py > docs/measurements/kernel.json
 
-NVRTC asks ptxas (-Xptxas -v) for every compute capability that vit-edge is meant for. No GPU needed.
+NVRTC asks ptxas (-Xptxas -v) for each compute capability that is meant; no GPU is needed.
 """
 
 from __future__ import annotations

@@ -60,6 +60,41 @@ GOLDEN = {
 }
 
 
+ON_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
+GPU_GOLDEN = {
+    ("csi://1", "jetson"): f"nvarguscamerasrc sensor-id=1 ! {CSI} ! "
+    f"{NEWEST} ! {ON_GPU} ! {NEWEST_SINK}",
+    ("rtsp://u:p@h/s", "jetson"): f"{RTSP} ! application/x-rtp,media=video ! parsebin ! "
+    f"nvv4l2decoder ! {NEWEST} ! {ON_GPU} ! {NEWEST_SINK}",
+    # No element of a test pattern or of a PC makes NVMM memory: the frames are copied once.
+    ("test://ball", "jetson"): "videotestsrc pattern=ball is-live=true ! "
+    f"video/x-raw,width=640,height=480,framerate=30/1 ! {NEWEST} ! {PICTURE} ! {NEWEST_SINK}",
+    ("file:///a.mp4", "pc"): f"uridecodebin uri=file:///a.mp4 ! {EVERY} ! {PICTURE} ! {EVERY_SINK}",
+}
+
+
+@pytest.mark.parametrize(("uri", "platform"), GPU_GOLDEN)
+def test_for_a_gpu_pictures_stay_where_it_reads_them(uri: str, platform: str) -> None:
+    text = pipeline(uri, platform=platform, realtime=False, gpu=True)
+    assert text == GPU_GOLDEN[uri, platform]
+
+
+@pytest.mark.parametrize("memory", ["", "(memory:NVMM)", "(memory:CUDAMemory)"])
+def test_a_pipeline_of_the_users_own_may_end_in_any_memory(memory: str) -> None:
+    """Nothing is converted on the way, so that the picture need not leave the GPU."""
+    text = pipeline("gst:fakesrc", platform="pc", realtime=False, gpu=True)
+    assert "videoconvert" not in text
+    gst = gstreamer()
+    (caps,) = re.findall(r'caps="([^"]+)"', text)
+    assert gst.Caps.from_string(caps).can_intersect(
+        gst.Caps.from_string(f"video/x-raw{memory},format=NV12,width=8,height=8,framerate=30/1")
+    )
+    assert not gst.Caps.from_string(caps).can_intersect(
+        gst.Caps.from_string(f"video/x-raw{memory},format=P010_10LE,width=8,height=8")
+    )
+    gst.parse_launch(text)
+
+
 @pytest.mark.parametrize(("uri", "platform", "realtime"), GOLDEN)
 def test_golden(uri: str, platform: str, realtime: bool) -> None:
     text = pipeline(uri, platform=platform, realtime=realtime)
