@@ -8,6 +8,8 @@ is transformers' PIL backend (`image_processing_backends.PilBackend`) and the cl
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edge.errors import CheckpointError
@@ -116,14 +118,21 @@ def from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Prepr
     Raises `CheckpointError` for a processor, key or value that is not understood, and when
     the processor makes pictures of another size than the model takes.
     """
-    try:
+    with _reading("preprocessor_config.json"):
         return _from_processor(config, image_size)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Name the file in which something odd was found."""
+    try:
+        yield
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"preprocessor_config.json has {reason}", "correct it, or download it again"
+            f"{where} has {reason}", "correct it, or download it again"
         ) from error
 
 
@@ -266,15 +275,8 @@ def from_timm(config: dict[str, Any]) -> Preprocess:
     The keys are those that `timm.data.resolve_data_config` reads; all else is about the weights.
     Raises `CheckpointError` for a value that is not understood.
     """
-    try:
+    with _reading("pretrained_cfg in config.json"):
         return _from_timm(config)
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"pretrained_cfg in config.json has {reason}", "correct it, or download it again"
-        ) from error
 
 
 def _from_timm(config: dict[str, Any]) -> Preprocess:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ class CpuPath:
     """Prepares on the threads that bring frames, infers on the one that finishes batches."""
 
     depth = 1  # nothing is gained by a second batch: the CPU is busy with the first
+    stages_ms: ClassVar[dict[str, float]] = {}  # what the loop measures is all there is
 
     def __init__(
         self,

@@ -151,6 +151,11 @@ class Engine:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         return self._frames().finish()
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds within the batch finished last, by stage; on a GPU its own events' time."""
+        return self._frames().stages_ms
+
     def _frames(self) -> CpuPath | GpuPath:
         """The way of frames; on a GPU it takes memory, so that it is made when one comes."""
         if self._path is None:

@@ -94,12 +94,13 @@ class _Lane:
         self._device, self._preprocess, self._say = device, preprocess, say
         with device:
             self._stream = device.new_stream()
-            self._done = device.event()
+            self._began, self._done = device.event(timing=True), device.event(timing=True)
             self._run = runner.execution(self._stream)
             self._records, self._address = preprocess.records(self._run.batch)
         self._graphs: dict[tuple[int, int], Graph | None] = {}
         self._seen: set[tuple[int, int]] = set()
         self._count = 0
+        self.ms = 0.0  # that the GPU took for the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
         surfaces = [place.surface for place in places]
@@ -110,6 +111,7 @@ class _Lane:
         self._count = len(places)
         with self._device:
             graph = self._graph((self._count, shared))
+            self._began.record(self._stream)
             if graph is None:
                 self._enqueue(self._count, shared)
             else:
@@ -119,6 +121,7 @@ class _Lane:
     def finish(self) -> Tensor:
         with self._device:
             self._done.wait()
+            self.ms = self._done.ms_since(self._began)
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
 
@@ -143,7 +146,10 @@ class _Lane:
 
 
 class GpuPath:
-    """Starts batches on one lane while the other works. Belongs to one thread, but for places."""
+    """Starts batches on one lane while the other works. Belongs to one thread, but for places.
+
+    stages_ms  of the batch finished last: what the GPU took, from the frames to the logits
+    """
 
     def __init__(
         self, runner: TensorRT, spec: Preprocess, say: Callable[[str], None], depth: int = 2
@@ -155,6 +161,7 @@ class GpuPath:
         say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other
         self._lanes = deque(_Lane(self._device, runner, preprocess, say) for _ in range(depth))
         self._busy: deque[_Lane] = deque()
+        self.stages_ms: dict[str, float] = {}
 
     def place(self) -> GpuPlace:
         """Room for one frame; any number may be made."""
@@ -170,4 +177,6 @@ class GpuPath:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         lane = self._busy.popleft()
         self._lanes.append(lane)
-        return lane.finish()
+        logits = lane.finish()
+        self.stages_ms = {"gpu": lane.ms}
+        return logits

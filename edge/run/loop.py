@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -66,6 +66,10 @@ class Engine(Protocol):
     def finish(self) -> Tensor:
         """Wait for the oldest batch that was started: logits float32 [N, classes]."""
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds within the batch finished last, by stage; may be empty."""
+
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
 
@@ -108,9 +112,9 @@ def run(
     stop = stop or threading.Event()
     bell = threading.Condition()
     readers = [_Reader(source, engine, bell, clock) for source in sources]
-    total, infer = Tally(), Histogram()
+    total, stages = Tally(), defaultdict[str, Histogram](Histogram)
     with ExitStack() as stack:
-        stack.callback(lambda: ended(_summary(engine, readers, total, infer)))
+        stack.callback(lambda: ended(_summary(engine, readers, total, stages)))
         for sink in sinks:
             stack.callback(sink.close)
         stack.callback(_halt, readers, bell)  # runs first: then nothing comes to the sinks any more
@@ -129,7 +133,9 @@ def run(
                 break
             reader, work, began = flying.popleft()
             logits = engine.finish()
-            infer.add((clock() - began) * 1e3)
+            stages["infer"].add((clock() - began) * 1e3)
+            for stage, took in engine.stages_ms.items():
+                stages[stage].add(took)
             prediction = engine.predict(logits[0])
             ready = clock()
             reader.release(work.place)
@@ -142,7 +148,7 @@ def run(
                     sink.write(result)
             except BrokenPipeError:
                 break
-    return _summary(engine, readers, total, infer)
+    return _summary(engine, readers, total, stages)
 
 
 @dataclass(frozen=True)
@@ -255,8 +261,10 @@ def _halt(readers: list[_Reader], bell: threading.Condition) -> None:
             reader.join(_JOIN)
 
 
-def _summary(engine: Engine, readers: list[_Reader], total: Tally, infer: Histogram) -> Summary:
-    preprocess = Histogram()
+def _summary(
+    engine: Engine, readers: list[_Reader], total: Tally, stages: dict[str, Histogram]
+) -> Summary:
+    preprocess, measured = Histogram(), {"infer": Histogram(), **stages}
     sources: dict[str, dict[str, Any]] = {}
     for reader in readers:
         preprocess.merge(reader.preprocess)
@@ -271,7 +279,10 @@ def _summary(engine: Engine, readers: list[_Reader], total: Tally, infer: Histog
         frame_path=engine.frame_path,
         dropped=sum(numbers["dropped"] for numbers in sources.values()),
         reconnects=0,
-        stages_ms={"preprocess": preprocess.percentiles(), "infer": infer.percentiles()},
+        stages_ms={
+            name: histogram.percentiles()
+            for name, histogram in {"preprocess": preprocess, **measured}.items()
+        },
         sources=sources,
         **total.numbers(),
     )

@@ -115,7 +115,7 @@ class NumberReader:
         self._path = CpuPath(
             lambda *given: self.preprocess(*given), lambda batch: self.infer(batch), (3, 2, 2)
         )
-        self.depth = self._path.depth
+        self.depth, self.stages_ms = self._path.depth, self._path.stages_ms
         self.place, self.start, self.finish = self._path.place, self._path.start, self._path.finish
 
     def preprocess(self, picture: Surface, out: np.ndarray) -> None:

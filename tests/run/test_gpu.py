@@ -227,6 +227,7 @@ def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, nu
             sink = List()
             summary = loop.run(engine, [Source(numbered)], [sink])
             assert (summary.frames, summary.dropped) == (45, 0)
+            assert ("gpu" in summary.stages_ms) == (engine is on_gpu)
             results.append(
                 [(r.frame.number, r.prediction.probabilities.tolist()) for r in sink.results]
             )
