@@ -18,6 +18,7 @@ from edge.options import Backend, BackendOption, EngineArgument, OutOption, Thre
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
+    from edge.run.frames import Frame
 
 __all__ = ["app"]
 
@@ -57,12 +58,17 @@ def run(
             write_bytes(summary, f"{text}\n".encode())
         console.say(report.summary(json.loads(text)))
 
+    def first(frame: Frame) -> None:
+        layout = frame.surface.layout
+        shape = f"{layout.width}x{layout.height} {layout.format}"
+        console.say(f"{frame.source}: {shape} in {frame.path} memory")
+
     with _open(engine, backend, threads) as model:
         sources = [
             Source(uri, realtime=realtime, gpu=GpuReader(model.device) if model.device else None)
             for uri in source
         ]
-        loop.run(model, sources, outputs, frames=frames, stop=stop, ended=ended)
+        loop.run(model, sources, outputs, frames=frames, stop=stop, first=first, ended=ended)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edge import __version__, nvidia
 from edge.errors import EdgeError, mend, require
 from edge.gst import gstreamer
+from edge.kernels import compiler
 from edge.run import gstcuda
 from edge.run.nvbufsurface import NvBufSurface
 
@@ -97,10 +98,10 @@ def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
     for name, (what, probes) in needs.items():
         detail = ""
         if gpu is None:
-            detail = "there is no NVIDIA GPU"
+            detail = "there is no NVIDIA GPU, see above"
         else:
             try:
-                for probe in (lambda: require("pycuda.driver"), *probes):
+                for probe in (lambda: require("pycuda.driver"), compiler, *probes):
                     probe()
             except EdgeError as error:
                 detail = str(error)

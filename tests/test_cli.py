@@ -354,6 +354,7 @@ def test_run_stops_on_ctrl_c_with_a_summary(built_engine, tmp_path):
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 0, stderr
     assert "frames" in stderr and "fps" in stderr
+    assert "test://ball: 640x480" in stderr and "in system memory" in stderr
     assert set(first[0]) == {"source", "frame", "pts", "top", "age_ms", "latency_ms"}
     measured = json.loads(summary.read_text())
     assert measured["frames"] >= 5

@@ -64,7 +64,7 @@ def test_each_frame_path_says_what_it_lacks(monkeypatch):
     assert checks["frame path system"].works
     for name in ("pinned", "cuda", "nvmm"):
         check = checks[f"frame path {name}"]
-        assert (check.works, check.detail) == (False, "there is no NVIDIA GPU")
+        assert (check.works, check.detail) == (False, "there is no NVIDIA GPU, see above")
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
     real = doctor.require
     monkeypatch.setattr(doctor, "require", lambda name: None if "pycuda" in name else real(name))

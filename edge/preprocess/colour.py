@@ -87,14 +87,17 @@ def _yuv(surface: Surface, out: Pixels) -> None:
     samples = chroma[0].shape[1]
     acc = np.empty((_BAND, width), np.int32)
     term = np.empty_like(acc)
-    wide = np.empty((2, _BAND, 2 * samples), np.int32)
+    wide = np.empty((2, _BAND, form.across * samples), np.int32)
     for top in range(0, height, _BAND):
         rows = slice(top, min(top + _BAND, height))
         count = rows.stop - top
         near, after, f = (part[rows] for part in down)
         for plane, full in zip(chroma, wide, strict=True):
             blended = plane[near] * (4 - f)[:, None] + plane[after] * f[:, None]
-            _across(blended, colour.cosited_across, full[:count])
+            if form.across == 1:
+                np.multiply(blended, 4, out=full[:count])
+            else:
+                _across(blended, colour.cosited_across, full[:count])
         u, v = wide[0, :count, :width], wide[1, :count, :width]
         for channel, (y_weight, u_weight, v_weight, offset) in enumerate(weights.tolist()):
             total, part = acc[:count], term[:count]

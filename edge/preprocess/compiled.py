@@ -46,7 +46,7 @@ class Workspace:
             self._cosited = colour.cosited_across
             self._down = chroma_siting(layout.height, form.down, colour.cosited_down)
             samples = -(-layout.width // form.across)
-            self._chroma = np.empty((2, samples), np.int32)
+            self._chroma = np.empty((3, samples), np.int32)  # U, V, and the row after either
             width = samples * form.across  # a pixel more than an odd row has
             self._full = np.zeros((3, width), np.int32)
             self._row = np.empty((3, width), np.uint8)
@@ -160,8 +160,12 @@ def _unpack(plane, start, step, out):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _across(samples, cosited, out):  # type: ignore[no-untyped-def]
-    """Chroma in 1/4 levels -> in 1/16 at every pixel of a row, two for each sample."""
+    """Chroma in 1/4 levels -> in 1/16 at every pixel of a row, one or two for each sample."""
     n = samples.shape[0]
+    if out.shape[0] == n:  # a sample for each pixel
+        for j in range(n):
+            out[j] = 4 * samples[j]
+        return
     if cosited:
         for j in range(n - 1):
             out[2 * j] = 4 * samples[j]
@@ -183,7 +187,7 @@ def _yuv_rows(  # type: ignore[no-untyped-def]
     near_y, next_y, f_y = down
     columns = full.shape[1]
     luma, u_full, v_full = full[0], full[1], full[2]
-    after = np.empty_like(chroma[0])
+    after = chroma[2]
     for row in needed:
         r = top + row
         _unpack(planes[0], r * pitches[0] + starts[0], steps[0], luma[:pixels])

@@ -1,7 +1,7 @@
 """`Preprocess` on the CPU: byte for byte what training saw, from any surface.
 
 The columns are resized first, then the rows, with 8 bits between: so Pillow did from 2016 to its
-version 12.2, with which the published checkpoints were trained. Later ones exchange the two for
+version 12.1, with which the published checkpoints were trained. Later ones exchange the two for
 some shapes (its pull requests 9524 and 9549), which moves single levels; two calls of one axis each
 do not let them.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edge.errors import ImageError
+from edge.errors import ImageError, StorageError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.resample import NEAREST, taps
 from edge.preprocess.spec import Placement, Preprocess
@@ -66,6 +66,8 @@ def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
 
     Raises `ImageError` for the picture, `StorageError` for the file.
     """
+    if out.suffix != ".npy":
+        raise StorageError(f"{out} is no name of a .npy file", f"write --out {out.stem or 'x'}.npy")
     check_target(out)
     memory = io.BytesIO()
     np.save(memory, Preprocessor(spec)(load_image(image)), allow_pickle=False)

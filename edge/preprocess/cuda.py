@@ -6,16 +6,17 @@ picture's geometry are uploaded when it is first seen; after that nothing is all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda import Device, Stream
+from edge.cuda import Device, Memory, Stream
 from edge.errors import ImageError
 from edge.kernels import kernel_image
 from edge.preprocess.resample import Taps, taps
@@ -40,6 +41,7 @@ BLOCK = (32, 8, 1)
 SHARED = 48 * 1024  # bytes of shared memory that a block may use on every GPU, unasked
 TILE_HEIGHT, TILE_WIDTH = 16, 32  # preprocess.cu; a block makes one
 _ROWS = 16  # source rows at a time, at most
+_KEPT = 32  # sizes of pictures whose tables stay on the GPU
 _KIND = {"rgb": 0, "yuv": 1, "grey": 2}
 
 _AXIS = np.dtype([("first", "u8"), ("count", "u8"), ("weights", "u8")])
@@ -96,6 +98,10 @@ class Geometry:
 
     def pack(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...]]:
         """All tables in one array, int32, and where in it each begins, in bytes."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...]]:
         parts = [
             part.ravel()
             for axis in (self.columns, self.rows)
@@ -187,20 +193,25 @@ class CudaPreprocessor:
     `fill` belongs to one thread; a launch reads what the records say when the GPU comes to it.
     """
 
-    def __init__(self, spec: Preprocess, device: Device, number: str = "float32"):
-        """number: of the tensor, float16 or float32.
+    def __init__(
+        self,
+        spec: Preprocess,
+        device: Device,
+        number: str = "float32",
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        """number: of the tensor, float16 or float32. say: is told when the kernel is compiled.
 
         Raises `BackendError` or `MissingPackage` where the kernel cannot be compiled or loaded.
         """
         self.spec = spec
         self._device = device
-        image = kernel_image(SOURCE, device.compute_capability)
+        image = kernel_image(SOURCE, device.compute_capability, say)
         with device:
             self._kernel = device.load(image).function(KERNELS[number])
         table, outside = tables(spec, number)
         self._table, self._outside = self._upload(table), self._upload(outside)
-        # A camera keeps its size: a handful of geometries is all there ever are.
-        self._geometry = lru_cache(maxsize=None)(self._made)
+        self._kept: OrderedDict[tuple[int, int], tuple[Geometry, Memory]] = OrderedDict()
 
     def records(self, batch: int) -> tuple[npt.NDArray[Any], int]:
         """Room for what `launch` is told of a batch: PICTURE [batch]; and its address."""
@@ -212,7 +223,8 @@ class CudaPreprocessor:
 
         Raises `ImageError` for one that cannot be resized here.
         """
-        made, addresses = self._geometry(surface.layout.width, surface.layout.height)
+        made, memory = self._geometry(surface.layout.width, surface.layout.height)
+        addresses = [memory.address + start for start in made.pack()[1]]
         describe(self.spec, surface, made, addresses, record)
         return made.shared
 
@@ -226,23 +238,29 @@ class CudaPreprocessor:
             grid(self.spec, batch),
             BLOCK,
             shared,
-            *(np.uint64(address) for address in (records, self._table, self._outside, out)),
+            *(np.uint64(int(at)) for at in (records, self._table, self._outside, out)),
             np.int32(self.spec.height),
             np.int32(self.spec.width),
         )
 
-    def _made(self, width: int, height: int) -> tuple[Geometry, tuple[int, ...]]:
-        made = geometry(self.spec, width, height)
-        packed, starts = made.pack()
-        address = self._upload(packed)
-        return made, tuple(address + start for start in starts)
+    def _geometry(self, width: int, height: int) -> tuple[Geometry, Memory]:
+        """The tables for pictures of a size, on the GPU; those used last are kept."""
+        key = (width, height)
+        if key not in self._kept:
+            made = geometry(self.spec, width, height)
+            if len(self._kept) == _KEPT:
+                self._device.synchronize()  # a launch may still read them
+                self._device.free(self._kept.popitem(last=False)[1][1])
+            self._kept[key] = made, self._upload(made.pack()[0])
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
-    def _upload(self, array: npt.NDArray[Any]) -> int:
-        """Copy to the device's memory, now; its address."""
+    def _upload(self, array: npt.NDArray[Any]) -> Memory:
+        """Copy to the device's memory, now."""
         with self._device as device:
             memory, pinned = device.allocate(array.nbytes), device.pinned(array.shape, array.dtype)
             pinned[...] = array
             device.stream.upload(memory, pinned)
             device.stream.wait()
             device.free(pinned)
-        return int(memory)
+        return memory

@@ -142,7 +142,9 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Prep
     unknown = {
         key
         for key, value in config.items()
-        if key not in _UNDERSTOOD | _HARMLESS | _OWN.get(kind, set()) and value not in (None, False)
+        if key not in _UNDERSTOOD | _HARMLESS | _OWN.get(kind, set())
+        and value is not None
+        and value is not False
     }
     if unknown:
         raise CheckpointError(

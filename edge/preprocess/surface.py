@@ -86,6 +86,8 @@ FORMATS: dict[str, Format] = {
     "NV12": Format((Samples(0, 0, 1), Samples(1, 0, 2), Samples(1, 1, 2)), False, 2, 2),
     "NV21": Format((Samples(0, 0, 1), Samples(1, 1, 2), Samples(1, 0, 2)), False, 2, 2),
     "I420": Format((Samples(0, 0, 1), Samples(1, 0, 1), Samples(2, 0, 1)), False, 2, 2),
+    "Y42B": Format((Samples(0, 0, 1), Samples(1, 0, 1), Samples(2, 0, 1)), False, 2, 1),
+    "Y444": Format((Samples(0, 0, 1), Samples(1, 0, 1), Samples(2, 0, 1)), False, 1, 1),
     "YUY2": Format((Samples(0, 0, 2), Samples(0, 1, 4), Samples(0, 3, 4)), False, 2, 1),
     "UYVY": Format((Samples(0, 1, 2), Samples(0, 0, 4), Samples(0, 2, 4)), False, 2, 1),
 }

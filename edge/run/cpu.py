@@ -1,6 +1,6 @@
 """The frame's way on the CPU: each place is a tensor, prepared by the thread that brings the frame.
 
-An engine without a GPU, and a plan where the kernel cannot be compiled, go this way.
+An engine that onnxruntime executes goes this way.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class CpuPlace:
                 "end the pipeline in system memory, or compile a plan: edge compile ENGINE",
             )
         self._prepare(frame.surface, self.tensor[0])
+
+    def clear(self) -> None:
+        """Nothing of the frame is kept."""
 
 
 class CpuPath:

@@ -38,25 +38,28 @@ class GpuPlace:
         self._memory: Mapped | None = None
         self._planes: tuple[npt.NDArray[np.uint8], ...] = ()
         self._copy: DeviceSurface | None = None
-        self._frame: Frame | None = None
+        self._held: Frame | None = None  # one in the GPU's memory, while the GPU may read it
 
     @property
     def surface(self) -> DeviceSurface:
         """What the kernel reads."""
-        assert self._frame is not None
-        if isinstance(self._frame.surface, DeviceSurface):
-            return self._frame.surface
+        if self._held is not None and isinstance(self._held.surface, DeviceSurface):
+            return self._held.surface
         assert self._copy is not None
         return self._copy
 
     def put(self, frame: Frame) -> None:
-        """Hold a frame until the next one; one in system memory is copied, once."""
+        """Hold a frame in the GPU's memory until `clear`; one in system memory is copied, once."""
+        self._held = frame if isinstance(frame.surface, DeviceSurface) else None
         if isinstance(frame.surface, Surface):
             if frame.surface.layout != self._layout:
                 self._allocate(frame.surface)
             for target, source in zip(self._planes, frame.surface.planes, strict=True):
                 np.copyto(target, source)
-        self._frame = frame
+
+    def clear(self) -> None:
+        """Let go of the frame, when the batch that read it is finished."""
+        self._held = None
 
     def _allocate(self, surface: Surface) -> None:
         """Memory for pictures of this layout; rows are as long as they need be."""
@@ -97,23 +100,25 @@ class _Lane:
             self._began, self._done = device.event(timing=True), device.event(timing=True)
             self._run = runner.execution(self._stream)
             self._records, self._address = preprocess.records(self._run.batch)
-        self._graphs: dict[tuple[int, int], Graph | None] = {}
-        self._seen: set[tuple[int, int]] = set()
-        self._count = 0
+        self._graph: Graph | None = None
+        self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
+        self._count = self._shared = 0
+        self._tried = False  # to make a graph of such batches
         self.ms = 0.0  # that the GPU took for the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
         surfaces = [place.surface for place in places]
-        shared = max(
+        needed = max(
             self._preprocess.fill(record, surface)
             for record, surface in zip(self._records, surfaces, strict=False)
         )
-        self._count = len(places)
+        # It only grows, so that cameras of several sizes share one graph.
+        self._count, self._shared = len(places), max(needed, self._shared)
         with self._device:
-            graph = self._graph((self._count, shared))
+            graph = self._replayed()
             self._began.record(self._stream)
             if graph is None:
-                self._enqueue(self._count, shared)
+                self._enqueue()
             else:
                 graph.launch(self._stream)
             self._done.record(self._stream)
@@ -125,24 +130,32 @@ class _Lane:
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
 
-    def _enqueue(self, count: int, shared: int) -> None:
-        self._preprocess.launch(self._stream, self._address, count, shared, self._run.input)
+    def _enqueue(self) -> None:
+        address, count = self._address, self._count
+        self._preprocess.launch(self._stream, address, count, self._shared, self._run.input)
         self._run.enqueue(count)
 
-    def _graph(self, key: tuple[int, int]) -> Graph | None:
-        """The graph of such batches. The first runs without: TensorRT must have run once."""
-        if key not in self._seen:
-            self._seen.add(key)
-            return None
-        if key not in self._graphs:
-            self._graphs[key] = None
+    def _replayed(self) -> Graph | None:
+        """The graph of batches like this one, made at the second in a row.
+
+        TensorRT must have run once with a shape before its work is captured, and a graph is good
+        for as long as the context keeps that shape: another batch ends it.
+        """
+        batch = self._count, self._shared
+        if batch != self._batch:
+            self._batch, self._tried = batch, False
+            if self._graph is not None:
+                self._device.free(self._graph)
+                self._graph = None
+        elif not self._tried:
+            self._tried = True
             try:
                 with self._stream.capture() as graph:
-                    self._enqueue(*key)
-                self._graphs[key] = graph
+                    self._enqueue()
+                self._graph = graph
             except NoCapture as reason:
                 self._say(f"each batch is enqueued anew, without a CUDA graph: {reason}")
-        return self._graphs[key]
+        return self._graph
 
 
 class GpuPath:
@@ -157,7 +170,7 @@ class GpuPath:
         """say: is told, once, of what is slower than it could be."""
         self.depth = depth
         self._device = runner.device
-        preprocess = CudaPreprocessor(spec, self._device)
+        preprocess = CudaPreprocessor(spec, self._device, say=say)
         say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other
         self._lanes = deque(_Lane(self._device, runner, preprocess, say) for _ in range(depth))
         self._busy: deque[_Lane] = deque()

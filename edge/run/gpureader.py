@@ -20,10 +20,11 @@ class GpuReader:
         self._device = device
         self._nvmm: NvmmReader | None = None
         self._cuda: gstcuda.CudaReader | None = None
+        self._sharer: gstcuda.ContextSharer | None = None
 
     def share_context(self, pipeline: Any) -> None:
         """Have the pipeline's CUDA elements work in this device's context. Before it starts."""
-        gstcuda.share_context(pipeline, self._device.handle, 0)
+        self._sharer = gstcuda.share_context(pipeline, self._device.handle, 0)
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
         """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
@@ -31,6 +32,8 @@ class GpuReader:
             if self._nvmm is None:
                 self._nvmm = NvmmReader(self._device.egl)
             return self._nvmm.surface(sample)
+        if self._sharer is not None and self._sharer.error is not None:
+            raise self._sharer.error
         if self._cuda is None:
             self._cuda = gstcuda.CudaReader(self._device.synchronize)
         return self._cuda.surface(sample)

@@ -17,7 +17,7 @@ from edge.run.colour import layout_of
 from edge.run.frames import FramePath
 from edge.run.mapping import READ, Mapped, planes_of
 
-__all__ = ["CudaReader", "gst_cuda", "share_context"]
+__all__ = ["ContextSharer", "CudaReader", "gst_cuda", "share_context"]
 
 _MAP_CUDA = 0x20000  # GST_MAP_CUDA
 _CONTEXT = "gst.cuda.context"  # GST_CUDA_CONTEXT_TYPE
@@ -63,16 +63,40 @@ class CudaReader:
         return surface, "cuda", mapped
 
 
-def share_context(pipeline: Any, context_handle: int, device: int) -> None:
+def share_context(pipeline: Any, context_handle: int, device: int) -> ContextSharer:
     """Give the elements of a pipeline this CUcontext when they ask for one: before it starts.
 
-    The context must outlive the pipeline. Raises SourceError where GStreamer finds no CUDA.
+    The context must outlive the pipeline. What went wrong is in `error` of what this gives.
     """
-    shared = _SharedContext(context_handle, device)
+    sharer = ContextSharer(context_handle, device)
     bus = pipeline.get_bus()
     # In the thread that asks: it goes on without an answer as soon as the message is posted.
     bus.enable_sync_message_emission()
-    bus.connect("sync-message::need-context", shared.answer)
+    bus.connect("sync-message::need-context", sharer.answer)
+    return sharer
+
+
+class ContextSharer:
+    """Answers elements that ask for a CUDA context; GstCuda is needed only once one does.
+
+    error  why an element was not answered, and works in a context whose memory is unknown here
+    """
+
+    def __init__(self, handle: int, device: int) -> None:
+        self._handle, self._device = handle, device
+        self._shared: _SharedContext | None = None
+        self.error: SourceError | None = None
+
+    def answer(self, _bus: Any, message: Any) -> None:
+        known, kind = message.parse_context_type()
+        if not known or kind != _CONTEXT or self.error is not None:
+            return
+        try:
+            self._shared = self._shared or _SharedContext(self._handle, self._device)
+        except SourceError as error:
+            self.error = error
+        else:
+            self._shared.give(message.src)
 
 
 class _SharedContext:
@@ -90,11 +114,9 @@ class _SharedContext:
         )
         library.gst_object_unref(wrapped)  # the GstContext has it now
 
-    def answer(self, _bus: Any, message: Any) -> None:
-        known, kind = message.parse_context_type()
-        if known and kind == _CONTEXT:
-            # hash() of a PyGObject object is the pointer it wraps: here, the GstElement*.
-            gst_cuda().gst_element_set_context(hash(message.src), self._context)
+    def give(self, element: Any) -> None:
+        # hash() of a PyGObject object is the pointer it wraps: here, the GstElement*.
+        gst_cuda().gst_element_set_context(hash(element), self._context)
 
     def __del__(self) -> None:
         if hasattr(self, "_context"):

@@ -15,13 +15,14 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.errors import EdgeError
 from edge.run.frames import Frame
 from edge.run.sinks import Prediction, Result, Sink
 from edge.run.summary import Histogram, Summary, Tally
@@ -41,7 +42,10 @@ class Place(Protocol):
     """Room for one frame, between the reader that fills it and the engine."""
 
     def put(self, frame: Frame) -> None:
-        """Preprocess the frame, or make it ready for the GPU; it stays alive until it is done."""
+        """Preprocess the frame, or make it ready for the GPU and keep it until `clear`."""
+
+    def clear(self) -> None:
+        """Let go of the frame: its buffer goes back to the camera's few."""
 
 
 class Engine(Protocol):
@@ -99,14 +103,15 @@ def run(
     *,
     frames: int | None = None,
     stop: threading.Event | None = None,
+    first: Callable[[Frame], None] = lambda _: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Open the sources, label their frames until they end, and close sources and sinks.
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
-    signal handler. ended: is told what was measured, however the run ends. clock: seconds, on the
-    scale of `Frame.captured`.
+    signal handler. first: is told the first frame of each source. ended: is told what was
+    measured, however the run ends. clock: seconds, on the scale of `Frame.captured`.
     Whatever a source, the engine or a sink raises is raised here as it is, after all is closed.
     """
     stop = stop or threading.Event()
@@ -122,6 +127,8 @@ def run(
             reader.start()
         turns = deque(readers)
         flying: deque[tuple[_Reader, _Work, float]] = deque()
+        # Before anything else ends: the GPU may still read their frames.
+        stack.callback(_drain, engine, flying)
         while frames is None or total.frames < frames:
             while len(flying) < engine.depth and total.frames + len(flying) != frames:
                 turn = _next(turns, bell, stop, wait=not flying)
@@ -133,6 +140,8 @@ def run(
                 break
             reader, work, began = flying.popleft()
             logits = engine.finish()
+            if not reader.tally.frames:
+                first(work.frame)
             stages["infer"].add((clock() - began) * 1e3)
             for stage, took in engine.stages_ms.items():
                 stages[stage].add(took)
@@ -148,6 +157,7 @@ def run(
                     sink.write(result)
             except BrokenPipeError:
                 break
+            del work, result  # with them goes the frame, while the next is waited for
     return _summary(engine, readers, total, stages)
 
 
@@ -194,6 +204,7 @@ class _Reader(threading.Thread):
                     place.put(frame)
                     self.preprocess.add((self._clock() - taken) * 1e3)
                     self._put(_Work(frame, place, taken))
+                    del frame  # or it would be held while the next is read
         except BaseException as error:  # raised again, as it is, in the thread that called run()
             self.error = error
         finally:
@@ -211,7 +222,7 @@ class _Reader(threading.Thread):
     def _put(self, work: _Work) -> None:
         with self._bell:
             if self.source.live and self.ready:
-                self._free.append(self.ready.popleft().place)
+                self._give_back(self.ready.popleft().place)
                 self.replaced += 1
             self.ready.append(work)
             self._bell.notify_all()
@@ -219,8 +230,12 @@ class _Reader(threading.Thread):
     def release(self, place: Place) -> None:
         """Give back the place of a frame that is done."""
         with self._bell:
-            self._free.append(place)
+            self._give_back(place)
             self._bell.notify_all()
+
+    def _give_back(self, place: Place) -> None:
+        place.clear()
+        self._free.append(place)
 
     def halt(self) -> None:
         """Make the thread end, wherever it waits."""
@@ -251,6 +266,14 @@ def _next(
                 return None
             bell.wait(_NAP)
     return None
+
+
+def _drain(engine: Engine, flying: deque[Any]) -> None:
+    """Wait for what was started and is not finished; what ended the run is raised already."""
+    while flying:
+        flying.popleft()
+        with suppress(EdgeError):
+            engine.finish()
 
 
 def _halt(readers: list[_Reader], bell: threading.Condition) -> None:

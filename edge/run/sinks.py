@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from edge.errors import StorageError, printable
+from edge.preprocess.surface import DeviceSurface
 from edge.run.frames import Frame
 from edge.storage import check_target, drop_unread, write_bytes
 
@@ -106,6 +107,8 @@ class Preview:
         self._result: Result | None = None
 
     def write(self, result: Result) -> None:
+        if isinstance(result.frame.surface, DeviceSurface):
+            _ = result.frame.pixels  # raises, at the first frame: nothing here brings it back
         # No copy: frames are never written to again, and their memory stays theirs.
         self._result = result
 

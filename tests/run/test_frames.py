@@ -186,7 +186,7 @@ def test_rows_that_overlap() -> None:
         frame_of(sample_of(bytes(24), rgb(4, 2), meta=([0], [11])))
 
 
-@pytest.mark.parametrize("caps", [raw("Y444", 4, 2), "image/jpeg,width=4,height=2"])
+@pytest.mark.parametrize("caps", [raw("NV24", 4, 2), "image/jpeg,width=4,height=2"])
 def test_caps_that_nothing_reads(caps: str) -> None:
     with pytest.raises(SourceError, match=r"nothing here reads; end the pipeline with: .*NV12"):
         frame_of(sample_of(bytes(64), caps))
@@ -194,7 +194,7 @@ def test_caps_that_nothing_reads(caps: str) -> None:
 
 def test_the_mend_for_other_caps_is_one_that_gstreamer_understands() -> None:
     with pytest.raises(SourceError) as raised:
-        frame_of(sample_of(bytes(64), raw("Y444", 4, 2)))
+        frame_of(sample_of(bytes(64), raw("NV24", 4, 2)))
     Gst.parse_launch("videotestsrc ! " + raised.value.mend.partition(": ")[2] + " ! fakesink")
 
 

@@ -83,3 +83,16 @@ def test_a_source_shares_the_context_before_it_starts_and_flushes_before_it_stop
         assert frame is not None and frame.path == "system"  # nothing made it GPU memory
         assert frame.surface.layout.format == "NV12"
     assert recorder.told == ["share in null", "flush in playing"]
+
+
+def test_cuda_memory_of_another_context_is_not_read(
+    reader: GpuReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sharer:
+        error = SourceError("no library", "install it")
+
+    monkeypatch.setattr(gstcuda, "share_context", lambda *_: Sharer)
+    reader.share_context(None)
+    reader.surface(sample("NVMM"))
+    with pytest.raises(SourceError, match="no library"):
+        reader.surface(sample("CUDAMemory"))

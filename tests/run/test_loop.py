@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,79 @@ def test_every_frame_of_a_file_gets_its_own_label(engine: Any, numbered: Path) -
     assert (numbers["frames"], numbers["dropped"]) == (FRAMES, 0)
     assert sink.closed
     assert readers() == []
+
+
+class Flying:
+    """An engine's two batches under way, and the frames that its places hold."""
+
+    def __init__(self, engine: Any):
+        self.path, self.held, self.flying = engine._path, set(), 0
+        self.most = 0
+        engine.depth = 2
+        engine.place, engine.start, engine.finish = self.place, self.start, self.finish
+
+    def place(self) -> Any:
+        place, flying = self.path.place(), self
+
+        class Held:
+            tensor = place.tensor
+
+            def put(self, frame: Frame) -> None:
+                place.put(frame)
+                flying.held.add(id(self))
+                flying.most = max(flying.most, len(flying.held))
+
+            def clear(self) -> None:
+                flying.held.discard(id(self))
+
+        return Held()
+
+    def start(self, places: Any) -> None:
+        self.flying += 1
+        self.path.start(places)
+
+    def finish(self) -> np.ndarray:
+        self.flying -= 1
+        return self.path.finish()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_place_lets_go_of_its_frame_when_it_is_done(engine: Any, fake: Any, live: bool) -> None:
+    """A camera has a few buffers, and makes no more frames while all of them are held."""
+    flying = Flying(engine)
+    run(engine, [fake(40, live=live)], [])
+    assert (flying.held, flying.flying) == (set(), 0)
+    assert flying.most <= 4
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), RuntimeError("full")])
+def test_what_was_started_is_finished_before_anything_is_let_go(
+    engine: Any, fake: Any, error: Exception
+) -> None:
+    """The GPU may still read the frames of batches whose results nobody wants any more."""
+    flying = Flying(engine)
+    source = fake(40)
+    left = []
+    source.stop = lambda: left.append(flying.flying)  # the first thing that ends
+
+    def fail(result: Result) -> None:
+        if result.frame.number == 3:
+            raise error
+
+    with suppress(RuntimeError):
+        run(engine, [source], [List(fail)])
+    assert left == [0]
+
+
+def test_the_first_frame_of_each_source_is_told_once(engine: Any, fake: Any) -> None:
+    told: list[tuple[str, int]] = []
+    run(
+        engine,
+        [fake(3, name="a"), fake(5, name="b")],
+        [],
+        first=lambda frame: told.append((frame.source, frame.number)),
+    )
+    assert sorted(told) == [("a", 0), ("b", 0)]
 
 
 def test_the_next_frame_is_preprocessed_while_the_engine_works(engine: Any, fake: Any) -> None:

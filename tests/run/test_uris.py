@@ -18,7 +18,7 @@ from edge.run.uris import as_uri, authority, check, pipeline, redact
 
 NEWEST = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
 EVERY = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
-FORMATS = "RGB,BGR,RGBA,RGBx,BGRA,BGRx,GRAY8,NV12,NV21,I420,YUY2,UYVY"
+FORMATS = "RGB,BGR,RGBA,RGBx,BGRA,BGRx,GRAY8,NV12,NV21,I420,Y42B,Y444,YUY2,UYVY"
 PICTURE = f"videoconvert ! video/x-raw,format={{{FORMATS}}}"
 SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
 NEWEST_SINK = f"{SINK} max-buffers=1 drop=true"
