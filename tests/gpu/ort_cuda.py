@@ -15,6 +15,7 @@ import numpy as np
 
 from edge.cuda import Device, Stream
 from edge.errors import BackendError
+from edge.preprocess.spec import Preprocess
 
 
 def available() -> bool:
@@ -96,7 +97,13 @@ class OrtCuda:
             self.device.close()
 
 
-def passport(max_batch: int, input_shape: tuple[int, int, int], classes: int) -> Any:
-    """What a runner asks of a passport, for a graph that has none."""
-    labels = tuple(map(str, range(classes)))
-    return SimpleNamespace(plan=None, max_batch=max_batch, input_shape=input_shape, labels=labels)
+def passport(max_batch: int, spec: Preprocess, classes: int) -> Any:
+    """What an engine and its runner ask of a passport, for a graph that has none."""
+    return SimpleNamespace(
+        name="gpu",
+        plan=None,
+        max_batch=max_batch,
+        input_shape=(3, spec.height, spec.width),
+        preprocess=spec,
+        labels=tuple(map(str, range(classes))),
+    )
