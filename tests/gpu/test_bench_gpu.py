@@ -18,8 +18,8 @@ from tests.run.test_gpu import opened
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import bench_gpu  # noqa: E402
-import gpu_models  # noqa: E402
+import bench_gpu
+import gpu_models
 
 SMALL = (32, 18)
 
