@@ -37,6 +37,11 @@ def say(text: str) -> None:
     print(f"gpu_check: {text}", file=sys.stderr, flush=True)
 
 
+def say_what_failed(done: dict[str, Any]) -> None:
+    if not done["ok"]:
+        say(json.dumps(done))
+
+
 # On a PC with a network.
 
 
@@ -46,16 +51,24 @@ def gather(folder: Path) -> int:
         raise SystemExit(f"error: {folder} is not empty; name a new folder")
     flat = folder / "flat"
     flat.mkdir(parents=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-    pip += ["--dest", str(flat), "--constraint", str(ROOT / "constraints.txt")]
+    download = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    download += ["--dest", str(flat), "--constraint", str(ROOT / "constraints.txt")]
     binary = ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp"]
     for glibc in ("2_28", "2_27", "2_17", "2014"):
         binary += ["--platform", f"manylinux{'' if glibc == '2014' else '_'}{glibc}_x86_64"]
     say("downloading wheels")
     packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS)
-    subprocess.run([*pip, *binary, *packages], check=True)
+    subprocess.run([*download, *binary, *packages], check=True)
     source = ["--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "pycuda"]
-    subprocess.run([*pip, *source], check=True)
+    subprocess.run([*download, *source], check=True)
+    say("building PyCUDA, for a machine without a compiler or Python's headers")
+    try:
+        say_what_failed(make_venv(flat))
+        settings, _ = pycuda_settings(flat)
+        words = ["--no-build-isolation", "--no-deps", "--wheel-dir", flat, "pycuda"]
+        say_what_failed(short(pip(flat, *words, verb="wheel", seconds=900, **settings)))
+    except Missing as missing:
+        say(f"it travels as source alone, for want of {missing}")
     say("making the networks, some minutes")
     models = [sys.executable, str(ROOT / "scripts/gpu_models.py"), str(flat / "models")]
     subprocess.run(models, check=True, cwd=ROOT, stdout=sys.stderr)
@@ -189,13 +202,15 @@ def python_for(wheels: Path) -> Path:
     raise Missing(f"a Python for the wheels' tags, {', '.join(sorted(tags))}, on the PATH")
 
 
-def pip(wheels: Path, *words: object, seconds: int = 300, **environment: str) -> dict[str, Any]:
+def pip(
+    wheels: Path, *words: object, verb: str = "install", seconds: int = 300, **environment: str
+) -> dict[str, Any]:
     """pip from its own wheel, so that neither Python need have it; from the folder alone."""
     found = sorted(wheels.glob("pip-*.whl"))
     if not found:
         raise Missing("pip's wheel in the folder")
-    program = [VENV, found[-1] / "pip", "--disable-pip-version-check", "--no-cache-dir"]
-    offline = ["install", "--no-index", "--find-links", wheels]
+    program = [VENV, found[-1] / "pip", "--disable-pip-version-check", "--no-cache-dir", verb]
+    offline = ["--no-index", "--find-links", wheels]
     return run([*program, *offline, *words], seconds, PIP_CONFIG_FILE=os.devnull, **environment)
 
 
@@ -211,9 +226,11 @@ def make_venv(folder: Path) -> dict[str, Any]:
     made = run([python, "-m", "venv", "--without-pip", WORK / "venv"], 60)
     if not made["ok"]:
         return short(made)
-    installed = {}
-    for name in (*BUILDING, *NEEDED, *WANTED, *RTX):
-        installed[name] = short(pip(wheels, name))
+    packages = (*BUILDING, *NEEDED, *WANTED, *RTX)
+    together = short(pip(wheels, *packages))
+    # One at a time tells what is missing, and installs the rest.
+    alone = [] if together["ok"] else packages
+    installed = {name: short(pip(wheels, name)) for name in alone}
     if any(wheels.glob("onnxruntime_gpu-*.whl")):
         installed["onnxruntime-gpu"] = short(pip(wheels, "--force-reinstall", "onnxruntime-gpu"))
     lacking += [name for name, done in installed.items() if not done["ok"]]
@@ -234,8 +251,26 @@ def toolkit() -> Path | None:
 
 
 def build_pycuda(_: Path) -> dict[str, Any]:
-    """PyCUDA from its source, without CURAND, which vit-edge does not use."""
-    wheels, home, cuda = WORK / "wheels", WORK / "home", toolkit()
+    """PyCUDA from its source; where that cannot be, the wheel that a PC has built."""
+    wheels = WORK / "wheels"
+    try:
+        words = ["--no-build-isolation", "--no-binary", "pycuda", "pycuda"]
+        settings, told = pycuda_settings(wheels)
+        done = {**short(pip(wheels, *words, seconds=540, **settings)), "with": told}
+    except Missing as missing:
+        done = {"ok": False, "missing": str(missing)}
+    if not done["ok"] and any(wheels.glob("pycuda-*.whl")):
+        ready = short(pip(wheels, "--only-binary", "pycuda", "pycuda"))
+        return {**ready, "with": "the wheel that was carried", "from source": done}
+    return done
+
+
+def pycuda_settings(wheels: Path) -> tuple[dict[str, str], str]:
+    """The environment to build PyCUDA in, without CURAND; and where its headers are from.
+
+    Raises `Missing`.
+    """
+    home, cuda = WORK / "home", toolkit()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     if cuda is not None:
@@ -243,32 +278,21 @@ def build_pycuda(_: Path) -> dict[str, Any]:
     else:
         done = pip(wheels, "--no-deps", "--target", home / "cuda", *HEADERS)
         if not done["ok"]:
-            return short(done)
+            raise Missing(f"CUDA's headers: {done['err'][-500:]}")
         include = next((home / "cuda").rglob("cuda.h")).parent
         told = "no CUDA toolkit: headers from PyPI"
     # libcuda is the driver's; to link, an empty one of its name is enough anywhere.
-    linked = run(
-        [
-            "gcc",
-            "-shared",
-            "-Wl,-soname,libcuda.so.1",
-            "-x",
-            "c",
-            os.devnull,
-            "-o",
-            home / "libcuda.so",
-        ],
-        60,
-    )
+    empty = ["-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", os.devnull]
+    linked = run(["gcc", *empty, "-o", home / "libcuda.so"], 60)
     if not linked["ok"]:
-        return short(linked)
+        raise Missing(f"a C compiler: {linked['err'][-500:]}")
+    # PyCUDA's setup.py reads this file from the home folder.
     (home / ".aksetup-defaults.py").write_text(
         f'CUDA_INC_DIR = ["{include}"]\nCUDADRV_LIB_DIR = ["{home}"]\n'
         'CUDA_ENABLE_CURAND = False\nCXXFLAGS = ["-O1", "-g0", "-w"]\n'
     )
-    words = ["--no-build-isolation", "--no-binary", "pycuda", "pycuda"]
-    flags = {"LDFLAGS": "-Wl,--no-as-needed", "HOME": str(home)}
-    return {**short(pip(wheels, *words, seconds=540, **flags)), "with": told}
+    flags = {"LDFLAGS": "-Wl,--no-as-needed", "HOME": str(home), "CC": "gcc", "CXX": "g++"}
+    return flags, told
 
 
 def describe_machine(_: Path) -> dict[str, Any]:
