@@ -82,7 +82,7 @@ test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow -s
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
-	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/test_trt.py
+	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/gpu tests/test_trt.py
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .

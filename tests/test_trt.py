@@ -1,9 +1,6 @@
 """The TensorRT backends on a GPU: `make test-gpu` (EDGE_REQUIRE_GPU=1 makes a missing one fail)."""
 
-import importlib.util
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,31 +10,24 @@ from edge.build.plan import compile_engine
 from edge.errors import BackendError
 from edge.run.engine import Engine
 from tests.conftest import Recorder
+from tests.gpu.support import engine, lacking, need_gpu
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine_folder(request):
-    """A board without torch cannot build one: it takes the demo's, copied from a PC."""
-    if importlib.util.find_spec("torch"):
-        return request.getfixturevalue("built_engine")
-    demo = Path(__file__).parents[1] / "engines/demo-int8"
-    if not demo.is_dir():
-        pytest.fail(f"copy the folder {demo} from the PC on which make demo ran")
-    return demo
+    need_gpu()
+    return engine(request)
 
 
 @pytest.fixture(params=nvidia.BACKENDS)
-def opened(request, engine_folder, tmp_path):
-    if nvidia.gpu() is None or request.param not in nvidia.installed():
-        reason = f"needs an NVIDIA GPU and {request.param}"
+def opened(request, tmp_path):
+    need_gpu()
+    if request.param not in nvidia.installed():
         # One of the two packages is enough, but with none of them nothing would be tested.
-        nothing = nvidia.gpu() is None or not nvidia.installed()
-        if os.environ.get("EDGE_REQUIRE_GPU") == "1" and nothing:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = shutil.copytree(engine_folder, tmp_path / "tiny")
+        lacking(request.param, required=not nvidia.installed())
+    folder = shutil.copytree(request.getfixturevalue("engine_folder"), tmp_path / "tiny")
     compile_engine(folder, request.param, Recorder())
     with (
         Engine.open(folder, backend=request.param) as gpu,

@@ -1,0 +1,324 @@
+"""Measure on a GPU, in rotation in one run: the kernel, the network and both together.
+
+    PYTHONPATH=. python scripts/bench_gpu.py MODELS [--rounds 50] [--frames 10000] [--peers FOLDER]
+
+MODELS: what scripts/gpu_models.py wrote. --peers: a folder of Python packages to find torch,
+torchvision, transformers and cvcuda in, where this environment has none. Prints one JSON object;
+figures are medians, and what was not measured is named with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+import figures  # noqa: E402
+import gpu_models  # noqa: E402
+import gpu_peers  # noqa: E402
+from gpu_peers import Absent  # noqa: E402
+
+from edge import nvidia  # noqa: E402
+from edge.bench import interleave  # noqa: E402
+from edge.build.compile import compile_plan  # noqa: E402
+from edge.cuda import Device  # noqa: E402
+from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
+from edge.preprocess.processors import from_processor  # noqa: E402
+from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
+from edge.run.engine import Engine  # noqa: E402
+from edge.trt import TensorRT  # noqa: E402
+from tests.gpu import frames, ort_cuda  # noqa: E402
+
+SPEC = from_processor(
+    {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)
+)
+FULL_HD = (1920, 1080)
+DISTINCT = 64  # frames, so that one after the other comes from memory and not from the L2 cache
+COPY = 256 << 20
+BATCHES = (1, 2, 4, 8)
+
+
+def median(times: list[float]) -> float:
+    return round(statistics.median(times), 5)
+
+
+def nv12_frames(device: Device, size: tuple[int, int], count: int, mapped: bool) -> list[Any]:
+    """NV12 surfaces of noise, in the GPU's memory or in pinned memory that the GPU reads."""
+    width, height = size
+    layout, rng = Layout("NV12", width, height), np.random.default_rng(0)
+    sizes = [FORMATS["NV12"].plane_size(plane, width, height) for plane in (0, 1)]
+    luma = sizes[0][0] * sizes[0][1]
+    total = luma + sizes[1][0] * sizes[1][1]
+    made = []
+    with device:
+        for _ in range(count):
+            memory = device.mapped(total)
+            memory.array[:] = rng.integers(0, 256, total, np.uint8)
+            address = memory.address
+            if not mapped:
+                there = device.allocate(total)
+                device.stream.upload(there, memory.array)
+                device.stream.wait()
+                device.free(memory)
+                address = int(there)
+            planes, pitches = (address, address + luma), (sizes[0][1], sizes[1][1])
+            made.append(DeviceSurface(layout, planes, pitches))
+    return made
+
+
+def kernel_alone(
+    device: Device, rounds: int, size: tuple[int, int] = FULL_HD, distinct: int = DISTINCT
+) -> dict[str, Any]:
+    """NV12 in the GPU's memory to an FP16 tensor, by events, beside a plain copy and peers."""
+    from cuda.bindings import driver
+
+    width, height = size
+    with device:
+        ready = CudaPreprocessor(SPEC, device, "float16")
+        surfaces = nv12_frames(device, size, distinct, mapped=False)
+        records, address = ready.records(distinct)
+        shared = max(ready.fill(r, s) for r, s in zip(records, surfaces, strict=True))
+        out = device.allocate(distinct * 3 * SPEC.height * SPEC.width * 2)
+        source, target = device.allocate(COPY), device.allocate(COPY)
+        start, end = device.event(timing=True), device.event(timing=True)
+        stream = device.stream
+
+        def timed(call: Callable[[], object], parts: int) -> float:
+            start.record(stream)
+            call()
+            end.record(stream)
+            end.wait()
+            return end.ms_since(start) / parts
+
+        def copy() -> None:
+            (code,) = driver.cuMemcpyDtoDAsync(int(target), int(source), COPY, stream.handle)
+            assert not code, code
+
+        result: dict[str, Any] = {"width": width, "height": height, "rounds": rounds}
+        for batch in (1, 8):
+            # A graph of launches: Python's own time is not between them.
+            with stream.capture() as graph:
+                for first in range(0, distinct, batch):
+                    at = address + first * records.itemsize
+                    tensor = int(out) + first * 3 * SPEC.height * SPEC.width * 2
+                    ready.launch(stream, at, batch, shared, tensor)
+            turns: dict[str, Callable[[], float]] = {
+                "kernel": lambda graph=graph, parts=distinct // batch: timed(
+                    lambda: graph.launch(stream), parts
+                ),
+                "copy": lambda: timed(copy, 1),
+            }
+            absent: dict[str, str] = {}
+            try:
+                peers, by_torch = gpu_peers.preprocessing(size, batch, distinct)
+                for name, call in peers.items():
+                    if isinstance(call, Absent):
+                        absent[name] = str(call)
+                    else:
+                        turns[name] = partial(by_torch, call)
+            except Absent as reason:
+                absent["torch, torchvision, CV-CUDA"] = str(reason)
+            taken: dict[str, list[float]] = {name: [] for name in turns}
+            for number in range(rounds + 3):
+                for name, turn in turns.items():
+                    ms = turn()
+                    if number >= 3:
+                        taken[name].append(ms)
+            bandwidth = 2 * COPY / statistics.median(taken.pop("copy"))  # bytes read and written
+            moved = batch * (width * height * 3 // 2 + 3 * SPEC.height * SPEC.width * 2)
+            result[f"batch {batch}"] = {
+                "ms": {name: median(times) for name, times in taken.items()},
+                "bytes": moved,
+                "copy_gb_per_s": round(bandwidth / 1e6, 1),
+                "share_of_copy_bandwidth": round(
+                    moved / bandwidth / statistics.median(taken["kernel"]), 4
+                ),
+                "absent": absent,
+            }
+    return result
+
+
+def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dict[str, str]]:
+    """The engine of a graph by the first runner that takes it, and what the others said.
+
+    Raises `Absent` when none does.
+    """
+    passport = ort_cuda.passport(max(BATCHES), SPEC, 1000)
+    refused: dict[str, str] = {}
+    for backend in nvidia.BACKENDS:
+        try:
+            if backend not in nvidia.installed():
+                raise Absent("not installed")
+            plan = scratch / f"{path.stem}.plan"
+            shape, most = passport.input_shape, passport.max_batch
+            compiled = compile_plan(
+                path,
+                backend,
+                input_shape=shape,
+                max_batch=most,
+                cache=scratch,
+                progress=lambda *_: None,
+            )
+            plan.write_bytes(compiled.data)
+            return Engine(
+                passport, TensorRT(backend, plan, passport), "bench", said.append
+            ), refused
+        except Exception as error:
+            refused[backend] = str(error)
+    try:
+        if not ort_cuda.available():
+            raise Absent("onnxruntime-gpu is not installed")
+        runner: Any = ort_cuda.OrtCuda(path, passport)
+        engine = Engine(passport, runner, "bench", said.append)
+        frames.stays_the_same(engine, 1, *FULL_HD)
+        return engine, refused
+    except Exception as error:
+        refused["onnxruntime-cuda"] = str(error)
+    raise Absent(json.dumps(refused))
+
+
+def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Callable[[], object]]:
+    """From frames in pinned memory to the five best labels; and the network alone."""
+    device, runner = engine.device, engine._backend
+    assert device is not None
+    places = [engine.place() for _ in range(batch)]
+    for place, surface in zip(places, nv12_frames(device, size, batch, mapped=True), strict=True):
+        place.put(frames.frame(surface))
+
+    def whole() -> None:
+        engine.start(places)
+        for logits in engine.finish():
+            engine.predict(logits).top(5)
+
+    with device:
+        stream = device.new_stream()
+        execution = runner.execution(stream)  # type: ignore[attr-defined]
+        execution.enqueue(batch)
+        stream.wait()
+        try:
+            with stream.capture() as graph:
+                execution.enqueue(batch)
+            replay: Callable[[], object] = lambda: graph.launch(stream)  # noqa: E731
+        except Exception:  # onnxruntime cannot be captured
+            replay = lambda: execution.enqueue(batch)  # noqa: E731
+
+    def alone() -> None:
+        with device:
+            replay()
+            stream.wait()
+
+    return {"frame to top-5": whole, "network alone": alone}
+
+
+def networks(
+    engines: Mapping[str, Engine], rounds: int, size: tuple[int, int] = FULL_HD
+) -> dict[str, Any]:
+    """All engines and torch's, in rotation, for every batch."""
+    result: dict[str, Any] = {}
+    for batch in BATCHES:
+        calls: dict[str, Callable[[], object]] = {}
+        for precision, engine in engines.items():
+            if batch <= engine.passport.max_batch:
+                for name, call in ours(engine, batch, size).items():
+                    calls[f"vit-edge {precision.upper()}, {name}"] = call
+        absent: dict[str, str] = {}
+        try:
+            for name, peer in gpu_peers.networks(batch, size).items():
+                if isinstance(peer, Absent):
+                    absent[name] = str(peer)
+                else:
+                    calls[name] = peer
+        except Absent as reason:
+            absent["torch"] = str(reason)
+        if calls:
+            taken = interleave(calls, rounds)
+            ms = {name: median(times) for name, times in taken.items()}
+            result[f"batch {batch}"] = {"ms": ms, "rounds": rounds, "absent": absent}
+    return result
+
+
+def measure_networks(models: Path, rounds: int, count: int) -> dict[str, Any]:
+    """Every precision that runs here: `count` frames alone, then all of them in rotation."""
+    result: dict[str, Any] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engines: dict[str, Engine] = {}
+        for precision in ("fp16", "int8"):
+            said: list[str] = []
+            path = scratch / f"vit-b16-{precision}.onnx"
+            try:
+                onnx.save(gpu_models.filled(onnx.load(models / path.name)), path)
+                engine, refused = open_engine(path, scratch, said)
+                stack.enter_context(engine)
+                found: dict[str, Any] = {"runner": engine.backend, "refused": refused}
+                found["endurance"] = frames.stays_the_same(engine, count, *FULL_HD)
+                found |= {"graphs": frames.graphs(engine), "said": said}
+                engines[precision] = engine
+            except Exception as error:
+                found = {"failed": str(error), "said": said}
+                traceback.print_exc()
+            result[precision] = found
+        result["side by side"] = attempt(lambda: networks(engines, rounds))
+    return result
+
+
+def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a part found, or why it failed; the other parts go on."""
+    try:
+        return part()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": str(error)}
+
+
+def measure_kernel(rounds: int) -> dict[str, Any]:
+    with closing(Device()) as device:
+        return kernel_alone(device, rounds)
+
+
+def measure(models: Path, rounds: int, count: int) -> dict[str, Any]:
+    gpu = nvidia.gpu()
+    result: dict[str, Any] = {
+        "gpu": gpu.name if gpu else None,
+        "compute_capability": gpu.compute_capability if gpu else None,
+        "machine": figures.machine(),
+        "commit": figures.commit(),
+    }
+    result["kernel"] = attempt(lambda: measure_kernel(rounds))
+    result["networks"] = measure_networks(models, rounds, count)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--peers", type=Path)
+    arguments = parser.parse_args()
+    if arguments.peers:
+        sys.path.append(str(arguments.peers))
+    found = measure(arguments.models, arguments.rounds, arguments.frames)
+    print(json.dumps(found, indent=1))
+    parts = (found["kernel"], *found["networks"].values())
+    return int(any("failed" in part for part in parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Which runner takes a network on this GPU, as JSON: `python scripts/gpu_accepts.py ENGINE`.
+
+TensorRT-RTX names the compute capabilities that it supports; what it says of another one is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from edge import nvidia
+from edge.build.plan import compile_engine
+from edge.run.engine import Engine
+from tests.conftest import Recorder
+from tests.gpu import ort_cuda
+
+
+def accepts(backend: str, engine: Path) -> dict[str, Any]:
+    """Whether `backend` compiles, loads and runs the engine here, and what it says if not."""
+    if backend not in nvidia.installed():
+        return {"installed": False}
+    found: dict[str, Any] = {"installed": True, "accepted": False, "step": "version"}
+    try:
+        found["version"] = nvidia.version(backend)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = shutil.copytree(engine, Path(scratch) / "engine")
+            found["step"] = "compile"
+            compile_engine(folder, backend, Recorder())
+            found["step"] = "load"
+            with Engine.open(folder, backend) as opened:
+                found["step"] = "run"
+                opened.infer(np.zeros((1, *opened.input_shape), np.float32))
+        found["accepted"] = True
+    except Exception as error:
+        found["says"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def main() -> None:
+    gpu = nvidia.gpu()
+    found: dict[str, Any] = {name: accepts(name, Path(sys.argv[1])) for name in nvidia.BACKENDS}
+    found["onnxruntime-cuda"] = {"installed": ort_cuda.available()}
+    found["gpu"] = gpu.name if gpu else None
+    found["compute_capability"] = gpu.compute_capability if gpu else None
+    print(json.dumps(found))
+    sys.exit(
+        0 if any(row.get("accepted") for row in found.values() if isinstance(row, dict)) else 1
+    )
+
+
+if __name__ == "__main__":
+    main()

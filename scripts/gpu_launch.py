@@ -1,0 +1,46 @@
+"""Launch the kernel a few times and compare its bytes: what compute-sanitizer watches.
+
+    PYTHONPATH=. compute-sanitizer --tool memcheck python scripts/gpu_launch.py
+
+Every format by pointers, the block-linear ones by textures too, FP32 and FP16, and a mixed batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from edge.cuda import Device
+from edge.preprocess.surface import FORMATS
+from tests.gpu.kernel import GpuKernel
+from tests.preprocess.pictures import COLOURS, noise
+from tests.preprocess.test_kernel import SPECS, TEXTURES, check
+
+
+def launch_all(kernel: GpuKernel) -> int:
+    """Raises AssertionError for a differing byte; gives the number of pictures."""
+    pictures = 0
+    for name, spec in SPECS.items():
+        for number in ("float32", "float16"):
+            mixed = [
+                noise(form, 40 + 13 * i, 90 - 7 * i, COLOURS[i], padding=i)
+                for i, form in enumerate(FORMATS)
+            ]
+            check(kernel, spec, mixed, number)
+            pictures += len(mixed)
+        for form in TEXTURES if name in ("bilinear", "cropped") else ():
+            check(kernel, spec, [noise(form, 61, 45, padding=3)], textures=True)
+            pictures += 1
+    return pictures
+
+
+def main() -> None:
+    with closing(Device()) as device:
+        print(f"{launch_all(GpuKernel(device))} pictures, no byte differs")
+
+
+if __name__ == "__main__":
+    main()

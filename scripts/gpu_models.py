@@ -1,0 +1,101 @@
+"""The networks that a GPU is checked with, small enough to carry to a machine without a network.
+
+    .venv/bin/python scripts/gpu_models.py FOLDER
+
+writes the tiny engine of the tests, FOLDER/tiny-int8, and a ViT-B/16 with random weights as the
+graphs that a GPU compiles, FOLDER/vit-b16-{fp16,int8}.onnx. Random weights are half a gigabyte and
+do not compress: of each only its mean and deviation are written, and `filled` draws it again.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper, numpy_helper
+
+LARGE = 4096  # elements; what is smaller travels as it is
+IMAGES, MAX_BATCH = 24, 8
+
+
+def emptied(model: ModelProto) -> ModelProto:
+    """The same graph, with two numbers in place of each large array of weights. Changes `model`."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.size > LARGE:
+            real = values.astype(np.float64)
+            tensor.doc_string = f"{real.mean()} {real.std()}"
+            tensor.ClearField("raw_data")
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return model
+
+
+def filled(model: ModelProto) -> ModelProto:
+    """The graph that `emptied` was given, with weights drawn anew, each time the same ones."""
+    rng = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if not tensor.doc_string:
+            continue
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        mean, deviation = map(float, tensor.doc_string.split())
+        values = mean + deviation * rng.standard_normal(tuple(tensor.dims), np.float32)
+        if np.issubdtype(dtype, np.integer):
+            values = np.clip(np.rint(values), -127, 127)
+        tensor.raw_data = values.astype(dtype).tobytes()
+        tensor.doc_string = ""
+    return model
+
+
+def make(folder: Path) -> None:
+    """Build both; needs torch and all else that `edge build` needs."""
+    import torch
+    from PIL import Image
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    from edge.build import graph
+    from edge.build.pipeline import build
+    from edge.build.plan import device_form
+    from edge.build.recipes import Recipe
+    from edge.console import Console
+    from tests.conftest import save_checkpoint
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        (scratch / "images").mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(IMAGES):
+            coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+            picture = coarse.resize((320, 240), Image.Resampling.BICUBIC)
+            picture.save(scratch / f"images/{number:02d}.png")
+        save_checkpoint(scratch / "tiny")
+        common = {"engines": scratch, "gate": False}
+        tiny = str(scratch / "tiny")
+        images = scratch / "images"
+        build(Recipe(tiny, images, name="tiny-int8", max_batch=4, **common), Console())
+        (scratch / "tiny-int8").rename(folder / "tiny-int8")
+
+        torch.manual_seed(0)
+        checkpoint = scratch / "vit-b16"
+        ViTForImageClassification(ViTConfig(num_labels=1000)).save_pretrained(checkpoint)
+        ViTImageProcessorPil().save_pretrained(checkpoint)
+        for precision in ("fp16", "int8"):
+            recipe = Recipe(
+                str(checkpoint),
+                images,
+                precision=precision,
+                name=precision,
+                max_batch=MAX_BATCH,
+                **common,
+            )
+            build(recipe, Console())
+            model = graph.load(scratch / precision / "model.onnx")
+            onnx.save(emptied(device_form(model, precision)), folder / f"vit-b16-{precision}.onnx")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]).absolute())

@@ -1,0 +1,92 @@
+"""Frames to logits on a GPU, by whatever can run the engine there: `make test-gpu`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from edge import nvidia
+from edge.build.plan import compile_engine
+from edge.errors import EdgeError
+from edge.passport import Passport
+from edge.run.engine import Engine
+from tests.conftest import Recorder
+from tests.gpu import frames, ort_cuda
+from tests.gpu.ort_cuda import OrtCuda
+from tests.gpu.support import engine, lacking, need_gpu
+
+pytestmark = pytest.mark.gpu
+
+ERROR = 0.1  # of the largest logit: INT8, and FP16 for the rest
+RUNNERS = (*nvidia.BACKENDS, "onnxruntime-cuda")
+
+
+class Opened(NamedTuple):
+    gpu: Engine
+    cpu: Engine
+    said: list[str]
+    runner: str
+
+
+@pytest.fixture(scope="module")
+def engine_folder(request: pytest.FixtureRequest) -> Path:
+    need_gpu()
+    return engine(request)
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def opened(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Opened]:
+    need_gpu()
+    runner = request.param
+    here = [*nvidia.installed(), *(["onnxruntime-cuda"] if ort_cuda.available() else [])]
+    if runner not in here:
+        lacking(runner if here else f"one of {', '.join(RUNNERS)}", required=not here)
+    source = request.getfixturevalue("engine_folder")
+    folder = shutil.copytree(source, tmp_path_factory.mktemp(runner) / "tiny")
+    said: list[str] = []
+    with Engine.open(folder, "onnxruntime") as cpu:
+        try:
+            if runner == "onnxruntime-cuda":
+                passport = Passport.read(folder)
+                backend = OrtCuda(folder / "model.onnx", passport)
+                gpu = Engine(passport, backend, "test", said.append)  # type: ignore[arg-type]
+            else:
+                compile_engine(folder, runner, Recorder())
+                gpu = Engine.open(folder, runner, say=said.append)
+        except EdgeError as error:
+            pytest.fail(f"{runner} refuses this GPU: {error}", pytrace=False)
+        with gpu:
+            yield Opened(gpu, cpu, said, runner)
+
+
+def test_every_format_and_batch_says_what_the_cpu_says(opened, record_property):
+    worst = frames.says_what_the_cpu_says(opened.gpu, opened.cpu, 4, ERROR)
+    record_property("error_of_largest_logit", worst)
+
+
+def test_two_lanes_keep_order(opened):
+    frames.keeps_order(opened.gpu, opened.cpu, ERROR)
+
+
+def test_ten_thousand_frames_change_nothing(opened, record_property):
+    figures = frames.stays_the_same(opened.gpu, 10_000)
+    for name, value in figures.items():
+        record_property(name, value)
+    assert figures["differing"] == 0
+    assert figures["distinct"] == 5
+    assert figures["device_bytes_grown"] <= frames.SLACK
+    assert figures["host_bytes_grown"] <= 64 << 20
+
+
+def test_batches_are_cuda_graphs(opened):
+    """TensorRT's are; onnxruntime allocates while it runs, and vit-edge says so."""
+    frames.stays_the_same(opened.gpu, 0)
+    if opened.runner == "onnxruntime-cuda":
+        assert any("without a CUDA graph" in text for text in opened.said)
+    else:
+        assert opened.said == []
+        assert frames.graphs(opened.gpu) >= opened.gpu.depth
