@@ -107,7 +107,7 @@ def keeps_order(gpu: Engine, cpu: Engine, error: float) -> None:
 def graphs(gpu: Engine) -> int:
     """CUDA graphs that the lanes have."""
     lanes: Any = gpu._path
-    return sum(graph is not None for lane in lanes._lanes for graph in lane._graphs.values())
+    return sum(lane._graph is not None for lane in lanes._lanes)
 
 
 def _memory(device: Any) -> tuple[int, int]:

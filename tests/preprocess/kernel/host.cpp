@@ -50,3 +50,4 @@ extern "C" void* make_texture(const void* memory, int pitch, int channels, int w
                              (unsigned long long)height, (unsigned long long)pitch,
                              (unsigned)channels, 1};
 }
+extern "C" void free_texture(void* texture) { delete (standin_texture*)texture; }
