@@ -108,7 +108,12 @@ def test_preprocess_writes_what_transformers_makes(
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no")
     fails(edge_command("preprocess", built_engine, bad, "--out", out), "bad.png is not a picture")
-    fails(edge_command("preprocess", built_engine, image, "--out", tmp_path), "is a folder")
+    folder = tmp_path / "folder.npy"
+    folder.mkdir()
+    fails(edge_command("preprocess", built_engine, image, "--out", folder), "is a folder")
+    copied = shutil.copy(image, tmp_path / "a.png")
+    fails(edge_command("preprocess", built_engine, copied, "--out", copied), "a.npy")
+    assert Path(copied).read_bytes() == image.read_bytes()  # the picture is not written over
     fails(edge_command("preprocess", tmp_path, image, "--out", out), "is no engine")
     assert np.load(out).tobytes() == expected.tobytes()  # what was there stays whole
 

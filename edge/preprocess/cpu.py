@@ -45,7 +45,7 @@ def load_image(path: str | PathLike[str]) -> Pixels:
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture", "give a JPEG, PNG, WebP or BMP file") from None
     except IsADirectoryError:
-        raise ImageError(f"{path} is a folder", f"name its pictures: {path}/*") from None
+        raise ImageError(f"{path} is a folder", f"name a picture in it: {path}/...") from None
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist", "check the path") from None
     except Exception as error:  # Pillow raises many kinds, struct.error for damaged EXIF among them
