@@ -79,6 +79,11 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
+    if "could not link gate" in reason:  # nothing is converted for a GPU: see `pipeline`
+        return SourceError(
+            f"the pipeline {name} ends in pictures that the GPU does not read",
+            "end it with: videoconvert ! video/x-raw,format=NV12",
+        )
     return SourceError(
         f"the pipeline {name} fails ({reason})",
         f"try it alone: gst-launch-1.0 -v {alone} ! fakesink",

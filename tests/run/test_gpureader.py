@@ -96,3 +96,10 @@ def test_cuda_memory_of_another_context_is_not_read(
     reader.surface(sample("NVMM"))
     with pytest.raises(SourceError, match="no library"):
         reader.surface(sample("CUDAMemory"))
+
+
+def test_pictures_that_the_gpu_does_not_read_come_with_the_conversion() -> None:
+    recorder: Any = Recorder()
+    source = Source("gst:videotestsrc ! video/x-raw,format=P010_10LE,width=64", gpu=recorder)
+    with pytest.raises(SourceError, match="videoconvert ! video/x-raw,format=NV12"):
+        source.open()
