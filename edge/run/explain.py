@@ -79,7 +79,9 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
-    if "could not link gate" in reason:  # nothing is converted for a GPU: see `pipeline`
+    if (
+        "could not link gate to capsfilter" in reason
+    ):  # nothing is converted for a GPU: see `pipeline`
         return SourceError(
             f"the pipeline {name} ends in pictures that the GPU does not read",
             "end it with: videoconvert ! video/x-raw,format=NV12",
