@@ -212,9 +212,11 @@ class CudaPreprocessor:
         table, outside = tables(spec, number)
         self._table, self._outside = self._upload(table), self._upload(outside)
         self._kept: OrderedDict[tuple[int, int], tuple[Geometry, Memory]] = OrderedDict()
+        self._limit = _KEPT
 
     def records(self, batch: int) -> tuple[npt.NDArray[Any], int]:
         """Room for what `launch` is told of a batch: PICTURE [batch]; and its address."""
+        self._limit = max(self._limit, batch)  # or a batch could release its own tables
         memory, address = self._device.mapped(batch * PICTURE.itemsize)
         return memory.view(PICTURE), address
 
@@ -248,7 +250,7 @@ class CudaPreprocessor:
         key = (width, height)
         if key not in self._kept:
             made = geometry(self.spec, width, height)
-            if len(self._kept) == _KEPT:
+            if len(self._kept) >= self._limit:
                 self._device.synchronize()  # a launch may still read them
                 self._device.free(self._kept.popitem(last=False)[1][1])
             self._kept[key] = made, self._upload(made.pack()[0])

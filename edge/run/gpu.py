@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edge.cuda import Device, Mapped
 from edge.cuda_bindings import Graph, NoCapture
+from edge.errors import BackendError
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
@@ -85,7 +86,7 @@ class GpuPlace:
 
 
 class _Lane:
-    """One batch on its way: a stream, an execution context, and a graph for each kind of batch."""
+    """One batch on its way: a stream, an execution context, and the graph of the latest batches."""
 
     def __init__(
         self,
@@ -107,6 +108,11 @@ class _Lane:
         self.ms = 0.0  # that the GPU took for the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
+        if len(places) > self._run.batch:
+            raise BackendError(
+                f"a batch of {len(places)} does not fit a plan for 1 to {self._run.batch}",
+                "build with a larger --max-batch",
+            )
         surfaces = [place.surface for place in places]
         needed = max(
             self._preprocess.fill(record, surface)
@@ -181,7 +187,10 @@ class GpuPath:
         return GpuPlace(self._device)
 
     def start(self, places: Sequence[GpuPlace]) -> None:
-        """Begin a batch, of at most `depth`. Its frames must live until it is finished."""
+        """Begin a batch; `depth` may be under way. Its frames must live until it is finished.
+
+        Raises `BackendError` for more frames than the plan takes.
+        """
         lane = self._lanes.popleft()
         lane.start(places)
         self._busy.append(lane)

@@ -189,6 +189,18 @@ def test_tables_of_sizes_that_come_no_more_are_released(driver, built_engine):
 
 
 @emulated
+def test_a_batch_never_releases_its_own_tables(driver, built_engine):
+    cuda_preprocess._KEPT = 2
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        places = [on_gpu.place() for _ in range(5)]
+        surfaces = [noise("RGB", 40 + i, 30 + i, seed=i) for i in range(5)]
+        for batch in (surfaces[:4], surfaces[1:], surfaces[:4]):
+            assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
+        with pytest.raises(BackendError, match="batch of 5 does not fit a plan for 1 to 4"):
+            label(on_gpu, places, surfaces)
+
+
+@emulated
 def test_without_graphs_each_batch_is_enqueued_and_that_is_said_once(driver, built_engine):
     said: list[str] = []
     with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
