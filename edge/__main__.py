@@ -59,7 +59,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         code = frame.f_code
-        if code.co_filename.startswith("<frozen importlib") or code.co_name == "__del__":
+        # llvmlite calls Python back from C, where an exception is printed and forgotten.
+        called_back = "/llvmlite/" in code.co_filename
+        loading = code.co_filename.startswith("<frozen importlib")
+        if loading or called_back or code.co_name == "__del__":
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
             return
         frame = frame.f_back
