@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge import __version__, nvidia
+from edge import __version__, nvidia, ortcuda
 from edge.errors import EdgeError, mend, require
 from edge.gst import gstreamer
 from edge.kernels import compiler
@@ -68,6 +68,7 @@ def examine() -> Iterator[Check]:
         yield _package(name)
     for backend in nvidia.BACKENDS:
         yield _tensorrt(backend, gpu is not None)
+    yield _onnxruntime_cuda(gpu is not None)
     yield _package("pycuda")
     yield from _gstreamer()
     yield from _frame_paths(gpu)
@@ -130,6 +131,15 @@ def _tensorrt(backend: str, gpu: bool) -> Check:
         can = "compiles plans here" if backend == "tensorrt-rtx" else "compiles nothing here"
         return Check(backend, True, f"{found}; without a GPU it {can}, and runs none")
     return Check(backend, True, found)
+
+
+def _onnxruntime_cuda(gpu: bool) -> Check:
+    if not gpu:
+        return Check(ortcuda.NAME, False, "there is no NVIDIA GPU, see above")
+    try:
+        return Check(ortcuda.NAME, True, f"{ortcuda.check()}; runs engines without a plan")
+    except EdgeError as error:
+        return Check(ortcuda.NAME, False, str(error))
 
 
 def _gstreamer() -> Iterator[Check]:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -36,12 +37,15 @@ from edge import nvidia  # noqa: E402
 from edge.bench import interleave  # noqa: E402
 from edge.build.compile import compile_plan  # noqa: E402
 from edge.cuda import Device  # noqa: E402
+from edge.cuda_bindings import NoCapture  # noqa: E402
+from edge.ortcuda import OrtCuda  # noqa: E402
 from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
 from edge.preprocess.processors import from_processor  # noqa: E402
 from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
 from edge.run.engine import Engine  # noqa: E402
+from edge.runner import Runner  # noqa: E402
 from edge.trt import TensorRT  # noqa: E402
-from tests.gpu import frames, ort_cuda  # noqa: E402
+from tests.gpu import frames  # noqa: E402
 
 SPEC = from_processor(
     {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)
@@ -152,12 +156,25 @@ def kernel_alone(
     return result
 
 
+def described(max_batch: int, classes: int) -> Any:
+    """What an engine and its runner ask of a passport, for a graph that has none."""
+    return SimpleNamespace(
+        name="gpu",
+        plan=None,
+        precision="",
+        max_batch=max_batch,
+        input_shape=(3, SPEC.height, SPEC.width),
+        preprocess=SPEC,
+        labels=tuple(map(str, range(classes))),
+    )
+
+
 def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dict[str, str]]:
     """The engine of a graph by the first runner that takes it, and what the others said.
 
     Raises `Absent` when none does.
     """
-    passport = ort_cuda.passport(max(BATCHES), SPEC, 1000)
+    passport = described(max(BATCHES), 1000)
     refused: dict[str, str] = {}
     for backend in nvidia.BACKENDS:
         try:
@@ -180,10 +197,7 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
         except Exception as error:
             refused[backend] = str(error)
     try:
-        if not ort_cuda.available():
-            raise Absent("onnxruntime-gpu is not installed")
-        runner: Any = ort_cuda.OrtCuda(path, passport)
-        engine = Engine(passport, runner, "bench", said.append)
+        engine = Engine(passport, OrtCuda(path, passport), "bench", said.append)
         frames.stays_the_same(engine, 1, *FULL_HD)
         return engine, refused
     except Exception as error:
@@ -193,7 +207,7 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
 
 def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Callable[[], object]]:
     """From frames in pinned memory to the five best labels; and the network alone."""
-    device, runner = engine.device, engine._backend
+    device, runner = engine.device, cast(Runner, engine._backend)
     assert device is not None
     places = [engine.place() for _ in range(batch)]
     for place, surface in zip(places, nv12_frames(device, size, batch, mapped=True), strict=True):
@@ -206,15 +220,21 @@ def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Call
 
     with device:
         stream = device.new_stream()
-        execution = runner.execution(stream)  # type: ignore[attr-defined]
-        execution.enqueue(batch)
+        execution = runner.execution(stream)
+
+        def enqueue() -> None:
+            execution.enqueue(batch)
+            execution.download(batch)
+
+        enqueue()
         stream.wait()
         try:
+            execution.check_capture()
             with stream.capture() as graph:
-                execution.enqueue(batch)
+                enqueue()
             replay: Callable[[], object] = lambda: graph.launch(stream)  # noqa: E731
-        except Exception:  # onnxruntime cannot be captured
-            replay = lambda: execution.enqueue(batch)  # noqa: E731
+        except NoCapture:
+            replay = enqueue
 
     def alone() -> None:
         with device:

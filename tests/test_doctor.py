@@ -1,6 +1,7 @@
+import onnxruntime
 import pytest
 
-from edge import doctor, nvidia
+from edge import doctor, nvidia, ortcuda
 from edge.errors import MissingPackage, mend
 
 
@@ -24,6 +25,22 @@ def test_a_gpu_and_a_jetson_are_named(monkeypatch):
     checks = found()
     assert "Orin, compute capability 8.7" in checks["NVIDIA GPU"].detail
     assert "Jetson, L4T R36.4.3" in checks["vit-edge"].detail
+
+
+def test_onnxruntime_on_the_gpu_is_told(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    check = found()["onnxruntime-cuda"]
+    assert (check.works, check.detail) == (False, "there is no NVIDIA GPU, see above")
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    monkeypatch.setattr(ortcuda, "require", lambda name: None if "pycuda" in name else onnxruntime)
+    check = found()["onnxruntime-cuda"]
+    assert not check.works
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in check.detail
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    check = found()["onnxruntime-cuda"]
+    assert check.works
+    assert onnxruntime.__version__ in check.detail
 
 
 @pytest.mark.parametrize("error", [MissingPackage("x", "run make"), RuntimeError("broken")])

@@ -1,4 +1,4 @@
-"""The frame's way on the GPU: one kernel reads the frame where it lies, the plan follows at once.
+"""The frame's way on the GPU: a kernel reads the frame where it lies, the network follows at once.
 
     a reader's thread    holds a frame that the GPU reads, or copies it to memory that the GPU reads
     the caller's thread  starts a lane: kernel, network and the copy of the logits, one CUDA graph
@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from edge.cuda import Device, Mapped
 from edge.cuda_bindings import Graph, NoCapture
-from edge.errors import BackendError
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
 from edge.run.frames import Frame
-from edge.trt import TensorRT
+from edge.runner import Runner
 
 __all__ = ["GpuPath", "GpuPlace"]
 
@@ -91,7 +90,7 @@ class _Lane:
     def __init__(
         self,
         device: Device,
-        runner: TensorRT,
+        runner: Runner,
         preprocess: CudaPreprocessor,
         say: Callable[[str], None],
     ):
@@ -99,7 +98,7 @@ class _Lane:
         with device:
             self._stream = device.new_stream()
             self._began, self._done = device.event(timing=True), device.event(timing=True)
-            self._run = runner.execution(self._stream)
+            self._run, self._check_batch = runner.execution(self._stream), runner.check_batch
             self._records, self._address = preprocess.records(self._run.batch)
         self._graph: Graph | None = None
         self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
@@ -108,11 +107,7 @@ class _Lane:
         self.ms = 0.0  # that the GPU took for the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
-        if len(places) > self._run.batch:
-            raise BackendError(
-                f"a batch of {len(places)} does not fit a plan for 1 to {self._run.batch}",
-                "build with a larger --max-batch",
-            )
+        self._check_batch(len(places))
         surfaces = [place.surface for place in places]
         needed = max(
             self._preprocess.fill(record, surface)
@@ -140,6 +135,7 @@ class _Lane:
         address, count = self._address, self._count
         self._preprocess.launch(self._stream, address, count, self._shared, self._run.input)
         self._run.enqueue(count)
+        self._run.download(count)
 
     def _replayed(self) -> Graph | None:
         """The graph of batches like this one, made at the second in a row.
@@ -156,6 +152,7 @@ class _Lane:
         elif not self._tried:
             self._tried = True
             try:
+                self._run.check_capture()
                 with self._stream.capture() as graph:
                     self._enqueue()
                 self._graph = graph
@@ -171,7 +168,7 @@ class GpuPath:
     """
 
     def __init__(
-        self, runner: TensorRT, spec: Preprocess, say: Callable[[str], None], depth: int = 2
+        self, runner: Runner, spec: Preprocess, say: Callable[[str], None], depth: int = 2
     ):
         """say: is told, once, of what is slower than it could be."""
         self.depth = depth
@@ -189,7 +186,7 @@ class GpuPath:
     def start(self, places: Sequence[GpuPlace]) -> None:
         """Begin a batch; `depth` may be under way. Its frames must live until it is finished.
 
-        Raises `BackendError` for more frames than the plan takes.
+        Raises `BackendError` for more frames than the engine takes.
         """
         lane = self._lanes.popleft()
         lane.start(places)

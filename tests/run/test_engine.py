@@ -71,7 +71,7 @@ def test_a_damaged_graph_is_found_before_it_is_loaded(copy):
 
 
 def test_an_unknown_backend(built_engine):
-    with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, tensorrt"):
+    with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, onnxruntime-cuda, t"):
         Engine.open(built_engine, backend="openvino")
 
 

@@ -196,7 +196,7 @@ def test_a_batch_never_releases_its_own_tables(driver, built_engine):
         surfaces = [noise("RGB", 40 + i, 30 + i, seed=i) for i in range(5)]
         for batch in (surfaces[:4], surfaces[1:], surfaces[:4]):
             assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
-        with pytest.raises(BackendError, match="batch of 5 does not fit a plan for 1 to 4"):
+        with pytest.raises(BackendError, match="batch of 5 does not fit an engine for 1 to 4"):
             label(on_gpu, places, surfaces)
 
 

@@ -207,9 +207,10 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
 
 
 def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
+    from edge import runner as runners
     from edge import trt
 
-    trt.Device = Device
+    runners.Device = Device
     (folder / "model.plan").write_bytes(b"plan")
     modes, types = stage.real.TensorIOMode, stage.real.DataType
     stage.answers = {
