@@ -8,6 +8,7 @@ from typing import Any
 
 from edge import nvidia
 from edge.cuda import Stream
+from edge.cuda_bindings import NoCapture
 from edge.errors import BackendError, EngineError
 from edge.passport import Passport
 from edge.runner import Execution, Runner
@@ -39,7 +40,12 @@ class _Context(Execution):
         _check(worked, self._name, "execute_async_v3")
 
     def check_capture(self) -> None:
-        """TensorRT's work becomes a graph once it has run with a shape."""
+        ask = getattr(self._context, "is_stream_capturable", None)  # only TensorRT-RTX has it
+        if ask is not None and not ask(self._stream.handle):
+            raise NoCapture(
+                f"{self._name} allocates memory while this plan runs",
+                "compile it here again: edge compile ENGINE",
+            )
 
     def close(self) -> None:
         self.__dict__.pop("_context", None)
