@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda_bindings import EglInterop
+from edge.cuda_bindings import EglInterop, Mark
 from edge.cuda_streams import Event, Memory, Module, Stream, checked
 from edge.errors import BackendError, require
 
-__all__ = ["Device", "Event", "Mapped", "Memory", "Module", "Stream"]
+__all__ = ["Device", "Event", "Mapped", "Mark", "Memory", "Module", "Stream"]
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
@@ -82,6 +82,11 @@ class Device:
         """A mark to set in a stream; with `timing` it tells when it was reached."""
         event = Event(self._driver, timing)
         return self.own(event, event.drop)
+
+    def mark(self) -> Mark:
+        """A time in a stream or in a graph. Raises `MissingPackage` without cuda-bindings."""
+        mark = Mark()
+        return self.own(mark, mark.close)
 
     def allocate(self, size: int) -> Memory:
         """Device memory of `size` bytes; what it holds is undefined."""

@@ -205,8 +205,13 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
     raise Absent(json.dumps(refused))
 
 
-def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Callable[[], object]]:
-    """From frames in pinned memory to the five best labels; and the network alone."""
+def ours(
+    engine: Engine, batch: int, size: tuple[int, int], stages: dict[str, list[float]]
+) -> Mapping[str, Callable[[], object]]:
+    """From frames in pinned memory to the five best labels; and the network alone.
+
+    stages: gets the GPU's own times of each batch, by stage.
+    """
     device, runner = engine.device, cast(Runner, engine._backend)
     assert device is not None
     places = [engine.place() for _ in range(batch)]
@@ -217,6 +222,8 @@ def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Call
         engine.start(places)
         for logits in engine.finish():
             engine.predict(logits).top(5)
+        for stage, ms in engine.stages_ms.items():
+            stages.setdefault(stage, []).append(ms)
 
     with device:
         stream = device.new_stream()
@@ -251,9 +258,12 @@ def networks(
     result: dict[str, Any] = {}
     for batch in BATCHES:
         calls: dict[str, Callable[[], object]] = {}
+        stages: dict[str, dict[str, list[float]]] = {}
         for precision, engine in engines.items():
             if batch <= engine.passport.max_batch:
-                for name, call in ours(engine, batch, size).items():
+                for name, call in ours(
+                    engine, batch, size, stages.setdefault(precision, {})
+                ).items():
                     calls[f"vit-edge {precision.upper()}, {name}"] = call
         absent: dict[str, str] = {}
         try:
@@ -267,7 +277,15 @@ def networks(
         if calls:
             taken = interleave(calls, rounds)
             ms = {name: median(times) for name, times in taken.items()}
-            result[f"batch {batch}"] = {"ms": ms, "rounds": rounds, "absent": absent}
+            result[f"batch {batch}"] = {
+                "ms": ms,
+                "stages_ms": {
+                    precision: {stage: median(times[-rounds:]) for stage, times in found.items()}
+                    for precision, found in stages.items()
+                },
+                "rounds": rounds,
+                "absent": absent,
+            }
     return result
 
 

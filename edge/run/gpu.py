@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.cuda import Device, Mapped
-from edge.cuda_bindings import Graph, NoCapture
+from edge.cuda_bindings import Graph, Mark, NoCapture
+from edge.errors import MissingPackage
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
@@ -27,6 +30,8 @@ __all__ = ["GpuPath", "GpuPlace"]
 
 Tensor = npt.NDArray[np.float32]
 _ALIGNMENT = 256  # bytes: where each plane begins
+# What a lane's work is made of, in this order.
+_STAGES = ("gpu_preprocess", "gpu_network", "gpu_download")
 
 
 class GpuPlace:
@@ -100,11 +105,14 @@ class _Lane:
             self._began, self._done = device.event(timing=True), device.event(timing=True)
             self._run, self._check_batch = runner.execution(self._stream), runner.check_batch
             self._records, self._address = preprocess.records(self._run.batch)
+            self._marks: tuple[Mark, ...] = ()
+            with suppress(MissingPackage):  # then there are no graphs, and that is said
+                self._marks = tuple(device.mark() for _ in range(len(_STAGES) + 1))
         self._graph: Graph | None = None
         self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
         self._count = self._shared = 0
         self._tried = False  # to make a graph of such batches
-        self.ms = 0.0  # that the GPU took for the batch finished last
+        self.stages_ms: dict[str, float] = {}  # of the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
         self._check_batch(len(places))
@@ -127,15 +135,25 @@ class _Lane:
     def finish(self) -> Tensor:
         with self._device:
             self._done.wait()
-            self.ms = self._done.ms_since(self._began)
+            self.stages_ms = {"gpu": self._done.ms_since(self._began)}
+            for stage, (start, end) in zip(_STAGES, pairwise(self._marks), strict=False):
+                self.stages_ms[stage] = end.ms_since(start)
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
 
     def _enqueue(self) -> None:
         address, count = self._address, self._count
+        self._mark(0)
         self._preprocess.launch(self._stream, address, count, self._shared, self._run.input)
+        self._mark(1)
         self._run.enqueue(count)
+        self._mark(2)
         self._run.download(count)
+        self._mark(3)
+
+    def _mark(self, number: int) -> None:
+        if self._marks:
+            self._marks[number].set(self._stream)
 
     def _replayed(self) -> Graph | None:
         """The graph of batches like this one, made at the second in a row.
@@ -164,7 +182,8 @@ class _Lane:
 class GpuPath:
     """Starts batches on one lane while the other works. Belongs to one thread, but for places.
 
-    stages_ms  of the batch finished last: what the GPU took, from the frames to the logits
+    stages_ms  of the batch finished last: gpu, what the GPU took from the frames to the logits;
+               with cuda-bindings gpu_preprocess, gpu_network and gpu_download, its parts, too
     """
 
     def __init__(
@@ -197,5 +216,5 @@ class GpuPath:
         lane = self._busy.popleft()
         self._lanes.append(lane)
         logits = lane.finish()
-        self.stages_ms = {"gpu": lane.ms}
+        self.stages_ms = lane.stages_ms
         return logits

@@ -99,7 +99,8 @@ class Summary:
     """A run in numbers. Milliseconds as p50, p90, p99, null when nothing was measured.
 
     dropped     frames of live sources that gave way to newer ones before they were labelled
-    stages_ms   preprocess and infer, each per frame
+    stages_ms   preprocess and infer, each per frame; on a GPU, where preprocess is the copy to
+                memory that it reads, also gpu, and gpu_preprocess, gpu_network and gpu_download
     sources     per source: frames, dropped, seconds, fps, age_ms, latency_ms
     """
 

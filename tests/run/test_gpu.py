@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,36 @@ def test_nothing_is_allocated_per_frame_and_graphs_are_replayed(driver, built_en
         assert {name: driver.calls(name) for name in names} == before
         assert driver.calls("cuGraphLaunch") == launches + 400
         assert len(trt.queued) == queued  # TensorRT itself was not called again
+
+
+@emulated
+def test_each_stage_is_timed_enqueued_and_in_a_graph(driver, built_engine):
+    stages = ("gpu_preprocess", "gpu_network", "gpu_download")
+    with opened(driver, built_engine) as (on_gpu, _, trt):
+        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        trt.nap = 0.03  # seconds that the network takes longer
+        for graphs in (False, False, False, False, True, True):
+            before = driver.calls("cuGraphLaunch")
+            label(on_gpu, [place], [surface])
+            assert (driver.calls("cuGraphLaunch") > before) >= graphs
+            found = on_gpu.stages_ms
+            assert set(found) == {"gpu", *stages}
+            assert found["gpu_network"] >= 30
+            assert found["gpu_download"] < 30
+            assert 0 < sum(found[stage] for stage in stages) <= found["gpu"]
+
+
+@emulated
+def test_without_cuda_bindings_the_whole_batch_is_timed(driver, built_engine):
+    sys.modules["cuda.bindings.driver"] = None  # type: ignore[assignment]
+    said: list[str] = []
+    with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
+        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        for _ in range(5):
+            found = label(on_gpu, [place], [surface])
+            assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
+            assert set(on_gpu.stages_ms) == {"gpu"}
+    assert len(said) == 1 and "cuda.bindings.driver cannot be imported" in said[0], said
 
 
 @emulated
@@ -252,7 +283,7 @@ def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, nu
             sink = List()
             summary = loop.run(engine, [Source(numbered)], [sink])
             assert (summary.frames, summary.dropped) == (45, 0)
-            assert ("gpu" in summary.stages_ms) == (engine is on_gpu)
+            assert ("gpu_network" in summary.stages_ms) == (engine is on_gpu)
             results.append(
                 [(r.frame.number, r.prediction.probabilities.tolist()) for r in sink.results]
             )
