@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edge.errors import StorageError, printable
 from edge.preprocess.surface import DeviceSurface
 from edge.run.frames import Frame
+from edge.run.status import Transition
 from edge.storage import check_target, drop_unread, write_bytes
 
 __all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate"]
@@ -44,19 +45,28 @@ class Result:
     latency_ms: float
 
 
-class Sink(Protocol):
-    """Takes every result. A BrokenPipeError from `write` ends the run: nobody reads any more."""
+class Sink:
+    """Takes results, and changes of state; the loop calls it on one thread, and closes it once.
 
-    def write(self, result: Result) -> None: ...
+    What takes long is done on a thread of the sink's own: the engine waits for `write`. A frame
+    that is kept holds its camera's buffer, of which there are few.
+    """
 
-    def close(self) -> None: ...
+    def write(self, result: Result) -> None:
+        """Take a result. A BrokenPipeError ends the run: nobody reads any more."""
+
+    def changed(self, transition: Transition) -> None:
+        """A source is in another state now; that it plays comes before its first result."""
+
+    def close(self) -> None:
+        """The run is over. Everything taken is written, or counted as lost, before this returns."""
 
 
-class JsonLines:
+class JsonLines(Sink):
     """One JSON object per result on a text stream, flushed at once: a pipe's reader never waits.
 
     Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
-    latency_ms. The stream is the caller's: `close` leaves it open.
+    latency_ms. The stream is the caller's, and stays open.
     """
 
     def __init__(self, stream: IO[str]):
@@ -88,11 +98,8 @@ class JsonLines:
                 f"cannot write results ({error.strerror or error})", "free some space"
             ) from error
 
-    def close(self) -> None:
-        """Nothing to do: every line is already out."""
 
-
-class Preview:
+class Preview(Sink):
     """Keeps the newest result, and at the end writes it to a PNG with its label on it.
 
     Raises StorageError at once when the folder cannot be written or the name is not that of a PNG,

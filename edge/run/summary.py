@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,17 +26,26 @@ class Histogram:
 
     def __init__(self) -> None:
         self.count = 0
+        self.sum = 0.0
         self._bins = [0] * self._BINS
 
     def add(self, ms: float) -> None:
         place = int(math.log(max(ms, self._LOW) / self._LOW) / self._STEP)
         self._bins[min(place, self._BINS - 1)] += 1
         self.count += 1
+        self.sum += ms
 
     def merge(self, other: Histogram) -> None:
         """Add what `other` counted."""
         self._bins = [mine + theirs for mine, theirs in zip(self._bins, other._bins, strict=True)]
         self.count += other.count
+        self.sum += other.sum
+
+    def up_to(self, bounds: Sequence[float]) -> list[int]:
+        """How many durations do not exceed each of these milliseconds, within a bin's width."""
+        bins = self._bins.copy()
+        ends = [int(math.log(max(bound, self._LOW) / self._LOW) / self._STEP) for bound in bounds]
+        return [sum(bins[: end + 1]) for end in ends]
 
     def percentile(self, percent: float) -> float | None:
         """The duration that `percent` of all durations do not exceed; None when there are none."""

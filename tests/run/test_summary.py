@@ -75,3 +75,11 @@ def test_json() -> None:
         "backend", "frame_path", "frames", "dropped", "reconnects", "seconds", "fps",
         "age_ms", "latency_ms", "stages_ms", "sources",
     ]  # fmt: skip
+
+
+def test_durations_are_counted_up_to_bounds():
+    histogram = Histogram()
+    for ms in (1.0, 5.0, 5.0, 50.0):
+        histogram.add(ms)
+    assert histogram.up_to([0.5, 2.0, 10.0, 100.0]) == [0, 1, 3, 4]
+    assert histogram.sum == 61.0
