@@ -19,7 +19,7 @@ from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
-from edge.run.uris import as_uri, check, is_live, path_of, pipeline, redact
+from edge.run.uris import GATE, SINK, as_uri, check, is_live, path_of, pipeline, redact
 
 __all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]
 
@@ -115,9 +115,9 @@ class Source:
         return self
 
     def _start(self, gst: Any) -> None:
-        self._sink = self._pipeline.get_by_name("sink")
+        self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
-        gate = self._pipeline.get_by_name("gate")
+        gate = self._pipeline.get_by_name(GATE)
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count()
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from edge.errors import SourceError
 from edge.gst import gstreamer
-from edge.run.uris import authority, device_of, redact
+from edge.run.uris import GATE, authority, device_of, redact
 
 __all__ = ["explain"]
 
@@ -79,9 +79,8 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
-    if (
-        "could not link gate to capsfilter" in reason
-    ):  # nothing is converted for a GPU: see `pipeline`
+    # Nothing is converted for a GPU: see `pipeline`.
+    if f"could not link {GATE} to capsfilter" in reason:
         return SourceError(
             f"the pipeline {name} ends in pictures that the GPU does not read",
             "end it with: videoconvert ! video/x-raw,format=NV12",

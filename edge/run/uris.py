@@ -1,8 +1,8 @@
 """Source URIs: what a person types becomes a pipeline, and never shows a password.
 
 Pure functions, but for `as_uri` and `check`, which look at the file system. Every pipeline ends
-in the same two named elements: `gate`, the queue in front of the expensive conversion, where
-frames are numbered and, for cameras, stale ones give way to new ones; and `sink`.
+in the same two named elements: `GATE`, the queue in front of the expensive conversion, where
+frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
 
 A picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
 it is, and converts only what `FORMATS` does not name, such as 10-bit video.
@@ -19,7 +19,18 @@ from urllib.parse import quote, unquote
 from edge.errors import SourceError
 from edge.preprocess.surface import FORMATS
 
-__all__ = ["as_uri", "authority", "check", "device_of", "is_live", "path_of", "pipeline", "redact"]
+__all__ = [
+    "GATE",
+    "SINK",
+    "as_uri",
+    "authority",
+    "check",
+    "device_of",
+    "is_live",
+    "path_of",
+    "pipeline",
+    "redact",
+]
 
 KNOWN = "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., gst:..."
 LIST = "gst-device-monitor-1.0 Video/Source"
@@ -35,12 +46,14 @@ _ANY_MEMORY = ";".join(
     f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
     for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
 )
-_GATE = "queue name=gate max-size-bytes=0 max-size-time=0"
-_SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
+# No names that a pipeline of the user's own is likely to have given.
+GATE, SINK = "edge-gate", "edge-sink"
+_GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
+_SINK = f"appsink name={SINK} sync=false qos=false enable-last-sample=false"
 
 
 def pipeline(uri: str, *, platform: str, realtime: bool, gpu: bool = False) -> str:
-    """The gst-launch string that delivers the frames of `uri` to `appsink name=sink`.
+    """The gst-launch string that delivers the frames of `uri` to the appsink `SINK`.
 
     `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
     a pipeline of the user's own in whatever memory they are; else all come to system memory. From a

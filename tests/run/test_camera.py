@@ -22,6 +22,7 @@ from edge.gst import gstreamer
 from edge.run.camera import Source, detect_platform
 from edge.run.explain import explain
 from edge.run.frames import Frame
+from edge.run.uris import GATE
 
 NumberIn = Callable[[np.ndarray], int]
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
@@ -43,7 +44,7 @@ def after(source: Source, frames: int) -> threading.Event:
             event.set()
         return Gst.PadProbeReturn.OK
 
-    gate = source._pipeline.get_by_name("gate").get_static_pad("sink")
+    gate = source._pipeline.get_by_name(GATE).get_static_pad("sink")
     gate.add_probe(Gst.PadProbeType.BUFFER, probe)
     return event
 
@@ -52,7 +53,7 @@ def after(source: Source, frames: int) -> threading.Event:
 def busy(source: Source) -> Iterator[None]:
     """The conversion behind the gate takes nothing, as when it is too slow."""
     kind = gstreamer().PadProbeType
-    exit_ = source._pipeline.get_by_name("gate").get_static_pad("src")
+    exit_ = source._pipeline.get_by_name(GATE).get_static_pad("src")
     probe = exit_.add_probe(kind.BLOCK | kind.BUFFER, lambda *_: gstreamer().PadProbeReturn.OK)
     yield
     exit_.remove_probe(probe)
