@@ -65,7 +65,12 @@ def run(
 
     with _open(engine, backend, threads) as model:
         sources = [
-            Source(uri, realtime=realtime, gpu=GpuReader(model.device) if model.device else None)
+            Source(
+                uri,
+                realtime=realtime,
+                gpu=GpuReader(model.device) if model.device else None,
+                say=console.say,
+            )
             for uri in source
         ]
         loop.run(model, sources, outputs, frames=frames, stop=stop, first=first, ended=ended)

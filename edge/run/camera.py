@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from edge import nvidia
@@ -19,6 +20,7 @@ from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
+from edge.run.remarks import not_alternate, remarks
 from edge.run.uris import GATE, SINK, as_uri, check, is_live, path_of, pipeline, redact
 
 __all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]
@@ -58,8 +60,10 @@ class Source:
         platform: str | None = None,
         connect_timeout: float = 10.0,
         gpu: GpuReader | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """gpu: reads pictures in the GPU's memory; without it they come to system memory.
+        """gpu: reads pictures in the GPU's memory; without it they come to system memory. say: is
+        told, when it is opened, what is done to the pictures on their way.
 
         Raises SourceError when the file or the device is not there.
         """
@@ -68,7 +72,7 @@ class Source:
         self._realtime = realtime
         self._platform = platform
         self._connect_timeout = connect_timeout
-        self._gpu = gpu
+        self._gpu, self._say = gpu, say
         self.name = redact(self._uri)
         self.live = realtime or is_live(self._uri)
         self._pipeline: Any = None
@@ -118,6 +122,7 @@ class Source:
         self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
         gate = self._pipeline.get_by_name(GATE)
+        self._entrance = gate.get_static_pad("sink")
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count()
 
@@ -135,7 +140,7 @@ class Source:
             bus.post(gst.Message.new_application(None, first))
             return gst.PadProbeReturn.REMOVE
 
-        gate.get_static_pad("sink").add_probe(gst.PadProbeType.BUFFER, number)
+        self._entrance.add_probe(gst.PadProbeType.BUFFER, number)
         entrance = self._sink.get_static_pad("sink")
         entrance.add_probe(gst.PadProbeType.BUFFER, arrive)
         entrance.add_probe(gst.PadProbeType.BUFFER, announce)
@@ -163,12 +168,16 @@ class Source:
                 continue
             said = message.get_structure()
             if message.type == kinds.APPLICATION and said.get_name() == "first-frame":
+                arrived = self._sink.get_static_pad("sink").get_current_caps()
+                for text in remarks(self.name, self._entrance.get_current_caps(), arrived):
+                    self._say(text)
                 return
             if message.type == kinds.ELEMENT and said.get_name() == "missing-plugin":
                 missing = said.get_value("name")
             elif message.type == kinds.EOS:
                 raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
             elif message.type == kinds.ERROR:
+                not_alternate(self.name, self._entrance.get_current_caps())
                 raise explain(self._uri, *message.parse_error(), missing=missing)
             elif message.type == kinds.WARNING and self._uri.startswith("file://"):
                 # A file without video may end in this warning alone: no pad fits the gate's.
@@ -257,4 +266,4 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
-            self._pipeline = self._sink = self._bus = None
+            self._pipeline = self._sink = self._bus = self._entrance = None

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from edge.errors import SourceError
 from edge.gst import gstreamer
-from edge.run.uris import GATE, authority, device_of, redact
+from edge.run.remarks import alternate
+from edge.run.uris import GATE, SINK, authority, device_of, redact
 
 __all__ = ["explain"]
 
@@ -79,6 +80,9 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
+    # What a pipeline says of itself is found before it runs, and told as a failure to link.
+    if "alternate" in uri and re.search(rf"link .*\b({SINK}|{GATE} to)\b", reason):
+        return alternate(name)
     # Nothing is converted for a GPU: see `pipeline`.
     if f"could not link {GATE} to capsfilter" in reason:
         return SourceError(
