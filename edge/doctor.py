@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge import __version__, nvidia, ortcuda
-from edge.errors import EdgeError, mend, require
+from edge.errors import EdgeError, MissingPackage, mend, require
 from edge.gst import gstreamer
 from edge.kernels import compiler
 from edge.run import gstcuda
@@ -104,9 +104,27 @@ def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
             try:
                 for probe in (lambda: require("pycuda.driver"), compiler, *probes):
                     probe()
+                what = f"{what}; {_network_on_gpu()}"
             except EdgeError as error:
                 detail = str(error)
         yield Check(f"frame path {name}", not detail, detail or what)
+
+
+def _network_on_gpu() -> str:
+    """What can run the network behind the frames, and if batches are CUDA graphs.
+
+    Raises `MissingPackage` when nothing can.
+    """
+    if backends := nvidia.installed():
+        graphs = _package("cuda.bindings.driver")
+        how = "with CUDA graphs" if graphs.works else f"without CUDA graphs: {graphs.detail}"
+        return f"{' or '.join(backends)}, {how}"
+    try:
+        ortcuda.check()
+    except EdgeError as error:
+        names = ", ".join((*nvidia.BACKENDS, ortcuda.NAME))
+        raise MissingPackage(f"no backend here uses a GPU ({names})", "see above") from error
+    return f"{ortcuda.NAME}, without CUDA graphs"
 
 
 def _package(name: str) -> Check:

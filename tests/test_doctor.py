@@ -1,3 +1,5 @@
+import importlib
+
 import onnxruntime
 import pytest
 
@@ -85,6 +87,35 @@ def test_each_frame_path_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
     real = doctor.require
     monkeypatch.setattr(doctor, "require", lambda name: None if "pycuda" in name else real(name))
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
     checks = found()
     assert checks["frame path pinned"].works
     assert "NvBufSurface" in checks["frame path nvmm"].detail  # this PC is no Jetson
+
+
+def test_a_frame_path_names_what_runs_the_network_behind_it(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    absent = set()
+
+    def require(name):
+        if name in absent:
+            raise MissingPackage(f"{name} cannot be imported", f"run {mend(name.split('.')[0])}")
+        return None if "pycuda" in name else importlib.import_module(name)
+
+    for module in (doctor, ortcuda):
+        monkeypatch.setattr(module, "require", require)
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt", "tensorrt-rtx"])
+    assert found()["frame path pinned"].detail.endswith(
+        "; tensorrt or tensorrt-rtx, with CUDA graphs"
+    )
+    absent.add("cuda.bindings.driver")
+    detail = found()["frame path pinned"].detail
+    assert "without CUDA graphs: in the vit-edge folder" in detail and "'.[cuda]'" in detail
+    monkeypatch.setattr(nvidia, "installed", lambda: [])
+    check = found()["frame path pinned"]
+    assert not check.works
+    assert "no backend here uses a GPU (tensorrt, tensorrt-rtx, onnxruntime-cuda)" in check.detail
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    check = found()["frame path pinned"]
+    assert check.works
+    assert check.detail.endswith("; onnxruntime-cuda, without CUDA graphs")
