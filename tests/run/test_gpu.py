@@ -39,6 +39,7 @@ from tests.cuda_driver.standin import (
     emulated,
     run,
 )
+from tests.gpu.kernel import destroy_array, make_array
 from tests.preprocess.kernel.build import compiled
 from tests.preprocess.pictures import noise
 
@@ -293,8 +294,6 @@ def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, nu
 
 def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
     """An NV12 picture of 64x36 as a Jetson's driver holds it: in rows, or in arrays."""
-    from cuda.bindings import driver as cuda
-
     planes = []
     for plane, pitch, channels in zip(surface.planes, (256, 512), (1, 2), strict=True):
         rows, columns = plane.shape
@@ -302,17 +301,8 @@ def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
         memory.array.reshape(rows, pitch)[:, :columns] = plane
         planes.append(memory.address)
         if textures:
-            shape = cuda.CUDA_ARRAY_DESCRIPTOR()
-            shape.Width, shape.Height, shape.NumChannels = columns // channels, rows, channels
-            shape.Format = cuda.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
-            _, array = cuda.cuArrayCreate(shape)
-            copy = cuda.CUDA_MEMCPY2D()
-            copy.srcMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_HOST
-            copy.srcHost, copy.srcPitch = memory.array.ctypes.data, pitch
-            copy.dstMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_ARRAY
-            copy.dstArray, copy.WidthInBytes, copy.Height = array, columns, rows
-            assert not cuda.cuMemcpy2D(copy)[0]
-            device.own(array, lambda array=array: cuda.cuArrayDestroy(array))
+            array = make_array(plane, channels)
+            device.own(array, lambda array=array: destroy_array(array))
             planes[-1] = int(array)
     kind = 0 if textures else 1
     return EglFrame((ctypes.c_void_p * 3)(*planes), 64, 36, 1, 256, 2, 1, kind)
