@@ -33,11 +33,12 @@ class Narrator(Sink):
         name, reason = transition.source, transition.reason
         self._states[name] = transition.state
         if transition.state == "waiting":
-            self._warn(f"{name} does not play, and is tried again: {reason}")
+            what = reason if name in reason else f"{name}: {reason}"
+            self._warn(f"{what}; trying again")
         elif transition.state == "failed":
             # If nothing else plays, it is the error that ends the run.
             if any(state not in ("failed", "ended") for state in self._states.values()):
-                self._warn(f"{name} has failed: {reason}")
+                self._warn(reason if name in reason else f"{name}: {reason}")
         elif transition.state == "ended" and reason:
             self._say(f"{name}: {reason}")
         elif transition.state == "playing" and transition.outage is not None:

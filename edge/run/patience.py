@@ -47,7 +47,7 @@ class Patience:
         if interval is None:
             return self._stall * self._stretch
         expected = min(max(_ALIVE, _MISSED * interval), self._stall)
-        return max(expected, 3 * interval)
+        return round(max(expected, 3 * interval), 1)
 
     def silent(self, interval: float | None) -> None:
         """The wait was in vain; interval: None when not two frames had come."""

@@ -51,7 +51,7 @@ def test_an_outage_is_two_lines(narrator: Narrator, told: list[str]):
     ):
         narrator.changed(transition)
     assert told == [
-        "warning: door does not play, and is tried again: it is off; switch it on",
+        "warning: door: it is off; switch it on; trying again",
         "door plays again, after 4.2 s without a frame",
     ]
 
@@ -60,7 +60,7 @@ def test_a_failure_is_told_here_only_if_others_play_on(narrator: Narrator, told:
     narrator.changed(Transition("a", "playing"))
     narrator.changed(Transition("b", "failed", "cut off"))
     narrator.changed(Transition("a", "failed", "cut off, too"))
-    assert told == ["warning: b has failed: cut off"]
+    assert told == ["warning: b: cut off"]
 
 
 def test_a_source_that_is_taken_out(narrator: Narrator, told: list[str]):
