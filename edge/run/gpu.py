@@ -182,6 +182,7 @@ class _Lane:
 class GpuPath:
     """Starts batches on one lane while the other works. Belongs to one thread, but for places.
 
+    batch      the largest that the engine takes
     stages_ms  of the batch finished last: gpu, what the GPU took from the frames to the logits;
                with cuda-bindings gpu_preprocess, gpu_network and gpu_download, its parts, too
     """
@@ -190,7 +191,7 @@ class GpuPath:
         self, runner: Runner, spec: Preprocess, say: Callable[[str], None], depth: int = 2
     ):
         """say: is told, once, of what is slower than it could be."""
-        self.depth = depth
+        self.depth, self.batch = depth, runner.batch
         self._device = runner.device
         preprocess = CudaPreprocessor(spec, self._device, say=say)
         say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other

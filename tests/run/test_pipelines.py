@@ -79,9 +79,16 @@ def test_fields_one_by_one_are_refused_by_name_and_the_mend_mends(tmp_path: Path
         assert frames_of(f"{pipeline} {mend}")
 
 
-def test_a_run_says_it_among_its_words(edge_command, built_engine) -> None:
-    source = "gst:videotestsrc num-buffers=4 ! video/x-raw,format=P010_10LE"
-    done = edge_command("run", built_engine, "--backend", "onnxruntime", "--source", source)
+def test_a_run_says_it_among_its_words_and_once(edge_command, built_engine, tmp_path) -> None:
+    """Of a 10-bit film, which is opened anew each time that it begins again."""
+    film = tmp_path / "film.mp4"
+    launch(
+        "videotestsrc num-buffers=3 ! video/x-raw,format=I420_10LE,width=64,height=48 ! "
+        f"x264enc ! mp4mux ! filesink location={film}"
+    )
+    words = ["--backend", "onnxruntime", "--source", film, "--loop", "--frames", "7"]
+    done = edge_command("run", built_engine, *words)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 4
-    assert " ".join(done.stderr.split()).count("the CPU converts each frame from P010_10LE to") == 1
+    assert len(done.stdout.splitlines()) == 7
+    said = " ".join(done.stderr.split())
+    assert said.count("film.mp4: the CPU converts each frame from I420_10LE to") == 1
