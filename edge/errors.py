@@ -11,6 +11,7 @@ EdgeError
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- StorageError     (OSError)       a file that cannot be written
+|-- ServiceError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -30,6 +31,7 @@ __all__ = [
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "ServiceError",
     "SourceError",
     "StorageError",
     "mend",
@@ -90,6 +92,10 @@ class StorageError(EdgeError, OSError):
     """A file that cannot be written."""
 
 
+class ServiceError(EdgeError, OSError):
+    """An address that cannot be used, such as a broker's, or that cannot be listened at."""
+
+
 class MissingPackage(EdgeError, ImportError):
     """An optional package that this command needs."""
 
@@ -108,6 +114,8 @@ _EXTRAS = {
     "cv2": "demo",
     "pycuda": "cuda",
     "cuda": "cuda",
+    "paho": "service",
+    "prometheus_client": "service",
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }
