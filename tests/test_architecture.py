@@ -122,6 +122,8 @@ REQUIRED = {
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
+    "prometheus_client": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics"},
     "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
     "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
@@ -257,7 +259,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
 import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.trt, edge.report, edge.bench, edge.run.mqtt
+import edge.trt, edge.report, edge.bench, edge.run.mqtt, edge.run.metrics
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)
