@@ -179,22 +179,22 @@ class Mqtt(Sink):
             while not link.trouble:
                 while self._flying and self._flying[0].mid in link.acknowledged:
                     link.acknowledged.discard(self._flying.popleft().mid)
-                if link.open and len(self._flying) < _WINDOW and (message := self._choose()):
-                    self._flying.append(message)
-                    return message
                 patience = self._patience()
                 if patience == 0 or (self._farewell.mid and not self._flying):
                     return None
+                if link.open and len(self._flying) < _WINDOW and (message := self._choose()):
+                    self._flying.append(message)
+                    return message
                 self._bell.wait(patience)
         return None
 
     def _choose(self) -> Message | None:
-        """A state before any result: it is about now. The farewell when all else is delivered."""
+        """A state before any result: it is about now. The farewell comes last."""
         if self._untold:
             return self._untold.pop(next(iter(self._untold)))
         if self._queue:
             return self._queue.popleft()
-        if self._deadline is not None and not self._flying and not self._farewell.mid:
+        if self._deadline is not None and not self._farewell.mid:
             return self._farewell
         return None
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edge import __version__
 from edge.errors import BackendError, MissingPackage, ServiceError
 from edge.run.metrics import RunMetrics, listen_address, serve
 from edge.run.status import Status, Transition
+from edge.run.summary import Histogram
 from tests.run.test_board import write
 
 Labels = dict[str, str]
@@ -177,33 +178,26 @@ def test_names_and_units_are_those_that_prometheus_asks_for(scrape: Any) -> None
             assert family.name.endswith("_seconds")
 
 
-def test_a_scrape_during_the_run_is_whole(status: Status) -> None:
-    """Sources, stages and frames come while it is collected."""
-    done = threading.Event()
+class Counting(Histogram):
+    """Counts on, and a stage is new, while it is read."""
 
-    def count() -> None:
-        number = 0
-        while not done.is_set():
-            number += 1
-            status.add(f"test://{number % 50}").tally.add(1.0, 1.0, 0.0, 1.0)
-            status.stage(f"stage {number % 50}", 1.0)
+    def __init__(self, status: Status):
+        super().__init__()
+        self._status = status
 
-    counting = threading.Thread(target=count)
-    with serve(":0", RunMetrics(status)) as url:
-        counting.start()
-        try:
-            for _ in range(5):
-                told = Scrape(url)
-                for name in ("edge_frame_age_seconds", "edge_stage_seconds"):
-                    rows: dict[str, list[float]] = {}
-                    for labels, value in told.all(f"{name}_bucket"):
-                        rows.setdefault(str(labels.get("source", labels.get("stage"))), []).append(
-                            value
-                        )
-                    assert all(row == sorted(row) for row in rows.values())
-        finally:
-            done.set()
-            counting.join()
+    def up_to(self, bounds: Sequence[float]) -> list[int]:
+        self.add(1.0)
+        self.count -= 1  # as between the two lines of `add`
+        self._status.stage("new", 1.0)
+        return super().up_to(bounds)
+
+
+def test_a_scrape_while_frames_are_counted_is_whole(status: Status, scrape: Any) -> None:
+    status.stages["upload"] = Counting(status)
+    told = scrape().all("edge_stage_seconds_bucket")
+    counts = [value for labels, value in told if labels["stage"] == "upload"]
+    assert counts == sorted(counts)
+    assert counts[-1] == 1
 
 
 @pytest.mark.parametrize(
