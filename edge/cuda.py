@@ -63,10 +63,11 @@ class Device:
         """The context's CUcontext, for libraries that are to share it."""
         return int(self._context.handle)
 
-    def free_memory(self) -> int:
-        """Bytes of memory that are free on the GPU."""
-        free, _ = checked(self._driver, self._driver.mem_get_info)
-        return int(free)
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the GPU's memory: those that are free, and all. On any thread."""
+        with self:
+            free, total = checked(self._driver, self._driver.mem_get_info)
+        return int(free), int(total)
 
     def synchronize(self) -> None:
         """Wait for all that the context was given, by whomever."""

@@ -13,6 +13,7 @@ EdgeError
 |   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- StorageError     (OSError)       a file that cannot be written
+|-- ServiceError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -33,6 +34,7 @@ __all__ = [
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "ServiceError",
     "SilenceError",
     "SourceError",
     "StorageError",
@@ -102,6 +104,10 @@ class StorageError(EdgeError, OSError):
     """A file that cannot be written."""
 
 
+class ServiceError(EdgeError, OSError):
+    """An address that cannot be used, such as a broker's, or that cannot be listened at."""
+
+
 class MissingPackage(EdgeError, ImportError):
     """An optional package that this command needs."""
 
@@ -120,6 +126,8 @@ _EXTRAS = {
     "cv2": "demo",
     "pycuda": "cuda",
     "cuda": "cuda",
+    "paho": "service",
+    "prometheus_client": "service",
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }

@@ -124,6 +124,9 @@ REQUIRED = {
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
+    "prometheus_client": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics"},
+    "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
     "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
@@ -192,6 +195,7 @@ def test_every_package_of_the_tables_is_declared():
     called = {
         "PIL": "pillow",
         "cuda": "cuda_bindings",
+        "paho": "paho_mqtt",
         "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs",
     }
     used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
@@ -257,7 +261,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
 import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.trt, edge.report, edge.bench
+import edge.trt, edge.report, edge.bench, edge.run.mqtt, edge.run.metrics
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)
