@@ -10,6 +10,7 @@ EdgeError
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |-- ImageError       (ValueError)    a picture that cannot be decoded
+|-- ConfigError      (ValueError)    a configuration file that cannot be read, or says what cannot be
 |-- StorageError     (OSError)       a file that cannot be written
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
@@ -24,6 +25,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "CompileError",
+    "ConfigError",
     "EdgeError",
     "EngineError",
     "GateError",
@@ -84,6 +86,10 @@ class SourceError(EdgeError, OSError):
 
 class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
+
+
+class ConfigError(EdgeError, ValueError):
+    """A configuration file that cannot be read, or says what cannot be."""
 
 
 class StorageError(EdgeError, OSError):
