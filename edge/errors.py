@@ -10,7 +10,7 @@ EdgeError
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |-- ImageError       (ValueError)    a picture that cannot be decoded
-|-- ConfigError      (ValueError)    a configuration file that cannot be read, or says what cannot be
+|-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
 |-- StorageError     (OSError)       a file that cannot be written
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
@@ -89,7 +89,7 @@ class ImageError(EdgeError, ValueError):
 
 
 class ConfigError(EdgeError, ValueError):
-    """A configuration file that cannot be read, or says what cannot be."""
+    """A configuration file that cannot be read, or is wrong."""
 
 
 class StorageError(EdgeError, OSError):
