@@ -12,6 +12,7 @@ EdgeError
 |   |-- AccessError                  a camera that refuses the user name or password
 |   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
+|-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
 |-- StorageError     (OSError)       a file that cannot be written
 |-- ServiceError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
@@ -28,6 +29,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "CompileError",
+    "ConfigError",
     "EdgeError",
     "EngineError",
     "GateError",
@@ -98,6 +100,10 @@ class SilenceError(SourceError):
 
 class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
+
+
+class ConfigError(EdgeError, ValueError):
+    """A configuration file that cannot be read, or is wrong."""
 
 
 class StorageError(EdgeError, OSError):

@@ -106,6 +106,8 @@ PACKAGES = {
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
     "edge.run.sinks": {"numpy", "PIL"},
+    "edge.run.config": {"msgspec"},
+    "edge.run.toml": {"tomli"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
