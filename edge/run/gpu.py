@@ -101,6 +101,8 @@ class _Lane:
             self._began, self._done = device.event(timing=True), device.event(timing=True)
             self._run = runner.execution(self._stream)
             self._records, self._address = preprocess.records(self._run.batch)
+        self._shape = runner.input_shape
+        self._seen: Tensor | None = None  # pinned, when it is asked for
         self._graph: Graph | None = None
         self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
         self._count = self._shared = 0
@@ -135,6 +137,15 @@ class _Lane:
             self.ms = self._done.ms_since(self._began)
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
+
+    def seen(self, index: int) -> Tensor:
+        with self._device as device:
+            if self._seen is None:
+                self._seen = device.pinned(self._shape)
+            self._stream.download(self._seen, self._run.input + self._seen.nbytes * index)
+            self._stream.wait()
+        seen: Tensor = self._seen.copy()
+        return seen
 
     def _enqueue(self) -> None:
         address, count = self._address, self._count
@@ -202,3 +213,10 @@ class GpuPath:
         logits = lane.finish()
         self.stages_ms = {"gpu": lane.ms}
         return logits
+
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]. No batch may have been started since.
+        """
+        return self._lanes[-1].seen(index)
