@@ -28,8 +28,10 @@ from edge.bench import interleave
 from edge.build.pipeline import Recipe, build
 from edge.console import Console
 from edge.run import loop
-from edge.run.camera import Source
+from edge.run.camera import feed
+from edge.run.cameras import Camera
 from edge.run.engine import Engine
+from edge.run.sinks import Sink
 
 IMAGES, FRAMES, TURNS = 32, 120, 5
 
@@ -66,18 +68,10 @@ def bare_rate(engine: Engine, rounds: int) -> float:
 def loop_against_bare(engine: Engine, film: str) -> dict[str, float]:
     """Frames per second of the loop, between two measurements of the engine alone."""
     before = bare_rate(engine, FRAMES // 2)
-    looped = loop.run(engine, [Source(film)], [Count()]).fps
+    looped = loop.run(engine, [feed(Camera(film))], [Sink()]).fps
     after = bare_rate(engine, FRAMES // 2)
     figures = {"bare": (before + after) / 2, "loop": looped, "share": 2 * looped / (before + after)}
     return {name: round(value, 3) for name, value in figures.items()}
-
-
-class Count:
-    """A sink that keeps nothing."""
-
-    def write(self, result: Any) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
