@@ -162,6 +162,13 @@ class Engine:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         return self._frames().finish()
 
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]; only until the next batch is started.
+        """
+        return self._frames().seen(index)
+
     @property
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; on a GPU its own events' time."""

@@ -108,6 +108,8 @@ class _Lane:
             self._marks: tuple[Mark, ...] = ()
             with suppress(MissingPackage):  # then there are no graphs, and that is said
                 self._marks = tuple(device.mark() for _ in range(len(_STAGES) + 1))
+        self._shape = runner.input_shape
+        self._seen: Tensor | None = None  # pinned, when it is asked for
         self._graph: Graph | None = None
         self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
         self._count = self._shared = 0
@@ -140,6 +142,15 @@ class _Lane:
                 self.stages_ms[stage] = end.ms_since(start)
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
+
+    def seen(self, index: int) -> Tensor:
+        with self._device as device:
+            if self._seen is None:
+                self._seen = device.pinned(self._shape)
+            self._stream.download(self._seen, self._run.input + self._seen.nbytes * index)
+            self._stream.wait()
+        seen: Tensor = self._seen.copy()
+        return seen
 
     def _enqueue(self) -> None:
         address, count = self._address, self._count
@@ -219,3 +230,10 @@ class GpuPath:
         logits = lane.finish()
         self.stages_ms = lane.stages_ms
         return logits
+
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]. No batch may have been started since.
+        """
+        return self._lanes[-1].seen(index)

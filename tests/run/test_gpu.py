@@ -175,6 +175,22 @@ def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
 
 
 @emulated
+def test_what_the_network_saw_can_be_asked_for(driver, built_engine):
+    """Of each frame of the batch finished last, while the other lane is at work."""
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        surfaces = [noise("NV12", 70, 50, seed=seed) for seed in range(6)]
+        places = [on_gpu.place() for _ in range(6)]
+        for place, surface in zip(places, surfaces, strict=True):
+            place.put(frame_of(surface))
+        on_gpu.start(places[:3])
+        on_gpu.start(places[3:])
+        for batch in (surfaces[:3], surfaces[3:]):
+            on_gpu.finish()
+            for index, surface in enumerate(batch):
+                assert np.array_equal(on_gpu.seen(index), on_cpu.preprocess(surface))
+
+
+@emulated
 def test_a_frame_in_the_gpu_s_memory_is_read_where_it_lies(driver, built_engine):
     """Pitches of the decoder's own, chroma far from luma; nothing of it is copied."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
