@@ -10,6 +10,7 @@ EdgeError
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |-- ImageError       (ValueError)    a picture that cannot be decoded
+|-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
@@ -30,6 +31,7 @@ __all__ = [
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "OptionError",
     "SourceError",
     "StorageError",
     "mend",
@@ -84,6 +86,10 @@ class SourceError(EdgeError, OSError):
 
 class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
+
+
+class OptionError(EdgeError, ValueError):
+    """An option whose value cannot be understood."""
 
 
 class StorageError(EdgeError, OSError):
