@@ -118,6 +118,7 @@ REQUIRED = {
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
+    "lark": {"edge.run.rules"},
     "onnxruntime": {"edge.session"},
     "pycuda.driver": {"edge.cuda", "edge.doctor"},
     "pycuda.compiler": {"edge.kernels"},
