@@ -105,6 +105,7 @@ PACKAGES = {
     "edge.run.mapping": {"numpy"},
     "edge.run.sinks": {"numpy", "PIL"},
     "edge.run.smoothing": {"numpy"},
+    "edge.run.snapshots": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {

@@ -19,7 +19,7 @@ from edge.run.frames import Frame
 from edge.run.status import Transition
 from edge.storage import check_target, drop_unread, write_bytes
 
-__all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate"]
+__all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate", "as_json"]
 
 TOP = 5  # classes told per frame
 
@@ -62,11 +62,31 @@ class Sink:
         """The run is over. Everything taken is written, or counted as lost, before this returns."""
 
 
+def as_json(result: Result) -> str:
+    """The result as one line of JSON, without its end: what every sink for programs writes.
+
+    Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
+    latency_ms.
+    """
+    frame = result.frame
+    line = {
+        "source": frame.source,
+        "frame": frame.number,
+        "pts": frame.pts,
+        "top": [
+            {"label": label, "class_id": class_id, "confidence": round(confidence, 6)}
+            for class_id, label, confidence in result.prediction.top(TOP)
+        ],
+        "age_ms": round(result.age_ms, 3),
+        "latency_ms": round(result.latency_ms, 3),
+    }
+    return json.dumps(line)
+
+
 class JsonLines(Sink):
     """One JSON object per result on a text stream, flushed at once: a pipe's reader never waits.
 
-    Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
-    latency_ms. The stream is the caller's, and stays open.
+    The stream is the caller's, and stays open.
     """
 
     def __init__(self, stream: IO[str]):
@@ -74,20 +94,8 @@ class JsonLines(Sink):
 
     def write(self, result: Result) -> None:
         """Raises BrokenPipeError when the reader has gone, StorageError when the disk is full."""
-        frame = result.frame
-        line = {
-            "source": frame.source,
-            "frame": frame.number,
-            "pts": frame.pts,
-            "top": [
-                {"label": label, "class_id": class_id, "confidence": round(confidence, 6)}
-                for class_id, label, confidence in result.prediction.top(TOP)
-            ],
-            "age_ms": round(result.age_ms, 3),
-            "latency_ms": round(result.latency_ms, 3),
-        }
         try:
-            self._stream.write(json.dumps(line) + "\n")
+            self._stream.write(f"{as_json(result)}\n")
             self._stream.flush()
         except BrokenPipeError:
             drop_unread(self._stream)
