@@ -103,6 +103,7 @@ PACKAGES = {
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
+    "edge.run.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
     "edge.run.smoothing": {"numpy"},
     "edge.run.snapshots": {"PIL"},

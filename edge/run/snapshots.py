@@ -20,7 +20,7 @@ from edge.run.background import Background
 from edge.run.frames import Frame
 from edge.run.rules import Rule, Watch
 from edge.run.shelf import check_room, slug, stamp, vacant
-from edge.run.sinks import Result, Sink, annotate, as_json
+from edge.run.sinks import Result, Sink, annotate, as_json, words
 from edge.run.status import Transition
 from edge.run.trouble import Trouble
 from edge.storage import make_folder, write_bytes, writing
@@ -111,11 +111,11 @@ class Snapshots(Sink):
 
     def _save(self, event: _Event) -> None:
         frame = event.result.frame
-        _, label, confidence = event.result.prediction.top(1)[0]
+        _, label, _ = event.result.prediction.top(1)[0]
         moment = datetime.fromtimestamp(event.time, timezone.utc)
-        lines = [f"{label}  {confidence:.1%}", f"{moment:%Y-%m-%d %H:%M:%S} UTC, {frame.source}"]
+        shown = annotate(frame.pixels, words(event.result, event.time))
         encoded = io.BytesIO()
-        Image.fromarray(annotate(frame.pixels, lines)).save(encoded, "JPEG", quality=_QUALITY)
+        Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
         name = f"{stamp(event.time)}-{slug(frame.source)}-{slug(label)}.jpg"
         picture = vacant(self._folder / name)
         facts = {

@@ -57,7 +57,7 @@ def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
     with Image.open(with_text / "20250131T115959.750Z-gate-class-7.jpg") as picture:
         assert picture.format == "JPEG"
         pixels = np.asarray(picture).astype(int)
-    lines = ["class 7  75.0%", "2025-01-31 11:59:59 UTC, gate"]
+    lines = ["class 7  75%", "2025-01-31 11:59:59 UTC, gate"]
     expected = annotate(np.full((240, 320, 3), 90, np.uint8), lines)
     assert np.abs(pixels - expected).mean() < 3, "but for the compression of JPEG"
     facts = json.loads((with_text / "20250131T115959.750Z-gate-class-7.json").read_text())
