@@ -18,7 +18,6 @@ from edge.options import Backend, BackendOption, EngineArgument, OutOption, Thre
 
 if TYPE_CHECKING:
     from edge.run.engine import Engine
-    from edge.run.frames import Frame
 
 __all__ = ["app"]
 
@@ -30,15 +29,31 @@ def run(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     frames: Annotated[int | None, typer.Option(min=1, help="stop after so many")] = None,
+    every: Annotated[int, typer.Option(min=1, help="label each N-th frame only")] = 1,
+    max_fps: Annotated[
+        float | None, typer.Option(min=0.001, help="label at most so many a second, per source")
+    ] = None,
     realtime: Annotated[bool, typer.Option(help="play files at their own speed")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="play files again and again")] = False,
+    stall: Annotated[
+        float, typer.Option(min=0.1, help="seconds of silence after which a camera is reopened")
+    ] = 10.0,
+    reconnect: Annotated[
+        bool, typer.Option(help="reopen cameras that fail or end; else that ends them")
+    ] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="keep trying even if no camera has come yet")
+    ] = False,
     summary: Annotated[Path | None, typer.Option(help="JSON file for what was measured")] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG file for a labelled frame")] = None,
 ) -> None:
     """Label the frames of cameras, streams and files: JSON lines on stdout."""
     from edge import report
-    from edge.run import loop, sinks
-    from edge.run.camera import Source
-    from edge.run.gpureader import GpuReader
+    from edge.run import loop as loops
+    from edge.run import sinks
+    from edge.run.camera import feed, named
+    from edge.run.cameras import Camera
+    from edge.run.narrator import Narrator
     from edge.storage import check_target, write_bytes
 
     if summary:
@@ -46,11 +61,11 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    outputs: list[sinks.Sink] = [sinks.JsonLines(sys.stdout)]
+    outputs: list[sinks.Sink] = [Narrator(console.say, console.warn), sinks.JsonLines(sys.stdout)]
     if preview:
         outputs.append(sinks.Preview(preview))
 
-    def ended(measured: loop.Summary) -> None:
+    def ended(measured: loops.Summary) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
             signal.signal(number, signal.default_int_handler)
         text = measured.to_json()
@@ -58,17 +73,12 @@ def run(
             write_bytes(summary, f"{text}\n".encode())
         console.say(report.summary(json.loads(text)))
 
-    def first(frame: Frame) -> None:
-        layout = frame.surface.layout
-        shape = f"{layout.width}x{layout.height} {layout.format}"
-        console.say(f"{frame.source}: {shape} in {frame.path} memory")
-
+    cameras = named(
+        Camera(uri, "", every, max_fps, stall, realtime=realtime, loop=loop) for uri in source
+    )
     with _open(engine, backend, threads) as model:
-        sources = [
-            Source(uri, realtime=realtime, gpu=GpuReader(model.device) if model.device else None)
-            for uri in source
-        ]
-        loop.run(model, sources, outputs, frames=frames, stop=stop, first=first, ended=ended)
+        feeds = [feed(camera, model.device, keep=reconnect) for camera in cameras]
+        loops.run(model, feeds, outputs, frames=frames, stop=stop, wait=wait, ended=ended)
 
 
 @app.command()

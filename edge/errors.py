@@ -9,6 +9,8 @@ EdgeError
 |-- EngineError      (ValueError)    an engine missing, damaged or made for another machine
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
+|   |-- AccessError                  a camera that refuses the user name or password
+|   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
@@ -21,6 +23,7 @@ import importlib
 from types import ModuleType
 
 __all__ = [
+    "AccessError",
     "BackendError",
     "CalibrationError",
     "CheckpointError",
@@ -32,6 +35,7 @@ __all__ = [
     "ImageError",
     "MissingPackage",
     "OptionError",
+    "SilenceError",
     "SourceError",
     "StorageError",
     "mend",
@@ -82,6 +86,14 @@ class BackendError(EdgeError, RuntimeError):
 
 class SourceError(EdgeError, OSError):
     """A camera, file or stream that cannot be opened or read."""
+
+
+class AccessError(SourceError):
+    """A camera that refuses the user name or password."""
+
+
+class SilenceError(SourceError):
+    """A source that is there and sends no frame."""
 
 
 class ImageError(EdgeError, ValueError):

@@ -47,6 +47,7 @@ class CpuPath:
     """Prepares on the threads that bring frames, infers on the one that finishes batches."""
 
     depth = 1  # nothing is gained by a second batch: the CPU is busy with the first
+    batch = 1  # nor by a larger one, which the first of its frames would wait for
     stages_ms: ClassVar[dict[str, float]] = {}  # what the loop measures is all there is
 
     def __init__(

@@ -139,6 +139,11 @@ class Engine:
         """How many batches may be under way at once."""
         return self._frames().depth
 
+    @property
+    def batch(self) -> int:
+        """How many frames it is worth to put into one batch."""
+        return self._frames().batch
+
     def place(self) -> CpuPlace | GpuPlace:
         """Room for one frame; see `edge.run.loop`. Raises `BackendError`."""
         return self._frames().place()

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge.errors import SourceError
+from edge.errors import AccessError, SourceError
 from edge.gst import gstreamer
 from edge.run.uris import authority, device_of, redact
 
@@ -47,7 +47,7 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
         )
     if uri.startswith("rtsp://"):
         if code == resource.NOT_AUTHORIZED:
-            return SourceError(
+            return AccessError(
                 f"the camera at {authority(uri)} refuses this user name or password",
                 "write rtsp://USER:PASSWORD@HOST/..., with %40 for an @ in the password",
             )

@@ -167,6 +167,7 @@ class _Lane:
 class GpuPath:
     """Starts batches on one lane while the other works. Belongs to one thread, but for places.
 
+    batch      the largest that the plan takes
     stages_ms  of the batch finished last: what the GPU took, from the frames to the logits
     """
 
@@ -174,7 +175,7 @@ class GpuPath:
         self, runner: TensorRT, spec: Preprocess, say: Callable[[str], None], depth: int = 2
     ):
         """say: is told, once, of what is slower than it could be."""
-        self.depth = depth
+        self.depth, self.batch = depth, runner.batch
         self._device = runner.device
         preprocess = CudaPreprocessor(spec, self._device, say=say)
         say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other

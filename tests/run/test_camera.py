@@ -20,6 +20,7 @@ from edge import nvidia
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.run.camera import Source, detect_platform
+from edge.run.cameras import Camera
 from edge.run.explain import explain
 from edge.run.frames import Frame
 
@@ -74,7 +75,7 @@ def test_a_file_gives_every_frame_in_order(numbered: Path, number_in: NumberIn) 
 
 def test_in_real_time_the_newest_frame_wins(numbered: Path, number_in: NumberIn) -> None:
     began = time.monotonic()
-    with Source(str(numbered), realtime=True) as source:
+    with Source(Camera(str(numbered), realtime=True)) as source:
         first = source.read(5)
         assert first is not None
         with busy(source):
@@ -260,7 +261,7 @@ def test_explain(uri: str, code: str, said: str) -> None:
 
 def test_no_frame_ever_comes() -> None:
     with pytest.raises(SourceError, match=r"no frame came from gst:appsrc .* within 0.2 s"):
-        Source(DEAF, connect_timeout=0.2).open()
+        Source(DEAF, wait=0.2).open()
 
 
 def test_no_frame_comes_any_more() -> None:
@@ -282,7 +283,7 @@ def test_stop_wakes_a_reader() -> None:
 
 
 def test_stop_wakes_an_opener() -> None:
-    source = Source(DEAF, connect_timeout=60)
+    source = Source(DEAF)
     opener = threading.Thread(target=source.open)
     opener.start()
     source.stop()

@@ -22,10 +22,12 @@ from edge.passport import Passport
 from edge.preprocess import cuda as cuda_preprocess
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Surface
 from edge.run import gpu, loop, nvbufsurface
-from edge.run.camera import Source
+from edge.run.camera import feed
+from edge.run.cameras import Camera
 from edge.run.engine import Engine
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.nvmm import NvmmReader
+from edge.run.sinks import Sink
 from edge.trt import TensorRT
 from tests.cuda_driver import emulated_trt
 from tests.cuda_driver.standin import (
@@ -237,20 +239,18 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine, ca
 def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, numbered):
     """GStreamer decodes, readers copy to pinned memory, two lanes label: in order, none lost."""
 
-    class List:
+    class List(Sink):
         def __init__(self) -> None:
             self.results: list[Any] = []
 
         def write(self, result: Any) -> None:
             self.results.append(result)
 
-        def close(self) -> None: ...
-
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         results = []
         for engine in (on_gpu, on_cpu):
             sink = List()
-            summary = loop.run(engine, [Source(numbered)], [sink])
+            summary = loop.run(engine, [feed(Camera(str(numbered)))], [sink])
             assert (summary.frames, summary.dropped) == (45, 0)
             assert ("gpu" in summary.stages_ms) == (engine is on_gpu)
             results.append(
