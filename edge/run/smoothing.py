@@ -3,7 +3,7 @@
     0.5s          exponential: a frame t seconds back weighs exp(-t / 0.5), at any frame rate
     majority:15   the class that was best in most of the last 15 frames
 
-A source that was away (`edge.run.rhythm`), or is forgotten, starts anew: no frame is judged by a
+A source that was away (`edge.run.rhythm`), or stopped, starts anew: no frame is judged by a
 scene that is over.
 """
 
@@ -22,6 +22,8 @@ from edge.errors import OptionError
 from edge.run.durations import seconds
 from edge.run.engine import Prediction
 from edge.run.rhythm import Rhythm
+from edge.run.sinks import Sink
+from edge.run.status import Transition
 
 __all__ = ["Smooth", "smoothing"]
 
@@ -35,8 +37,11 @@ class _Past(Protocol):
         """Take float32 [classes] of the frame at `time` seconds; what all of them say."""
 
 
-class Smooth:
-    """Smooths the predictions of any number of sources, each by its own past."""
+class Smooth(Sink):
+    """Smooths the predictions of any number of sources, each by its own past.
+
+    It is a sink only to be told when a source stops: what that shows next may be another scene.
+    """
 
     def __init__(self, past: Callable[[], _Past]):
         self._new = past
@@ -53,9 +58,9 @@ class Smooth:
         self._pasts[source] = rhythm, past
         return replace(prediction, probabilities=past.add(prediction.probabilities, captured))
 
-    def forget(self, source: str) -> None:
-        """The source stopped: what it shows next may be another scene."""
-        self._pasts.pop(source, None)
+    def changed(self, transition: Transition) -> None:
+        if transition.state != "playing":
+            self._pasts.pop(transition.source, None)
 
 
 def smoothing(text: str) -> Smooth:

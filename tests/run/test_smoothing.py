@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge.errors import OptionError
 from edge.run.engine import Prediction
 from edge.run.smoothing import smoothing
+from edge.run.status import Transition
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -98,12 +99,12 @@ def test_after_a_gap_nothing_is_left_of_the_scene_before(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["60s", "majority:15"])
-def test_a_source_that_is_forgotten_starts_anew(text: str) -> None:
+def test_a_source_that_stopped_starts_anew(text: str) -> None:
     smooth = smoothing(text)
     for number in range(30):
         smooth("a", sure_of(0), number / 30)
-    smooth.forget("a")
-    smooth.forget("never seen")
+    smooth.changed(Transition("a", "waiting", "unplugged"))
+    smooth.changed(Transition("a", "playing", outage=0.02))
     after = sure_of(1)
     assert np.array_equal(smooth("a", after, 1.0).probabilities, after.probabilities)
 
