@@ -13,6 +13,7 @@ EdgeError
 |   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
+|-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
 |-- ServiceError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
@@ -36,6 +37,7 @@ __all__ = [
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "OptionError",
     "ServiceError",
     "SilenceError",
     "SourceError",
@@ -100,6 +102,10 @@ class SilenceError(SourceError):
 
 class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
+
+
+class OptionError(EdgeError, ValueError):
+    """An option whose value cannot be understood."""
 
 
 class ConfigError(EdgeError, ValueError):

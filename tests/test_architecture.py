@@ -108,9 +108,12 @@ PACKAGES = {
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
+    "edge.run.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
     "edge.run.config": {"msgspec"},
     "edge.run.toml": {"tomli"},
+    "edge.run.smoothing": {"numpy"},
+    "edge.run.snapshots": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
@@ -124,6 +127,7 @@ REQUIRED = {
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
+    "lark": {"edge.run.rules"},
     "onnxruntime": {"edge.session", "edge.ortcuda"},
     "pycuda.driver": {"edge.cuda", "edge.doctor", "edge.ortcuda"},
     "pycuda.compiler": {"edge.kernels"},
