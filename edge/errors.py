@@ -11,6 +11,7 @@ EdgeError
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- StorageError     (OSError)       a file that cannot be written
+|-- AddressError     (OSError)       an address of the network that cannot be used
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -20,6 +21,7 @@ import importlib
 from types import ModuleType
 
 __all__ = [
+    "AddressError",
     "BackendError",
     "CalibrationError",
     "CheckpointError",
@@ -88,6 +90,10 @@ class ImageError(EdgeError, ValueError):
 
 class StorageError(EdgeError, OSError):
     """A file that cannot be written."""
+
+
+class AddressError(EdgeError, OSError):
+    """An address of the network that cannot be used."""
 
 
 class MissingPackage(EdgeError, ImportError):

@@ -104,6 +104,7 @@ PACKAGES = {
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
     "edge.run.sinks": {"numpy", "PIL"},
+    "edge.run.web_pictures": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
