@@ -83,6 +83,7 @@ def test_the_page_is_one_file_that_asks_nobody_else(serve):
     reply, body = get(serve(), "/")
     assert reply.status == 200
     assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert reply.headers["Set-Cookie"] is None, "where no token is asked for"
     outside = re.findall(
         r"""(?:src|href|url|import)\s*[=(]?\s*["'](https?:|//)[^"']*""", body.decode()
     )

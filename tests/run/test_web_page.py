@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -89,6 +90,7 @@ class Run:
                 self.web.write(Result(frame, says, 20.0, 10.0))
 
     def close(self) -> None:
+        """End it; once more does no harm."""
         self._ended.set()
         self._thread.join()
         self.web.close()
@@ -111,10 +113,21 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def cameras() -> Iterator[Run]:
-    run = Run("front", "back")
-    yield run
-    run.close()
+def play() -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*sources: str, address: str = ":0") -> Run:
+        runs.append(Run(*sources, address=address))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture
+def cameras(play: Callable[..., Run]) -> Run:
+    return play("front", "back")
 
 
 def card(number: int) -> str:
@@ -187,17 +200,11 @@ def test_a_camera_that_is_added_while_it_runs_appears(browser, cameras):
     assert "no picture yet" in browser.evaluate(f"{card(2)}.innerText")
 
 
-@pytest.fixture
-def attacked() -> Iterator[Run]:
-    run = Run(ATTACK)
+def test_a_label_a_name_or_a_reason_is_text_whatever_it_holds(browser, play):
+    run = play(ATTACK)
     run.labels[ATTACK] = Says(ATTACK)
     run.change(ATTACK, "waiting", ATTACK)
-    yield run
-    run.close()
-
-
-def test_a_label_a_name_or_a_reason_is_text_whatever_it_holds(browser, attacked):
-    browser.open(attacked.web.url)
+    browser.open(run.web.url)
     browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
     browser.evaluate(f"{card(0)}.querySelector('summary').click()")
     text = browser.text()
@@ -220,19 +227,14 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(browser, cameras)
     browser.errors.clear()  # the policy's own words on it
 
 
-@pytest.fixture
-def wordy() -> Iterator[Run]:
-    run = Run("rtsp://a-very-long-name.of.a.camera.example:8554/" + "path/" * 20, "w" * 200)
-    run.labels["w" * 200] = Says("x" * 100)
-    run.change("w" * 200, "failed", "y" * 300)
-    yield run
-    run.close()
-
-
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(browser, wordy, width):
+def test_nothing_is_wider_than_the_screen(browser, play, width):
+    long = "w" * 200
+    run = play("rtsp://a-very-long-name.of.a.camera.example:8554/" + "path/" * 20, long)
+    run.labels[long] = Says("x" * 100)
+    run.change(long, "failed", "y" * 300)
     browser.look_like(width, 844, phone=width < 500)
-    browser.open(wordy.web.url)
+    browser.open(run.web.url)
     browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert browser.evaluate("innerWidth") == width, "a phone would zoom out for what is wider"
@@ -250,42 +252,40 @@ def test_every_text_can_be_read(browser, cameras, dark):
     assert contrast >= 4.5, text
 
 
-def test_the_page_says_when_the_server_is_gone_and_goes_on_with_the_next(browser):
-    first = Run("front")
+def test_the_page_says_when_the_server_is_gone_and_goes_on_with_the_next(browser, play):
+    first = play("front", "gone")
+    first.labels["front"] = Says("an old label", 0.5)
     browser.open(first.web.url)
-    browser.until(f"{card(0)}?.innerText.includes('label of front')")
+    browser.until(f"{card(0)}.querySelector('.sure path').getAttribute('d').includes('L')")
+    browser.until(f"{card(1)}.innerText.includes('label of gone')")
     first.close()
     browser.until("document.body.innerText.includes('Connection lost')")
     assert browser.evaluate("document.getElementById('lost').getAttribute('role')") == "alert"
-    second = Run("other", address=f":{urlsplit(first.web.url).port}")
-    try:
-        browser.until("!document.body.innerText.includes('Connection lost')")
-        browser.until("document.body.innerText.includes('label of other')")
-        assert "front" not in browser.text()
-    finally:
-        second.close()
+    play("front", address=f":{urlsplit(first.web.url).port}")
+    browser.until("!document.body.innerText.includes('Connection lost')")
+    browser.until("document.body.innerText.includes('label of front')")
+    assert "gone" not in browser.text()
+    path = browser.evaluate(f"{card(0)}.querySelector('.sure path').getAttribute('d')")
+    assert len(set(re.findall(r" [\d.]+", path))) == 1, "the chart is of the new run alone"
 
 
-def test_the_token_leaves_the_address_bar_and_a_new_run_asks_for_its_own(browser):
-    first = Run("front", address="0.0.0.0:0")
+def test_the_token_leaves_the_address_bar_and_a_new_run_asks_for_its_own(browser, play):
+    first = play("front", address="0.0.0.0:0")
     port = urlsplit(first.web.url).port
     here = f"http://127.0.0.1:{port}/"
     browser.open(f"{here}?{urlsplit(first.web.url).query}")
-    browser.until(f"{card(0)}?.innerText.includes('label of front')")
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
     assert browser.evaluate("location.href") == here
     assert browser.evaluate("document.cookie") == "", "no script can read it"
     browser.open(here)
-    browser.until(f"{card(0)}?.innerText.includes('label of front')")
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
     first.close()
-    second = Run("front", address=f"0.0.0.0:{port}")
-    try:
-        browser.until("document.body.innerText.includes('token is not valid any more')")
-        browser.open(here)
-        browser.until("document.body.innerText.includes('This page needs its token')")
-        token = urlsplit(second.web.url).query.removeprefix("token=")
-        browser.evaluate(f"document.querySelector('input').value = '{token}'")
-        browser.evaluate("document.querySelector('button').click()")
-        browser.until(f"{card(0)}?.innerText.includes('label of front')")
-        assert browser.evaluate("location.href") == here
-    finally:
-        second.close()
+    second = play("front", address=f"0.0.0.0:{port}")
+    browser.until("document.body.innerText.includes('token is not valid any more')")
+    browser.open(here)
+    browser.until("document.body.innerText.includes('This page needs its token')")
+    token = urlsplit(second.web.url).query.removeprefix("token=")
+    browser.evaluate(f"document.querySelector('input').value = '{token}'")
+    browser.evaluate("document.querySelector('button').click()")
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
+    assert browser.evaluate("location.href") == here
