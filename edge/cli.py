@@ -109,9 +109,7 @@ def run(
     with _open(wanted.engine, wanted.backend, wanted.threads) as model:
 
         def opened(camera: Camera) -> Feed:
-            return feed(
-                camera, model.device, keep=wanted.reconnect, say=console.say
-            )
+            return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
         reload = None
         if config is not None:

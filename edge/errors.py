@@ -15,7 +15,7 @@ EdgeError
 |-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
 |-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
-|-- ServiceError     (OSError)       an address that cannot be used, or cannot be listened at
+|-- AddressError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -26,6 +26,7 @@ from types import ModuleType
 
 __all__ = [
     "AccessError",
+    "AddressError",
     "BackendError",
     "CalibrationError",
     "CheckpointError",
@@ -38,7 +39,6 @@ __all__ = [
     "ImageError",
     "MissingPackage",
     "OptionError",
-    "ServiceError",
     "SilenceError",
     "SourceError",
     "StorageError",
@@ -116,7 +116,7 @@ class StorageError(EdgeError, OSError):
     """A file that cannot be written."""
 
 
-class ServiceError(EdgeError, OSError):
+class AddressError(EdgeError, OSError):
     """An address that cannot be used, such as a broker's, or that cannot be listened at."""
 
 

@@ -114,6 +114,7 @@ PACKAGES = {
     "edge.run.toml": {"tomli"},
     "edge.run.smoothing": {"numpy"},
     "edge.run.snapshots": {"PIL"},
+    "edge.run.web_pictures": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from edge.errors import ServiceError, require
+from edge.errors import AddressError, require
 from edge.run.uris import redact
 
 __all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message"]
@@ -44,7 +44,7 @@ class Broker:
 
     @classmethod
     def from_url(cls, url: str) -> Broker:
-        """Read mqtt[s]://[user:password@]host[:port][/prefix]. Raises ServiceError."""
+        """Read mqtt[s]://[user:password@]host[:port][/prefix]. Raises AddressError."""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -54,7 +54,7 @@ class Broker:
             raise _unusable(url)
         prefix = unquote(parts.path).strip("/")
         if set(url) & set("?#") or prefix.startswith("$") or set(prefix) & set("+#\0"):
-            raise ServiceError(
+            raise AddressError(
                 f"{redact(url)} has a prefix that no topic may begin with",
                 "give one without + # ? and $, such as mqtt://host/site/line1",
             )
@@ -72,8 +72,8 @@ class Broker:
         return f"MQTT broker {host}:{self.port}"
 
 
-def _unusable(url: str) -> ServiceError:
-    return ServiceError(
+def _unusable(url: str) -> AddressError:
+    return AddressError(
         f"{redact(url)} is no address of a broker",
         "give mqtt://user:password@host:1883/prefix, or mqtts://; / # ? @ : and % in a password "
         "are written %2F %23 %3F %40 %3A %25",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edge import __version__
-from edge.errors import EdgeError, ServiceError, require
+from edge.errors import AddressError, EdgeError, require
 from edge.run import board
 from edge.run.status import SourceStatus, State, Status
 from edge.run.summary import Histogram
@@ -150,11 +150,11 @@ class RunMetrics:
 def listen_address(text: str) -> tuple[str, int]:
     """9100, :9100 or host:9100 -> host and port; without a host it is this machine's own loopback.
 
-    Raises ServiceError.
+    Raises AddressError.
     """
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
-        raise ServiceError(
+        raise AddressError(
             f"{text} is no address to listen at", "give a port, as in :9100, or 0.0.0.0:9100"
         )
     return host.strip("[]") or "127.0.0.1", int(port)
@@ -165,7 +165,7 @@ def serve(address: str, metrics: RunMetrics) -> Iterator[str]:
     """Answer Prometheus at `address`, of `listen_address`, until the block ends; yields the URL.
 
     Metrics of the process itself are there, too, under the names that Prometheus gives them.
-    Raises ServiceError when the address is wrong or in use, MissingPackage without
+    Raises AddressError when the address is wrong or in use, MissingPackage without
     prometheus-client.
     """
     client = require("prometheus_client")
@@ -176,7 +176,7 @@ def serve(address: str, metrics: RunMetrics) -> Iterator[str]:
     try:
         server, thread = client.start_http_server(port, host, registry)
     except OSError as error:
-        raise ServiceError(
+        raise AddressError(
             f"metrics cannot be served at {address} ({error.strerror or error})",
             "give a port that is free, or a host that is this machine",
         ) from error

@@ -47,7 +47,7 @@ class Mqtt(Sink):
     def __init__(self, url: str, say: Callable[[str], None], *, limit: int = QUEUE):
         """say: is told, on the sink's thread, that the broker is there, or why not; each once.
 
-        Raises ServiceError when `url` is no broker's, MissingPackage without paho-mqtt.
+        Raises AddressError when `url` is no broker's, MissingPackage without paho-mqtt.
         """
         self._broker = Broker.from_url(url)
         require("paho.mqtt.client")

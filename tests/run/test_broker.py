@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import ServiceError
+from edge.errors import AddressError
 from edge.run.broker import Broker
 from edge.run.mqtt import Mqtt
 from tests.run.mosquitto import Listener, Mosquitto, wait_until
@@ -35,13 +35,13 @@ def test_an_address_is_host_port_prefix_and_who_we_are(url: str, broker: Broker)
     ["host:1883", "http://host", "mqtt://", "mqtt://host:no", "mqtt://host:99999", "mqtt:///a"],
 )
 def test_what_is_no_broker_is_named_with_an_example(url: str) -> None:
-    with pytest.raises(ServiceError, match=r"is no address of a broker; give mqtt://"):
+    with pytest.raises(AddressError, match=r"is no address of a broker; give mqtt://"):
         Broker.from_url(url)
 
 
 @pytest.mark.parametrize("prefix", ["a/+", "a#", "a%23", "%2B", "a?b", "$SYS", "a%00"])
 def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
-    with pytest.raises(ServiceError, match="has a prefix that no topic may begin with"):
+    with pytest.raises(AddressError, match="has a prefix that no topic may begin with"):
         Broker.from_url(f"mqtt://host/{prefix}")
 
 
@@ -63,7 +63,7 @@ def test_user_and_password_are_in_no_text_of_it() -> None:
     ],
 )
 def test_no_error_about_an_address_shows_its_password(url: str) -> None:
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(AddressError) as caught:
         Broker.from_url(url)
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge import __version__
-from edge.errors import BackendError, MissingPackage, ServiceError
+from edge.errors import AddressError, BackendError, MissingPackage
 from edge.run.metrics import RunMetrics, listen_address, serve
 from edge.run.status import Status, Transition
 from edge.run.summary import Histogram
@@ -216,7 +216,7 @@ def test_only_a_host_that_is_named_opens_it_to_others(text: str, address: Any) -
 
 @pytest.mark.parametrize("text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²"])
 def test_what_is_no_port_is_named(text: str) -> None:
-    with pytest.raises(ServiceError, match="is no address to listen at; give a port, as in :9100"):
+    with pytest.raises(AddressError, match="is no address to listen at; give a port, as in :9100"):
         listen_address(text)
 
 
@@ -236,7 +236,7 @@ def test_an_address_that_cannot_be_had_is_a_named_error(host: str, status: Statu
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"{host}:{taken.getsockname()[1]}"
         with (
-            pytest.raises(ServiceError, match=rf"metrics cannot be served at {address} \("),
+            pytest.raises(AddressError, match=rf"metrics cannot be served at {address} \("),
             serve(address, RunMetrics(status)),
         ):
             pass
