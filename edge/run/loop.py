@@ -103,7 +103,7 @@ def run(
     control: Control | None = None,
     wait: bool = False,
     look: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
-    smooth: Callable[[Frame, Prediction], Prediction] | None = None,
+    smooth: Callable[[Frame, Any], Any] | None = None,
     beat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,

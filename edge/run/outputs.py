@@ -12,7 +12,7 @@ from typing import Any
 from edge.errors import OptionError
 from edge.run.audit import Audit, parse_every
 from edge.run.config import Config
-from edge.run.engine import Engine, Prediction, Tensor
+from edge.run.engine import Engine, Tensor
 from edge.run.films import Films
 from edge.run.frames import Frame
 from edge.run.metrics import RunMetrics, serve
@@ -22,7 +22,7 @@ from edge.run.recording import Recording
 from edge.run.reference import Reference
 from edge.run.rhythm import moment
 from edge.run.rules import check_labels, read_rule
-from edge.run.sinks import JsonLines, Preview, Sink
+from edge.run.sinks import JsonLines, Prediction, Preview, Sink
 from edge.run.smoothing import Smooth, smoothing
 from edge.run.snapshots import Snapshots
 from edge.run.status import Status
@@ -52,7 +52,7 @@ class Outputs:
         return None if self.audit is None else self.audit.look
 
     @property
-    def smoothed(self) -> Callable[[Frame, Prediction], Prediction] | None:
+    def smoothed(self) -> Callable[[Frame, Any], Any] | None:
         """What makes of a frame's prediction the one to tell."""
         smooth = self.smooth
         if smooth is None:
