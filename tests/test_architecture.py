@@ -46,6 +46,7 @@ FLOORS = [
     {"edge.doctor"},
     {"edge.app"},
     {"edge.cli_build"},
+    {"edge.cli_run"},
     {"edge.cli"},
     {"edge.__main__"},
 ]
@@ -55,6 +56,7 @@ PACKAGES = {
     "edge.app": {"typer"},
     "edge.cli": {"typer"},
     "edge.cli_build": {"typer"},
+    "edge.cli_run": {"typer"},
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
@@ -104,6 +106,7 @@ PACKAGES = {
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
     "edge.run.gpu": {"numpy"},
+    "edge.run.gpureader": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
@@ -226,6 +229,7 @@ def test_the_command_loads_what_it_runs_and_no_more():
         "edge.app",
         "edge.cli",
         "edge.cli_build",
+        "edge.cli_run",
         "edge.console",
     ):
         path = next(path for path in MODULES if name_of(path) == module)
