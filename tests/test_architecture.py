@@ -126,7 +126,13 @@ REQUIRED = {
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
+    "gi": {
+        "edge.gst",
+        "edge.run.broadcast",
+        "edge.run.camera",
+        "edge.run.colour",
+        "edge.run.mapping",
+    },
 }
 
 

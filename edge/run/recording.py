@@ -16,12 +16,14 @@ from typing import Protocol
 
 from edge.preprocess.surface import Surface
 from edge.run.background import Background
+from edge.run.broadcast import Broadcast, address
 from edge.run.caption import READABLE, captioned, enlarged
+from edge.run.films import Films
 from edge.run.frames import Frame
 from edge.run.sinks import Result, Sink, words
 from edge.run.status import Transition
 
-__all__ = ["Outlet", "Recording"]
+__all__ = ["Outlet", "Recording", "record"]
 
 _ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
 
@@ -89,6 +91,17 @@ class Recording(Sink):
             self._outlet.end(item.source)
         else:
             self._outlet.take(item.result.frame, lambda: _drawn(item))
+
+
+def record(target: str, several: bool, say: Callable[[str], None]) -> Recording:
+    """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
+
+    several: there may be more than one source, so that names get theirs. Raises OptionError,
+    StorageError when nothing can be written there, MissingPackage without what it takes.
+    """
+    if target.startswith("rtsp://"):
+        return Recording(Broadcast(address(target), several, say), say)
+    return Recording(Films(target, several, say), say)
 
 
 def _drawn(shot: _Shot) -> Surface:
