@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from edge.errors import EdgeError, MissingPackage, OptionError, require
+from edge.errors import AddressError, EdgeError, MissingPackage, require
 from edge.gst import gstreamer
 from edge.preprocess.surface import Layout, Surface
 from edge.run.encoder import buffer_of, caps_of, encoder
@@ -47,7 +47,7 @@ class Address:
 def address(uri: str) -> Address:
     """`rtsp://[USER:PASSWORD@][HOST]:PORT/NAME` in parts; without a host this machine alone.
 
-    Raises OptionError.
+    Raises AddressError.
     """
     shown = redact(uri)
     try:
@@ -56,9 +56,9 @@ def address(uri: str) -> Address:
     except ValueError:
         port = None
     if port is None or not re.fullmatch(r"/[\w.-]+", parts.path):
-        raise OptionError(f"--record {shown} is no address to serve at", "write rtsp://:8554/NAME")
+        raise AddressError(f"--record {shown} is no address to serve at", "write rtsp://:8554/NAME")
     if bool(parts.username) != bool(parts.password):
-        raise OptionError(
+        raise AddressError(
             f"--record {shown} has a user or a password alone", "write rtsp://USER:PASSWORD@..."
         )
     return Address(
@@ -86,7 +86,7 @@ class Broadcast:
     """
 
     def __init__(self, where: Address, several: bool, say: Callable[[str], None]):
-        """Raises OptionError when the port is taken, MissingPackage without what serves."""
+        """Raises AddressError when the port is taken, MissingPackage without what serves."""
         self._where, self._several, self._say = where, several, say
         self.lost = 0
         self._trouble = Trouble(say)
@@ -103,7 +103,7 @@ class Broadcast:
         if where.user:
             self._server.set_auth(self._auth())
         if self._server.attach(self._context) == 0:
-            raise OptionError(
+            raise AddressError(
                 f"nothing can be served at {where.host}:{where.port}: it is in use, or not ours",
                 "name another port",
             )

@@ -96,8 +96,8 @@ class Recording(Sink):
 def record(target: str, several: bool, say: Callable[[str], None]) -> Recording:
     """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
 
-    several: there may be more than one source, so that names get theirs. Raises OptionError,
-    StorageError when nothing can be written there, MissingPackage without what it takes.
+    several: there may be more than one source, so that names get theirs. Raises OptionError or
+    AddressError, StorageError when nothing can be written there, and MissingPackage.
     """
     if target.startswith("rtsp://"):
         return Recording(Broadcast(address(target), several, say), say)

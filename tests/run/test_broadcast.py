@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.errors import MissingPackage, OptionError, SourceError
+from edge.errors import AddressError, MissingPackage, SourceError
 from edge.preprocess.surface import Surface
 from edge.run import broadcast as broadcast_module
 from edge.run.broadcast import Broadcast, address
@@ -196,7 +196,7 @@ def test_the_stream_of_a_source_that_ended_is_gone(paint: Any) -> None:
 def test_a_port_that_is_taken_is_refused_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OptionError, match=rf"127\.0\.0\.1:{port}.*name another port"):
+        with pytest.raises(AddressError, match=rf"127\.0\.0\.1:{port}.*name another port"):
             Broadcast(address(f"rtsp://:{port}/live"), False, print)
 
 
@@ -226,12 +226,12 @@ def test_without_the_server_the_package_is_named(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_is_no_address_is_refused(uri: str) -> None:
-    with pytest.raises(OptionError, match=r"; write rtsp://"):
+    with pytest.raises(AddressError, match=r"; write rtsp://"):
         address(uri)
 
 
 def test_an_error_does_not_show_the_password() -> None:
-    with pytest.raises(OptionError) as error:
+    with pytest.raises(AddressError) as error:
         address("rtsp://me:secret@host/live")
     assert "secret" not in str(error.value)
 
