@@ -81,15 +81,24 @@ class _Feed:
 class Broadcast:
     """Serves a stream for each source; an `Outlet`. Owns a server and its thread.
 
-    A source's stream is there from its first frame on: at the address, and where there may be
-    several sources at the address and `/SOURCE`.
+    A source's stream is there from its first frame on: at the address, or where there are several
+    sources at the address and `/SOURCE`.
     """
 
-    def __init__(self, where: Address, several: bool, say: Callable[[str], None]):
-        """Raises AddressError when the port is taken, MissingPackage without what serves."""
+    def __init__(
+        self,
+        where: Address,
+        several: bool,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ):
+        """say, warn: are told where streams are, and what is not in them or who may see them.
+
+        Raises AddressError when the port is taken, MissingPackage without what serves.
+        """
         self._where, self._several, self._say = where, several, say
         self.lost = 0
-        self._trouble = Trouble(say)
+        self._trouble = Trouble(warn)
         self._feeds: dict[str, _Feed] = {}
         self._served: dict[str, str] = {}
         self._server_types = _rtsp_server()
@@ -109,7 +118,7 @@ class Broadcast:
             )
         say(f"serving video with {self._encoder.name}{self._encoder.reason}")
         if not where.user and where.host not in _LOOPBACK:
-            say(
+            warn(
                 f"whoever reaches {where.host}:{where.port} can watch; to ask for a password: "
                 "rtsp://USER:PASSWORD@..."
             )
@@ -152,7 +161,12 @@ class Broadcast:
 
     def _serve(self, source: str) -> None:
         """Open the stream of a source to those who ask for it."""
-        mount = f"{self._where.path}/{slug(source)}" if self._several else self._where.path
+        mount, number = self._where.path, 1
+        if self._several or self._served:
+            mount = stem = f"{mount}/{slug(source)}"
+            while mount in self._served.values():
+                number += 1
+                mount = f"{stem}-{number}"
         factory = self._server_types.RTSPMediaFactory()
         factory.set_launch(
             "( appsrc name=source is-live=true format=time do-timestamp=true block=false "

@@ -63,7 +63,7 @@ def showing(
     uri: str, pictures: dict[str, np.ndarray], said: list[str]
 ) -> Iterator[tuple[int, dict[str, Camera]]]:
     """A broadcast of some sources: its port, and the cameras."""
-    broadcast = Broadcast(address(uri), len(pictures) > 1, said.append)
+    broadcast = Broadcast(address(uri), len(pictures) > 1, said.append, said.append)
     cameras = {source: Camera(broadcast, source, shown) for source, shown in pictures.items()}
     try:
         wait_until(lambda: sum("showing" in text for text in said) == len(pictures))
@@ -111,6 +111,22 @@ def test_each_source_has_its_own_stream(paint: Any, number_in: Any) -> None:
     with showing("rtsp://:0/live", pictures, said) as (port, _):
         for path, number in (("rtsp-gate-1", 7), ("yard", 9)):
             with Source(f"rtsp://127.0.0.1:{port}/live/{path}") as viewer:
+                frame = viewer.read(20)
+                assert frame is not None
+                assert number_in(frame.pixels[:240]) == number
+
+
+def test_a_source_that_comes_later_does_not_take_the_stream_of_the_first(
+    paint: Any, number_in: Any
+) -> None:
+    said: list[str] = []
+    with showing("rtsp://:0/live", {"gate": paint(7)}, said) as (port, cameras):
+        for name, number in (("yard/1", 8), ("yard-1", 9)):
+            later = Camera(cameras["gate"]._broadcast, name, paint(number))
+            wait_until(lambda name=name: any(name in text for text in said))
+            cameras[name] = later
+        for path, number in (("", 7), ("/yard-1", 8), ("/yard-1-2", 9)):
+            with Source(f"rtsp://127.0.0.1:{port}/live{path}") as viewer:
                 frame = viewer.read(20)
                 assert frame is not None
                 assert number_in(frame.pixels[:240]) == number
@@ -197,7 +213,7 @@ def test_a_port_that_is_taken_is_refused_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=rf"127\.0\.0\.1:{port}.*name another port"):
-            Broadcast(address(f"rtsp://:{port}/live"), False, print)
+            Broadcast(address(f"rtsp://:{port}/live"), False, print, print)
 
 
 def test_without_the_server_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +224,7 @@ def test_without_the_server_the_package_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(broadcast_module, "require", lambda _: Gi)
     with pytest.raises(MissingPackage, match=r"sudo apt install gir1\.2-gst-rtsp-server-1\.0"):
-        Broadcast(address("rtsp://:0/live"), False, print)
+        Broadcast(address("rtsp://:0/live"), False, print, print)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +254,6 @@ def test_an_error_does_not_show_the_password() -> None:
 
 def test_the_target_decides_between_a_file_and_a_stream(tmp_path: Path) -> None:
     for target, kind in (("rtsp://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
-        recording = record(target, False, print)
+        recording = record(target, False, print, print)
         assert isinstance(recording._outlet, kind)
         recording.close()

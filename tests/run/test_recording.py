@@ -115,7 +115,7 @@ def test_the_loop_records_what_it_labels(
     numbered: Path, engine: Any, number_in: Any, once: Any, tmp_path: Path
 ) -> None:
     film = tmp_path / "film.mkv"
-    recording = record(str(film), False, print)
+    recording = record(str(film), False, print, print)
     source = Source(Camera(str(numbered), realtime=True))
     measured = loop.run(engine, [once(source)], [recording])
     with Source(str(film)) as recorded:
