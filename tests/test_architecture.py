@@ -137,10 +137,16 @@ REQUIRED = {
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
+    "gi": {
+        "edge.gst",
+        "edge.run.broadcast",
+        "edge.run.camera",
+        "edge.run.colour",
+        "edge.run.mapping",
+    },
     "prometheus_client": {"edge.run.metrics"},
     "prometheus_client.core": {"edge.run.metrics"},
     "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
 
