@@ -147,7 +147,8 @@ class Snapshots(Sink):
 
 def _detached(frame: Frame) -> Frame:
     """The frame in memory of its own: one that waits for a disk must hold no camera's buffer."""
-    if not isinstance(frame.surface, Surface):
-        return frame
-    planes = tuple(plane.copy() for plane in frame.surface.planes)
-    return replace(frame, surface=Surface(frame.surface.layout, planes), owner=None)
+    picture = frame.picture
+    planes = picture.planes
+    if picture is frame.surface:
+        planes = tuple(plane.copy() for plane in planes)
+    return replace(frame, surface=Surface(picture.layout, planes), owner=None)
