@@ -276,7 +276,7 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
 def _print_lines(wanted: Config) -> None:
     """What GStreamer would be told, for each source; without passwords."""
     from edge import nvidia
-    from edge.run.camera import detect_platform
+    from edge.gst import detect_platform
     from edge.run.uris import launch_line
 
     gpu = wanted.backend != "onnxruntime" and nvidia.gpu() is not None

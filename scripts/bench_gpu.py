@@ -236,7 +236,7 @@ def ours(
         enqueue()
         stream.wait()
         try:
-            execution.check_capture()
+            execution.check_capture(batch)
             with stream.capture() as graph:
                 enqueue()
             replay: Callable[[], object] = lambda: graph.launch(stream)  # noqa: E731

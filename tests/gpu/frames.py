@@ -105,9 +105,10 @@ def keeps_order(gpu: Engine, cpu: Engine, error: float) -> None:
 
 
 def graphs(gpu: Engine) -> int:
-    """CUDA graphs that the lanes have."""
+    """CUDA graphs that the lanes have, each one for every size of batch."""
     lanes: Any = gpu._path
-    return sum(lane._graph is not None for lane in lanes._lanes)
+    replays = [replay for lane in lanes._lanes for replay in lane._replays.values()]
+    return sum(replay.graph is not None for replay in replays)
 
 
 def _memory(device: Any) -> tuple[int, int]:
