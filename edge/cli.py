@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from edge.app import console, say_unjudged
-from edge.cli_build import app  # the commands that make engines are on it
+from edge.app import console, open_engine, say_unjudged
+from edge.cli_run import app  # the other commands are on it
 from edge.errors import ImageError, MissingPackage, require
-from edge.options import Backend, BackendOption, EngineArgument, OutOption, ThreadsOption
-
-if TYPE_CHECKING:
-    from edge.run.engine import Engine
-    from edge.run.frames import Frame
+from edge.options import BackendOption, EngineArgument, OutOption, ThreadsOption
 
 __all__ = ["app"]
-
-
-@app.command()
-def run(
-    engine: EngineArgument,
-    source: Annotated[list[str], typer.Option(help="test://ball, file, /dev/video0, rtsp://, ...")],
-    backend: BackendOption = "auto",
-    threads: ThreadsOption = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="stop after so many")] = None,
-    realtime: Annotated[bool, typer.Option(help="play files at their own speed")] = False,
-    summary: Annotated[Path | None, typer.Option(help="JSON file for what was measured")] = None,
-    preview: Annotated[Path | None, typer.Option(help="PNG file for a labelled frame")] = None,
-) -> None:
-    """Label the frames of cameras, streams and files: JSON lines on stdout."""
-    from edge import report
-    from edge.run import loop, sinks
-    from edge.run.camera import Source
-    from edge.run.gpureader import GpuReader
-    from edge.storage import check_target, write_bytes
-
-    if summary:
-        check_target(summary)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    outputs: list[sinks.Sink] = [sinks.JsonLines(sys.stdout)]
-    if preview:
-        outputs.append(sinks.Preview(preview))
-
-    def ended(measured: loop.Summary) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
-            signal.signal(number, signal.default_int_handler)
-        text = measured.to_json()
-        if summary:
-            write_bytes(summary, f"{text}\n".encode())
-        console.say(report.summary(json.loads(text)))
-
-    def first(frame: Frame) -> None:
-        layout = frame.surface.layout
-        shape = f"{layout.width}x{layout.height} {layout.format}"
-        console.say(f"{frame.source}: {shape} in {frame.path} memory")
-
-    with _open(engine, backend, threads) as model:
-        sources = [
-            Source(uri, realtime=realtime, gpu=GpuReader(model.device) if model.device else None)
-            for uri in source
-        ]
-        loop.run(model, sources, outputs, frames=frames, stop=stop, first=first, ended=ended)
 
 
 @app.command()
@@ -95,7 +40,7 @@ def classify(
 ) -> None:
     """Label pictures: one JSON line each on stdout."""
     failed = 0
-    with _open(engine, backend, threads) as model:
+    with open_engine(engine, backend, threads) as model:
         for path in images:
             try:
                 found = model(path).top(top)
@@ -152,7 +97,9 @@ def bench(
     from edge.bench import side_by_side
 
     with ExitStack() as stack:
-        opened = {str(path): stack.enter_context(_open(path, backend, threads)) for path in engines}
+        opened = {
+            str(path): stack.enter_context(open_engine(path, backend, threads)) for path in engines
+        }
         for row in side_by_side(opened, rounds):
             print(json.dumps(row), flush=True)
 
@@ -164,13 +111,3 @@ def doctor() -> None:
 
     for check in examine():
         print(check.line())
-
-
-def _open(folder: Path, backend: Backend, threads: int | None) -> Engine:
-    """Open an engine and say, once, what runs it and why."""
-    from edge.run.engine import Engine
-
-    model = Engine.open(folder, backend=backend, threads=threads, say=console.say)
-    console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
-    say_unjudged(folder, model.passport.judged)
-    return model

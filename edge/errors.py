@@ -9,9 +9,13 @@ EdgeError
 |-- EngineError      (ValueError)    an engine missing, damaged or made for another machine
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
+|   |-- AccessError                  a camera that refuses the user name or password
+|   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
+|-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
+|-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
-|-- AddressError     (OSError)       an address of the network that cannot be used
+|-- AddressError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -21,17 +25,21 @@ import importlib
 from types import ModuleType
 
 __all__ = [
+    "AccessError",
     "AddressError",
     "BackendError",
     "CalibrationError",
     "CheckpointError",
     "CompileError",
+    "ConfigError",
     "EdgeError",
     "EngineError",
     "GateError",
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "OptionError",
+    "SilenceError",
     "SourceError",
     "StorageError",
     "mend",
@@ -84,8 +92,24 @@ class SourceError(EdgeError, OSError):
     """A camera, file or stream that cannot be opened or read."""
 
 
+class AccessError(SourceError):
+    """A camera that refuses the user name or password."""
+
+
+class SilenceError(SourceError):
+    """A source that is there and sends no frame."""
+
+
 class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
+
+
+class OptionError(EdgeError, ValueError):
+    """An option whose value cannot be understood."""
+
+
+class ConfigError(EdgeError, ValueError):
+    """A configuration file that cannot be read, or is wrong."""
 
 
 class StorageError(EdgeError, OSError):
@@ -93,7 +117,7 @@ class StorageError(EdgeError, OSError):
 
 
 class AddressError(EdgeError, OSError):
-    """An address of the network that cannot be used."""
+    """An address that cannot be used, such as a broker's, or that cannot be listened at."""
 
 
 class MissingPackage(EdgeError, ImportError):
@@ -114,6 +138,8 @@ _EXTRAS = {
     "cv2": "demo",
     "pycuda": "cuda",
     "cuda": "cuda",
+    "paho": "service",
+    "prometheus_client": "service",
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }

@@ -3,8 +3,7 @@
     .venv/bin/python scripts/bench_cpu.py [--rounds 20] [--threads 2]
 
 transformers' forward pass, our FP32 engine and our INT8 engine take turns on one picture (median
-of all rounds); then the camera loop runs a 1280x720 H.264 film through the INT8 engine, every
-frame, between two measurements of the bare engine. Prints one JSON object.
+of all rounds). Prints one JSON object. What the camera loop costs: scripts/bench_loop.py.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +24,13 @@ from transformers import ViTImageProcessorPil as Processor
 from edge.bench import interleave
 from edge.build.pipeline import Recipe, build
 from edge.console import Console
-from edge.run import loop
-from edge.run.camera import Source
 from edge.run.engine import Engine
 
-IMAGES, FRAMES, TURNS = 32, 120, 5
+IMAGES = 32
 
 
 def make_inputs(folder: Path) -> None:
-    """A ViT-B/16 with random weights, pictures, and a film of a moving test pattern."""
+    """A ViT-B/16 with random weights, and pictures."""
     torch.manual_seed(0)
     ViTForImageClassification(ViTConfig(num_labels=1000)).save_pretrained(folder / "vit-b16")
     Processor().save_pretrained(folder / "vit-b16")
@@ -46,47 +41,27 @@ def make_inputs(folder: Path) -> None:
         coarse.resize((320, 240), Image.Resampling.BICUBIC).save(
             folder / f"images/{number:02d}.png"
         )
-    film = (
-        f"videotestsrc num-buffers={FRAMES} pattern=ball "
-        "! video/x-raw,format=I420,width=1280,height=720,framerate=30/1 ! x264enc "
-        f"speed-preset=veryfast ! h264parse ! mp4mux ! filesink location={folder}/film.mp4"
-    )
-    subprocess.run(["gst-launch-1.0", "-q", *film.split()], check=True)
 
 
-def bare_rate(engine: Engine, rounds: int) -> float:
-    """Pictures per second of the engine alone."""
-    batch = np.zeros((1, *engine.input_shape), np.float32)
-    start = time.perf_counter()
-    for _ in range(rounds):
-        engine.infer(batch)
-    return rounds / (time.perf_counter() - start)
-
-
-def loop_against_bare(engine: Engine, film: str) -> dict[str, float]:
-    """Frames per second of the loop, between two measurements of the engine alone."""
-    before = bare_rate(engine, FRAMES // 2)
-    looped = loop.run(engine, [Source(film)], [Count()]).fps
-    after = bare_rate(engine, FRAMES // 2)
-    figures = {"bare": (before + after) / 2, "loop": looped, "share": 2 * looped / (before + after)}
-    return {name: round(value, 3) for name, value in figures.items()}
-
-
-class Count:
-    """A sink that keeps nothing."""
-
-    def write(self, result: Any) -> None: ...
-
-    def close(self) -> None: ...
+def build_engines(folder: Path, *precisions: str) -> Path:
+    """Engines of the checkpoint in `folder`, named like their precisions; the folder of them."""
+    engines, console = folder / "engines", Console()
+    for precision in precisions:
+        recipe = Recipe(
+            str(folder / "vit-b16"),
+            folder / "images",
+            precision=precision,
+            name=precision,
+            engines=engines,
+            gate=False,
+        )
+        build(recipe, console)
+    return engines
 
 
 def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
-    console = Console()
     torch.set_num_threads(threads)
-    checkpoint, engines = str(folder / "vit-b16"), folder / "engines"
-    for precision in ("fp32", "int8"):
-        recipe = Recipe(checkpoint, folder / "images", precision=precision, name=precision)
-        build(Recipe(**{**recipe.__dict__, "engines": engines, "gate": False}), console)
+    checkpoint, engines = str(folder / "vit-b16"), build_engines(folder, "fp32", "int8")
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     picture = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
 
@@ -107,7 +82,6 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
             rounds,
         )
         ms = {name: statistics.median(times) for name, times in taken.items()}
-        turns = [loop_against_bare(int8, (folder / "film.mp4").as_uri()) for _ in range(TURNS)]
     return {
         "threads": threads,
         "rounds": rounds,
@@ -115,8 +89,6 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
         "ms_min": {name: round(min(times), 2) for name, times in taken.items()},
         "fp32_speed_over_transformers": round(ms["transformers"] / ms["fp32"], 3),
         "int8_speed_over_fp32": round(ms["fp32"] / ms["int8"], 3),
-        "loop_share_of_bare": round(statistics.median(turn["share"] for turn in turns), 3),
-        "loop_turns": turns,
     }
 
 

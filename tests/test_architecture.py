@@ -37,10 +37,11 @@ FLOORS = [
         "edge.preprocess.resample",
         "edge.preprocess.surface",
     },
-    {"edge.preprocess.spec", "edge.preprocess.colour"},
+    {"edge.preprocess.spec", "edge.preprocess.colour", "edge.preprocess.reference"},
     {"edge.preprocess.processors", "edge.preprocess.compiled", "edge.preprocess.cuda"},
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
-    {"edge.report", "edge.trt"},
+    {"edge.report", "edge.runner"},
+    {"edge.trt", "edge.ortcuda"},
     {"edge.build.*", "edge.run.*"},
     {"edge.doctor"},
     {"edge.app"},
@@ -60,11 +61,13 @@ PACKAGES = {
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
     "edge.cuda_streams": {"numpy"},
-    "edge.trt": {"numpy"},
+    "edge.runner": {"numpy"},
+    "edge.ortcuda": {"numpy"},
     "edge.passport": {"msgspec"},
     "edge.preprocess.colour": {"numpy"},
     "edge.preprocess.compiled": {"numba", "numpy"},
     "edge.preprocess.cuda": {"numpy"},
+    "edge.preprocess.reference": {"numpy"},
     "edge.preprocess.resample": {"numpy"},
     "edge.preprocess.spec": {"msgspec", "numpy"},
     "edge.preprocess.surface": {"numpy"},
@@ -96,6 +99,8 @@ PACKAGES = {
     "edge.build.stages": {"onnx"},
     "edge.build.images": {"numpy"},
     "edge.build.recipes": {"tomli"},
+    "edge.run.audit": {"numpy"},
+    "edge.run.auditor": {"numpy"},
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
     "edge.run.gpu": {"numpy"},
@@ -103,7 +108,12 @@ PACKAGES = {
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
+    "edge.run.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
+    "edge.run.config": {"msgspec"},
+    "edge.run.toml": {"tomli"},
+    "edge.run.smoothing": {"numpy"},
+    "edge.run.snapshots": {"PIL"},
     "edge.run.web_pictures": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
@@ -118,11 +128,15 @@ REQUIRED = {
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
-    "onnxruntime": {"edge.session"},
-    "pycuda.driver": {"edge.cuda", "edge.doctor"},
+    "lark": {"edge.run.rules"},
+    "onnxruntime": {"edge.session", "edge.ortcuda"},
+    "pycuda.driver": {"edge.cuda", "edge.doctor", "edge.ortcuda"},
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
+    "prometheus_client": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics"},
+    "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
     "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
@@ -191,6 +205,7 @@ def test_every_package_of_the_tables_is_declared():
     called = {
         "PIL": "pillow",
         "cuda": "cuda_bindings",
+        "paho": "paho_mqtt",
         "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs",
     }
     used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
@@ -256,7 +271,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
 import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.trt, edge.report, edge.bench
+import edge.trt, edge.report, edge.bench, edge.run.mqtt, edge.run.metrics
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)

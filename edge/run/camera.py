@@ -6,77 +6,121 @@ GStreamer captures and decodes on threads of its own; `Source.read` hands over w
 from __future__ import annotations
 
 import itertools
-import os
+import socket
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from edge import nvidia
-from edge.errors import SourceError, require
-from edge.gst import gstreamer
+from edge.errors import SilenceError, SourceError, require
+from edge.gst import detect_platform, gstreamer
+from edge.run.cameras import STALL, Camera, Thinning
 from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
-from edge.run.uris import as_uri, check, is_live, path_of, pipeline, redact
+from edge.run.reader import Feed
+from edge.run.remarks import not_alternate, remarks
+from edge.run.uris import GATE, SINK, address_of, as_uri, check, is_live, path_of, pipeline, redact
 
-__all__ = ["Source", "as_uri", "detect_platform", "pipeline", "redact"]
+__all__ = ["Source", "feed", "named"]
+
+if TYPE_CHECKING:
+    from edge.cuda import Device
 
 # Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
 _SLICE = 0.1
+_KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
 
 
-def detect_platform() -> str:
-    """Say "jetson" where L4T or its GStreamer plugins are installed, else "pc".
+def named(cameras: Iterable[Camera]) -> list[Camera]:
+    """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
+    found: dict[str, Camera] = {}
+    for camera in cameras:
+        name = first = camera.name or redact(as_uri(camera.uri))
+        same = 1
+        while name in found:
+            same += 1
+            name = f"{first}#{same}"
+        found[name] = replace(camera, name=name)
+    return list(found.values())
 
-    `EDGE_PLATFORM=pc` or `jetson` decides it by hand. In a container the plugins may be there
-    without L4T's release file.
+
+def feed(
+    camera: Camera,
+    device: Device | None = None,
+    *,
+    keep: bool = True,
+    platform: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Feed:
+    """A camera as the loop wants it: opened anew as often as need be.
+
+    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
+    told, once, what is done to its pictures on their way.
     """
-    if nvidia.is_jetson():
-        return "jetson"
-    if "EDGE_PLATFORM" in os.environ:
-        return "pc"
-    return "jetson" if gstreamer().ElementFactory.find("nvvidconv") else "pc"
+    uri, once = as_uri(camera.uri), lru_cache(maxsize=None)(say)
+
+    def open_(first: int, wait: float) -> Source:
+        gpu = GpuReader(device) if device is not None else None
+        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
+
+    return Feed(
+        name=camera.name or redact(uri),
+        open=open_,
+        live=is_live(uri),
+        keep=keep and not uri.startswith("file://"),
+        again=camera.loop,
+        stall=camera.stall,
+    )
 
 
 class Source:
     """The frames of one camera, file or stream.
 
     It is opened once, by `open` or `with`, and closed once. `read` belongs to one thread; `stop`
-    may be called from any. With `realtime` a file plays at its own speed, like a camera.
+    may be called from any.
 
-    name  the URI without credentials
+    name  what the camera is called, by default its URI without credentials
     live  the newest frame wins, older ones are dropped; for `gst:` it is known once it is open
     """
 
     def __init__(
         self,
-        uri: str,
+        camera: Camera | str,
         *,
-        realtime: bool = False,
         platform: str | None = None,
-        connect_timeout: float = 10.0,
         gpu: GpuReader | None = None,
+        first: int = 0,
+        wait: float = STALL,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """gpu: reads pictures in the GPU's memory; without it they come to system memory.
+        """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
+        come to system memory. first: the first frame's number. wait: seconds for it to come.
+        say: is told, when it is open, what is done to the pictures on their way.
 
         Raises SourceError when the file or the device is not there.
         """
-        self._uri = as_uri(uri)
+        camera = Camera(camera) if isinstance(camera, str) else camera
+        self._camera = camera = replace(camera, uri=as_uri(camera.uri))
+        self._uri = camera.uri
         check(self._uri)
-        self._realtime = realtime
         self._platform = platform
-        self._connect_timeout = connect_timeout
-        self._gpu = gpu
-        self.name = redact(self._uri)
-        self.live = realtime or is_live(self._uri)
+        self._wait = wait
+        self._gpu, self._say = gpu, say
+        self._first = first
+        self.name = camera.name or redact(self._uri)
+        self.live = camera.realtime or is_live(self._uri)
+        self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None
         self._stopping = threading.Event()
         # Arrival times of the few frames inside the sink; matters only where none is dropped.
         self._arrivals: deque[float] = deque(maxlen=8)
-        self._delivered = 0
-        self._next = 0
+        self._heard: deque[float] = deque(maxlen=32)  # when the latest frames came to the gate
+        self._passed: deque[int] = deque()  # numbers of the frames that were let through it
 
     def __enter__(self) -> Source:
         return self.open()
@@ -85,20 +129,17 @@ class Source:
         self.close()
 
     @property
-    def dropped(self) -> int:
-        """Frames that gave way to a newer one before `read` could return them.
-
-        Counted up to the newest frame returned: what came after it is still inside.
-        """
-        return self._next - self._delivered
+    def interval(self) -> float | None:
+        """Seconds between the latest frames that came; None before the second."""
+        heard = list(self._heard)
+        return (heard[-1] - heard[0]) / (len(heard) - 1) if len(heard) > 1 else None
 
     def open(self) -> Source:
         """Start the pipeline and wait for its first frame; SourceError says why none came."""
         gst = gstreamer()
+        self._knock()
         platform = self._platform or detect_platform()
-        description = pipeline(
-            self._uri, platform=platform, realtime=self._realtime, gpu=self._gpu is not None
-        )
+        description = pipeline(self._camera, platform=platform, gpu=self._gpu is not None)
         try:
             self._pipeline = gst.parse_launch(description)
         except require("gi.repository.GLib").Error as error:
@@ -114,16 +155,38 @@ class Source:
             raise
         return self
 
+    def _knock(self) -> None:
+        """See that somebody is there: GStreamer takes long to find out, and does not say why."""
+        address = address_of(self._uri)
+        if address is not None:
+            try:
+                socket.create_connection(address, timeout=_KNOCK).close()
+            except OSError as error:
+                raise SourceError(
+                    f"the camera at {address[0]}:{address[1]} cannot be reached "
+                    f"({error.strerror or error})",
+                    "check its address, its power and the network",
+                ) from None
+
     def _start(self, gst: Any) -> None:
-        self._sink = self._pipeline.get_by_name("sink")
+        self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
-        gate = self._pipeline.get_by_name("gate")
+        gate = self._pipeline.get_by_name(GATE)
+        self._gate = gate.get_static_pad("sink")
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
-        bus, arrivals, numbers = self._bus, self._arrivals, itertools.count()
+        bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
+        heard, passed = self._heard, self._passed
+        thinning = Thinning(self._camera.every, self._camera.max_fps)
 
         def number(_pad: Any, info: Any) -> Any:
+            now, buffer, place = time.monotonic(), info.get_buffer(), next(numbers)
+            heard.append(now)
+            timed = buffer.pts != gst.CLOCK_TIME_NONE
+            if not thinning.wants(place, buffer.pts / gst.SECOND if timed else now):
+                return gst.PadProbeReturn.DROP
             # A buffer's offset travels with it through conversions, so it carries the number.
-            info.get_buffer().offset = next(numbers)
+            buffer.offset = place
+            passed.append(place)
             return gst.PadProbeReturn.OK
 
         def arrive(_pad: Any, _info: Any) -> Any:
@@ -135,7 +198,7 @@ class Source:
             bus.post(gst.Message.new_application(None, first))
             return gst.PadProbeReturn.REMOVE
 
-        gate.get_static_pad("sink").add_probe(gst.PadProbeType.BUFFER, number)
+        self._gate.add_probe(gst.PadProbeType.BUFFER, number)
         entrance = self._sink.get_static_pad("sink")
         entrance.add_probe(gst.PadProbeType.BUFFER, arrive)
         entrance.add_probe(gst.PadProbeType.BUFFER, announce)
@@ -153,22 +216,35 @@ class Source:
     def _await_first_frame(self, gst: Any) -> None:
         kinds = gst.MessageType
         wanted = kinds.ERROR | kinds.WARNING | kinds.EOS | kinds.APPLICATION | kinds.ELEMENT
-        deadline = time.monotonic() + self._connect_timeout
-        missing = ""
+        answered, missing = address_of(self._uri) is None, ""
+        patience = self._wait if answered else self._camera.stall
+        deadline = time.monotonic() + patience
         while not self._stopping.is_set():
-            message = self._bus.timed_pop_filtered(int(_SLICE * gst.SECOND), wanted)
+            message = self._bus.timed_pop_filtered(
+                int(_SLICE * gst.SECOND), wanted | kinds.PROGRESS
+            )
             if time.monotonic() > deadline:
-                raise self._silent(self._connect_timeout)
+                raise self._silent(patience)
             if message is None:
                 continue
             said = message.get_structure()
             if message.type == kinds.APPLICATION and said.get_name() == "first-frame":
+                arrived = self._sink.get_static_pad("sink").get_current_caps()
+                for text in remarks(self.name, self._gate.get_current_caps(), arrived):
+                    self._say(text)
                 return
-            if message.type == kinds.ELEMENT and said.get_name() == "missing-plugin":
+            if message.type == kinds.PROGRESS:
+                # A camera that agreed to play may take as long as it was seen to take.
+                kind, code, _ = message.parse_progress()
+                if (kind, code) == (gst.ProgressType.COMPLETE, "request") and not answered:
+                    answered, patience = True, self._wait
+                    deadline = time.monotonic() + patience
+            elif message.type == kinds.ELEMENT and said.get_name() == "missing-plugin":
                 missing = said.get_value("name")
             elif message.type == kinds.EOS:
                 raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
             elif message.type == kinds.ERROR:
+                not_alternate(self.name, self._gate.get_current_caps())
                 raise explain(self._uri, *message.parse_error(), missing=missing)
             elif message.type == kinds.WARNING and self._uri.startswith("file://"):
                 # A file without video may end in this warning alone: no pad fits the gate's.
@@ -181,7 +257,7 @@ class Source:
             "file": "the file may be cut off: copy it again, whole",
             "gst:": "try the pipeline alone, with gst-launch-1.0",
         }
-        return SourceError(
+        return SilenceError(
             f"no frame came from {self.name} within {seconds:g} s",
             mends.get(self._uri[:4], "check that the camera is on, and that nothing else uses it"),
         )
@@ -199,7 +275,7 @@ class Source:
         at the end of a file that was cut off.
         """
         gst = gstreamer()
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         warning: SourceError | None = None
         while not self._stopping.is_set():
             sample = self._sink.try_pull_sample(int(min(_SLICE, timeout) * gst.SECOND))
@@ -213,7 +289,9 @@ class Source:
                     raise warning
                 self._check_whole()
                 return None
-            if time.monotonic() > deadline:
+            # Frames that are not wanted, too, are a sign of life.
+            heard = max(began, self._heard[-1]) if self._heard else began
+            if time.monotonic() > heard + timeout:
                 raise self._silent(timeout)
         return None
 
@@ -230,8 +308,8 @@ class Source:
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
         buffer = sample.get_buffer()
-        self._delivered += 1
-        self._next = buffer.offset + 1
+        while self._passed and self._passed[0] <= buffer.offset:
+            self.dropped += self._passed.popleft() < buffer.offset
         captured = time.monotonic()
         if self.live:
             running = sample.get_segment().to_running_time(gst.Format.TIME, buffer.pts)
@@ -257,4 +335,4 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
-            self._pipeline = self._sink = self._bus = None
+            self._pipeline = self._sink = self._bus = self._gate = None

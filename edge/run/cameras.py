@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["STALL", "Camera", "Transport"]
+__all__ = ["STALL", "Camera", "Thinning", "Transport"]
 
 Transport: TypeAlias = Literal["tcp", "udp"]
 STALL = 10.0
@@ -33,3 +33,27 @@ class Camera:
     realtime: bool = False
     loop: bool = False
     transport: Transport = "tcp"
+
+
+class Thinning:
+    """Which frames of a source are wanted: each N-th, and at most so many a second."""
+
+    def __init__(self, every: int = 1, max_fps: float | None = None):
+        self._every = every
+        self._period = 0.0 if max_fps is None else 1 / max_fps
+        self._due: float | None = None
+
+    def wants(self, number: int, seconds: float) -> bool:
+        """number: the frame's place among all, from 0; seconds: on any clock that goes forward."""
+        if number % self._every:
+            return False
+        if not self._period:
+            return True
+        due = seconds if self._due is None else self._due
+        # A clock that went back, or on by a long way, begins anew; else rates would be off by it.
+        if not -2 < (seconds - due) / self._period < 2:
+            due = seconds
+        if seconds < due - self._period * 1e-3:
+            return False
+        self._due = due + self._period
+        return True

@@ -1,51 +1,43 @@
 """Sources -> preprocess -> engine -> sinks.
 
     GStreamer's threads      capture and decode
-    one reader per source    takes a frame and puts it into a place: there the CPU preprocesses it,
-                             or it lies ready for the GPU, while the engine works on another
-    the caller's thread      starts and finishes inferences, the sources in turn; feeds the sinks
+    one reader per source    takes a frame and puts it into a place, ready for the engine; opens the
+                             source anew when it fails (edge.run.reader)
+    the caller's thread      starts and finishes batches, the sources in turn; feeds the sinks
 
-A reader owns some places, made once: one being filled, one ready, the others in the engine.
-From a live source the newest frame wins; from a file none is lost, and the reader waits.
+A batch is what is ready when the engine is: nobody waits for a slow camera, and from each camera
+comes its newest frame.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, SourceError
 from edge.run.frames import Frame
+from edge.run.reader import Feed, Place, Reader, Work
 from edge.run.sinks import Prediction, Result, Sink
-from edge.run.summary import Histogram, Summary, Tally
+from edge.run.status import Status, Transition
+from edge.run.summary import Summary
 
-__all__ = ["Engine", "FrameSource", "Result", "Summary", "run"]
+__all__ = ["Control", "Engine", "Feed", "Result", "Summary", "run"]
 
-READ_TIMEOUT = 10.0  # seconds without a frame after which a source has failed
 # Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
 # handler wakes nobody.
 _NAP = 0.1
-_JOIN = 5.0  # seconds a reader gets to close its source: a stuck driver must not hold the exit
+_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the exit
 
 Tensor = npt.NDArray[np.float32]
-
-
-class Place(Protocol):
-    """Room for one frame, between the reader that fills it and the engine."""
-
-    def put(self, frame: Frame) -> None:
-        """Preprocess the frame, or make it ready for the GPU and keep it until `clear`."""
-
-    def clear(self) -> None:
-        """Let go of the frame: its buffer goes back to the camera's few."""
+Turn = tuple[Reader, Work]
 
 
 class Engine(Protocol):
@@ -54,6 +46,10 @@ class Engine(Protocol):
     @property
     def depth(self) -> int:
         """How many batches may be under way at once."""
+
+    @property
+    def batch(self) -> int:
+        """How many frames it is worth to put into one batch."""
 
     @property
     def frame_path(self) -> str: ...
@@ -74,198 +70,238 @@ class Engine(Protocol):
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; may be empty."""
 
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
+
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
 
 
-class FrameSource(Protocol):
-    """What the loop needs of a source; `edge.run.camera.Source` is one."""
+class Control:
+    """Puts sources in and takes them out while a run goes on; from any thread or signal handler."""
 
-    name: str
-    live: bool
+    def __init__(self) -> None:
+        self.wishes: deque[Feed | str] = deque()
 
-    @property
-    def dropped(self) -> int: ...
+    def add(self, feed: Feed) -> None:
+        """Play it, too; one of the same name that is being taken out ends before."""
+        self.wishes.append(feed)
 
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def read(self, timeout: float) -> Frame | None: ...
-
-    def stop(self) -> None: ...
+    def remove(self, name: str) -> None:
+        """End the source of this name; the others play on."""
+        self.wishes.append(name)
 
 
 def run(
     engine: Engine,
-    sources: Sequence[FrameSource],
+    feeds: Sequence[Feed],
     sinks: Sequence[Sink],
     *,
     frames: int | None = None,
     stop: threading.Event | None = None,
-    first: Callable[[Frame], None] = lambda _: None,
+    status: Status | None = None,
+    control: Control | None = None,
+    wait: bool = False,
+    look: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
+    smooth: Callable[[Frame, Any], Any] | None = None,
+    beat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Open the sources, label their frames until they end, and close sources and sinks.
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
-    signal handler. first: is told the first frame of each source. ended: is told what was
-    measured, however the run ends. clock: seconds, on the scale of `Frame.captured`.
-    Whatever a source, the engine or a sink raises is raised here as it is, after all is closed.
+    signal handler. status: where it is written how the run goes. wait: keep trying when no source
+    comes at all, as a service does; otherwise the first one's error ends the run. look: is shown
+    each frame, the engine's prediction, and what gives a copy of the tensor that the network saw.
+    smooth: makes of a frame's prediction the one to tell. beat: called whenever the loop has made
+    progress, or has nothing to do. ended: is told what was measured, however the run ends. clock:
+    seconds, on the scale of `Frame.captured`.
+
+    A source that cannot go on does not stop the others; its error is raised when all have ended.
+    Whatever else a source, the engine or a sink raises is raised here, after all is closed.
     """
-    stop = stop or threading.Event()
-    bell = threading.Condition()
-    readers = [_Reader(source, engine, bell, clock) for source in sources]
-    total, stages = Tally(), defaultdict[str, Histogram](Histogram)
+    status = status or Status(clock=clock)
+    status.backend, status.frame_path = engine.backend, engine.frame_path
+    crew = _Crew(
+        engine, sinks, status, stop or threading.Event(), control or Control(), wait, clock
+    )
     with ExitStack() as stack:
-        stack.callback(lambda: ended(_summary(engine, readers, total, stages)))
+        stack.callback(lambda: ended(status.summary()))
         for sink in sinks:
             stack.callback(sink.close)
-        stack.callback(_halt, readers, bell)  # runs first: then nothing comes to the sinks any more
-        for reader in readers:
-            reader.start()
-        turns = deque(readers)
-        flying: deque[tuple[_Reader, _Work, float]] = deque()
+        stack.callback(crew.halt)  # runs first: then nothing comes to the sinks any more
+        for feed in feeds:
+            crew.add(feed)
+        flying: deque[tuple[list[Turn], float]] = deque()
         # Before anything else ends: the GPU may still read their frames.
         stack.callback(_drain, engine, flying)
-        while frames is None or total.frames < frames:
-            while len(flying) < engine.depth and total.frames + len(flying) != frames:
-                turn = _next(turns, bell, stop, wait=not flying)
-                if turn is None:
+        left = float("inf") if frames is None else frames
+        while left > 0:
+            while len(flying) < engine.depth and left > sum(len(turns) for turns, _ in flying):
+                most = min(engine.batch, left - sum(len(turns) for turns, _ in flying))
+                turns = crew.next(most, wait=not flying, beat=beat)
+                if not turns:
                     break
-                flying.append((*turn, clock()))
-                engine.start([turn[1].place])
+                flying.append((turns, clock()))
+                engine.start([work.place for _, work in turns])
             if not flying:
                 break
-            reader, work, began = flying.popleft()
-            logits = engine.finish()
-            if not reader.tally.frames:
-                first(work.frame)
-            stages["infer"].add((clock() - began) * 1e3)
+            turns, began = flying.popleft()
+            batch = engine.finish()
+            status.stage("infer", (clock() - began) * 1e3)
             for stage, took in engine.stages_ms.items():
-                stages[stage].add(took)
-            prediction = engine.predict(logits[0])
-            ready = clock()
-            reader.release(work.place)
-            age_ms, latency_ms = (ready - work.frame.captured) * 1e3, (ready - work.taken) * 1e3
-            for tally in (total, reader.tally):
-                tally.add(age_ms, latency_ms, work.taken, ready)
-            result = Result(work.frame, prediction, age_ms, latency_ms)
+                status.stage(stage, took)
+            beat()
+            left -= len(turns)
             try:
-                for sink in sinks:
-                    sink.write(result)
+                for index, ((reader, work), logits) in enumerate(zip(turns, batch, strict=True)):
+                    prediction = engine.predict(logits)
+                    if look is not None:
+                        look(work.frame, prediction, partial(engine.seen, index))
+                    if smooth is not None:
+                        prediction = smooth(work.frame, prediction)
+                    _deliver(reader, work, prediction, status, sinks, clock)
             except BrokenPipeError:
                 break
-            del work, result  # with them goes the frame, while the next is waited for
-    return _summary(engine, readers, total, stages)
+            del turns, reader, work  # with them go the frames, while the next are waited for
+    return status.summary()
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A frame in its place, ready for the engine."""
+def _deliver(
+    reader: Reader,
+    work: Work,
+    prediction: Prediction,
+    status: Status,
+    sinks: Sequence[Sink],
+    clock: Callable[[], float],
+) -> None:
+    """Count a frame that has its label, free its place, and tell the sinks."""
+    ready = clock()
+    reader.release(work.place)
+    age_ms, latency_ms = (ready - work.frame.captured) * 1e3, (ready - work.taken) * 1e3
+    reader.status.seen = ready
+    for tally in (status.total, reader.status.tally):
+        tally.add(age_ms, latency_ms, work.taken, ready)
+    result = Result(work.frame, prediction, age_ms, latency_ms)
+    for sink in sinks:
+        sink.write(result)
 
-    frame: Frame
-    place: Place
-    taken: float
 
-
-class _Reader(threading.Thread):
-    """Opens a source, puts its frames into `ready`, closes it. All under `bell`."""
+class _Crew:
+    """The readers at work, and whose turn it is."""
 
     def __init__(
         self,
-        source: FrameSource,
         engine: Engine,
-        bell: threading.Condition,
+        sinks: Sequence[Sink],
+        status: Status,
+        stop: threading.Event,
+        control: Control,
+        wait: bool,
         clock: Callable[[], float],
     ):
-        super().__init__(name=f"reader of {source.name}", daemon=True)
-        self.source = source
-        self.ready: deque[_Work] = deque()
-        self.error: BaseException | None = None
-        self.finished = False
-        self.halted = False
-        self.replaced = 0
-        self.tally = Tally()
-        self.preprocess = Histogram()
-        self._bell = bell
-        self._clock = clock
-        self._free: deque[Place] = deque(engine.place() for _ in range(2 + engine.depth))
+        self._engine, self._sinks, self._status = engine, sinks, status
+        self._stop, self._control, self._wait, self._clock = stop, control, wait, clock
+        self._bell = threading.Condition()
+        self._news: deque[Transition] = deque()
+        self._turns: deque[Reader] = deque()
+        self._spare: list[Place] = []  # of sources that were taken out
+        self._waiting: list[Feed] = []  # for one of the same name to end
 
-    def run(self) -> None:
-        try:
-            with self.source:
-                while (place := self._take()) is not None:
-                    frame = self.source.read(READ_TIMEOUT)
-                    if frame is None:
-                        break
-                    taken = self._clock()
-                    place.put(frame)
-                    self.preprocess.add((self._clock() - taken) * 1e3)
-                    self._put(_Work(frame, place, taken))
-                    del frame  # or it would be held while the next is read
-        except BaseException as error:  # raised again, as it is, in the thread that called run()
-            self.error = error
-        finally:
+    def add(self, feed: Feed) -> None:
+        """Begin to play a source."""
+        places = [
+            self._spare.pop() if self._spare else self._engine.place()
+            for _ in range(2 + self._engine.depth)
+        ]
+        source = self._status.add(feed.name)
+        self._news.append(Transition(feed.name, "connecting"))
+        reader = Reader(feed, places, source, self._news, self._bell, self._clock)
+        self._turns.append(reader)
+        reader.start()
+
+    def next(self, most: float, *, wait: bool, beat: Callable[[], None]) -> list[Turn]:
+        """Frames that are ready, at most so many, readers in turn; none when the run is over.
+
+        Without `wait` there may be none, too, because none is ready.
+        """
+        while not self._stop.is_set():
+            self._attend()
             with self._bell:
-                self.finished = True
-                self._bell.notify_all()
+                if self._news or self._control.wishes:
+                    continue  # that a source plays is told before its first frame
+                turns = self._gather(most)
+                if turns or not wait:
+                    return turns
+                self._raise_what_ends_the_run()
+                if not self._waiting and all(reader.finished for reader in self._turns):
+                    return []
+                self._bell.wait(_NAP)
+            beat()
+        return []
 
-    def _take(self) -> Place | None:
-        """A place to fill, or None on `halt`. Of a live source one is always free."""
-        with self._bell:
-            while not self._free and not self.halted:
-                self._bell.wait()
-            return None if self.halted else self._free.popleft()
+    def _gather(self, most: float) -> list[Turn]:
+        """One frame of each reader, and again while there are any."""
+        turns: list[Turn] = []
+        idle = 0
+        while len(turns) < most and idle < len(self._turns):
+            reader = self._turns[0]
+            self._turns.rotate(-1)
+            work = reader.newest()
+            if work is None:
+                idle += 1
+            else:
+                idle = 0
+                turns.append((reader, work))
+        return turns
 
-    def _put(self, work: _Work) -> None:
-        with self._bell:
-            if self.source.live and self.ready:
-                self._give_back(self.ready.popleft().place)
-                self.replaced += 1
-            self.ready.append(work)
-            self._bell.notify_all()
+    def _attend(self) -> None:
+        """Tell what happened to the sources, and do what is wished for."""
+        while self._news:
+            transition = self._news.popleft()
+            self._status.change(transition)
+            for sink in self._sinks:
+                sink.changed(transition)
+        while self._control.wishes:
+            wish = self._control.wishes.popleft()
+            if isinstance(wish, Feed):
+                self._waiting.append(wish)
+                continue
+            for reader in self._turns:
+                if reader.feed.name == wish:
+                    reader.retire()
+        for reader in [reader for reader in self._turns if reader.retired and reader.finished]:
+            self._turns.remove(reader)
+            self._spare += reader.places()
+        names = {reader.feed.name for reader in self._turns}
+        for feed in [feed for feed in self._waiting if feed.name not in names]:
+            self._waiting.remove(feed)
+            self.add(feed)
 
-    def release(self, place: Place) -> None:
-        """Give back the place of a frame that is done."""
-        with self._bell:
-            self._give_back(place)
-            self._bell.notify_all()
-
-    def _give_back(self, place: Place) -> None:
-        place.clear()
-        self._free.append(place)
+    def _raise_what_ends_the_run(self) -> None:
+        """Raise the error of a source, when nothing else can come."""
+        errors = [reader.error for reader in self._turns if reader.error is not None]
+        for error in errors:
+            if not isinstance(error, SourceError):
+                raise error
+        if not errors:
+            return
+        gone = all(reader.finished for reader in self._turns)
+        never = not self._wait and all(
+            reader.error is not None and not reader.came for reader in self._turns
+        )
+        if gone or never:
+            raise errors[0]
 
     def halt(self) -> None:
-        """Make the thread end, wherever it waits."""
-        self.source.stop()
-        with self._bell:
-            self.halted = True
-            self._bell.notify_all()
-
-
-def _next(
-    turns: deque[_Reader], bell: threading.Condition, stop: threading.Event, *, wait: bool
-) -> tuple[_Reader, _Work] | None:
-    """The next ready frame, readers in turn; None when all have ended or `stop` is set.
-
-    Without `wait` it is None, too, when no frame is ready.
-    """
-    with bell:
-        while not stop.is_set():
-            for _ in range(len(turns)):
-                reader = turns[0]
-                turns.rotate(-1)
-                if reader.ready:
-                    return reader, reader.ready.popleft()
-                # Only now: the frames before an error are good ones, those in the engine too.
-                if reader.error is not None and wait:
-                    raise reader.error
-            if not wait or all(reader.finished for reader in turns):
-                return None
-            bell.wait(_NAP)
-    return None
+        """End all readers; those that hang are left behind."""
+        for reader in self._turns:
+            reader.halt()
+        deadline = time.monotonic() + _JOIN
+        for reader in self._turns:
+            if reader.is_alive():
+                reader.join(max(0.0, deadline - time.monotonic()))
 
 
 def _drain(engine: Engine, flying: deque[Any]) -> None:
@@ -274,38 +310,3 @@ def _drain(engine: Engine, flying: deque[Any]) -> None:
         flying.popleft()
         with suppress(EdgeError):
             engine.finish()
-
-
-def _halt(readers: list[_Reader], bell: threading.Condition) -> None:
-    for reader in readers:
-        reader.halt()
-    for reader in readers:
-        if reader.is_alive():
-            reader.join(_JOIN)
-
-
-def _summary(
-    engine: Engine, readers: list[_Reader], total: Tally, stages: dict[str, Histogram]
-) -> Summary:
-    preprocess, measured = Histogram(), {"infer": Histogram(), **stages}
-    sources: dict[str, dict[str, Any]] = {}
-    for reader in readers:
-        preprocess.merge(reader.preprocess)
-        name, same = reader.source.name, 1
-        while name in sources:  # the same camera twice
-            same += 1
-            name = f"{reader.source.name}#{same}"
-        dropped = reader.source.dropped + reader.replaced
-        sources[name] = {**reader.tally.numbers(), "dropped": dropped}
-    return Summary(
-        backend=engine.backend,
-        frame_path=engine.frame_path,
-        dropped=sum(numbers["dropped"] for numbers in sources.values()),
-        reconnects=0,
-        stages_ms={
-            name: histogram.percentiles()
-            for name, histogram in {"preprocess": preprocess, **measured}.items()
-        },
-        sources=sources,
-        **total.numbers(),
-    )

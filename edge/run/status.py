@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from edge.run.summary import Histogram, Tally
+from edge.run.summary import Histogram, Summary, Tally
 
 __all__ = ["SourceStatus", "State", "Status", "Transition"]
 
@@ -103,3 +103,27 @@ class Status:
         with self._lock:
             histogram = self.stages.setdefault(name, Histogram())
         histogram.add(ms)
+
+    def summary(self) -> Summary:
+        """What was measured up to now."""
+        preprocess, infer = Histogram(), self.stages.get("infer", Histogram())
+        sources = {}
+        for source in self.sources:
+            preprocess.merge(source.preprocess)
+            sources[source.name] = {
+                **source.tally.numbers(),
+                "dropped": source.dropped,
+                "stale": source.stale,
+                "reconnects": source.reconnects,
+            }
+        stages = {"preprocess": preprocess, "infer": infer, **self.stages}
+        return Summary(
+            backend=self.backend,
+            frame_path=self.frame_path,
+            dropped=sum(source.dropped for source in self.sources),
+            stale=sum(source.stale for source in self.sources),
+            reconnects=sum(source.reconnects for source in self.sources),
+            stages_ms={name: histogram.percentiles() for name, histogram in stages.items()},
+            sources=sources,
+            **self.total.numbers(),
+        )

@@ -109,14 +109,18 @@ class Summary:
     """A run in numbers. Milliseconds as p50, p90, p99, null when nothing was measured.
 
     dropped     frames of live sources that gave way to newer ones before they were labelled
-    stages_ms   preprocess and infer, each per frame
-    sources     per source: frames, dropped, seconds, fps, age_ms, latency_ms
+    stale       frames of live sources that came too late to be called current, and were left out
+    reconnects  times that a source played again after it had stopped to
+    stages_ms   preprocess per frame, infer per batch; on a GPU, where preprocess is the copy to
+                memory that it reads, also gpu, and gpu_preprocess, gpu_network and gpu_download
+    sources     per source: frames, dropped, stale, reconnects, seconds, fps, age_ms, latency_ms
     """
 
     backend: str
     frame_path: str
     frames: int
     dropped: int
+    stale: int
     reconnects: int
     seconds: float
     fps: float

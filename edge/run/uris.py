@@ -1,8 +1,8 @@
 """Source URIs: what a person types becomes a pipeline, and never shows a password.
 
 Pure functions, but for `as_uri` and `check`, which look at the file system. Every pipeline ends
-in the same two named elements: `gate`, the queue in front of the expensive conversion, where
-frames are numbered and, for cameras, stale ones give way to new ones; and `sink`.
+in the same two named elements: `GATE`, the queue in front of the expensive conversion, where
+frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
 
 A picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
 it is, and converts only what `FORMATS` does not name, such as 10-bit video.
@@ -14,12 +14,25 @@ import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from edge.errors import SourceError
 from edge.preprocess.surface import FORMATS
+from edge.run.cameras import Camera
 
-__all__ = ["as_uri", "authority", "check", "device_of", "is_live", "path_of", "pipeline", "redact"]
+__all__ = [
+    "GATE",
+    "SINK",
+    "address_of",
+    "as_uri",
+    "authority",
+    "check",
+    "device_of",
+    "is_live",
+    "path_of",
+    "pipeline",
+    "redact",
+]
 
 KNOWN = "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., gst:..."
 LIST = "gst-device-monitor-1.0 Video/Source"
@@ -35,12 +48,14 @@ _ANY_MEMORY = ";".join(
     f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
     for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
 )
-_GATE = "queue name=gate max-size-bytes=0 max-size-time=0"
-_SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
+# No names that a pipeline of the user's own is likely to have given.
+GATE, SINK = "edge-gate", "edge-sink"
+_GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
+_SINK = f"appsink name={SINK} sync=false qos=false enable-last-sample=false"
 
 
-def pipeline(uri: str, *, platform: str, realtime: bool, gpu: bool = False) -> str:
-    """The gst-launch string that delivers the frames of `uri` to `appsink name=sink`.
+def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
+    """The gst-launch string that delivers the frames of a camera to the appsink `SINK`.
 
     `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
     a pipeline of the user's own in whatever memory they are; else all come to system memory. From a
@@ -51,6 +66,7 @@ def pipeline(uri: str, *, platform: str, realtime: bool, gpu: bool = False) -> s
     """
     if platform not in _DECODE:
         raise SourceError(f"there is no platform {platform!r}", "use pc or jetson")
+    uri, realtime = camera.uri, camera.realtime
     head, to_system = _head(uri, platform)
     live = is_live(uri)
     pace = "clocksync ! " if realtime and not live else ""
@@ -179,6 +195,17 @@ def redact(uri: str) -> str:
     if uri.startswith("gst:"):  # element by element, so that one '@' does not hide the others
         return " ! ".join(_hide(element) for element in re.split(r"\s+!\s+", uri))
     return _hide(uri)
+
+
+def address_of(uri: str) -> tuple[str, int] | None:
+    """Host and port that a `rtsp://` URI names; None for other URIs, and for a faulty one."""
+    if not uri.startswith("rtsp://"):
+        return None
+    try:
+        found = urlsplit(f"rtsp://{authority(uri)}")
+        return (found.hostname, found.port or 554) if found.hostname else None
+    except ValueError:
+        return None
 
 
 def authority(uri: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run.cpu import CpuPath
+from edge.run.reader import Feed
 
 FRAMES = 45  # at 30 a second
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,7 @@ class NumberReader:
             lambda *given: self.preprocess(*given), lambda batch: self.infer(batch), (3, 2, 2)
         )
         self.depth, self.stages_ms = self._path.depth, self._path.stages_ms
+        self.batch = self._path.batch
         self.place, self.start, self.finish = self._path.place, self._path.start, self._path.finish
 
     def preprocess(self, picture: Surface, out: np.ndarray) -> None:
@@ -123,13 +126,23 @@ class NumberReader:
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         assert batch.dtype == np.float32
-        assert batch.shape == (1, *self.input_shape)
-        logits = np.zeros((1, 256), np.float32)
-        logits[0, int(batch[0, 0, 0, 0])] = 9
+        assert batch.shape == (len(batch), *self.input_shape)
+        logits = np.zeros((len(batch), 256), np.float32)
+        logits[np.arange(len(batch)), batch[:, 0, 0, 0].astype(int)] = 9
         return logits
 
     def predict(self, logits: np.ndarray) -> Guess:
         return Guess(int(logits.argmax()))
+
+
+def once(source: Any) -> Feed:
+    """A source that is there already, and is not opened anew."""
+    return Feed(source.name, lambda first, wait: source, live=source.live, keep=False)
+
+
+@pytest.fixture(scope="session", name="once")
+def _once() -> Callable[[Any], Feed]:
+    return once
 
 
 @pytest.fixture
@@ -140,3 +153,16 @@ def engine() -> NumberReader:
 @pytest.fixture
 def guess() -> type[Guess]:
     return Guess
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, to be filled. Mounting one needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,12 @@ from edge.passport import Passport
 from edge.preprocess import cuda as cuda_preprocess
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Surface
 from edge.run import gpu, loop, nvbufsurface
-from edge.run.camera import Source
+from edge.run.camera import feed
+from edge.run.cameras import Camera
 from edge.run.engine import Engine
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.nvmm import NvmmReader
+from edge.run.sinks import Sink
 from edge.trt import TensorRT
 from tests.cuda_driver import emulated_trt
 from tests.cuda_driver.standin import (
@@ -38,6 +41,7 @@ from tests.cuda_driver.standin import (
     emulated,
     run,
 )
+from tests.gpu.kernel import destroy_array, make_array
 from tests.preprocess.kernel.build import compiled
 from tests.preprocess.pictures import noise
 
@@ -124,6 +128,36 @@ def test_nothing_is_allocated_per_frame_and_graphs_are_replayed(driver, built_en
 
 
 @emulated
+def test_each_stage_is_timed_enqueued_and_in_a_graph(driver, built_engine):
+    stages = ("gpu_preprocess", "gpu_network", "gpu_download")
+    with opened(driver, built_engine) as (on_gpu, _, trt):
+        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        trt.nap = 0.03  # seconds that the network takes longer
+        for graphs in (False, False, False, False, True, True):
+            before = driver.calls("cuGraphLaunch")
+            label(on_gpu, [place], [surface])
+            assert (driver.calls("cuGraphLaunch") > before) >= graphs
+            found = on_gpu.stages_ms
+            assert set(found) == {"gpu", *stages}
+            assert found["gpu_network"] >= 30
+            assert found["gpu_download"] < 30
+            assert 0 < sum(found[stage] for stage in stages) <= found["gpu"]
+
+
+@emulated
+def test_without_cuda_bindings_the_whole_batch_is_timed(driver, built_engine):
+    sys.modules["cuda.bindings.driver"] = None  # type: ignore[assignment]
+    said: list[str] = []
+    with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
+        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        for _ in range(5):
+            found = label(on_gpu, [place], [surface])
+            assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
+            assert set(on_gpu.stages_ms) == {"gpu"}
+    assert len(said) == 1 and "cuda.bindings.driver cannot be imported" in said[0], said
+
+
+@emulated
 def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         assert on_gpu.depth == 2
@@ -138,6 +172,22 @@ def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
                 expected = on_the_cpu(on_cpu, [surfaces[flying.pop(0)]])
                 assert np.array_equal(on_gpu.finish(), expected)
         assert np.array_equal(on_gpu.finish(), on_the_cpu(on_cpu, [surfaces[8]]))
+
+
+@emulated
+def test_what_the_network_saw_can_be_asked_for(driver, built_engine):
+    """Of each frame of the batch finished last, while the other lane is at work."""
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        surfaces = [noise("NV12", 70, 50, seed=seed) for seed in range(6)]
+        places = [on_gpu.place() for _ in range(6)]
+        for place, surface in zip(places, surfaces, strict=True):
+            place.put(frame_of(surface))
+        on_gpu.start(places[:3])
+        on_gpu.start(places[3:])
+        for batch in (surfaces[:3], surfaces[3:]):
+            on_gpu.finish()
+            for index, surface in enumerate(batch):
+                assert np.array_equal(on_gpu.seen(index), on_cpu.preprocess(surface))
 
 
 @emulated
@@ -196,7 +246,7 @@ def test_a_batch_never_releases_its_own_tables(driver, built_engine):
         surfaces = [noise("RGB", 40 + i, 30 + i, seed=i) for i in range(5)]
         for batch in (surfaces[:4], surfaces[1:], surfaces[:4]):
             assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
-        with pytest.raises(BackendError, match="batch of 5 does not fit a plan for 1 to 4"):
+        with pytest.raises(BackendError, match="batch of 5 does not fit an engine for 1 to 4"):
             label(on_gpu, places, surfaces)
 
 
@@ -237,22 +287,20 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine, ca
 def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, numbered):
     """GStreamer decodes, readers copy to pinned memory, two lanes label: in order, none lost."""
 
-    class List:
+    class List(Sink):
         def __init__(self) -> None:
             self.results: list[Any] = []
 
         def write(self, result: Any) -> None:
             self.results.append(result)
 
-        def close(self) -> None: ...
-
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         results = []
         for engine in (on_gpu, on_cpu):
             sink = List()
-            summary = loop.run(engine, [Source(numbered)], [sink])
+            summary = loop.run(engine, [feed(Camera(str(numbered)))], [sink])
             assert (summary.frames, summary.dropped) == (45, 0)
-            assert ("gpu" in summary.stages_ms) == (engine is on_gpu)
+            assert ("gpu_network" in summary.stages_ms) == (engine is on_gpu)
             results.append(
                 [(r.frame.number, r.prediction.probabilities.tolist()) for r in sink.results]
             )
@@ -262,8 +310,6 @@ def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, nu
 
 def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
     """An NV12 picture of 64x36 as a Jetson's driver holds it: in rows, or in arrays."""
-    from cuda.bindings import driver as cuda
-
     planes = []
     for plane, pitch, channels in zip(surface.planes, (256, 512), (1, 2), strict=True):
         rows, columns = plane.shape
@@ -271,17 +317,8 @@ def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
         memory.array.reshape(rows, pitch)[:, :columns] = plane
         planes.append(memory.address)
         if textures:
-            shape = cuda.CUDA_ARRAY_DESCRIPTOR()
-            shape.Width, shape.Height, shape.NumChannels = columns // channels, rows, channels
-            shape.Format = cuda.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
-            _, array = cuda.cuArrayCreate(shape)
-            copy = cuda.CUDA_MEMCPY2D()
-            copy.srcMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_HOST
-            copy.srcHost, copy.srcPitch = memory.array.ctypes.data, pitch
-            copy.dstMemoryType = cuda.CUmemorytype.CU_MEMORYTYPE_ARRAY
-            copy.dstArray, copy.WidthInBytes, copy.Height = array, columns, rows
-            assert not cuda.cuMemcpy2D(copy)[0]
-            device.own(array, lambda array=array: cuda.cuArrayDestroy(array))
+            array = make_array(plane, channels)
+            device.own(array, lambda array=array: destroy_array(array))
             planes[-1] = int(array)
     kind = 0 if textures else 1
     return EglFrame((ctypes.c_void_p * 3)(*planes), 64, 36, 1, 256, 2, 1, kind)

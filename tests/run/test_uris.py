@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from edge.errors import SourceError
 from edge.gst import gstreamer
+from edge.run.cameras import Camera
 from edge.run.uris import as_uri, authority, check, pipeline, redact
 
-NEWEST = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
-EVERY = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
+NEWEST = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
+EVERY = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
 FORMATS = "RGB,BGR,RGBA,RGBx,BGRA,BGRx,GRAY8,NV12,NV21,I420,Y42B,Y444,YUY2,UYVY"
 PICTURE = f"videoconvert ! video/x-raw,format={{{FORMATS}}}"
-SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
+SINK = "appsink name=edge-sink sync=false qos=false enable-last-sample=false"
 NEWEST_SINK = f"{SINK} max-buffers=1 drop=true"
 EVERY_SINK = f"{SINK} max-buffers=2 drop=false"
 NVMM = "nvvidconv ! video/x-raw,format=NV12"
@@ -75,14 +76,14 @@ GPU_GOLDEN = {
 
 @pytest.mark.parametrize(("uri", "platform"), GPU_GOLDEN)
 def test_for_a_gpu_pictures_stay_where_it_reads_them(uri: str, platform: str) -> None:
-    text = pipeline(uri, platform=platform, realtime=False, gpu=True)
+    text = pipeline(Camera(uri, realtime=False), platform=platform, gpu=True)
     assert text == GPU_GOLDEN[uri, platform]
 
 
 @pytest.mark.parametrize("memory", ["", "(memory:NVMM)", "(memory:CUDAMemory)"])
 def test_a_pipeline_of_the_users_own_may_end_in_any_memory(memory: str) -> None:
     """Nothing is converted on the way, so that the picture need not leave the GPU."""
-    text = pipeline("gst:fakesrc", platform="pc", realtime=False, gpu=True)
+    text = pipeline(Camera("gst:fakesrc"), platform="pc", gpu=True)
     assert "videoconvert" not in text
     gst = gstreamer()
     (caps,) = re.findall(r'caps="([^"]+)"', text)
@@ -97,14 +98,14 @@ def test_a_pipeline_of_the_users_own_may_end_in_any_memory(memory: str) -> None:
 
 @pytest.mark.parametrize(("uri", "platform", "realtime"), GOLDEN)
 def test_golden(uri: str, platform: str, realtime: bool) -> None:
-    text = pipeline(uri, platform=platform, realtime=realtime)
+    text = pipeline(Camera(uri, realtime=realtime), platform=platform)
     assert text == GOLDEN[uri, platform, realtime]
     # GStreamer reads it so too; stand-ins for the elements that only a Jetson has.
     stock = re.sub(r"nvarguscamerasrc sensor-id=\d", "fakesrc", text)
     stock = stock.replace("nvv4l2decoder", "identity").replace("nvvidconv", "decodebin")
     elements = gstreamer().parse_launch(stock)
-    assert elements.get_by_name("gate") is not None
-    assert elements.get_by_name("sink") is not None
+    assert elements.get_by_name("edge-gate") is not None
+    assert elements.get_by_name("edge-sink") is not None
 
 
 @pytest.mark.parametrize(
@@ -113,18 +114,18 @@ def test_golden(uri: str, platform: str, realtime: bool) -> None:
 )
 def test_unknown_uri_names_the_known_ones(uri: str) -> None:
     with pytest.raises(SourceError) as caught:
-        pipeline(uri, platform="jetson", realtime=False)
+        pipeline(Camera(uri, realtime=False), platform="jetson")
     assert "file:///" in caught.value.mend
 
 
 def test_csi_needs_a_jetson() -> None:
     with pytest.raises(SourceError, match="csi://0 needs a Jetson"):
-        pipeline("csi://0", platform="pc", realtime=False)
+        pipeline(Camera("csi://0"), platform="pc")
 
 
 def test_unknown_platform() -> None:
     with pytest.raises(SourceError, match="use pc or jetson"):
-        pipeline("test://ball", platform="mac", realtime=False)
+        pipeline(Camera("test://ball"), platform="mac")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_unknown_platform() -> None:
 )
 def test_a_word_cannot_become_a_pipeline(uri: str) -> None:
     with pytest.raises(SourceError, match="names no device or pattern"):
-        pipeline(uri, platform="pc", realtime=False)
+        pipeline(Camera(uri, realtime=False), platform="pc")
 
 
 def elements_of(text: str) -> dict[str, Any]:
@@ -158,7 +159,7 @@ names = st.text(
 @given(names)
 def test_no_file_name_breaks_out(name: str) -> None:
     path = Path("/videos") / name
-    elements = elements_of(pipeline(path.as_uri(), platform="pc", realtime=False))
+    elements = elements_of(pipeline(Camera(path.as_uri()), platform="pc"))
     assert set(elements) == {"uridecodebin", "queue", "videoconvert", "capsfilter", "appsink"}
     assert elements["uridecodebin"].get_property("uri") == path.as_uri()
 
@@ -167,7 +168,7 @@ def test_no_file_name_breaks_out(name: str) -> None:
 @example('" ! fakesink name="x')
 @example("\\")
 def test_no_rtsp_address_breaks_out(rest: str) -> None:
-    elements = elements_of(pipeline(f"rtsp://camera/{rest}", platform="pc", realtime=False))
+    elements = elements_of(pipeline(Camera(f"rtsp://camera/{rest}"), platform="pc"))
     wanted = {"rtspsrc", "decodebin", "queue", "videoconvert", "capsfilter", "appsink"}
     assert set(elements) == wanted
     location = elements["rtspsrc"].get_property("location")

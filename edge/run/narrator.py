@@ -1,0 +1,45 @@
+"""What a person is told while a run goes on: one line per transition, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge.preprocess.surface import Layout
+from edge.run.frames import FramePath
+from edge.run.sinks import Result, Sink
+from edge.run.status import State, Transition
+
+__all__ = ["Narrator"]
+
+
+class Narrator(Sink):
+    """Says what each source delivers, when it stops to, why, and when it comes back."""
+
+    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None]):
+        self._say, self._warn = say, warn
+        self._seen: dict[str, tuple[Layout, FramePath]] = {}
+        self._states: dict[str, State] = {}
+
+    def write(self, result: Result) -> None:
+        frame = result.frame
+        seen = frame.surface.layout, frame.path
+        if self._seen.get(frame.source) != seen:  # at first, and when a camera changes its mode
+            self._seen[frame.source] = seen
+            layout = seen[0]
+            shape = f"{layout.width}x{layout.height} {layout.format}"
+            self._say(f"{frame.source}: {shape} in {frame.path} memory")
+
+    def changed(self, transition: Transition) -> None:
+        name, reason = transition.source, transition.reason
+        self._states[name] = transition.state
+        if transition.state == "waiting":
+            what = reason if name in reason else f"{name}: {reason}"
+            self._warn(f"{what}; trying again")
+        elif transition.state == "failed":
+            # If nothing else plays, it is the error that ends the run.
+            if any(state not in ("failed", "ended") for state in self._states.values()):
+                self._warn(reason if name in reason else f"{name}: {reason}")
+        elif transition.state == "ended" and reason:
+            self._say(f"{name}: {reason}")
+        elif transition.state == "playing" and transition.outage is not None:
+            self._say(f"{name} plays again, after {transition.outage:.1f} s without a frame")

@@ -1,0 +1,88 @@
+"""How long to wait for a camera, and how late its frames may be: arithmetic without a clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+__all__ = ["Freshness", "Patience", "backoff"]
+
+_SHORTEST, _LONGEST = 0.1, 1.0  # seconds between two tries to open a camera
+_LOCKED_OUT = 60.0  # cameras bar who comes too often with a wrong password
+_MISSED = 60  # frames that a camera misses before it is taken for dead
+_ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
+_STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
+_WINDOW = 2.0  # seconds over which the age of the freshest frame is known
+_LATE = 2  # frame intervals
+
+
+def backoff(
+    failures: int, *, refused: bool = False, uniform: Callable[[float, float], float] | None = None
+) -> float:
+    """Seconds until a camera is tried again, after so many failures in a row.
+
+    Doubled each time, up to a second: a try costs one connection, and the camera that comes back is
+    to be seen at once. Jittered, so that cameras behind one switch are not all tried together.
+    refused: it did not accept the password; then up to a minute.
+    """
+    longest = _LOCKED_OUT if refused else _LONGEST
+    most = min(longest, _SHORTEST * (16 if refused else 1) * 2.0 ** min(failures, 16))
+    return (uniform or random.uniform)(most / 2, most)
+
+
+class Patience:
+    """How long a source may be silent before it is opened anew.
+
+    A camera that sent 30 frames a second is dead after two seconds, one that sends a frame a minute
+    is not: the wait follows the interval of its frames, and is doubled while too few came to know.
+    """
+
+    def __init__(self, stall: float):
+        """stall: seconds of silence to wait through while nothing is known of the source."""
+        self._stall = stall
+        self._stretch = 1
+
+    def seconds(self, interval: float | None) -> float:
+        """What to wait for the next frame; interval: between the latest frames, in seconds."""
+        if interval is None:
+            return self._stall * self._stretch
+        expected = min(max(_ALIVE, _MISSED * interval), self._stall)
+        return round(max(expected, 3 * interval), 1)
+
+    def silent(self, interval: float | None) -> None:
+        """The wait was in vain; interval: None when not two frames had come."""
+        if interval is None:
+            self._stretch = min(2 * self._stretch, _STRETCH)
+
+
+class Freshness:
+    """Until when a frame of a live source is current: two frame intervals more than the freshest.
+
+    Cameras, networks and decoders each add a delay that stays the same, and clocks of cameras are
+    estimates, so that a frame is late by comparison with the youngest of the last seconds. If all
+    are late for so long, that is their delay.
+    """
+
+    def __init__(self) -> None:
+        self._interval: float | None = None
+        self._before: tuple[int, float] | None = None
+        self._youngest = self._youngest_before = float("inf")
+        self._began = float("-inf")
+
+    def expires(self, number: int, pts: float | None, captured: float, now: float) -> float:
+        """The second, on the scale of `captured` and `now`, after which the frame is stale.
+
+        number, pts: its place among the source's frames, and its stream time in seconds.
+        """
+        if now - self._began > _WINDOW:
+            self._youngest_before, self._youngest = self._youngest, float("inf")
+            self._began = now
+        self._youngest = min(self._youngest, now - captured)
+        if pts is not None:
+            if self._before is not None and number > self._before[0] and pts > self._before[1]:
+                self._interval = (pts - self._before[1]) / (number - self._before[0])
+            self._before = number, pts
+        if self._interval is None:
+            return float("inf")
+        delay = min(self._youngest, self._youngest_before)
+        return captured + delay + _LATE * self._interval

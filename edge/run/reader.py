@@ -1,0 +1,296 @@
+"""One source, kept alive: opened, read, and opened anew when it fails, on a thread of its own.
+
+The reader takes a frame and puts it into a place: there the CPU preprocesses it, or it lies ready
+for the GPU, while the engine works on another. It owns some places, made once: one being filled,
+one ready, the others in the engine. From a live source the newest frame wins; from a file none is
+lost, and the reader waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.errors import AccessError, SilenceError, SourceError
+from edge.run.cameras import STALL
+from edge.run.frames import Frame
+from edge.run.patience import Freshness, Patience, backoff
+from edge.run.status import SourceStatus, State, Transition
+
+__all__ = ["Feed", "FrameSource", "Place", "Reader", "Work"]
+
+
+class Place(Protocol):
+    """Room for one frame, between the reader that fills it and the engine."""
+
+    def put(self, frame: Frame) -> None:
+        """Preprocess the frame, or make it ready for the GPU and keep it until `clear`."""
+
+    def clear(self) -> None:
+        """Let go of the frame: its buffer goes back to the camera's few."""
+
+
+class FrameSource(Protocol):
+    """A source that is opened once; `edge.run.camera.Source` is one.
+
+    live      the newest frame wins, older ones are dropped
+    dropped   frames that gave way to a newer one before `read` could return them
+    interval  seconds between the latest frames that came; None before the second
+    """
+
+    live: bool
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def interval(self) -> float | None: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def read(self, timeout: float) -> Frame | None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A source that can be opened again and again.
+
+    open     (number of its first frame, seconds to wait for it) -> a source, not yet open
+    live     it is a camera, as far as is known before it is open
+    keep     open it anew when it ends or fails, if it is live
+    again    begin a file again at its end
+    stall    seconds of silence after which a source has failed; see `Patience`
+    """
+
+    name: str
+    open: Callable[[int, float], FrameSource]
+    live: bool = False
+    keep: bool = True
+    again: bool = False
+    stall: float = STALL
+
+
+@dataclass(frozen=True)
+class Work:
+    """A frame in its place, ready for the engine; after `expires` it is no longer current."""
+
+    frame: Frame
+    place: Place
+    taken: float
+    expires: float
+
+
+class Reader(threading.Thread):
+    """Puts the frames of a feed into `ready`, and says how it goes in `news`. All under `bell`.
+
+    error     what ended it; for a live source also why it does not play, before it ever did
+    finished  it will put nothing any more
+    came      a frame has come
+    retired   it was taken out of the run
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        places: Iterable[Place],
+        status: SourceStatus,
+        news: deque[Transition],
+        bell: threading.Condition,
+        clock: Callable[[], float],
+    ):
+        super().__init__(name=f"reader of {feed.name}", daemon=True)
+        self.feed, self.status = feed, status
+        self.ready: deque[Work] = deque()
+        self.error: BaseException | None = None
+        self.finished = self.came = self.retired = False
+        self._news, self._bell, self._clock = news, bell, clock
+        self._free = deque(places)
+        self._places = len(self._free)
+        self._leaving = threading.Event()
+        self._abandoned = False  # nobody gives places back any more
+        self._source: FrameSource | None = None
+        self._live = feed.live
+        self._played = False  # since it was opened
+        self._said: tuple[State, str] = ("connecting", "")
+        self._number = 0  # of the next frame, over all openings
+        self._heard: float | None = None  # clock seconds of the latest frame
+        self._dropped = status.dropped  # of the openings before this one
+
+    def run(self) -> None:
+        try:
+            self._keep_playing()
+        except BaseException as error:  # raised again, as it is, in the thread that called run()
+            with self._bell:
+                self.error = error
+                self._change("failed", str(error))
+        finally:
+            with self._bell:
+                self.finished = True
+                self._bell.notify_all()
+
+    def _keep_playing(self) -> None:
+        patience, failures = Patience(self.feed.stall), 0
+        while not self._leaving.is_set():
+            problem: SourceError | None = None
+            try:
+                self._play(patience)
+            except SourceError as error:
+                problem = error
+            if self._leaving.is_set():
+                with self._bell:
+                    self._change("ended", "taken out" if self.retired else "")
+                break
+            if problem is None and self._played and self.feed.again:
+                continue
+            if not (self.feed.keep and self._live):
+                if problem is not None:
+                    raise problem
+                with self._bell:
+                    self._change("ended")
+                break
+            failures = 0 if self._played else failures + 1
+            self._lost(problem)
+            wait = backoff(failures, refused=isinstance(problem, AccessError))
+            self._leaving.wait(wait)
+
+    def _play(self, patience: Patience) -> None:
+        """Read a source, opened anew, until it ends. Raises SourceError when it fails."""
+        self._played = False
+        source = self.feed.open(self._number, patience.seconds(None))
+        with self._bell:
+            self._source = source
+            if self._leaving.is_set():  # `halt` came before there was a source to stop
+                return
+        try:
+            with source:
+                self._live = self._live or source.live
+                try:
+                    self._read(source, patience)
+                finally:
+                    self._await_places()
+        except SilenceError:
+            patience.silent(source.interval)
+            raise
+        finally:
+            with self._bell:
+                self._dropped += source.dropped
+                self.status.dropped = self._dropped
+                self._source = None
+
+    def _read(self, source: FrameSource, patience: Patience) -> None:
+        freshness = Freshness()
+        while (place := self._take()) is not None:
+            filled = False
+            try:
+                frame = source.read(patience.seconds(source.interval))
+                if frame is None:
+                    break
+                self._put(frame, place, source, freshness)
+                filled = True
+                del frame  # or it would be held while the next is read
+            finally:
+                if not filled:
+                    self.release(place)
+
+    def _put(self, frame: Frame, place: Place, source: FrameSource, freshness: Freshness) -> None:
+        taken = self._clock()
+        expires = float("inf")
+        if source.live:
+            expires = freshness.expires(frame.number, frame.pts, frame.captured, taken)
+        place.put(frame)
+        self.status.preprocess.add((self._clock() - taken) * 1e3)
+        with self._bell:
+            if not self._played:
+                if self._said[0] != "playing":  # a file that is played again never stopped to
+                    outage = None if self._heard is None else taken - self._heard
+                    self._change("playing", outage=outage)
+                self._played = self.came = True
+                self.error = None
+            self._number, self._heard = frame.number + 1, taken
+            if self._leaving.is_set():
+                self._give_back(place)
+                return
+            if source.live and self.ready:
+                self._give_back(self.ready.popleft().place)
+                self._dropped += 1
+            self.status.dropped = self._dropped + source.dropped
+            self.ready.append(Work(frame, place, taken, expires))
+            self._bell.notify_all()
+
+    def _lost(self, problem: SourceError | None) -> None:
+        """It does not play, and will be tried again; each reason is told once."""
+        reason = "the stream ended" if problem is None else str(problem)
+        with self._bell:
+            self.error = None if self.came else problem
+            if self._said != ("waiting", reason):
+                self._change("waiting", reason)
+            self._bell.notify_all()
+
+    def _change(self, state: State, reason: str = "", outage: float | None = None) -> None:
+        self._said = state, reason
+        self._news.append(Transition(self.feed.name, state, reason, outage))
+
+    def _take(self) -> Place | None:
+        """A place to fill, or None on `halt`. Of a live source one is always free."""
+        with self._bell:
+            while not self._free and not self._leaving.is_set():
+                self._bell.wait()
+            return None if self._leaving.is_set() else self._free.popleft()
+
+    def _await_places(self) -> None:
+        """The engine may still read its frames: wait, before the source and its memory go."""
+        with self._bell:
+            while len(self._free) < self._places and not self._abandoned:
+                self._bell.wait()
+
+    def release(self, place: Place) -> None:
+        """Give back the place of a frame that is done."""
+        with self._bell:
+            self._give_back(place)
+            self._bell.notify_all()
+
+    def _give_back(self, place: Place) -> None:
+        place.clear()
+        self._free.append(place)
+
+    def newest(self) -> Work | None:
+        """The frame for the engine, if one is ready; those that waited too long are left out."""
+        with self._bell:
+            while self.ready:
+                work = self.ready.popleft()
+                if work.expires >= self._clock():
+                    return work
+                self.status.stale += 1
+                self.release(work.place)
+        return None
+
+    def places(self) -> list[Place]:
+        """Its places, all empty, once it has finished: for another source."""
+        return list(self._free)
+
+    def retire(self) -> None:
+        """Leave while the run goes on: the engine finishes what it has of this source."""
+        with self._bell:
+            self.retired = True
+            while self.ready:
+                self._give_back(self.ready.popleft().place)
+            self._leave()
+
+    def halt(self) -> None:
+        """Make the thread end, wherever it waits: the run is over."""
+        with self._bell:
+            self._abandoned = True
+            self._leave()
+
+    def _leave(self) -> None:
+        self._leaving.set()
+        if self._source is not None:
+            self._source.stop()
+        self._bell.notify_all()

@@ -1,0 +1,145 @@
+"""TOML with line numbers: `tomllib` reads the values and does not say where they stood.
+
+A statement of TOML ends at a line's end, and no first part of it is a statement of its own: so
+each statement is the fewest whole lines that `tomllib` reads. Read alone, it says which keys it
+sets; strings over many lines, quotes, dots and comments stay the parser's business.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Document", "Place", "read"]
+
+Place = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a file holds, and where.
+
+    lines  of every table, key and element the line where it first appears, from 1
+    """
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[Place, int]
+
+    def error(self, place: Place, what: str, mend: str) -> ConfigError:
+        """An error that names the file and the line; of a place that is not there, its table's."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return ConfigError(f"{self.path}:{self.lines.get(place, 1)}: {what}", mend)
+
+
+def read(path: Path) -> Document:
+    """Read a TOML file. Raises ConfigError when it is not there, or is none."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror or error})", "check the path and its rights"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: this is not UTF-8", "save the file as UTF-8") from error
+    try:
+        return Document(path, tomllib.loads(text), _lines(text))
+    except ValueError as error:
+        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", str(error))
+        line = text.rstrip().count("\n") + 1
+        problem = str(error)
+        if found:
+            line, problem = int(found[1] or line), problem[: found.start()]
+        raise ConfigError(
+            f"{path}:{line}: this is not valid TOML ({problem})", "correct that line"
+        ) from error
+
+
+def _lines(text: str) -> dict[Place, int]:
+    """The line of each place of a document that is valid as a whole."""
+    lines: dict[Place, int] = {}
+    counts: dict[Place, int] = {}  # elements so far of each array of tables
+    table: Place = ()
+    for first, statement in _statements(text):
+        is_header = statement[0].lstrip().startswith("[")
+        if is_header:
+            is_element = statement[0].lstrip().startswith("[[")
+            table = _table(tomllib.loads(statement[0]), counts, is_element)
+            for end in range(1, len(table) + 1):
+                lines.setdefault(table[:end], first)
+            continue
+        for line, values in _growing(first, statement):
+            for place in _places(values):
+                lines.setdefault((*table, *place), line)
+    return lines
+
+
+def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each statement's first line, and its lines; without blank lines and comments."""
+    start, lines = 0, text.split("\n")
+    for end in range(1, len(lines) + 1):
+        statement = lines[start:end]
+        try:
+            holds = tomllib.loads("\n".join(statement))
+        except ValueError:
+            continue
+        if holds:
+            yield start + 1, statement
+        start = end
+
+
+def _table(header: dict[str, Any], counts: dict[Place, int], is_element: bool) -> Place:
+    """The place of the table that a header opens, the newest element of each array on the way."""
+    place: Place = ()
+    value: Any = header
+    while value:
+        if isinstance(value, list):
+            value = value[0]
+            continue
+        ((key, value),) = value.items()
+        place = (*place, key)
+        if is_element and isinstance(value, list):
+            counts[place] = counts.get(place, 0) + 1
+        if place in counts:
+            place = (*place, counts[place] - 1)
+    return place
+
+
+def _growing(first: int, statement: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a statement sets, after each of its lines; an array over many lines closed by hand."""
+    begun = first
+    for size in range(1, len(statement) + 1):
+        ending = [] if size == len(statement) else ["]"]
+        try:
+            values = tomllib.loads("\n".join(statement[:size] + ending))
+        except ValueError:
+            continue
+        yield begun, values
+        begun = first + size
+
+
+def _places(value: Any) -> Iterator[Place]:
+    """All places within a value, outer ones first."""
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list):
+        children = list(enumerate(value))
+    else:
+        return
+    for key, child in children:
+        yield (key,)
+        for place in _places(child):
+            yield (key, *place)

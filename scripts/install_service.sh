@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Run vit-edge as a systemd service: sudo scripts/install_service.sh [--user NAME] | --uninstall
+# It may be run again: what you wrote into /etc/vit-edge stays. docs/service.md says more.
+# With DESTDIR=folder the files go there and nothing else is done, as for a package.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+unit=vit-edge.service
+etc=${DESTDIR:-}/etc/vit-edge
+units=${DESTDIR:-}/etc/systemd/system
+user=vit-edge
+
+say() { printf 'install_service: %s\n' "$*" >&2; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+usage() { printf 'usage: sudo scripts/install_service.sh [--user NAME] | --uninstall\n' >&2; exit 2; }
+
+uninstall=no
+while [ $# -gt 0 ]; do
+  case $1 in
+    --uninstall) uninstall=yes ;;
+    --user) [ $# -gt 1 ] || usage; user=$2; shift ;;
+    *) usage ;;
+  esac
+  shift
+done
+
+if [ -z "${DESTDIR:-}" ]; then
+  [ "$(id -u)" -eq 0 ] || fail "this needs root; run: sudo scripts/install_service.sh"
+  [ -d /run/systemd/system ] || fail "systemd does not run this machine; start edge run by hand"
+fi
+
+if [ $uninstall = yes ]; then
+  if [ -z "${DESTDIR:-}" ] && [ -e "$units/$unit" ]; then
+    systemctl disable --now "$unit"
+  fi
+  rm -f "$units/$unit" "$units/$unit.d/jetson.conf"
+  rmdir "$units/$unit.d" 2>/dev/null || true
+  [ -n "${DESTDIR:-}" ] || systemctl daemon-reload
+  say "the service is gone; kept: /etc/vit-edge, /var/lib/vit-edge, the user"
+  exit
+fi
+
+edge=$root/.venv/bin/edge
+[ -x "$edge" ] || fail "there is no $edge; run: make setup"
+case $root in *[[:space:]%\\\"\'\&\#]*) fail "$root has letters that a unit cannot hold; move it" ;; esac
+
+# Write stdin to a file if it is another one: where, rights.
+place() {
+  local made
+  made=$(mktemp)
+  cat >"$made"
+  if cmp -s "$made" "$1"; then
+    say "$1 is up to date"
+  else
+    install -D -m "$2" "$made" "$1"
+    say "wrote $1"
+  fi
+  rm -f "$made"
+}
+
+if [ -z "${DESTDIR:-}" ]; then
+  for group in video render; do
+    getent group "$group" >/dev/null || { groupadd --system "$group"; say "made the group $group"; }
+  done
+  if ! getent passwd "$user" >/dev/null; then
+    [ "$user" = vit-edge ] || fail "there is no user $user; give one that there is"
+    useradd --system --user-group --no-create-home --home-dir /var/lib/vit-edge \
+      --shell /usr/sbin/nologin vit-edge
+    say "made the user vit-edge"
+  fi
+  # A home is closed to other users on Ubuntu.
+  runuser -u "$user" -- "$edge" --version >/dev/null 2>&1 ||
+    fail "the user $user cannot run $edge; move vit-edge to /opt, or give --user ${SUDO_USER:-NAME}"
+fi
+
+fresh=no
+install -d -m 755 "$etc"
+if [ ! -e "$etc/cameras.toml" ]; then
+  fresh=yes
+  sed "s#@ROOT@#$root#" "$root/scripts/cameras.toml" | place "$etc/cameras.toml" 640
+fi
+if [ ! -e "$etc/credentials" ]; then
+  place "$etc/credentials" 600 <<'NETRC'
+# Users and passwords of cameras, by host, as in a .netrc; only root reads this file.
+# machine 10.0.0.5 login admin password secret
+NETRC
+fi
+if [ ! -e "$etc/environment" ]; then
+  place "$etc/environment" 600 <<'ENVIRONMENT'
+# NAME=value: what ${NAME} in a source of cameras.toml stands for; only root reads this file.
+ENVIRONMENT
+fi
+
+# A password may stand in a source: the service may read it, others may not.
+[ -n "${DESTDIR:-}" ] || chgrp "$(id -gn "$user")" "$etc/cameras.toml"
+
+sed -e "s#@ROOT@#$root#g" -e "s#@USER@#$user#g" "$root/scripts/vit-edge.service" |
+  place "$units/$unit" 644
+if [ -f "${DESTDIR:-}/etc/nv_tegra_release" ]; then
+  place "$units/$unit.d/jetson.conf" 644 <"$root/scripts/vit-edge-jetson.conf"
+fi
+[ -z "${DESTDIR:-}" ] || exit 0
+
+systemctl daemon-reload
+systemctl enable "$unit"
+if [ $fresh = yes ]; then
+  say "now name your engine and cameras: sudoedit /etc/vit-edge/cameras.toml"
+  say "then: sudo systemctl start vit-edge && journalctl -fu vit-edge"
+  exit
+fi
+say "starting it"
+systemctl restart "$unit" || fail "it did not start; see: journalctl -u vit-edge -n 50"
+systemctl --no-pager --lines 5 status "$unit" >&2

@@ -1,0 +1,100 @@
+"""How long to wait, and how late is too late."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.run.patience import Freshness, Patience, backoff
+
+
+def least(low: float, high: float) -> float:
+    return low
+
+
+def most(low: float, high: float) -> float:
+    return high
+
+
+def test_tries_come_less_often_up_to_one_a_second():
+    assert [backoff(n, uniform=most) for n in (1, 2, 3, 4, 5, 99)] == [0.2, 0.4, 0.8, 1, 1, 1]
+    assert backoff(99, uniform=least) == 0.5
+
+
+def test_a_camera_that_refuses_the_password_is_asked_less_and_less():
+    """Cameras bar an address after a few wrong passwords."""
+    assert backoff(1, refused=True, uniform=most) > 3
+    assert backoff(9, refused=True, uniform=most) == 60
+
+
+def test_a_fast_camera_is_missed_at_once_and_a_slow_one_is_not():
+    patience = Patience(stall=10)
+    assert patience.seconds(1 / 30) == 2
+    assert patience.seconds(1 / 10) == 6
+    assert patience.seconds(1.0) == 10
+    assert patience.seconds(60.0) == 180
+
+
+def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():
+    """Each time that it sends one frame and is given up, the next wait is twice as long."""
+    patience, waits = Patience(stall=10), []
+    for _ in range(6):
+        waits.append(patience.seconds(None))
+        patience.silent(None)
+    assert waits == [10, 20, 40, 80, 160, 160]
+
+
+def test_silence_of_a_camera_whose_rate_is_known_changes_nothing():
+    patience = Patience(stall=10)
+    patience.silent(1 / 30)
+    assert patience.seconds(None) == 10
+
+
+def seen(freshness: Freshness, frames: list[tuple[int, float]]) -> list[bool]:
+    """Whether frames of 10 a second, (number, age in seconds), are current when they are taken."""
+    current = []
+    for number, age in frames:
+        captured = 100 + number / 10
+        expires = freshness.expires(number, number / 10, captured, captured + age)
+        current.append(captured + age <= expires)
+    return current
+
+
+def test_a_frame_is_current_for_two_intervals_more_than_the_youngest():
+    ages = [(0, 0.05), (1, 0.05), (2, 0.24), (3, 0.26), (4, 0.05)]
+    assert seen(Freshness(), ages) == [True, True, True, False, True]
+
+
+def test_a_delay_that_every_frame_has_is_no_lateness():
+    assert all(seen(Freshness(), [(n, 3.0) for n in range(50)]))
+
+
+def test_a_delay_that_stays_becomes_that_of_the_source():
+    """A clock that was estimated anew; at the worst, some seconds of frames are left out."""
+    current = seen(Freshness(), [(n, 0.05 if n < 30 else 0.5) for n in range(120)])
+    assert all(current[:30])
+    assert not any(current[30:40])
+    assert all(current[80:])
+
+
+def test_frames_that_were_left_out_do_not_make_the_interval_longer():
+    freshness = Freshness()
+    assert seen(freshness, [(0, 0.0), (10, 0.0), (11, 0.25)]) == [True, True, False]
+
+
+def test_without_times_every_frame_is_current():
+    freshness = Freshness()
+    assert [freshness.expires(n, None, 1.0, 50.0) for n in range(3)] == [float("inf")] * 3
+
+
+@given(st.lists(st.floats(0, 5), min_size=2, max_size=60))
+def test_nothing_that_is_late_by_more_than_two_intervals_is_called_current(ages):
+    freshness, taken = Freshness(), []
+    for number, age in enumerate(ages):
+        captured = 100 + number / 10
+        expires = freshness.expires(number, number / 10, captured, captured + age)
+        taken.append((captured + age, age))
+        if number and captured + age <= expires:
+            youngest = min(a for _, a in taken)
+            recent = min(a for when, a in taken if when > taken[-1][0] - 4.0)
+            assert age <= max(youngest, recent) + 0.2 + 1e-6
