@@ -129,11 +129,18 @@ def run(
     snapshots: Annotated[
         Path | None, typer.Option(help="folder for snapshots", rich_help_panel=_OUTPUTS)
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS
+        ),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option(
             metavar="OUT",
-            help="labelled video: a .mkv or .mp4 file, or a folder/",
+            envvar="EDGE_RECORD",
+            help="labelled video: a .mkv or .mp4 file, a folder/, or rtsp://:8554/NAME",
             rich_help_panel=_OUTPUTS,
         ),
     ] = None,
@@ -141,6 +148,7 @@ def run(
         str | None,
         typer.Option(
             metavar="URL",
+            envvar="EDGE_MQTT",
             help="publish to a broker: mqtt://host/prefix (docs/mqtt.md)",
             rich_help_panel=_OUTPUTS,
         ),
