@@ -22,7 +22,7 @@ GRAPHS ?= engines/.cache/graphs
 L4T_TAG ?= r36.4.0
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
-	lint types test test-slow test-gpu check image clean
+	lint types test test-slow test-gpu soak check image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
 
 test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow -s
+
+soak: setup ## 200,000 frames from sources that come and go: does the run grow?
+	@$(PYTHON) scripts/soak.py
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/gpu tests/test_trt.py

@@ -13,7 +13,7 @@ WORKDIR /opt/vit-edge
 RUN /usr/bin/python3 -m venv --system-site-packages .venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY edge edge
-RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[device,cuda]'
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[device,cuda,service]'
 # TensorRT's bindings are JetPack's: a virtual environment that hides them is useless.
 RUN .venv/bin/python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
 # The kernels, so that no container compiles them at its first start. 8.7 is Orin. PyCUDA asks for

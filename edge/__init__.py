@@ -19,8 +19,8 @@ __all__ = ["__version__", "load"]
 def load(engine: str | PathLike[str], backend: str = "auto", **options: Any) -> Engine:
     """Open the engine in directory `engine`; close it with `.close()` or use it in a `with`.
 
-    backend: `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`. Raises `edge.errors.EngineError`
-    for a missing or damaged engine, or one that was made for another machine.
+    backend: `auto`, `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`. Raises
+    `edge.errors.EngineError` for a missing or damaged engine, or one made for another machine.
     """
     from edge.run.engine import Engine
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda_bindings import EglInterop
+from edge.cuda_bindings import EglInterop, Mark
 from edge.cuda_streams import Event, Memory, Module, Stream, checked
 from edge.errors import BackendError, require
 
-__all__ = ["Device", "Event", "Mapped", "Memory", "Module", "Stream"]
+__all__ = ["Device", "Event", "Mapped", "Mark", "Memory", "Module", "Stream"]
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
@@ -63,10 +63,21 @@ class Device:
         """The context's CUcontext, for libraries that are to share it."""
         return int(self._context.handle)
 
-    def free_memory(self) -> int:
-        """Bytes of memory that are free on the GPU."""
-        free, _ = checked(self._driver, self._driver.mem_get_info)
-        return int(free)
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the GPU's memory: those that are free, and all. On any thread."""
+        with self:
+            free, total = checked(self._driver, self._driver.mem_get_info)
+        return int(free), int(total)
+
+    def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        """A copy of `size` bytes at an address on the GPU, for the CPU; on any thread.
+
+        It waits for no stream of this device: what is there must be complete.
+        """
+        copy = np.empty(size, np.uint8)
+        with self:
+            checked(self._driver, self._driver.memcpy_dtoh, copy, address)
+        return copy
 
     def synchronize(self) -> None:
         """Wait for all that the context was given, by whomever."""
@@ -82,6 +93,11 @@ class Device:
         """A mark to set in a stream; with `timing` it tells when it was reached."""
         event = Event(self._driver, timing)
         return self.own(event, event.drop)
+
+    def mark(self) -> Mark:
+        """A time in a stream or in a graph. Raises `MissingPackage` without cuda-bindings."""
+        mark = Mark()
+        return self.own(mark, mark.close)
 
     def allocate(self, size: int) -> Memory:
         """Device memory of `size` bytes; what it holds is undefined."""

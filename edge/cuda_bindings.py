@@ -1,4 +1,5 @@
-"""What PyCUDA lacks of the driver, through NVIDIA's cuda-bindings: graphs, EGL images, textures.
+"""What PyCUDA lacks of the driver, through NVIDIA's cuda-bindings: graphs and times in them, EGL
+images, textures.
 
 The only module that imports cuda.bindings; every call goes through `_call`. What the driver says
 becomes an error with a mend in `driver_error`, for PyCUDA's calls too.
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from edge.errors import BackendError, MissingPackage, require
 
-__all__ = ["EglFrame", "EglInterop", "Graph", "NoCapture", "capture", "driver_error"]
+__all__ = ["EglFrame", "EglInterop", "Graph", "Mark", "NoCapture", "capture", "driver_error"]
 
 # The driver's words, from cuGetErrorString, and what to do about them.
 _MENDS = {
@@ -105,6 +106,36 @@ def capture(stream: HasHandle) -> Iterator[Graph]:
             _call(driver, "cuGraphDestroy", captured)
     except (BackendError, MissingPackage) as error:
         raise NoCapture(f"no CUDA graph: {error.what}", error.mend) from error
+
+
+class Mark:
+    """A time in a stream's work, in a graph's too: PyCUDA's events are not recorded in there.
+
+    Made by `Device.mark`, and used while its device's context is current.
+    """
+
+    def __init__(self) -> None:
+        """Raises `MissingPackage` without cuda-bindings, else `BackendError`."""
+        self._driver = require("cuda.bindings.driver")
+        (self._event,) = _call(self._driver, "cuEventCreate", 0)
+
+    def set(self, stream: HasHandle) -> None:
+        """Take the time after all that the stream, or the graph that is captured, has so far."""
+        driver = self._driver
+        (status,) = _call(driver, "cuStreamIsCapturing", stream.handle)
+        captured = status != driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+        kinds = driver.CUevent_record_flags
+        how = kinds.CU_EVENT_RECORD_EXTERNAL if captured else kinds.CU_EVENT_RECORD_DEFAULT
+        _call(driver, "cuEventRecordWithFlags", self._event, stream.handle, how)
+
+    def ms_since(self, start: Mark) -> float:
+        """Milliseconds from `start` to this mark, both reached."""
+        (ms,) = _call(self._driver, "cuEventElapsedTime", start._event, self._event)
+        return float(ms)
+
+    def close(self) -> None:
+        """Release it. For its device, once; a graph that sets it must be gone."""
+        _call(self._driver, "cuEventDestroy", self._event)
 
 
 class EglFrame(NamedTuple):

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge import __version__, nvidia
-from edge.errors import EdgeError, mend, require
+from edge import __version__, nvidia, ortcuda
+from edge.errors import EdgeError, MissingPackage, mend, require
 from edge.gst import gstreamer
 from edge.kernels import compiler
 from edge.run import gstcuda
@@ -68,6 +68,7 @@ def examine() -> Iterator[Check]:
         yield _package(name)
     for backend in nvidia.BACKENDS:
         yield _tensorrt(backend, gpu is not None)
+    yield _onnxruntime_cuda(gpu is not None)
     yield _package("pycuda")
     yield from _gstreamer()
     yield from _frame_paths(gpu)
@@ -103,9 +104,27 @@ def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
             try:
                 for probe in (lambda: require("pycuda.driver"), compiler, *probes):
                     probe()
+                what = f"{what}; {_network_on_gpu()}"
             except EdgeError as error:
                 detail = str(error)
         yield Check(f"frame path {name}", not detail, detail or what)
+
+
+def _network_on_gpu() -> str:
+    """What can run the network behind the frames, and if batches are CUDA graphs.
+
+    Raises `MissingPackage` when nothing can.
+    """
+    if backends := nvidia.installed():
+        graphs = _package("cuda.bindings.driver")
+        how = "with CUDA graphs" if graphs.works else f"without CUDA graphs: {graphs.detail}"
+        return f"{' or '.join(backends)}, {how}"
+    try:
+        ortcuda.check()
+    except EdgeError as error:
+        names = ", ".join((*nvidia.BACKENDS, ortcuda.NAME))
+        raise MissingPackage(f"no backend here uses a GPU ({names})", "see above") from error
+    return f"{ortcuda.NAME}, without CUDA graphs"
 
 
 def _package(name: str) -> Check:
@@ -130,6 +149,15 @@ def _tensorrt(backend: str, gpu: bool) -> Check:
         can = "compiles plans here" if backend == "tensorrt-rtx" else "compiles nothing here"
         return Check(backend, True, f"{found}; without a GPU it {can}, and runs none")
     return Check(backend, True, found)
+
+
+def _onnxruntime_cuda(gpu: bool) -> Check:
+    if not gpu:
+        return Check(ortcuda.NAME, False, "there is no NVIDIA GPU, see above")
+    try:
+        return Check(ortcuda.NAME, True, f"{ortcuda.check()}; runs engines without a plan")
+    except EdgeError as error:
+        return Check(ortcuda.NAME, False, str(error))
 
 
 def _gstreamer() -> Iterator[Check]:

@@ -13,7 +13,9 @@ EdgeError
 |   `-- SilenceError                 a source that is there and sends no frame
 |-- ImageError       (ValueError)    a picture that cannot be decoded
 |-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
+|-- OptionError      (ValueError)    an option whose value cannot be understood
 |-- StorageError     (OSError)       a file that cannot be written
+|-- AddressError     (OSError)       an address that cannot be used, or cannot be listened at
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -24,6 +26,7 @@ from types import ModuleType
 
 __all__ = [
     "AccessError",
+    "AddressError",
     "BackendError",
     "CalibrationError",
     "CheckpointError",
@@ -35,6 +38,7 @@ __all__ = [
     "GraphError",
     "ImageError",
     "MissingPackage",
+    "OptionError",
     "SilenceError",
     "SourceError",
     "StorageError",
@@ -100,12 +104,20 @@ class ImageError(EdgeError, ValueError):
     """A picture that cannot be decoded."""
 
 
+class OptionError(EdgeError, ValueError):
+    """An option whose value cannot be understood."""
+
+
 class ConfigError(EdgeError, ValueError):
     """A configuration file that cannot be read, or is wrong."""
 
 
 class StorageError(EdgeError, OSError):
     """A file that cannot be written."""
+
+
+class AddressError(EdgeError, OSError):
+    """An address that cannot be used, such as a broker's, or that cannot be listened at."""
 
 
 class MissingPackage(EdgeError, ImportError):
@@ -126,6 +138,8 @@ _EXTRAS = {
     "cv2": "demo",
     "pycuda": "cuda",
     "cuda": "cuda",
+    "paho": "service",
+    "prometheus_client": "service",
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }

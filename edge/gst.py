@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from functools import lru_cache
 from typing import Any
 
+from edge import nvidia
 from edge.errors import MissingPackage, require
 
-__all__ = ["gstreamer"]
+__all__ = ["detect_platform", "gstreamer"]
 
 
 _lock = threading.Lock()
@@ -42,3 +44,16 @@ def _initialised() -> Any:
     gst.init(None)
     require("gi.repository.GstApp")  # gives the sink its methods
     return gst
+
+
+def detect_platform() -> str:
+    """Say "jetson" where L4T or its GStreamer plugins are installed, else "pc".
+
+    `EDGE_PLATFORM=pc` or `jetson` decides it by hand. In a container the plugins may be there
+    without L4T's release file.
+    """
+    if nvidia.is_jetson():
+        return "jetson"
+    if "EDGE_PLATFORM" in os.environ:
+        return "pc"
+    return "jetson" if gstreamer().ElementFactory.find("nvvidconv") else "pc"

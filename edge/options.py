@@ -26,7 +26,7 @@ Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Wanted = Literal[Precision, "auto"]
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 Plans = Literal["tensorrt", "tensorrt-rtx"]
-Backend = Literal["auto", "onnxruntime", Plans]
+Backend = Literal["auto", "onnxruntime", "onnxruntime-cuda", Plans]
 
 EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]
 GraphArgument = Annotated[

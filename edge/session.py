@@ -1,4 +1,7 @@
-"""onnxruntime on the CPU: how both faces run a graph without a GPU."""
+"""onnxruntime on the CPU: how both faces run a graph without a GPU.
+
+What fails in it is told here on a GPU, too: see `edge.ortcuda`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 
 from edge.errors import BackendError, GraphError, require
 
-__all__ = ["Session"]
+__all__ = ["Session", "load", "run_error"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -34,17 +37,7 @@ class Session:
         # Idle threads that spin take the CPU from decoding; asleep they cost nothing measurable.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
-        source = graph if isinstance(graph, bytes) else str(graph)
-        try:
-            self._session = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's classes have no common base
-            what = "the graph" if isinstance(graph, bytes) else str(graph)
-            raise GraphError(
-                f"onnxruntime cannot load {what} ({_first_line(error)})",
-                "build the engine again: edge build CHECKPOINT",
-            ) from error
+        self._session = load(graph, options, ["CPUExecutionProvider"])
         self.input: str = self._session.get_inputs()[0].name
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
@@ -62,15 +55,34 @@ class Session:
         try:
             return list(self._session.run(outputs or self.outputs, feeds))
         except Exception as error:
-            raise BackendError(
-                f"onnxruntime failed on a batch of {list(batch.shape)} ({_first_line(error)})",
-                "build the engine again: edge build CHECKPOINT",
-            ) from error
+            raise run_error(batch.shape, error) from error
 
     def logits(self, batch: Tensor) -> Tensor:
         """Pictures float32 [N, 3, H, W] -> the first output, float32 [N, classes]."""
         result: Tensor = self.run(batch, self.outputs[:1])[0]
         return result
+
+
+def load(graph: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
+    """onnxruntime's session of a graph. Raises `GraphError` when it cannot load it."""
+    ort = require("onnxruntime")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return ort.InferenceSession(source, options, providers=list(providers))
+    except Exception as error:  # onnxruntime's classes have no common base
+        what = "the graph" if isinstance(graph, bytes) else str(graph)
+        raise GraphError(
+            f"onnxruntime cannot load {what} ({_first_line(error)})",
+            "build the engine again: edge build CHECKPOINT",
+        ) from error
+
+
+def run_error(shape: Sequence[int], error: Exception) -> BackendError:
+    """The error for a batch of this shape that onnxruntime did not run."""
+    return BackendError(
+        f"onnxruntime failed on a batch of {list(shape)} ({_first_line(error)})",
+        "build the engine again: edge build CHECKPOINT",
+    )
 
 
 def _first_line(error: Exception) -> str:

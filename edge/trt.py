@@ -3,81 +3,77 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edge import nvidia
-from edge.cuda import Device, Stream
+from edge.cuda import Stream
+from edge.cuda_bindings import NoCapture
 from edge.errors import BackendError, EngineError
 from edge.passport import Passport
+from edge.runner import Execution, Runner
 
-__all__ = ["Execution", "TensorRT"]
-
-Tensor = npt.NDArray[np.float32]
+__all__ = ["TensorRT"]
 
 
-class Execution:
-    """A plan's execution context and its tensors: one batch at a time, in one stream.
+class _Context(Execution):
+    """A plan's execution contexts, one for each size of batch, and their tensors.
 
-    batch   the largest that it takes
-    input   address of float32 [batch, 3, height, width] on the GPU, for whoever prepares pictures
-    logits  float32 [batch, classes] in pinned memory: what the last batch gave, once it is done
+    A graph of captured work is good for as long as its context keeps its shape: so each keeps its
+    own, and cameras that come and go end no graph.
     """
 
     def __init__(self, runner: TensorRT, stream: Stream):
         """Raises `BackendError` without memory for it. The device's context is current."""
-        device = runner.device
-        self._name, self._stream, self._tensor = runner.name, stream, runner.input_name
-        self.batch, self._shape = runner.batch, runner.input_shape
-        self._context = runner.engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(
-                f"{self._name} cannot make a context for its plan",
-                "close other programs that use the GPU's memory",
-            )
-        size = 4 * self.batch * int(np.prod(self._shape))
-        self.logits = device.pinned((self.batch, runner.classes))
-        self._memory = device.allocate(size)
-        self._output = device.allocate(self.logits.nbytes)
-        self.input = int(self._memory)
-        for name, memory in ((self._tensor, self._memory), (runner.output_name, self._output)):
-            worked = self._context.set_tensor_address(name, int(memory))
-            _check(worked, self._name, "set_tensor_address")
+        super().__init__(runner, stream)
+        self._name, self._engine = runner.name, runner.engine
+        self._tensors = runner.input_name, runner.output_name
+        self._contexts: dict[int, Any] = {}
+        self._context_for(1)  # now is when to find that there is no memory for any
+
+    def _context_for(self, count: int) -> Any:
+        """The context for batches of `count`, made when the first comes."""
+        if count not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise BackendError(
+                    f"{self._name} cannot make a context for its plan",
+                    "close other programs that use the GPU's memory",
+                )
+            for name, address in zip(self._tensors, (self.input, self.output), strict=True):
+                _check(context.set_tensor_address(name, address), self._name, "set_tensor_address")
+            worked = context.set_input_shape(self._tensors[0], (count, *self._shape))
+            _check(worked, self._name, "set_input_shape")
+            self._contexts[count] = context
+        return self._contexts[count]
 
     def enqueue(self, count: int) -> None:
-        """Infer the first `count` pictures of `input` into `logits`, in the stream's order."""
-        worked = self._context.set_input_shape(self._tensor, (count, *self._shape))
-        _check(worked, self._name, "set_input_shape")
-        worked = self._context.execute_async_v3(self._stream.handle)
+        worked = self._context_for(count).execute_async_v3(self._stream.handle)
         _check(worked, self._name, "execute_async_v3")
-        self._stream.download(self.logits[:count], self._output)
+
+    def check_capture(self, count: int) -> None:
+        # Only TensorRT-RTX has it.
+        ask = getattr(self._context_for(count), "is_stream_capturable", None)
+        if ask is not None and not ask(self._stream.handle):
+            raise NoCapture(
+                f"{self._name} allocates memory while this plan runs",
+                "compile it here again: edge compile ENGINE",
+            )
 
     def close(self) -> None:
-        """Release TensorRT's object; the memory is the device's."""
-        self.__dict__.pop("_context", None)
+        self._contexts.clear()
+        self.__dict__.pop("_engine", None)
 
 
-class TensorRT:
-    """A loaded `model.plan`, and the GPU that it is on.
-
-    device                   owns all memory; whoever shares the plan makes streams of it
-    input_shape, classes     (channels, height, width) of a picture; how many logits it gives
-    batch                    the largest that the plan takes
-    """
+class TensorRT(Runner):
+    """A loaded `model.plan`."""
 
     def __init__(self, name: str, plan: Path, passport: Passport):
         """plan: a file whose passport was checked. Raises `EngineError` or `BackendError`."""
-        self.name = name
-        self.batch = passport.plan.max_batch if passport.plan else passport.max_batch
-        self.input_shape, self.classes = passport.input_shape, len(passport.labels)
         trt = nvidia.tensorrt(name)
-        self._executions: list[Execution] = []
-        self._one: Execution | None = None
-        self.device = Device()
+        super().__init__(
+            name, passport, passport.plan.max_batch if passport.plan else passport.max_batch
+        )
         try:
             with self.device:
                 self._load(trt, plan)
@@ -108,33 +104,8 @@ class TensorRT:
             )
         self.input_name, self.output_name = inputs[0], outputs[0]
 
-    def execution(self, stream: Stream) -> Execution:
-        """A context of its own for work in `stream`; it is released with the plan."""
-        with self.device:
-            self._executions.append(Execution(self, stream))
-        return self._executions[-1]
-
-    def infer(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W], N up to max_batch -> logits float32 [N, classes].
-
-        From and to the CPU's memory, one batch at a time. Raises `BackendError`.
-        """
-        count = len(batch)
-        if not 1 <= count <= self.batch:
-            raise BackendError(
-                f"a batch of {count} does not fit a plan for 1 to {self.batch}",
-                "build with a larger --max-batch",
-            )
-        with self.device as device:
-            if self._one is None:
-                self._one = self.execution(device.stream)
-                self._pinned = device.pinned((self.batch, *self.input_shape))
-            np.copyto(self._pinned[:count], batch)
-            device.stream.upload(self._one.input, self._pinned[:count])
-            self._one.enqueue(count)
-            device.stream.wait()
-        logits: Tensor = self._one.logits[:count].copy()
-        return logits
+    def _execution(self, stream: Stream) -> Execution:
+        return _Context(self, stream)
 
     def layers(self) -> list[Any]:
         """What TensorRT's engine inspector says of the plan: its layers, as JSON gives them."""
@@ -150,20 +121,9 @@ class TensorRT:
                 "compile the plan here again: edge compile ENGINE",
             ) from error
 
-    def close(self) -> None:
-        """Release TensorRT's objects before the memory and the context that they use; once."""
-        if self.device.closed:
-            return
-        with self.device as device:
-            with suppress(BackendError):  # what is pending uses them; `close` will say what failed
-                device.synchronize()
-            for execution in self._executions:
-                execution.close()
-            self._executions.clear()
-            self._one = None
-            for name in ("engine", "_runtime", "_pinned"):
-                self.__dict__.pop(name, None)
-        self.device.close()
+    def _release(self) -> None:
+        for name in ("engine", "_runtime"):
+            self.__dict__.pop(name, None)
 
 
 def _check(worked: bool, name: str, call: str) -> None:

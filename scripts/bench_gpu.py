@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -36,12 +37,15 @@ from edge import nvidia  # noqa: E402
 from edge.bench import interleave  # noqa: E402
 from edge.build.compile import compile_plan  # noqa: E402
 from edge.cuda import Device  # noqa: E402
+from edge.cuda_bindings import NoCapture  # noqa: E402
+from edge.ortcuda import OrtCuda  # noqa: E402
 from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
 from edge.preprocess.processors import from_processor  # noqa: E402
 from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
 from edge.run.engine import Engine  # noqa: E402
+from edge.runner import Runner  # noqa: E402
 from edge.trt import TensorRT  # noqa: E402
-from tests.gpu import frames, ort_cuda  # noqa: E402
+from tests.gpu import frames  # noqa: E402
 
 SPEC = from_processor(
     {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)
@@ -152,12 +156,25 @@ def kernel_alone(
     return result
 
 
+def described(max_batch: int, classes: int) -> Any:
+    """What an engine and its runner ask of a passport, for a graph that has none."""
+    return SimpleNamespace(
+        name="gpu",
+        plan=None,
+        precision="",
+        max_batch=max_batch,
+        input_shape=(3, SPEC.height, SPEC.width),
+        preprocess=SPEC,
+        labels=tuple(map(str, range(classes))),
+    )
+
+
 def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dict[str, str]]:
     """The engine of a graph by the first runner that takes it, and what the others said.
 
     Raises `Absent` when none does.
     """
-    passport = ort_cuda.passport(max(BATCHES), SPEC, 1000)
+    passport = described(max(BATCHES), 1000)
     refused: dict[str, str] = {}
     for backend in nvidia.BACKENDS:
         try:
@@ -180,10 +197,7 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
         except Exception as error:
             refused[backend] = str(error)
     try:
-        if not ort_cuda.available():
-            raise Absent("onnxruntime-gpu is not installed")
-        runner: Any = ort_cuda.OrtCuda(path, passport)
-        engine = Engine(passport, runner, "bench", said.append)
+        engine = Engine(passport, OrtCuda(path, passport), "bench", said.append)
         frames.stays_the_same(engine, 1, *FULL_HD)
         return engine, refused
     except Exception as error:
@@ -191,9 +205,14 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
     raise Absent(json.dumps(refused))
 
 
-def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Callable[[], object]]:
-    """From frames in pinned memory to the five best labels; and the network alone."""
-    device, runner = engine.device, engine._backend
+def ours(
+    engine: Engine, batch: int, size: tuple[int, int], stages: dict[str, list[float]]
+) -> Mapping[str, Callable[[], object]]:
+    """From frames in pinned memory to the five best labels; and the network alone.
+
+    stages: gets the GPU's own times of each batch, by stage.
+    """
+    device, runner = engine.device, cast(Runner, engine._backend)
     assert device is not None
     places = [engine.place() for _ in range(batch)]
     for place, surface in zip(places, nv12_frames(device, size, batch, mapped=True), strict=True):
@@ -203,18 +222,26 @@ def ours(engine: Engine, batch: int, size: tuple[int, int]) -> Mapping[str, Call
         engine.start(places)
         for logits in engine.finish():
             engine.predict(logits).top(5)
+        for stage, ms in engine.stages_ms.items():
+            stages.setdefault(stage, []).append(ms)
 
     with device:
         stream = device.new_stream()
-        execution = runner.execution(stream)  # type: ignore[attr-defined]
-        execution.enqueue(batch)
+        execution = runner.execution(stream)
+
+        def enqueue() -> None:
+            execution.enqueue(batch)
+            execution.download(batch)
+
+        enqueue()
         stream.wait()
         try:
+            execution.check_capture()
             with stream.capture() as graph:
-                execution.enqueue(batch)
+                enqueue()
             replay: Callable[[], object] = lambda: graph.launch(stream)  # noqa: E731
-        except Exception:  # onnxruntime cannot be captured
-            replay = lambda: execution.enqueue(batch)  # noqa: E731
+        except NoCapture:
+            replay = enqueue
 
     def alone() -> None:
         with device:
@@ -231,9 +258,12 @@ def networks(
     result: dict[str, Any] = {}
     for batch in BATCHES:
         calls: dict[str, Callable[[], object]] = {}
+        stages: dict[str, dict[str, list[float]]] = {}
         for precision, engine in engines.items():
             if batch <= engine.passport.max_batch:
-                for name, call in ours(engine, batch, size).items():
+                for name, call in ours(
+                    engine, batch, size, stages.setdefault(precision, {})
+                ).items():
                     calls[f"vit-edge {precision.upper()}, {name}"] = call
         absent: dict[str, str] = {}
         try:
@@ -247,7 +277,15 @@ def networks(
         if calls:
             taken = interleave(calls, rounds)
             ms = {name: median(times) for name, times in taken.items()}
-            result[f"batch {batch}"] = {"ms": ms, "rounds": rounds, "absent": absent}
+            result[f"batch {batch}"] = {
+                "ms": ms,
+                "stages_ms": {
+                    precision: {stage: median(times[-rounds:]) for stage, times in found.items()}
+                    for precision, found in stages.items()
+                },
+                "rounds": rounds,
+                "absent": absent,
+            }
     return result
 
 

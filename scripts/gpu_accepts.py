@@ -16,24 +16,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from edge import nvidia
+from edge import nvidia, ortcuda
 from edge.build.plan import compile_engine
 from edge.run.engine import Engine
 from tests.conftest import Recorder
-from tests.gpu import ort_cuda
+from tests.gpu.support import runners
 
 
 def accepts(backend: str, engine: Path) -> dict[str, Any]:
     """Whether `backend` compiles, loads and runs the engine here, and what it says if not."""
-    if backend not in nvidia.installed():
+    if backend not in runners():
         return {"installed": False}
     found: dict[str, Any] = {"installed": True, "accepted": False, "step": "version"}
     try:
-        found["version"] = nvidia.version(backend)
+        found["version"] = ortcuda.check() if backend == ortcuda.NAME else nvidia.version(backend)
         with tempfile.TemporaryDirectory() as scratch:
             folder = shutil.copytree(engine, Path(scratch) / "engine")
-            found["step"] = "compile"
-            compile_engine(folder, backend, Recorder())
+            if backend in nvidia.BACKENDS:
+                found["step"] = "compile"
+                compile_engine(folder, backend, Recorder())
             found["step"] = "load"
             with Engine.open(folder, backend) as opened:
                 found["step"] = "run"
@@ -46,8 +47,8 @@ def accepts(backend: str, engine: Path) -> dict[str, Any]:
 
 def main() -> None:
     gpu = nvidia.gpu()
-    found: dict[str, Any] = {name: accepts(name, Path(sys.argv[1])) for name in nvidia.BACKENDS}
-    found["onnxruntime-cuda"] = {"installed": ort_cuda.available()}
+    names = (*nvidia.BACKENDS, ortcuda.NAME)
+    found: dict[str, Any] = {name: accepts(name, Path(sys.argv[1])) for name in names}
     found["gpu"] = gpu.name if gpu else None
     found["compute_capability"] = gpu.compute_capability if gpu else None
     print(json.dumps(found))

@@ -13,6 +13,9 @@ packages=(
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp
 )
 
+# A real broker, and keys for it: for the tests.
+[ -f /etc/nv_tegra_release ] || packages+=(mosquitto openssl)
+
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
@@ -46,12 +49,12 @@ if [ -f /etc/nv_tegra_release ]; then
   # TensorRT and OpenCV stay JetPack's; PyCUDA is built against the CUDA that is here.
   export PATH="$PATH:/usr/local/cuda/bin"
   say "installing what the board needs"
-  "${pip[@]}" --editable '.[device,fast,cuda]' pytest  # pytest: for make test-gpu
+  "${pip[@]}" --editable '.[device,fast,cuda,service]' pytest  # pytest: for make test-gpu
 else
   say "installing the build tools (about 2 GB on disk)"
   # By its exact version first: the CPU build is enough, where pip is set up to find it.
   "${pip[@]}" "$(grep '^torch==' constraints.txt)"
-  extras=build,fast,demo,dev
+  extras=build,fast,demo,service,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
 fi

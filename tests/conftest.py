@@ -154,6 +154,17 @@ def built_engine(engines: Path) -> Path:
     return engines / "tiny-int8"
 
 
+@pytest.fixture(scope="session")
+def fp32_engine(engines: Path, checkpoint: Path, pictures: Path) -> Path:
+    """The tiny checkpoint once more, built as `tiny-fp32`: what its INT8 engine is held against."""
+    from edge.build.pipeline import build
+    from edge.build.recipes import Recipe
+
+    recipe = Recipe(str(checkpoint), pictures, precision="fp32", name="tiny-fp32", engines=engines)
+    build(recipe, Recorder())
+    return engines / "tiny-fp32"
+
+
 @pytest.fixture
 def edge_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real `edge` command: edge_command("inspect", path, cwd=...)."""

@@ -37,14 +37,16 @@ FLOORS = [
         "edge.preprocess.resample",
         "edge.preprocess.surface",
     },
-    {"edge.preprocess.spec", "edge.preprocess.colour"},
+    {"edge.preprocess.spec", "edge.preprocess.colour", "edge.preprocess.reference"},
     {"edge.preprocess.processors", "edge.preprocess.compiled", "edge.preprocess.cuda"},
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
-    {"edge.report", "edge.trt"},
+    {"edge.report", "edge.runner"},
+    {"edge.trt", "edge.ortcuda"},
     {"edge.build.*", "edge.run.*"},
     {"edge.doctor"},
     {"edge.app"},
     {"edge.cli_build"},
+    {"edge.cli_run"},
     {"edge.cli"},
     {"edge.__main__"},
 ]
@@ -54,17 +56,20 @@ PACKAGES = {
     "edge.app": {"typer"},
     "edge.cli": {"typer"},
     "edge.cli_build": {"typer"},
+    "edge.cli_run": {"typer"},
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
     "edge.cuda_streams": {"numpy"},
-    "edge.trt": {"numpy"},
+    "edge.runner": {"numpy"},
+    "edge.ortcuda": {"numpy"},
     "edge.passport": {"msgspec"},
     "edge.preprocess.colour": {"numpy"},
     "edge.preprocess.compiled": {"numba", "numpy"},
     "edge.preprocess.cuda": {"numpy"},
+    "edge.preprocess.reference": {"numpy"},
     "edge.preprocess.resample": {"numpy"},
     "edge.preprocess.spec": {"msgspec", "numpy"},
     "edge.preprocess.surface": {"numpy"},
@@ -96,16 +101,23 @@ PACKAGES = {
     "edge.build.stages": {"onnx"},
     "edge.build.images": {"numpy"},
     "edge.build.recipes": {"tomli"},
+    "edge.run.audit": {"numpy"},
+    "edge.run.auditor": {"numpy"},
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
     "edge.run.gpu": {"numpy"},
+    "edge.run.gpureader": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
     "edge.run.mapping": {"numpy"},
+    "edge.run.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
     "edge.run.config": {"msgspec"},
     "edge.run.toml": {"tomli"},
+    "edge.run.smoothing": {"numpy"},
+    "edge.run.snapshots": {"PIL"},
+    "edge.run.web_pictures": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
@@ -119,12 +131,22 @@ REQUIRED = {
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
-    "onnxruntime": {"edge.session"},
-    "pycuda.driver": {"edge.cuda", "edge.doctor"},
+    "lark": {"edge.run.rules"},
+    "onnxruntime": {"edge.session", "edge.ortcuda"},
+    "pycuda.driver": {"edge.cuda", "edge.doctor", "edge.ortcuda"},
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
+    "gi": {
+        "edge.gst",
+        "edge.run.broadcast",
+        "edge.run.camera",
+        "edge.run.colour",
+        "edge.run.mapping",
+    },
+    "prometheus_client": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics"},
+    "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
 }
 
 
@@ -192,6 +214,7 @@ def test_every_package_of_the_tables_is_declared():
     called = {
         "PIL": "pillow",
         "cuda": "cuda_bindings",
+        "paho": "paho_mqtt",
         "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs",
     }
     used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
@@ -212,6 +235,7 @@ def test_the_command_loads_what_it_runs_and_no_more():
         "edge.app",
         "edge.cli",
         "edge.cli_build",
+        "edge.cli_run",
         "edge.console",
     ):
         path = next(path for path in MODULES if name_of(path) == module)
@@ -257,7 +281,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
 import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.trt, edge.report, edge.bench
+import edge.trt, edge.report, edge.bench, edge.run.mqtt, edge.run.metrics
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,6 +18,7 @@ from edge import nvidia, options
 from edge.build.calibrate import METHODS
 from edge.build.numbers import NUMBERS
 from edge.build.recipes import PRECISIONS
+from edge.run import engine
 from tests.conftest import add_outliers, save_checkpoint
 
 EDGE = Path(sys.executable).with_name("edge")
@@ -49,7 +50,7 @@ def test_the_choices_are_what_there_is():
     assert {*get_args(options.Precision)} == {"fp32", "fp16", *NUMBERS}
     assert {*get_args(options.Method)} == {*METHODS}
     assert get_args(options.Plans) == nvidia.BACKENDS
-    assert get_args(options.Backend) == ("auto", "onnxruntime", *nvidia.BACKENDS)
+    assert get_args(options.Backend) == ("auto", *engine.BACKENDS)
 
 
 def test_a_choice_that_there_is_not_is_named_with_those_there_are(edge_command):

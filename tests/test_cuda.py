@@ -57,9 +57,14 @@ def test_what_a_device_says_of_itself(driver):
     with closing(Device()) as device, device:
         assert device.name == "Stand-in GPU"
         assert device.compute_capability == "11.0"
-        free = device.free_memory()
+        free, total = device.memory()
+        assert total == 1 << 30
         device.allocate(1 << 20)
-        assert free - device.free_memory() == 1 << 20
+        told = []
+        elsewhere = threading.Thread(target=lambda: told.append(device.memory()))
+        elsewhere.start()
+        elsewhere.join()
+        assert told == [(free - (1 << 20), total)]
         current = ctypes.c_void_p()
         assert ctypes.CDLL("libcuda.so.1").cuCtxGetCurrent(ctypes.byref(current)) == 0
         assert device.handle == current.value

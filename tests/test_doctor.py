@@ -1,6 +1,9 @@
+import importlib
+
+import onnxruntime
 import pytest
 
-from edge import doctor, nvidia
+from edge import doctor, nvidia, ortcuda
 from edge.errors import MissingPackage, mend
 
 
@@ -24,6 +27,22 @@ def test_a_gpu_and_a_jetson_are_named(monkeypatch):
     checks = found()
     assert "Orin, compute capability 8.7" in checks["NVIDIA GPU"].detail
     assert "Jetson, L4T R36.4.3" in checks["vit-edge"].detail
+
+
+def test_onnxruntime_on_the_gpu_is_told(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    check = found()["onnxruntime-cuda"]
+    assert (check.works, check.detail) == (False, "there is no NVIDIA GPU, see above")
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    monkeypatch.setattr(ortcuda, "require", lambda name: None if "pycuda" in name else onnxruntime)
+    check = found()["onnxruntime-cuda"]
+    assert not check.works
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in check.detail
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    check = found()["onnxruntime-cuda"]
+    assert check.works
+    assert onnxruntime.__version__ in check.detail
 
 
 @pytest.mark.parametrize("error", [MissingPackage("x", "run make"), RuntimeError("broken")])
@@ -68,6 +87,35 @@ def test_each_frame_path_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
     real = doctor.require
     monkeypatch.setattr(doctor, "require", lambda name: None if "pycuda" in name else real(name))
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
     checks = found()
     assert checks["frame path pinned"].works
     assert "NvBufSurface" in checks["frame path nvmm"].detail  # this PC is no Jetson
+
+
+def test_a_frame_path_names_what_runs_the_network_behind_it(monkeypatch):
+    monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Orin", "8.7"))
+    absent = set()
+
+    def require(name):
+        if name in absent:
+            raise MissingPackage(f"{name} cannot be imported", f"run {mend(name.split('.')[0])}")
+        return None if "pycuda" in name else importlib.import_module(name)
+
+    for module in (doctor, ortcuda):
+        monkeypatch.setattr(module, "require", require)
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt", "tensorrt-rtx"])
+    assert found()["frame path pinned"].detail.endswith(
+        "; tensorrt or tensorrt-rtx, with CUDA graphs"
+    )
+    absent.add("cuda.bindings.driver")
+    detail = found()["frame path pinned"].detail
+    assert "without CUDA graphs: in the vit-edge folder" in detail and "'.[cuda]'" in detail
+    monkeypatch.setattr(nvidia, "installed", lambda: [])
+    check = found()["frame path pinned"]
+    assert not check.works
+    assert "no backend here uses a GPU (tensorrt, tensorrt-rtx, onnxruntime-cuda)" in check.detail
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    check = found()["frame path pinned"]
+    assert check.works
+    assert check.detail.endswith("; onnxruntime-cuda, without CUDA graphs")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edge import gst
+from edge import gst, nvidia
 from edge.errors import MissingPackage
+from edge.gst import detect_platform, gstreamer
 
 
 def test_missing_typelib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +35,15 @@ except Exception as error:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[:1]) == (0, ["raised"])
+
+
+def test_detect_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGE_PLATFORM", raising=False)
+    monkeypatch.setattr(nvidia, "l4t_version", lambda: "R36.4.3")
+    assert detect_platform() == "jetson"
+    monkeypatch.setattr(nvidia, "l4t_version", lambda: None)
+    assert detect_platform() == "pc"
+    monkeypatch.setattr(gstreamer().ElementFactory, "find", lambda name: name == "nvvidconv")
+    assert detect_platform() == "jetson"
+    monkeypatch.setenv("EDGE_PLATFORM", "pc")
+    assert detect_platform() == "pc"

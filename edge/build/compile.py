@@ -100,6 +100,10 @@ def compile_plan(
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace_bytes())
+    # TensorRT-RTX would else allocate while it runs, and then a batch cannot be a CUDA graph.
+    fixed = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if fixed is not None:
+        config.set_flag(fixed)
     name = network.get_input(0).name
     profile = builder.create_optimization_profile()
     shapes = [(batch, *input_shape) for batch in (1, max_batch, max_batch)]

@@ -6,27 +6,27 @@ GStreamer captures and decodes on threads of its own; `Source.read` hands over w
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from edge import nvidia
 from edge.errors import SilenceError, SourceError, require
-from edge.gst import gstreamer
+from edge.gst import detect_platform, gstreamer
 from edge.run.cameras import STALL, Camera, Thinning
 from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
 from edge.run.reader import Feed
-from edge.run.uris import address_of, as_uri, check, is_live, path_of, pipeline, redact
+from edge.run.remarks import not_alternate, remarks
+from edge.run.uris import GATE, SINK, address_of, as_uri, check, is_live, path_of, pipeline, redact
 
-__all__ = ["Source", "detect_platform", "feed", "named"]
+__all__ = ["Source", "feed", "named"]
 
 if TYPE_CHECKING:
     from edge.cuda import Device
@@ -34,19 +34,6 @@ if TYPE_CHECKING:
 # Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
 _SLICE = 0.1
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
-
-
-def detect_platform() -> str:
-    """Say "jetson" where L4T or its GStreamer plugins are installed, else "pc".
-
-    `EDGE_PLATFORM=pc` or `jetson` decides it by hand. In a container the plugins may be there
-    without L4T's release file.
-    """
-    if nvidia.is_jetson():
-        return "jetson"
-    if "EDGE_PLATFORM" in os.environ:
-        return "pc"
-    return "jetson" if gstreamer().ElementFactory.find("nvvidconv") else "pc"
 
 
 def named(cameras: Iterable[Camera]) -> list[Camera]:
@@ -63,17 +50,23 @@ def named(cameras: Iterable[Camera]) -> list[Camera]:
 
 
 def feed(
-    camera: Camera, device: Device | None = None, *, keep: bool = True, platform: str | None = None
+    camera: Camera,
+    device: Device | None = None,
+    *,
+    keep: bool = True,
+    platform: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Feed:
     """A camera as the loop wants it: opened anew as often as need be.
 
-    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails.
+    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
+    told, once, what is done to its pictures on their way.
     """
-    uri = as_uri(camera.uri)
+    uri, once = as_uri(camera.uri), lru_cache(maxsize=None)(say)
 
     def open_(first: int, wait: float) -> Source:
         gpu = GpuReader(device) if device is not None else None
-        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait)
+        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
 
     return Feed(
         name=camera.name or redact(uri),
@@ -103,9 +96,11 @@ class Source:
         gpu: GpuReader | None = None,
         first: int = 0,
         wait: float = STALL,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
         come to system memory. first: the first frame's number. wait: seconds for it to come.
+        say: is told, when it is open, what is done to the pictures on their way.
 
         Raises SourceError when the file or the device is not there.
         """
@@ -115,7 +110,7 @@ class Source:
         check(self._uri)
         self._platform = platform
         self._wait = wait
-        self._gpu = gpu
+        self._gpu, self._say = gpu, say
         self._first = first
         self.name = camera.name or redact(self._uri)
         self.live = camera.realtime or is_live(self._uri)
@@ -174,9 +169,10 @@ class Source:
                 ) from None
 
     def _start(self, gst: Any) -> None:
-        self._sink = self._pipeline.get_by_name("sink")
+        self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
-        gate = self._pipeline.get_by_name("gate")
+        gate = self._pipeline.get_by_name(GATE)
+        self._gate = gate.get_static_pad("sink")
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
         heard, passed = self._heard, self._passed
@@ -202,7 +198,7 @@ class Source:
             bus.post(gst.Message.new_application(None, first))
             return gst.PadProbeReturn.REMOVE
 
-        gate.get_static_pad("sink").add_probe(gst.PadProbeType.BUFFER, number)
+        self._gate.add_probe(gst.PadProbeType.BUFFER, number)
         entrance = self._sink.get_static_pad("sink")
         entrance.add_probe(gst.PadProbeType.BUFFER, arrive)
         entrance.add_probe(gst.PadProbeType.BUFFER, announce)
@@ -233,6 +229,9 @@ class Source:
                 continue
             said = message.get_structure()
             if message.type == kinds.APPLICATION and said.get_name() == "first-frame":
+                arrived = self._sink.get_static_pad("sink").get_current_caps()
+                for text in remarks(self.name, self._gate.get_current_caps(), arrived):
+                    self._say(text)
                 return
             if message.type == kinds.PROGRESS:
                 # A camera that agreed to play may take as long as it was seen to take.
@@ -245,6 +244,7 @@ class Source:
             elif message.type == kinds.EOS:
                 raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
             elif message.type == kinds.ERROR:
+                not_alternate(self.name, self._gate.get_current_caps())
                 raise explain(self._uri, *message.parse_error(), missing=missing)
             elif message.type == kinds.WARNING and self._uri.startswith("file://"):
                 # A file without video may end in this warning alone: no pad fits the gate's.
@@ -335,4 +335,4 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
-            self._pipeline = self._sink = self._bus = None
+            self._pipeline = self._sink = self._bus = self._gate = None

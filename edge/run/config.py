@@ -51,6 +51,7 @@ class Config:
     smooth     over time, such as 0.5s or majority:15
     on         rules; when one comes true, a picture is written to `snapshots`
     snapshots  folder for them
+    keep       only the newest so many stay there
     record     annotated video: a file, or rtsp://
     audit      compare one frame of so many with `reference`, such as 1/500
     reference  folder of the FP32 engine
@@ -71,6 +72,7 @@ class Config:
     smooth: str | None = None
     on: tuple[str, ...] = ()
     snapshots: Path | None = None
+    keep: int | None = None
     record: str | None = None
     audit: str | None = None
     reference: Path | None = None
@@ -123,6 +125,7 @@ _RUN = {
         '["label=dog and confidence>0.8 for 2s"]',
     ),
     "snapshots": _Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
+    "keep": _Key(_Count, "a whole number from 1", "1000"),
     "record": _Key(_Text, "a file or rtsp://", '"/var/lib/vit-edge/out.mkv"'),
     "audit": _Key(_Text, "one frame of how many", '"1/500"'),
     "reference": _Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),

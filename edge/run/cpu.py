@@ -59,6 +59,7 @@ class CpuPath:
         """infer: float32 [N, *shape] -> logits float32 [N, classes]."""
         self._prepare, self._infer, self._shape = prepare, infer, shape
         self._started: deque[Sequence[CpuPlace]] = deque()
+        self._seen: Tensor | None = None
 
     def place(self) -> CpuPlace:
         """Room for one frame; any number may be made."""
@@ -72,4 +73,14 @@ class CpuPath:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         places = self._started.popleft()
         tensors = [place.tensor for place in places]
-        return self._infer(tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
+        self._seen = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        return self._infer(self._seen)
+
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]. Its place must not have been filled again.
+        """
+        assert self._seen is not None
+        seen: Tensor = self._seen[index].copy()
+        return seen

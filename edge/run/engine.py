@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge import nvidia
-from edge.errors import EngineError
+from edge.errors import EdgeError, EngineError
 from edge.passport import Passport
 from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
 from edge.run.cpu import CpuPath, CpuPlace
@@ -21,9 +22,11 @@ from edge.run.onnxruntime import OnnxRuntime
 if TYPE_CHECKING:
     from edge.cuda import Device
     from edge.run.gpu import GpuPath, GpuPlace
-    from edge.trt import TensorRT
+    from edge.runner import Runner
 
-__all__ = ["Backend", "Engine", "Prediction"]
+__all__ = ["BACKENDS", "Backend", "Engine", "Prediction"]
+
+BACKENDS = ("onnxruntime", "onnxruntime-cuda", *nvidia.BACKENDS)
 
 Tensor = npt.NDArray[np.float32]
 
@@ -91,7 +94,7 @@ class Engine:
         threads: int | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> Engine:
-        """Open the engine in `folder` with `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
+        """Open the engine in `folder` with `auto` or one of `BACKENDS`.
 
         threads: CPU threads of the onnxruntime backend, all by default. say: is told, once each, of
         what is slower here than it could be. Raises `EngineError` when the engine is damaged or
@@ -101,12 +104,15 @@ class Engine:
         passport = Passport.read(folder)
         name, reason = _choose(folder, passport, backend)
         if name == "onnxruntime":
-            graph = passport.check_file(folder, "model.onnx")
-            if "model.onnx.data" in passport.files:
-                passport.check_file(folder, "model.onnx.data")
+            graph = _check_graph(folder, passport)
             return Engine(
                 passport, OnnxRuntime(graph, threads, fp8=passport.precision == "fp8"), reason
             )
+        if name == "onnxruntime-cuda":
+            from edge.ortcuda import OrtCuda
+
+            graph = _check_graph(folder, passport)
+            return Engine(passport, OrtCuda(graph, passport), reason, say)
         from edge.trt import TensorRT
 
         check_plan(folder, passport, name)
@@ -156,6 +162,13 @@ class Engine:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         return self._frames().finish()
 
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]; only until the next batch is started.
+        """
+        return self._frames().seen(index)
+
     @property
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; on a GPU its own events' time."""
@@ -169,7 +182,7 @@ class Engine:
             else:
                 from edge.run.gpu import GpuPath
 
-                runner = cast("TensorRT", self._backend)
+                runner = cast("Runner", self._backend)
                 self._path = GpuPath(runner, self.passport.preprocess, self._say)
         return self._path
 
@@ -204,7 +217,7 @@ class Engine:
 
 def _choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
     """The backend, and why."""
-    known = ("auto", "onnxruntime", *nvidia.BACKENDS)
+    known = ("auto", *BACKENDS)
     if asked not in known:
         raise EngineError(f"there is no backend {asked}", f"choose one of: {', '.join(known)}")
     if asked != "auto":
@@ -218,12 +231,25 @@ def _choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
         why, mend = "there is no NVIDIA GPU", "see edge doctor"
     else:
         return plan.backend, "the engine has a plan for it"
+    if nvidia.gpu() is not None:
+        from edge import ortcuda
+
+        with suppress(EdgeError):
+            ortcuda.check()
+            return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
     if nvidia.is_jetson():
         raise EngineError(
             f"{folder} would run on the CPU of this Jetson: {why}",
             f"{mend}, or ask for it: --backend onnxruntime",
         )
     return "onnxruntime", why
+
+
+def _check_graph(folder: Path, passport: Passport) -> Path:
+    """The portable graph, once it and its weights are found whole. Raises `EngineError`."""
+    if "model.onnx.data" in passport.files:
+        passport.check_file(folder, "model.onnx.data")
+    return passport.check_file(folder, "model.onnx")
 
 
 def check_plan(folder: Path, passport: Passport, backend: str) -> None:

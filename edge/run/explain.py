@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from edge.errors import AccessError, SourceError
 from edge.gst import gstreamer
-from edge.run.uris import authority, device_of, redact
+from edge.run.remarks import alternate
+from edge.run.uris import GATE, SINK, authority, device_of, redact
 
 __all__ = ["explain"]
 
@@ -79,9 +80,11 @@ def explain(uri: str, error: Any, debug: str | None = None, *, missing: str = ""
     if uri.startswith("test://"):
         return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
-    if (
-        "could not link gate to capsfilter" in reason
-    ):  # nothing is converted for a GPU: see `pipeline`
+    # What a pipeline says of itself is found before it runs, and told as a failure to link.
+    if "alternate" in uri and re.search(rf"link .*\b({SINK}|{GATE} to)\b", reason):
+        return alternate(name)
+    # Nothing is converted for a GPU: see `pipeline`.
+    if f"could not link {GATE} to capsfilter" in reason:
         return SourceError(
             f"the pipeline {name} ends in pictures that the GPU does not read",
             "end it with: videoconvert ! video/x-raw,format=NV12",

@@ -1,4 +1,4 @@
-"""The frame's way on the GPU: one kernel reads the frame where it lies, the plan follows at once.
+"""The frame's way on the GPU: a kernel reads the frame where it lies, the network follows at once.
 
     a reader's thread    holds a frame that the GPU reads, or copies it to memory that the GPU reads
     the caller's thread  starts a lane: kernel, network and the copy of the logits, one CUDA graph
@@ -10,24 +10,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.cuda import Device, Mapped
-from edge.cuda_bindings import Graph, NoCapture
-from edge.errors import BackendError
+from edge.cuda_bindings import Graph, Mark, NoCapture
+from edge.errors import MissingPackage
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
 from edge.run.frames import Frame
-from edge.trt import TensorRT
+from edge.runner import Runner
 
 __all__ = ["GpuPath", "GpuPlace"]
 
 Tensor = npt.NDArray[np.float32]
 _ALIGNMENT = 256  # bytes: where each plane begins
+# What a lane's work is made of, in this order.
+_STAGES = ("gpu_preprocess", "gpu_network", "gpu_download")
 
 
 class GpuPlace:
@@ -86,12 +91,12 @@ class GpuPlace:
 
 
 class _Lane:
-    """One batch on its way: a stream, an execution context, and the graph of the latest batches."""
+    """One batch on its way: a stream, an execution, and a graph for each size of batch."""
 
     def __init__(
         self,
         device: Device,
-        runner: TensorRT,
+        runner: Runner,
         preprocess: CudaPreprocessor,
         say: Callable[[str], None],
     ):
@@ -99,20 +104,19 @@ class _Lane:
         with device:
             self._stream = device.new_stream()
             self._began, self._done = device.event(timing=True), device.event(timing=True)
-            self._run = runner.execution(self._stream)
+            self._run, self._check_batch = runner.execution(self._stream), runner.check_batch
             self._records, self._address = preprocess.records(self._run.batch)
-        self._graph: Graph | None = None
-        self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
+            self._marks: tuple[Mark, ...] = ()
+            with suppress(MissingPackage):  # then there are no graphs, and that is said
+                self._marks = tuple(device.mark() for _ in range(len(_STAGES) + 1))
+        self._shape = runner.input_shape
+        self._seen: Tensor | None = None  # pinned, when it is asked for
+        self._replays: dict[int, _Replay] = {}  # by size of batch
         self._count = self._shared = 0
-        self._tried = False  # to make a graph of such batches
-        self.ms = 0.0  # that the GPU took for the batch finished last
+        self.stages_ms: dict[str, float] = {}  # of the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
-        if len(places) > self._run.batch:
-            raise BackendError(
-                f"a batch of {len(places)} does not fit a plan for 1 to {self._run.batch}",
-                "build with a larger --max-batch",
-            )
+        self._check_batch(len(places))
         surfaces = [place.surface for place in places]
         needed = max(
             self._preprocess.fill(record, surface)
@@ -132,47 +136,77 @@ class _Lane:
     def finish(self) -> Tensor:
         with self._device:
             self._done.wait()
-            self.ms = self._done.ms_since(self._began)
+            self.stages_ms = {"gpu": self._done.ms_since(self._began)}
+            for stage, (start, end) in zip(_STAGES, pairwise(self._marks), strict=False):
+                self.stages_ms[stage] = end.ms_since(start)
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
 
+    def seen(self, index: int) -> Tensor:
+        with self._device as device:
+            if self._seen is None:
+                self._seen = device.pinned(self._shape)
+            self._stream.download(self._seen, self._run.input + self._seen.nbytes * index)
+            self._stream.wait()
+        seen: Tensor = self._seen.copy()
+        return seen
+
     def _enqueue(self) -> None:
         address, count = self._address, self._count
+        self._mark(0)
         self._preprocess.launch(self._stream, address, count, self._shared, self._run.input)
+        self._mark(1)
         self._run.enqueue(count)
+        self._mark(2)
+        self._run.download(count)
+        self._mark(3)
+
+    def _mark(self, number: int) -> None:
+        if self._marks:
+            self._marks[number].set(self._stream)
 
     def _replayed(self) -> Graph | None:
-        """The graph of batches like this one, made at the second in a row.
+        """The graph of batches of this size, made at the second of them.
 
-        TensorRT must have run once with a shape before its work is captured, and a graph is good
-        for as long as the context keeps that shape: another batch ends it.
+        TensorRT must have run once with a shape before its work is captured.
         """
-        batch = self._count, self._shared
-        if batch != self._batch:
-            self._batch, self._tried = batch, False
-            if self._graph is not None:
-                self._device.free(self._graph)
-                self._graph = None
-        elif not self._tried:
-            self._tried = True
+        replay = self._replays.get(self._count)
+        if replay is None or replay.shared != self._shared:
+            if replay is not None and replay.graph is not None:
+                self._device.free(replay.graph)
+            self._replays[self._count] = _Replay(self._shared)
+            return None
+        if not replay.tried:
+            replay.tried = True
             try:
+                self._run.check_capture(self._count)
                 with self._stream.capture() as graph:
                     self._enqueue()
-                self._graph = graph
+                replay.graph = graph
             except NoCapture as reason:
                 self._say(f"each batch is enqueued anew, without a CUDA graph: {reason}")
-        return self._graph
+        return replay.graph
+
+
+@dataclass
+class _Replay:
+    """Batches of one size; `shared` bytes of shared memory are part of their graph."""
+
+    shared: int
+    tried: bool = False
+    graph: Graph | None = None
 
 
 class GpuPath:
     """Starts batches on one lane while the other works. Belongs to one thread, but for places.
 
-    batch      the largest that the plan takes
-    stages_ms  of the batch finished last: what the GPU took, from the frames to the logits
+    batch      the largest that the engine takes
+    stages_ms  of the batch finished last: gpu, what the GPU took from the frames to the logits;
+               with cuda-bindings gpu_preprocess, gpu_network and gpu_download, its parts, too
     """
 
     def __init__(
-        self, runner: TensorRT, spec: Preprocess, say: Callable[[str], None], depth: int = 2
+        self, runner: Runner, spec: Preprocess, say: Callable[[str], None], depth: int = 2
     ):
         """say: is told, once, of what is slower than it could be."""
         self.depth, self.batch = depth, runner.batch
@@ -190,7 +224,7 @@ class GpuPath:
     def start(self, places: Sequence[GpuPlace]) -> None:
         """Begin a batch; `depth` may be under way. Its frames must live until it is finished.
 
-        Raises `BackendError` for more frames than the plan takes.
+        Raises `BackendError` for more frames than the engine takes.
         """
         lane = self._lanes.popleft()
         lane.start(places)
@@ -201,5 +235,12 @@ class GpuPath:
         lane = self._busy.popleft()
         self._lanes.append(lane)
         logits = lane.finish()
-        self.stages_ms = {"gpu": lane.ms}
+        self.stages_ms = lane.stages_ms
         return logits
+
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last.
+
+        float32 [3, height, width]. No batch may have been started since.
+        """
+        return self._lanes[-1].seen(index)

@@ -16,12 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError, SourceError
+from edge.run.frames import Frame
 from edge.run.reader import Feed, Place, Reader, Work
 from edge.run.sinks import Prediction, Result, Sink
 from edge.run.status import Status, Transition
@@ -68,6 +70,9 @@ class Engine(Protocol):
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; may be empty."""
 
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
+
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
 
@@ -97,7 +102,8 @@ def run(
     status: Status | None = None,
     control: Control | None = None,
     wait: bool = False,
-    smooth: Callable[[str, Prediction, float], Prediction] | None = None,
+    look: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
+    smooth: Callable[[Frame, Any], Any] | None = None,
     beat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -106,10 +112,11 @@ def run(
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
     signal handler. status: where it is written how the run goes. wait: keep trying when no source
-    comes at all, as a service does; otherwise the first one's error ends the run. smooth: (source,
-    prediction, seconds at which its frame was captured) -> the prediction to tell. beat: called
-    whenever the loop has made progress, or has nothing to do. ended: is told what was measured,
-    however the run ends. clock: seconds, on the scale of `Frame.captured`.
+    comes at all, as a service does; otherwise the first one's error ends the run. look: is shown
+    each frame, the engine's prediction, and what gives a copy of the tensor that the network saw.
+    smooth: makes of a frame's prediction the one to tell. beat: called whenever the loop has made
+    progress, or has nothing to do. ended: is told what was measured, however the run ends. clock:
+    seconds, on the scale of `Frame.captured`.
 
     A source that cannot go on does not stop the others; its error is raised when all have ended.
     Whatever else a source, the engine or a sink raises is raised here, after all is closed.
@@ -148,10 +155,12 @@ def run(
             beat()
             left -= len(turns)
             try:
-                for (reader, work), logits in zip(turns, batch, strict=True):
+                for index, ((reader, work), logits) in enumerate(zip(turns, batch, strict=True)):
                     prediction = engine.predict(logits)
+                    if look is not None:
+                        look(work.frame, prediction, partial(engine.seen, index))
                     if smooth is not None:
-                        prediction = smooth(reader.feed.name, prediction, work.frame.captured)
+                        prediction = smooth(work.frame, prediction)
                     _deliver(reader, work, prediction, status, sinks, clock)
             except BrokenPipeError:
                 break
@@ -233,7 +242,12 @@ class _Crew:
         return []
 
     def _gather(self, most: float) -> list[Turn]:
-        """One frame of each reader, and again while there are any."""
+        """One frame of each reader, and again while there are any.
+
+        Batches have 1, 2, 4, 8... frames: of each size a GPU keeps a graph that it replays.
+        """
+        ready = min(most, sum(len(reader.ready) for reader in self._turns))
+        most = 1 << int(ready).bit_length() - 1 if ready else 0
         turns: list[Turn] = []
         idle = 0
         while len(turns) < most and idle < len(self._turns):

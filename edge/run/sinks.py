@@ -6,20 +6,21 @@ import io
 import json
 import os
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from edge.errors import StorageError, printable
-from edge.preprocess.surface import DeviceSurface
+from edge.errors import StorageError
+from edge.run.caption import bar, enlarged
 from edge.run.frames import Frame
 from edge.run.status import Transition
 from edge.storage import check_target, drop_unread, write_bytes
 
-__all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate"]
+__all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate", "as_json", "words"]
 
 TOP = 5  # classes told per frame
 
@@ -62,11 +63,31 @@ class Sink:
         """The run is over. Everything taken is written, or counted as lost, before this returns."""
 
 
+def as_json(result: Result) -> str:
+    """The result as one line of JSON, without its end: what every sink for programs writes.
+
+    Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
+    latency_ms.
+    """
+    frame = result.frame
+    line = {
+        "source": frame.source,
+        "frame": frame.number,
+        "pts": frame.pts,
+        "top": [
+            {"label": label, "class_id": class_id, "confidence": round(confidence, 6)}
+            for class_id, label, confidence in result.prediction.top(TOP)
+        ],
+        "age_ms": round(result.age_ms, 3),
+        "latency_ms": round(result.latency_ms, 3),
+    }
+    return json.dumps(line)
+
+
 class JsonLines(Sink):
     """One JSON object per result on a text stream, flushed at once: a pipe's reader never waits.
 
-    Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
-    latency_ms. The stream is the caller's, and stays open.
+    The stream is the caller's, and stays open.
     """
 
     def __init__(self, stream: IO[str]):
@@ -74,20 +95,8 @@ class JsonLines(Sink):
 
     def write(self, result: Result) -> None:
         """Raises BrokenPipeError when the reader has gone, StorageError when the disk is full."""
-        frame = result.frame
-        line = {
-            "source": frame.source,
-            "frame": frame.number,
-            "pts": frame.pts,
-            "top": [
-                {"label": label, "class_id": class_id, "confidence": round(confidence, 6)}
-                for class_id, label, confidence in result.prediction.top(TOP)
-            ],
-            "age_ms": round(result.age_ms, 3),
-            "latency_ms": round(result.latency_ms, 3),
-        }
         try:
-            self._stream.write(json.dumps(line) + "\n")
+            self._stream.write(f"{as_json(result)}\n")
             self._stream.flush()
         except BrokenPipeError:
             drop_unread(self._stream)
@@ -114,8 +123,8 @@ class Preview(Sink):
         self._result: Result | None = None
 
     def write(self, result: Result) -> None:
-        if isinstance(result.frame.surface, DeviceSurface):
-            _ = result.frame.pixels  # raises, at the first frame: nothing here brings it back
+        if self._result is None:
+            _ = result.frame.picture  # raises, at the first frame, if it cannot be shown
         # No copy: frames are never written to again, and their memory stays theirs.
         self._result = result
 
@@ -133,26 +142,23 @@ class Preview(Sink):
         write_bytes(self._path, encoded.getvalue())
 
 
+def words(result: Result, captured: float) -> list[str]:
+    """What stands under a picture: its best class, and when (seconds since 1970) and where it was.
+
+    The text changes rarely enough to be drawn once for many frames.
+    """
+    _, label, confidence = result.prediction.top(1)[0]
+    moment = datetime.fromtimestamp(captured, timezone.utc)
+    place = f"{moment:%Y-%m-%d %H:%M:%S} UTC, {result.frame.source}"
+    return [f"{label}  {confidence:.0%}", place]
+
+
 def annotate(pixels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.uint8]:
     """The picture with a bar of text under it; the first line stands out.
 
     RGB uint8 [H, W, 3] -> RGB uint8 [H', W', 3], a new array. The picture is not covered, and one
     too small for text is enlarged by a whole factor. A line too long for the width is cut.
     """
-    height, width = pixels.shape[:2]
-    factor = max(1, -(-320 // width))
-    height, width = height * factor, width * factor
-    size = max(14, width // 36)
-    font, row = ImageFont.load_default(size), size * 3 // 2
-    canvas = Image.new("RGB", (width, height + row * len(lines) + row // 2), (24, 24, 24))
-    picture = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    draw = ImageDraw.Draw(canvas)
-    for number, line in enumerate(lines):
-        line = text = printable(line)
-        while text and draw.textlength(text, font=font) > width - row:
-            line = line[:-1]
-            text = f"{line}…" if line else ""
-        colour = (255, 255, 255) if number == 0 else (180, 180, 180)
-        draw.text((row // 2, height + row // 4 + row * number), text, fill=colour, font=font)
-    return np.asarray(canvas)
+    picture = enlarged(pixels)
+    text = bar(tuple(lines), picture.shape[1])
+    return np.concatenate((picture, np.broadcast_to(text[..., None], (*text.shape, 3))))

@@ -111,7 +111,8 @@ class Summary:
     dropped     frames of live sources that gave way to newer ones before they were labelled
     stale       frames of live sources that came too late to be called current, and were left out
     reconnects  times that a source played again after it had stopped to
-    stages_ms   preprocess per frame, infer per batch
+    stages_ms   preprocess per frame, infer per batch; on a GPU, where preprocess is the copy to
+                memory that it reads, also gpu, and gpu_preprocess, gpu_network and gpu_download
     sources     per source: frames, dropped, stale, reconnects, seconds, fps, age_ms, latency_ms
     """
 

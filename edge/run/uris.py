@@ -1,8 +1,8 @@
 """Source URIs: what a person types becomes a pipeline, and never shows a password.
 
 Pure functions, but for `as_uri` and `check`, which look at the file system. Every pipeline ends
-in the same two named elements: `gate`, the queue in front of the expensive conversion, where
-frames are numbered and, for cameras, stale ones give way to new ones; and `sink`.
+in the same two named elements: `GATE`, the queue in front of the expensive conversion, where
+frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
 
 A picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
 it is, and converts only what `FORMATS` does not name, such as 10-bit video.
@@ -21,6 +21,8 @@ from edge.preprocess.surface import FORMATS
 from edge.run.cameras import Camera
 
 __all__ = [
+    "GATE",
+    "SINK",
     "address_of",
     "as_uri",
     "authority",
@@ -46,12 +48,14 @@ _ANY_MEMORY = ";".join(
     f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
     for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
 )
-_GATE = "queue name=gate max-size-bytes=0 max-size-time=0"
-_SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
+# No names that a pipeline of the user's own is likely to have given.
+GATE, SINK = "edge-gate", "edge-sink"
+_GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
+_SINK = f"appsink name={SINK} sync=false qos=false enable-last-sample=false"
 
 
 def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
-    """The gst-launch string that delivers the frames of a camera to `appsink name=sink`.
+    """The gst-launch string that delivers the frames of a camera to the appsink `SINK`.
 
     `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
     a pipeline of the user's own in whatever memory they are; else all come to system memory. From a

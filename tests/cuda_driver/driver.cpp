@@ -545,10 +545,7 @@ CUresult CUDAAPI cuEventDestroy(CUevent handle) {
     return drop(all.events, handle, "an event");
 }
 
-CUresult CUDAAPI cuEventRecord(CUevent event_handle, CUstream handle) {
-    ENTER(CONTEXT);
-    STREAM(handle);
-    auto event = all.events.get(event_handle);
+static CUresult record(const std::shared_ptr<Event> &event, const StreamRef &stream) {
     if (!event) return CUDA_ERROR_INVALID_HANDLE;
     event->capture = stream->capture;
     if (stream->capture) return CUDA_SUCCESS;
@@ -559,6 +556,26 @@ CUresult CUDAAPI cuEventRecord(CUevent event_handle, CUstream handle) {
     });
     event->at = {stream, stream->queued};
     return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuEventRecord(CUevent event, CUstream handle) {
+    ENTER(CONTEXT);
+    STREAM(handle);
+    return record(all.events.get(event), stream);
+}
+
+// An external record in a capture becomes a part of the graph, which sets the time when it runs.
+CUresult CUDAAPI cuEventRecordWithFlags(CUevent event_handle, CUstream handle, unsigned flags) {
+    ENTER(CONTEXT);
+    STREAM(handle);
+    auto event = all.events.get(event_handle);
+    if (!event || !(flags & CU_EVENT_RECORD_EXTERNAL)) return record(event, stream);
+    if (!stream->capture) return CUDA_ERROR_INVALID_VALUE;
+    stream->capture->marks.push_back(event);
+    return enqueue(stream, [event] {
+        *event->time = now();
+        return CUDA_SUCCESS;
+    });
 }
 
 CUresult CUDAAPI cuEventSynchronize(CUevent handle) {
@@ -740,11 +757,16 @@ CUresult CUDAAPI cuGraphLaunch(CUgraphExec executable, CUstream handle) {
     STREAM(handle);
     auto graph = all.executables.get(executable);
     if (!graph) return CUDA_ERROR_INVALID_HANDLE;
-    return enqueue(stream, [graph] {
+    CUresult result = enqueue(stream, [graph] {
         for (auto &work : graph->works)
             if (CUresult result = work()) return result;
         return CUDA_SUCCESS;
     });
+    for (auto &event : graph->marks) {
+        event->time = std::make_shared<double>(0);
+        event->at = {stream, stream->queued};
+    }
+    return result;
 }
 
 CUresult CUDAAPI cuGraphDestroy(CUgraph handle) {

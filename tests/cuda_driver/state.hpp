@@ -44,8 +44,11 @@ struct Operation {
     std::vector<Position> after;
 };
 
+struct Event;
+
 struct Graph {
     std::vector<Work> works;
+    std::vector<std::shared_ptr<Event>> marks;  // events that it records when it runs
     bool invalid = false;
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
     std::thread::id thread;

@@ -112,7 +112,6 @@ def graphs(gpu: Engine) -> int:
 
 def _memory(device: Any) -> tuple[int, int]:
     """Bytes free on the GPU, and bytes that this process holds in the host's memory."""
-    with device:
-        free = device.free_memory()
+    free, _ = device.memory()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return free, pages * 4096

@@ -10,7 +10,8 @@ import numpy as np
 from edge.cuda import Device
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
-from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
+from edge.preprocess.surface import DeviceSurface, Surface
+from tests.preprocess.kernel.build import channels_of
 
 
 class GpuKernel:
@@ -80,39 +81,48 @@ class GpuKernel:
 
     def _as_textures(self, surface: Surface) -> tuple[DeviceSurface, Any]:
         """Planes in CUDA arrays, as a Jetson's block-linear buffers are."""
-        from cuda.bindings import driver
-
-        form, layout = FORMATS[surface.layout.format], surface.layout
         arrays, objects = [], []
-        for index, plane in enumerate(surface.planes):
-            channels = max(sample.step for sample in form.samples if sample.plane == index)
-            rows, columns = form.plane_size(index, layout.width, layout.height)
-            shape = driver.CUDA_ARRAY_DESCRIPTOR()
-            shape.Width, shape.Height, shape.NumChannels = columns // channels, rows, channels
-            shape.Format = driver.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
-            code, array = driver.cuArrayCreate(shape)
-            assert not code, code
-            copy = driver.CUDA_MEMCPY2D()
-            copy.srcMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_HOST
-            copy.srcHost, copy.srcPitch = plane.ctypes.data, plane.strides[0]
-            copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_ARRAY
-            copy.dstArray, copy.WidthInBytes, copy.Height = array, columns, rows
-            (code,) = driver.cuMemcpy2D(copy)
-            assert not code, code
-            arrays.append(array)
-            objects.append(self.texture(int(array), channels))
+        for plane, channels in zip(surface.planes, channels_of(surface), strict=True):
+            arrays.append(make_array(plane, channels))
+            objects.append(self.texture(int(arrays[-1]), channels))
 
         def release() -> None:
             for texture in objects:
                 self.destroy(texture)
             for array in arrays:
-                (code,) = driver.cuArrayDestroy(array)
-                assert not code, code
+                destroy_array(array)
 
-        return DeviceSurface(layout, tuple(objects), (), textures=True), release
+        return DeviceSurface(surface.layout, tuple(objects), (), textures=True), release
 
     def texture(self, array: int, channels: int) -> int:
         return self.device.egl.texture(array, channels)
 
     def destroy(self, texture: int) -> None:
         self.device.egl.destroy_texture(texture)
+
+
+def make_array(plane: np.ndarray, channels: int) -> Any:
+    """A CUarray with the samples of a plane, uint8 [rows, columns], `channels` at a place."""
+    from cuda.bindings import driver
+
+    rows, columns = plane.shape
+    shape = driver.CUDA_ARRAY_DESCRIPTOR()
+    shape.Width, shape.Height, shape.NumChannels = columns // channels, rows, channels
+    shape.Format = driver.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
+    code, array = driver.cuArrayCreate(shape)
+    assert not code, code
+    copy = driver.CUDA_MEMCPY2D()
+    copy.srcMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_HOST
+    copy.srcHost, copy.srcPitch = plane.ctypes.data, plane.strides[0]
+    copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_ARRAY
+    copy.dstArray, copy.WidthInBytes, copy.Height = array, columns, rows
+    (code,) = driver.cuMemcpy2D(copy)
+    assert not code, code
+    return array
+
+
+def destroy_array(array: Any) -> None:
+    from cuda.bindings import driver
+
+    (code,) = driver.cuArrayDestroy(array)
+    assert not code, code

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from edge import nvidia
+from edge import nvidia, ortcuda
+from edge.errors import EdgeError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +28,15 @@ def need_gpu() -> None:
         lacking("an NVIDIA GPU")
     if importlib.util.find_spec("pycuda") is None:
         lacking("PyCUDA")
+
+
+def runners() -> list[str]:
+    """The backends for a GPU that are installed here."""
+    found = nvidia.installed()
+    with suppress(EdgeError):
+        ortcuda.check()
+        found.append(ortcuda.NAME)
+    return found
 
 
 def engine(request: pytest.FixtureRequest) -> Path:

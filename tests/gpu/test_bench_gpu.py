@@ -46,6 +46,7 @@ def test_networks_take_turns(driver, built_engine):
         for row in found.values():
             names = {"vit-edge INT8, frame to top-5", "vit-edge INT8, network alone"}
             assert set(row["ms"]) == names
+            assert row["stages_ms"]["int8"]["gpu_network"] > 0
             assert "sees no GPU" in row["absent"]["torch"]
 
 

@@ -9,20 +9,18 @@ from typing import NamedTuple
 
 import pytest
 
-from edge import nvidia
+from edge import nvidia, ortcuda
 from edge.build.plan import compile_engine
 from edge.errors import EdgeError
-from edge.passport import Passport
 from edge.run.engine import Engine
 from tests.conftest import Recorder
-from tests.gpu import frames, ort_cuda
-from tests.gpu.ort_cuda import OrtCuda
-from tests.gpu.support import engine, lacking, need_gpu
+from tests.gpu import frames
+from tests.gpu.support import engine, lacking, need_gpu, runners
 
 pytestmark = pytest.mark.gpu
 
 ERROR = 0.1  # of the largest logit: INT8, and FP16 for the rest
-RUNNERS = (*nvidia.BACKENDS, "onnxruntime-cuda")
+RUNNERS = (*nvidia.BACKENDS, ortcuda.NAME)
 
 
 class Opened(NamedTuple):
@@ -42,7 +40,7 @@ def engine_folder(request: pytest.FixtureRequest) -> Path:
 def opened(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Opened]:
     need_gpu()
     runner = request.param
-    here = [*nvidia.installed(), *(["onnxruntime-cuda"] if ort_cuda.available() else [])]
+    here = runners()
     if runner not in here:
         lacking(runner if here else f"one of {', '.join(RUNNERS)}", required=not here)
     source = request.getfixturevalue("engine_folder")
@@ -50,13 +48,9 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Opened]
     said: list[str] = []
     with Engine.open(folder, "onnxruntime") as cpu:
         try:
-            if runner == "onnxruntime-cuda":
-                passport = Passport.read(folder)
-                backend = OrtCuda(folder / "model.onnx", passport)
-                gpu = Engine(passport, backend, "test", said.append)  # type: ignore[arg-type]
-            else:
+            if runner in nvidia.BACKENDS:
                 compile_engine(folder, runner, Recorder())
-                gpu = Engine.open(folder, runner, say=said.append)
+            gpu = Engine.open(folder, runner, say=said.append)
         except EdgeError as error:
             pytest.fail(f"{runner} refuses this GPU: {error}", pytrace=False)
         with gpu:
@@ -85,7 +79,7 @@ def test_ten_thousand_frames_change_nothing(opened, record_property):
 def test_batches_are_cuda_graphs(opened):
     """TensorRT's are; onnxruntime allocates while it runs, and vit-edge says so."""
     frames.stays_the_same(opened.gpu, 1)
-    if opened.runner == "onnxruntime-cuda":
+    if opened.runner == ortcuda.NAME:
         assert any("without a CUDA graph" in text for text in opened.said)
     else:
         assert opened.said == []

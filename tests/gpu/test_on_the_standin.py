@@ -5,20 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge.cuda import Device
-from edge.passport import Passport
 from edge.preprocess import cuda as cuda_preprocess
 from edge.preprocess.surface import FORMATS
-from edge.run.engine import Engine
 from tests.cuda_driver.standin import BUILD, emulated
 from tests.gpu import frames
 from tests.gpu.kernel import GpuKernel
-from tests.gpu.ort_cuda import OrtCuda, OrtExecution
 from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import noise
 from tests.preprocess.test_kernel import SPECS, TEXTURES, check
@@ -114,29 +110,3 @@ def test_the_checks_of_frames_see_disorder_and_growth(driver, built_engine):
         type(lanes).finish = lambda path: (path._busy.rotate(1), finish(path))[1]
         with pytest.raises(AssertionError):
             frames.keeps_order(on_gpu, on_cpu, 1e-5)
-
-
-@emulated
-def test_onnxruntime_binds_the_device_s_pointers(driver, built_engine):
-    """Its CPU provider stands in for CUDA's: it does not queue, so the stream is waited for."""
-    enqueue = OrtExecution.enqueue
-
-    def waiting(execution: OrtExecution, count: int) -> None:
-        execution._stream.wait()
-        enqueue(execution, count)
-
-    OrtExecution.enqueue = waiting  # type: ignore[method-assign]
-    OrtCuda.place = "cpu"
-    OrtCuda.providers = lambda *_: ["CPUExecutionProvider"]  # type: ignore[method-assign]
-    cuda_preprocess.kernel_image = lambda *_: os.fsencode(compiled(BUILD))  # type: ignore
-    said: list[str] = []
-    folder = Path(built_engine)
-    passport = Passport.read(folder)
-    runner = OrtCuda(folder / "model.onnx", passport)
-    with (
-        Engine(passport, runner, "test", said.append) as on_gpu,  # type: ignore[arg-type]
-        Engine.open(built_engine, "onnxruntime", 1) as on_cpu,
-    ):
-        frames.says_what_the_cpu_says(on_gpu, on_cpu, 4, 1e-5)
-        frames.keeps_order(on_gpu, on_cpu, 1e-5)
-    assert said and all("without a CUDA graph" in text for text in said)

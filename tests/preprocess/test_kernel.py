@@ -20,6 +20,7 @@ from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import COLOURS, noise
 
 TEXTURES = ["NV12", "NV21", "GRAY8", "RGBA", "BGRx", "I420"]  # block-linear NVMM has no others
+COLOURED = ["NV12", "NV21", "I420", "Y42B", "Y444", "YUY2", "UYVY", "GRAY8"]  # not RGB
 
 
 def vit(resample: int, height: int = 40, width: int = 56) -> Preprocess:
@@ -86,7 +87,7 @@ def test_every_format_and_processor_is_the_cpu_path_to_the_byte(kernel, form, sp
     check(kernel, spec, surfaces[:2], "float16")
 
 
-@pytest.mark.parametrize("form", ["NV12", "NV21", "I420", "Y42B", "Y444", "YUY2", "UYVY", "GRAY8"])
+@pytest.mark.parametrize("form", COLOURED)
 def test_every_matrix_range_and_siting(kernel, form):
     check(kernel, SPECS["bilinear"], [noise(form, 61, 45, colour, padding=3) for colour in COLOURS])
 
@@ -177,6 +178,12 @@ for spec in t.SPECS.values():
         t.check(kernel, spec, [t.noise(form, *size, padding=3) for size in sizes], block=block)
     if block != (1, 1, 1):
         t.check(kernel, spec, [t.noise("NV12", 90, 70)], block=block)
+for form in t.COLOURED if block == (1, 1, 1) else []:
+    coloured = [t.noise(form, 37, 29, colour, padding=3) for colour in t.COLOURS]
+    t.check(kernel, t.SPECS["bilinear"], coloured)
+for form in t.TEXTURES if block == (1, 1, 1) else []:
+    for spec in t.SPECS.values():
+        t.check(kernel, spec, [t.noise(form, *size, padding=3) for size in sizes], textures=True)
 print("all the same")
 """
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import nvidia
 from edge.errors import SourceError
 from edge.gst import gstreamer
-from edge.run.camera import Source, detect_platform
+from edge.run.camera import Source
 from edge.run.cameras import Camera
 from edge.run.explain import explain
 from edge.run.frames import Frame
+from edge.run.uris import GATE
 
 NumberIn = Callable[[np.ndarray], int]
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
@@ -44,7 +44,7 @@ def after(source: Source, frames: int) -> threading.Event:
             event.set()
         return Gst.PadProbeReturn.OK
 
-    gate = source._pipeline.get_by_name("gate").get_static_pad("sink")
+    gate = source._pipeline.get_by_name(GATE).get_static_pad("sink")
     gate.add_probe(Gst.PadProbeType.BUFFER, probe)
     return event
 
@@ -53,7 +53,7 @@ def after(source: Source, frames: int) -> threading.Event:
 def busy(source: Source) -> Iterator[None]:
     """The conversion behind the gate takes nothing, as when it is too slow."""
     kind = gstreamer().PadProbeType
-    exit_ = source._pipeline.get_by_name("gate").get_static_pad("src")
+    exit_ = source._pipeline.get_by_name(GATE).get_static_pad("src")
     probe = exit_.add_probe(kind.BLOCK | kind.BUFFER, lambda *_: gstreamer().PadProbeReturn.OK)
     yield
     exit_.remove_probe(probe)
@@ -384,15 +384,3 @@ def test_importing_loads_no_gstreamer() -> None:
     code = "import sys, edge.run.camera, edge.run.loop; assert 'gi' not in sys.modules"
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_detect_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EDGE_PLATFORM", raising=False)
-    monkeypatch.setattr(nvidia, "l4t_version", lambda: "R36.4.3")
-    assert detect_platform() == "jetson"
-    monkeypatch.setattr(nvidia, "l4t_version", lambda: None)
-    assert detect_platform() == "pc"
-    monkeypatch.setattr(gstreamer().ElementFactory, "find", lambda name: name == "nvvidconv")
-    assert detect_platform() == "jetson"
-    monkeypatch.setenv("EDGE_PLATFORM", "pc")
-    assert detect_platform() == "pc"

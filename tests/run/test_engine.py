@@ -11,6 +11,8 @@ from edge.errors import BackendError, EngineError, ImageError
 from edge.passport import Passport, Plan
 from edge.run import engine as engines_module
 from edge.run.engine import Engine, Prediction, check_plan
+from edge.run.frames import Frame
+from tests.preprocess.pictures import noise
 
 
 @pytest.fixture
@@ -70,8 +72,23 @@ def test_a_damaged_graph_is_found_before_it_is_loaded(copy):
         Engine.open(copy, backend="onnxruntime")
 
 
+def test_what_the_network_saw_of_each_frame_can_be_asked_for(built_engine):
+    frames = [noise("I420", 50, 40, seed=seed) for seed in range(3)]
+    with Engine.open(built_engine, backend="onnxruntime") as opened:
+        places = [opened.place() for _ in frames]
+        for place, surface in zip(places, frames, strict=True):
+            place.put(Frame("test", 0, None, 0.0, "system", surface))
+        for batch in (slice(0, 1), slice(1, 3)):
+            opened.start(places[batch])
+            opened.finish()
+            for index, surface in enumerate(frames[batch]):
+                seen = opened.seen(index)
+                assert np.array_equal(seen, opened.preprocess(surface))
+                assert not np.shares_memory(seen, places[batch][index].tensor)
+
+
 def test_an_unknown_backend(built_engine):
-    with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, tensorrt"):
+    with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, onnxruntime-cuda, t"):
         Engine.open(built_engine, backend="openvino")
 
 

@@ -17,11 +17,11 @@ from edge.gst import gstreamer
 from edge.run.cameras import Camera
 from edge.run.uris import as_uri, authority, check, pipeline, redact
 
-NEWEST = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
-EVERY = "queue name=gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
+NEWEST = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
+EVERY = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"
 FORMATS = "RGB,BGR,RGBA,RGBx,BGRA,BGRx,GRAY8,NV12,NV21,I420,Y42B,Y444,YUY2,UYVY"
 PICTURE = f"videoconvert ! video/x-raw,format={{{FORMATS}}}"
-SINK = "appsink name=sink sync=false qos=false enable-last-sample=false"
+SINK = "appsink name=edge-sink sync=false qos=false enable-last-sample=false"
 NEWEST_SINK = f"{SINK} max-buffers=1 drop=true"
 EVERY_SINK = f"{SINK} max-buffers=2 drop=false"
 NVMM = "nvvidconv ! video/x-raw,format=NV12"
@@ -104,8 +104,8 @@ def test_golden(uri: str, platform: str, realtime: bool) -> None:
     stock = re.sub(r"nvarguscamerasrc sensor-id=\d", "fakesrc", text)
     stock = stock.replace("nvv4l2decoder", "identity").replace("nvvidconv", "decodebin")
     elements = gstreamer().parse_launch(stock)
-    assert elements.get_by_name("gate") is not None
-    assert elements.get_by_name("sink") is not None
+    assert elements.get_by_name("edge-gate") is not None
+    assert elements.get_by_name("edge-sink") is not None
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "timing": "ITimingCache",
         "serialized": "IHostMemory",
         "flag": "NetworkDefinitionCreationFlag",
+        "fixed": "BuilderFlag",
         "levels": "type[ILogger.Severity]",
         "severity": "ILogger.Severity",
         "monitor": "Monitor",

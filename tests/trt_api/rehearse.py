@@ -19,6 +19,7 @@ import numpy as np
 
 from edge import nvidia
 from edge.build.compile import compile_plan
+from edge.cuda_bindings import NoCapture
 from edge.errors import CompileError
 from edge.passport import Passport
 from tests.trt_api.surface import Surface, describe
@@ -180,6 +181,9 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
 
     flags = dict(stage.told)["Builder.create_network"][0]
     assert flags == 1 << int(stage.real.NetworkDefinitionCreationFlag.STRONGLY_TYPED), flags
+    # TensorRT-RTX's plans allocate nothing while they run: they can become CUDA graphs.
+    flags = [given[0].name for member, given in stage.told if member.endswith("set_flag")]
+    assert flags == (["REQUIRE_USER_ALLOCATION"] * 2 if backend == "tensorrt-rtx" else []), flags
     # TensorRT refuses the kernel timings of another GPU: those of this one start anew.
     refusals = iter([False, True])
     stage.answers["IBuilderConfig.set_timing_cache"] = lambda *_: next(refusals)
@@ -207,9 +211,10 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
 
 
 def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
+    from edge import runner as runners
     from edge import trt
 
-    trt.Device = Device
+    runners.Device = Device
     (folder / "model.plan").write_bytes(b"plan")
     modes, types = stage.real.TensorIOMode, stage.real.DataType
     stage.answers = {
@@ -224,6 +229,16 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
     runner = trt.TensorRT(backend, folder / "model.plan", cast(Passport, known))
     assert runner.infer(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
     assert runner.layers() == ["one"]
+    execution = runner.execution(runner.device.stream)
+    execution.check_capture(1)
+    if backend == "tensorrt-rtx":
+        stage.answers["IExecutionContext.is_stream_capturable"] = lambda handle: handle != 4096
+        try:
+            execution.check_capture(1)
+        except NoCapture as error:
+            assert "allocates memory while this plan runs" in str(error), error
+        else:
+            raise AssertionError("a stream that cannot be captured was taken")
     runner.close()
     told = dict(stage.told)
     assert told["IExecutionContext.set_input_shape"] == ("in", (2, 3, 8, 8))

@@ -33,6 +33,15 @@ def compiled(folder: Path, *sanitizers: str, source: Path = SOURCE) -> Path:
     return library
 
 
+def channels_of(surface: Surface) -> list[int]:
+    """How many samples each plane has at a place, as a texture reads them."""
+    form = FORMATS[surface.layout.format]
+    return [
+        max(sample.step for sample in form.samples if sample.plane == index)
+        for index in range(form.planes)
+    ]
+
+
 class HostKernel:
     """The kernels of a host library, launched the way cuda.py launches them."""
 
@@ -81,18 +90,10 @@ class HostKernel:
         if not textures:
             addresses = tuple(plane.ctypes.data for plane in surface.planes)
             return DeviceSurface(surface.layout, addresses, pitches)
-        form, layout = FORMATS[surface.layout.format], surface.layout
         objects = []
-        for index, plane in enumerate(surface.planes):
-            channels = max(s.step for s in form.samples if s.plane == index)
-            rows, columns = form.plane_size(index, layout.width, layout.height)
-            objects.append(
-                self.library.make_texture(
-                    ctypes.c_void_p(plane.ctypes.data),
-                    plane.strides[0],
-                    channels,
-                    columns // channels,
-                    rows,
-                )
-            )
-        return DeviceSurface(layout, tuple(objects), (), textures=True)
+        for plane, channels in zip(surface.planes, channels_of(surface), strict=True):
+            rows, columns = plane.shape
+            start = ctypes.c_void_p(plane.ctypes.data)
+            size = plane.strides[0], channels, columns // channels, rows
+            objects.append(self.library.make_texture(start, *size))
+        return DeviceSurface(surface.layout, tuple(objects), (), textures=True)

@@ -1,0 +1,165 @@
+"""A real MQTT broker on the loopback, and someone who listens to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from paho.mqtt import client as mqtt
+
+PATIENCE = 30.0  # seconds: the machine may be busy
+
+
+def wait_until(true: Callable[[], object], what: str = "it never came") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mosquitto:
+    """The broker; it may be killed and started again on the same port, and then knows nothing."""
+
+    def __init__(self, folder: Path):
+        self.port = free_port()
+        self.lines = ["allow_anonymous true"]
+        self._config = folder / "mosquitto.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        # It reads its files as the user that it was started as, root or not.
+        lines = [f"listener {self.port} 127.0.0.1", "user root", *self.lines, ""]
+        self._config.write_text("\n".join(lines))
+        # Where a user's PATH does not lead.
+        program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        self._process = subprocess.Popen(
+            [program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._listens, "mosquitto did not start: make setup installs it")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Heard(NamedTuple):
+    topic: str
+    text: str
+    retained: bool
+
+    @property
+    def said(self) -> Any:
+        return json.loads(self.text)
+
+
+class Listener:
+    """A second client that hears everything; what was retained it hears first."""
+
+    def __init__(self, broker: Mosquitto, user: str | None = None, password: str | None = None):
+        self.heard: list[Heard] = []
+        subscribed = threading.Event()
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._client.username_pw_set(user, password)
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_message = self._hear
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.subscribe("#", qos=1)
+        self._client.loop_start()
+        assert subscribed.wait(PATIENCE)
+
+    def _hear(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+        self.heard.append(Heard(message.topic, message.payload.decode(), bool(message.retain)))
+
+    def texts(self, topic: str) -> list[str]:
+        return [heard.text for heard in self.heard if heard.topic == topic]
+
+    def last(self, topic: str) -> str | None:
+        return (self.texts(topic) or [None])[-1]
+
+    def frames(self) -> list[int]:
+        """The numbers of the frames whose results came, in this order."""
+        return [heard.said["frame"] for heard in self.heard if heard.topic.endswith("/result")]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+class Road:
+    """The way to a broker, which can be closed, opened and blocked while the broker stays.
+
+    A listener is there all the time, and hears what comes first when the road opens again.
+    """
+
+    def __init__(self, broker: Mosquitto):
+        self.port = free_port()
+        self._to = broker.port
+        self._blocked = threading.Event()
+        self._server: socket.socket | None = None
+        self._ends: list[socket.socket] = []
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self._blocked.clear()
+        self._server = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def block(self) -> None:
+        """From now on nothing that is sent arrives, on connections that stay open."""
+        self._blocked.set()
+
+    def close(self) -> None:
+        """Refuse new connections, and end those that there are."""
+        if self._server is not None:
+            # Closing alone would leave the thread that accepts where it is.
+            self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+            self._server = None
+        while self._ends:
+            end = self._ends.pop()
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self, server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = server.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                if not self._blocked.is_set():
+                    other.sendall(data)
+            other.shutdown(socket.SHUT_RDWR)
