@@ -112,7 +112,12 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ("threads = 0", 1, "threads cannot be 0", "threads = 2"),
         ("wait = 1", 1, "wait cannot be 1", "true or false"),
         ('engine = ""', 1, 'engine cannot be ""', "the folder of an engine"),
-        ('backend = "gpu"', 1, 'backend cannot be "gpu"', "auto, onnxruntime, tensorrt"),
+        (
+            'backend = "gpu"',
+            1,
+            'backend cannot be "gpu"',
+            "auto, onnxruntime, onnxruntime-cuda, tensorrt",
+        ),
         ('on = [\n  "label=dog",\n  3,\n]', 3, "on cannot be", "a list of rules"),
         ("[[camera]]\nevery = 0", 2, "every cannot be 0", "a whole number from 1"),
         ("[[camera]]\nevery = true", 2, "every cannot be true", "a whole number"),
