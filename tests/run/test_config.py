@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_what_an_error_tells_to_write_is_right(write, keys):
     lines = [f"{name} = {key.example}" for name, key in keys.items()]
     table = ["[[camera]]"] if keys is config._CAMERA else []
     config.load(write("\n".join([*table, *lines])))
+
+
+def test_the_documentation_names_every_key_and_its_example_is_valid(write):
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    tables = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert {*re.findall(r"`(\w+)`", tables)} == {*config._RUN, *config._CAMERA}
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    assert [camera.name for camera in config.load(write(example)).cameras] == ["door", "belt"]
 
 
 def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
