@@ -16,12 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError, SourceError
+from edge.run.frames import Frame
 from edge.run.reader import Feed, Place, Reader, Work
 from edge.run.sinks import Prediction, Result, Sink
 from edge.run.status import Status, Transition
@@ -68,6 +70,9 @@ class Engine(Protocol):
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; may be empty."""
 
+    def seen(self, index: int) -> Tensor:
+        """A copy of what the network saw of a frame of the batch finished last."""
+
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
 
@@ -98,6 +103,7 @@ def run(
     control: Control | None = None,
     wait: bool = False,
     smooth: Callable[[str, Prediction, float], Prediction] | None = None,
+    witness: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
     beat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -107,9 +113,11 @@ def run(
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
     signal handler. status: where it is written how the run goes. wait: keep trying when no source
     comes at all, as a service does; otherwise the first one's error ends the run. smooth: (source,
-    prediction, seconds at which its frame was captured) -> the prediction to tell. beat: called
-    whenever the loop has made progress, or has nothing to do. ended: is told what was measured,
-    however the run ends. clock: seconds, on the scale of `Frame.captured`.
+    prediction, seconds at which its frame was captured) -> the prediction to tell. witness: is
+    shown each frame with the engine's own prediction, and may ask, there and then, for a copy of
+    what the network saw of it (edge.run.audit). beat: called whenever the loop has made progress,
+    or has nothing to do. ended: is told what was measured, however the run ends. clock: seconds, on
+    the scale of `Frame.captured`.
 
     A source that cannot go on does not stop the others; its error is raised when all have ended.
     Whatever else a source, the engine or a sink raises is raised here, after all is closed.
@@ -148,8 +156,10 @@ def run(
             beat()
             left -= len(turns)
             try:
-                for (reader, work), logits in zip(turns, batch, strict=True):
+                for index, ((reader, work), logits) in enumerate(zip(turns, batch, strict=True)):
                     prediction = engine.predict(logits)
+                    if witness is not None:  # while the frame is in its place
+                        witness(work.frame, prediction, partial(engine.seen, index))
                     if smooth is not None:
                         prediction = smooth(reader.feed.name, prediction, work.frame.captured)
                     _deliver(reader, work, prediction, status, sinks, clock)
