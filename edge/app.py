@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,8 +13,12 @@ from typer.core import TyperGroup
 from edge import __version__
 from edge.console import Console
 from edge.errors import EdgeError
+from edge.options import Backend
 
-__all__ = ["STOPPED", "app", "console", "say_unjudged"]
+if TYPE_CHECKING:
+    from edge.run.engine import Engine
+
+__all__ = ["STOPPED", "app", "console", "open_engine", "say_unjudged"]
 
 STOPPED = "stopped, nothing half-made is left; run the same command again"
 
@@ -71,3 +75,13 @@ def options(
 def say_unjudged(folder: Path, judged: bool) -> None:
     if not judged:
         console.warn(f"{folder} was published without a gate: its accuracy is not judged")
+
+
+def open_engine(folder: Path, backend: Backend, threads: int | None) -> Engine:
+    """Open an engine and say, once, what runs it and why."""
+    from edge.run.engine import Engine
+
+    model = Engine.open(folder, backend=backend, threads=threads, say=console.say)
+    console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
+    say_unjudged(folder, model.passport.judged)
+    return model

@@ -70,7 +70,7 @@ def turn(engine: Engine, reference: Reference, every: int | None) -> dict[str, A
             looked.append(time.perf_counter() - began)
 
         feed = Feed("noise", lambda first, wait: Noise())
-        measured = loop.run(engine, [feed], [], frames=FRAMES, witness=look if audit else None)
+        measured = loop.run(engine, [feed], [], frames=FRAMES, look=look if audit else None)
     if audit is None:
         return {"fps": measured.fps, "audited": 0, "look_ms_max": 0.0}
     audited = sum(source.frames for source in audit.sources)

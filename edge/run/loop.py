@@ -71,7 +71,7 @@ class Engine(Protocol):
         """Milliseconds within the batch finished last, by stage; may be empty."""
 
     def seen(self, index: int) -> Tensor:
-        """A copy of what the network saw of a frame of the batch finished last."""
+        """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
 
     def predict(self, logits: Tensor) -> Prediction:
         """Logits of one picture, float32 [classes] -> what they mean."""
@@ -102,8 +102,8 @@ def run(
     status: Status | None = None,
     control: Control | None = None,
     wait: bool = False,
-    smooth: Callable[[str, Prediction, float], Prediction] | None = None,
-    witness: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
+    look: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
+    smooth: Callable[[Frame, Any], Any] | None = None,
     beat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -112,12 +112,11 @@ def run(
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
     signal handler. status: where it is written how the run goes. wait: keep trying when no source
-    comes at all, as a service does; otherwise the first one's error ends the run. smooth: (source,
-    prediction, seconds at which its frame was captured) -> the prediction to tell. witness: is
-    shown each frame with the engine's own prediction, and may ask, there and then, for a copy of
-    what the network saw of it (edge.run.audit). beat: called whenever the loop has made progress,
-    or has nothing to do. ended: is told what was measured, however the run ends. clock: seconds, on
-    the scale of `Frame.captured`.
+    comes at all, as a service does; otherwise the first one's error ends the run. look: is shown
+    each frame, the engine's prediction, and what gives a copy of the tensor that the network saw.
+    smooth: makes of a frame's prediction the one to tell. beat: called whenever the loop has made
+    progress, or has nothing to do. ended: is told what was measured, however the run ends. clock:
+    seconds, on the scale of `Frame.captured`.
 
     A source that cannot go on does not stop the others; its error is raised when all have ended.
     Whatever else a source, the engine or a sink raises is raised here, after all is closed.
@@ -158,10 +157,10 @@ def run(
             try:
                 for index, ((reader, work), logits) in enumerate(zip(turns, batch, strict=True)):
                     prediction = engine.predict(logits)
-                    if witness is not None:  # while the frame is in its place
-                        witness(work.frame, prediction, partial(engine.seen, index))
+                    if look is not None:
+                        look(work.frame, prediction, partial(engine.seen, index))
                     if smooth is not None:
-                        prediction = smooth(reader.feed.name, prediction, work.frame.captured)
+                        prediction = smooth(work.frame, prediction)
                     _deliver(reader, work, prediction, status, sinks, clock)
             except BrokenPipeError:
                 break

@@ -185,7 +185,7 @@ def test_a_real_stream_in_a_real_loop(int8, auditing, said, numbered, once):
         audit.look(*shown)
         until(lambda: audit._taken is None, "there is no verdict")
 
-    summary = loop.run(int8, [once(Source(str(numbered)))], [], witness=look)
+    summary = loop.run(int8, [once(Source(str(numbered)))], [], look=look)
     (source,) = audit.sources
     assert (summary.frames, source.frames, source.lost) == (45, 7, 0)
     assert source.source == numbered.as_uri()
@@ -204,7 +204,7 @@ def test_a_real_stream_that_declares_the_wrong_range_shows(int8, auditing, said,
         audit.look(*shown)
         until(lambda: audit._taken is None, "there is no verdict")
 
-    loop.run(int8, [once(Source(stream))], [], witness=look)
+    loop.run(int8, [once(Source(stream))], [], look=look)
     (line,) = said
     assert "it says that its luma is 0 to 255, and in 10 audited frames it ends at 16 and" in line
 

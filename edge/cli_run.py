@@ -1,0 +1,276 @@
+"""`edge run`: what is asked for, on the command line or in a file, becomes a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge.app import console, open_engine
+from edge.cli_build import app  # the commands that make engines are on it
+from edge.options import Backend, ThreadsOption
+
+if TYPE_CHECKING:
+    from edge.run.config import Config
+    from edge.run.loop import Summary
+    from edge.run.outputs import Outputs
+
+__all__ = ["app"]
+
+_STREAMS, _FRAMES = "Sources", "Which frames"
+_OUTPUTS, _WATCH = "Outputs", "Watching the run"
+
+
+@app.command()
+def run(
+    engine: Annotated[
+        Path | None, typer.Argument(metavar="ENGINE", help="folder made by edge build")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="test://ball, file, /dev/video0, rtsp://, ... (docs/sources.md); again for more",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file for all of this; SIGHUP reads it anew (docs/service.md)"),
+    ] = None,
+    backend: Annotated[
+        Backend | None, typer.Option(help="what executes the engine  [default: auto]")
+    ] = None,
+    threads: ThreadsOption = None,
+    realtime: Annotated[
+        bool | None,
+        typer.Option("--realtime", help="play files at their own speed", rich_help_panel=_STREAMS),
+    ] = None,
+    loop: Annotated[
+        bool | None,
+        typer.Option("--loop", help="play files again and again", rich_help_panel=_STREAMS),
+    ] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(metavar="tcp|udp", help="of RTSP  [default: tcp]", rich_help_panel=_STREAMS),
+    ] = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="seconds of silence after which a camera is reopened  [default: 10]",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
+    reconnect: Annotated[
+        bool | None,
+        typer.Option(
+            help="reopen cameras that fail or end; else that ends them  [default: reconnect]",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
+    wait: Annotated[
+        bool | None,
+        typer.Option(
+            "--wait", help="keep trying even if no camera has come yet", rich_help_panel=_STREAMS
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="print the gst-launch-1.0 line of each source, and end there"
+        ),
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="stop after so many", rich_help_panel=_FRAMES)
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="label each N-th frame only", rich_help_panel=_FRAMES)
+    ] = None,
+    max_fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="label at most so many a second, per source",
+            rich_help_panel=_FRAMES,
+        ),
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|majority:K",
+            help="labels over time: 0.5s, or the majority of K frames",
+            rich_help_panel=_FRAMES,
+        ),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="JSON file for what was measured", rich_help_panel=_OUTPUTS),
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="PNG file for a labelled frame", rich_help_panel=_OUTPUTS)
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help='when to take a snapshot: "label=dog and confidence>0.8 for 2s"',
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    snapshots: Annotated[
+        Path | None, typer.Option(help="folder for snapshots", rich_help_panel=_OUTPUTS)
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT",
+            help="labelled video: a .mkv or .mp4 file, or a folder/",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="publish to a broker: mqtt://host/prefix (docs/mqtt.md)",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST]:PORT",
+            help="live page; for this machine only, unless a HOST is named (docs/web.md)",
+            rich_help_panel=_WATCH,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST]:PORT",
+            help="Prometheus metrics; for this machine only, unless a HOST is named",
+            rich_help_panel=_WATCH,
+        ),
+    ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1/N",
+            help="check one frame in N against --reference (docs/parity.md)",
+            rich_help_panel=_WATCH,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ENGINE", help="FP32 engine of the same checkpoint", rich_help_panel=_WATCH
+        ),
+    ] = None,
+) -> None:
+    """Label the frames of cameras, streams and files: JSON lines on stdout."""
+    given = {name: value for name, value in locals().items() if name not in ("config", "dry_run")}
+    if config is None and not (engine and source):
+        raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
+    from edge.run.camera import named
+    from edge.run.config import Config, load, merge
+    from edge.storage import check_target
+
+    wanted = merge(load(config) if config else Config(), given)
+    wanted = replace(wanted, cameras=tuple(named(wanted.cameras)))
+    if wanted.summary:
+        check_target(wanted.summary)
+    if dry_run:
+        _print_lines(wanted)
+    else:
+        _run(wanted, config, given)
+
+
+def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
+    """Run what is wanted; `path` and `given` are what a reload starts from."""
+    from edge.run import loop
+    from edge.run.camera import feed
+    from edge.run.cameras import Camera
+    from edge.run.outputs import open_outputs
+    from edge.run.reload import Reload
+    from edge.run.service import StatusLine, Systemd, Watchdog
+    from edge.run.status import Status
+
+    stop, hangup = threading.Event(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if path is not None:
+        signal.signal(signal.SIGHUP, lambda *_: hangup.set())
+    systemd = Systemd.of(os.environ, console.warn)
+    status, control = Status(), loop.Control()
+    watchdog, line = Watchdog(systemd), StatusLine(systemd, status)
+    assert wanted.engine is not None  # merge() has seen to it
+    with ExitStack() as stack:
+        model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
+
+        def opened(camera: Camera) -> loop.Feed:
+            return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
+
+        outputs = open_outputs(wanted, model, status, stack, console.say, console.warn)
+        feeds = [opened(camera) for camera in wanted.cameras]
+        reload = None
+        if path is not None:
+            reload = Reload(path, given, wanted, control, opened, console.say, console.warn)
+
+        def beat() -> None:
+            now = time.monotonic()
+            watchdog.beat(now)
+            line.beat(now)
+            if reload is not None and hangup.is_set():
+                hangup.clear()
+                with systemd.reloading():
+                    reload()
+
+        systemd.ready(f"{wanted.engine} on {model.backend}, {len(feeds)} cameras")
+        stack.callback(systemd.stopping)
+        loop.run(
+            model,
+            feeds,
+            outputs.sinks,
+            frames=wanted.frames,
+            stop=stop,
+            status=status,
+            control=control,
+            wait=wanted.wait,
+            look=outputs.look,
+            smooth=outputs.smoothed,
+            beat=beat,
+            ended=lambda measured: _end(measured, outputs, wanted),
+        )
+
+
+def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
+    """Say what was measured, however the run ended."""
+    from edge import report
+    from edge.storage import write_bytes
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
+        signal.signal(number, signal.default_int_handler)
+    numbers = {**asdict(measured), **outputs.numbers()}
+    if wanted.summary:
+        write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
+    console.say(report.summary(numbers))
+
+
+def _print_lines(wanted: Config) -> None:
+    """What GStreamer would be told, for each source; without passwords."""
+    from edge import nvidia
+    from edge.run.camera import detect_platform
+    from edge.run.uris import launch_line
+
+    gpu = wanted.backend != "onnxruntime" and nvidia.gpu() is not None
+    for camera in wanted.cameras:
+        print(launch_line(camera, platform=detect_platform(), gpu=gpu), file=sys.stdout)

@@ -1,0 +1,150 @@
+"""What a configuration asks for besides labels on stdout: sinks, and what looks at the frames."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.errors import OptionError
+from edge.run.audit import Audit, parse_every
+from edge.run.config import Config
+from edge.run.engine import Engine, Tensor
+from edge.run.films import Films
+from edge.run.frames import Frame
+from edge.run.metrics import RunMetrics, serve
+from edge.run.mqtt import Mqtt
+from edge.run.narrator import Narrator
+from edge.run.recording import Recording
+from edge.run.reference import Reference
+from edge.run.rhythm import moment
+from edge.run.rules import check_labels, read_rule
+from edge.run.sinks import JsonLines, Prediction, Preview, Sink
+from edge.run.smoothing import Smooth, smoothing
+from edge.run.snapshots import Snapshots
+from edge.run.status import Status
+from edge.run.web import Web
+
+__all__ = ["Outputs", "open_outputs"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outputs:
+    """What results go to. The loop closes the sinks; the rest is closed with `stack`.
+
+    losses  what each sink could not deliver, by name; from any thread
+    """
+
+    stack: ExitStack
+    sinks: list[Sink] = field(default_factory=list)
+    smooth: Smooth | None = None
+    audit: Audit | None = None
+    losses: dict[str, Callable[[], int]] = field(default_factory=dict)
+
+    @property
+    def look(self) -> Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None:
+        """What is shown each frame and what the engine itself says of it."""
+        return None if self.audit is None else self.audit.look
+
+    @property
+    def smoothed(self) -> Callable[[Frame, Any], Any] | None:
+        """What makes of a frame's prediction the one to tell."""
+        smooth = self.smooth
+        if smooth is None:
+            return None
+        return lambda frame, prediction: smooth(frame.source, prediction, moment(frame))
+
+    def numbers(self) -> dict[str, Any]:
+        """What they add to the run's summary, for JSON."""
+        numbers: dict[str, Any] = {"lost": {name: lost() for name, lost in self.losses.items()}}
+        if self.audit is not None:
+            numbers["audit"] = self.audit.numbers()
+        return numbers
+
+
+def open_outputs(
+    config: Config, engine: Engine, status: Status, stack: ExitStack, say: Say, warn: Say
+) -> Outputs:
+    """Open what `config` asks for. Raises an EdgeError that names what cannot be.
+
+    stack: closes what no sink does. say, warn: are told, on any thread, what people should know.
+    """
+    outputs = Outputs(stack)
+    with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
+
+        def add(sink: Sink) -> None:
+            outputs.sinks.append(sink)
+            undo.callback(sink.close)
+
+        add(Narrator(say, warn))
+        add(JsonLines(sys.stdout))
+        if config.preview:
+            add(Preview(config.preview))
+        if config.smooth:
+            outputs.smooth = smoothing(config.smooth)
+            add(outputs.smooth)
+        _add_pictures(config, engine, outputs, add, warn)
+        if config.mqtt:
+            mqtt = Mqtt(config.mqtt, warn)
+            outputs.losses["mqtt"] = lambda: mqtt.dropped
+            add(mqtt)
+        if config.web:
+            web = Web(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
+            say(f"live page: {web.url}")
+            add(web)
+        _add_watchers(config, engine, status, outputs, say, warn)
+        undo.pop_all()
+    return outputs
+
+
+def _add_pictures(
+    config: Config, engine: Engine, outputs: Outputs, add: Callable[[Sink], None], warn: Say
+) -> None:
+    """Snapshots on rules, and recordings."""
+    if bool(config.on) != bool(config.snapshots):
+        raise OptionError(
+            "snapshots need a rule and a folder",
+            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
+        )
+    if config.snapshots:
+        rules = [read_rule(text) for text in config.on]
+        check_labels(rules, engine.passport.labels)
+        snapshots = Snapshots(rules, config.snapshots, warn)
+        outputs.losses["snapshots"] = lambda: snapshots.lost
+        add(snapshots)
+    if config.record:
+        recording = Recording(Films(config.record, len(config.cameras) > 1, warn), warn)
+        outputs.losses["recording"] = lambda: recording.lost
+        add(recording)
+
+
+def _add_watchers(
+    config: Config, engine: Engine, status: Status, outputs: Outputs, say: Say, warn: Say
+) -> None:
+    """The audit, and the metrics, which tell of everything else."""
+    if bool(config.audit) != bool(config.reference):
+        raise OptionError(
+            "an audit needs a share of the frames and an engine to compare with",
+            "--audit 1/500 --reference engines/NAME-fp32",
+        )
+    if config.audit and config.reference:
+        try:
+            every = parse_every(config.audit)
+        except ValueError as error:
+            raise OptionError(f"--audit {error}", "write --audit 1/500") from error
+        reference = Reference.find(engine.passport, config.reference)
+        audit = Audit(reference, len(engine.passport.labels), every, warn)
+        outputs.audit = outputs.stack.enter_context(audit)
+    if config.metrics:
+        device = engine.device
+        metrics = RunMetrics(
+            status,
+            mqtt_dropped=outputs.losses.get("mqtt"),
+            gpu_memory=device.memory if device is not None else None,
+        )
+        say(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics))}")
