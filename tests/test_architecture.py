@@ -135,7 +135,7 @@ REQUIRED = {
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
     "prometheus_client": {"edge.run.metrics"},
-    "prometheus_client.core": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics", "edge.run.parity_metrics"},
     "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
     "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
