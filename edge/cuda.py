@@ -69,6 +69,16 @@ class Device:
             free, total = checked(self._driver, self._driver.mem_get_info)
         return int(free), int(total)
 
+    def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        """A copy of `size` bytes at an address on the GPU, for the CPU; on any thread.
+
+        It waits for no stream of this device: what is there must be complete.
+        """
+        copy = np.empty(size, np.uint8)
+        with self:
+            checked(self._driver, self._driver.memcpy_dtoh, copy, address)
+        return copy
+
     def synchronize(self) -> None:
         """Wait for all that the context was given, by whomever."""
         with self:

@@ -77,7 +77,7 @@ class _Session(Execution):
         binding.bind_output(wanted, "cuda", 0, np.float32, classes, self.output)
         return binding
 
-    def check_capture(self) -> None:
+    def check_capture(self, count: int) -> None:
         raise NoCapture("onnxruntime allocates memory while it runs", "TensorRT has CUDA graphs")
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ class Execution(ABC):
         self._stream.download(self.logits[:count], self._output)
 
     @abstractmethod
-    def check_capture(self) -> None:
+    def check_capture(self, count: int) -> None:
         """Raises `NoCapture` when what `enqueue` gives to the stream cannot become a graph."""
 
     @abstractmethod

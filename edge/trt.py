@@ -17,30 +17,43 @@ __all__ = ["TensorRT"]
 
 
 class _Context(Execution):
-    """A plan's execution context, and its tensors."""
+    """A plan's execution contexts, one for each size of batch, and their tensors.
+
+    A graph of captured work is good for as long as its context keeps its shape: so each keeps its
+    own, and cameras that come and go end no graph.
+    """
 
     def __init__(self, runner: TensorRT, stream: Stream):
         """Raises `BackendError` without memory for it. The device's context is current."""
         super().__init__(runner, stream)
-        self._name, self._tensor = runner.name, runner.input_name
-        self._context = runner.engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(
-                f"{self._name} cannot make a context for its plan",
-                "close other programs that use the GPU's memory",
-            )
-        for name, address in ((self._tensor, self.input), (runner.output_name, self.output)):
-            worked = self._context.set_tensor_address(name, address)
-            _check(worked, self._name, "set_tensor_address")
+        self._name, self._engine = runner.name, runner.engine
+        self._tensors = runner.input_name, runner.output_name
+        self._contexts: dict[int, Any] = {}
+        self._context_for(1)  # now is when to find that there is no memory for any
+
+    def _context_for(self, count: int) -> Any:
+        """The context for batches of `count`, made when the first comes."""
+        if count not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise BackendError(
+                    f"{self._name} cannot make a context for its plan",
+                    "close other programs that use the GPU's memory",
+                )
+            for name, address in zip(self._tensors, (self.input, self.output), strict=True):
+                _check(context.set_tensor_address(name, address), self._name, "set_tensor_address")
+            worked = context.set_input_shape(self._tensors[0], (count, *self._shape))
+            _check(worked, self._name, "set_input_shape")
+            self._contexts[count] = context
+        return self._contexts[count]
 
     def enqueue(self, count: int) -> None:
-        worked = self._context.set_input_shape(self._tensor, (count, *self._shape))
-        _check(worked, self._name, "set_input_shape")
-        worked = self._context.execute_async_v3(self._stream.handle)
+        worked = self._context_for(count).execute_async_v3(self._stream.handle)
         _check(worked, self._name, "execute_async_v3")
 
-    def check_capture(self) -> None:
-        ask = getattr(self._context, "is_stream_capturable", None)  # only TensorRT-RTX has it
+    def check_capture(self, count: int) -> None:
+        # Only TensorRT-RTX has it.
+        ask = getattr(self._context_for(count), "is_stream_capturable", None)
         if ask is not None and not ask(self._stream.handle):
             raise NoCapture(
                 f"{self._name} allocates memory while this plan runs",
@@ -48,7 +61,8 @@ class _Context(Execution):
             )
 
     def close(self) -> None:
-        self.__dict__.pop("_context", None)
+        self._contexts.clear()
+        self.__dict__.pop("_engine", None)
 
 
 class TensorRT(Runner):

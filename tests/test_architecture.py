@@ -46,6 +46,7 @@ FLOORS = [
     {"edge.doctor"},
     {"edge.app"},
     {"edge.cli_build"},
+    {"edge.cli_run"},
     {"edge.cli"},
     {"edge.__main__"},
 ]
@@ -55,6 +56,7 @@ PACKAGES = {
     "edge.app": {"typer"},
     "edge.cli": {"typer"},
     "edge.cli_build": {"typer"},
+    "edge.cli_run": {"typer"},
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
@@ -104,6 +106,7 @@ PACKAGES = {
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
     "edge.run.gpu": {"numpy"},
+    "edge.run.gpureader": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
@@ -134,10 +137,16 @@ REQUIRED = {
     "pycuda.compiler": {"edge.kernels"},
     "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
     "tensorrt_rtx_libs": {"edge.nvidia"},
+    "gi": {
+        "edge.gst",
+        "edge.run.broadcast",
+        "edge.run.camera",
+        "edge.run.colour",
+        "edge.run.mapping",
+    },
     "prometheus_client": {"edge.run.metrics"},
     "prometheus_client.core": {"edge.run.metrics", "edge.run.parity_metrics"},
     "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
-    "gi": {"edge.gst", "edge.run.camera", "edge.run.colour", "edge.run.mapping"},
 }
 
 
@@ -226,6 +235,7 @@ def test_the_command_loads_what_it_runs_and_no_more():
         "edge.app",
         "edge.cli",
         "edge.cli_build",
+        "edge.cli_run",
         "edge.console",
     ):
         path = next(path for path in MODULES if name_of(path) == module)

@@ -13,7 +13,7 @@ __all__ = ["Background", "step_back"]
 Item = TypeVar("Item")
 
 _JOIN = 30.0  # seconds that the rest gets at the end: a disk that hangs must not hold the exit
-_NICENESS = 10
+_NICENESS = 5  # a third of the processor, against as many threads that infer and never wait
 
 
 class Background(Generic[Item]):

@@ -62,16 +62,23 @@ class Films:
     the disk has no room to spare, that is said once for each source, and tried again.
     """
 
-    def __init__(self, target: str, several: bool, say: Callable[[str], None]):
-        """target: a name ending in .mkv or .mp4, or a folder.
+    def __init__(
+        self,
+        target: str,
+        several: bool,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ):
+        """target: a name ending in .mkv or .mp4, or a folder. several: a file's name gets the
+        source's. say, warn: are told where films are, and what is not in them.
 
-        several: a file's name gets the source's. Raises OptionError for another ending,
-        StorageError when nothing can be written there, MissingPackage without an encoder.
+        Raises OptionError for another ending, StorageError when nothing can be written there,
+        MissingPackage without an encoder.
         """
         self.lost = 0
-        self._say = say
+        self._say, self._warn = say, warn
         self._several = several
-        self._trouble = Trouble(say)
+        self._trouble = Trouble(warn)
         self._tracks: dict[str, _Track] = {}
         path = Path(target)
         self._is_folder = target.endswith("/") or path.is_dir() or not path.suffix
@@ -99,7 +106,9 @@ class Films:
             if track.clip is not None and track.clip.behind():
                 self.lost += 1
                 if not track.slow:
-                    self._say(f"the recording of {frame.source} leaves out what is too much for it")
+                    self._warn(
+                        f"the recording of {frame.source} leaves out what is too much for it"
+                    )
                 track.slow = True
                 return
             self._add(frame.source, track, draw(), now)

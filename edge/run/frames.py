@@ -36,6 +36,7 @@ class Frame:
     path      the memory it lies in
     surface   the picture: its format, size and colours, and where its planes are
     owner     keeps the memory of `surface` alive: hold it until the GPU has read what it was given
+    reader    brings a picture from the GPU's memory
     """
 
     source: str
@@ -45,21 +46,27 @@ class Frame:
     path: FramePath
     surface: Surface | DeviceSurface
     owner: object = None
+    reader: DeviceReader | None = None
+
+    @property
+    def picture(self) -> Surface:
+        """The picture in memory that the CPU reads; of one in the GPU's memory a copy each time.
+
+        Raises SourceError for one that cannot be brought from there.
+        """
+        if isinstance(self.surface, Surface):
+            return self.surface
+        assert self.reader is not None  # which made the surface
+        return self.reader.download(self.surface)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
         """The picture for people's eyes: RGB uint8 [H, W, 3], read-only, of any row stride.
 
         Of packed RGB in any order it is a view, of other formats a new array each time.
-        Raises SourceError for a picture in the GPU's memory.
+        Raises SourceError for a picture that cannot be brought from the GPU's memory.
         """
-        surface = self.surface
-        if isinstance(surface, DeviceSurface):
-            raise SourceError(
-                f"frame {self.number} of {self.source} is in the GPU's memory ({self.path})",
-                "leave out the preview, or end the pipeline in system memory",
-            )
-        pixels = to_rgb(surface)
+        pixels = to_rgb(self.picture)
         pixels.flags.writeable = False
         return pixels
 
@@ -72,6 +79,9 @@ class DeviceReader(Protocol):
 
         Raises SourceError.
         """
+
+    def download(self, surface: DeviceSurface) -> Surface:
+        """A copy of a picture in memory that the CPU reads. Raises SourceError."""
 
 
 def frame_from_sample(
@@ -111,6 +121,7 @@ def frame_from_sample(
         path=path,
         surface=surface,
         owner=owner,
+        reader=device,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -90,7 +91,7 @@ class GpuPlace:
 
 
 class _Lane:
-    """One batch on its way: a stream, an execution context, and the graph of the latest batches."""
+    """One batch on its way: a stream, an execution, and a graph for each size of batch."""
 
     def __init__(
         self,
@@ -110,10 +111,8 @@ class _Lane:
                 self._marks = tuple(device.mark() for _ in range(len(_STAGES) + 1))
         self._shape = runner.input_shape
         self._seen: Tensor | None = None  # pinned, when it is asked for
-        self._graph: Graph | None = None
-        self._batch = (0, 0)  # pictures, and bytes of shared memory, of the batch before
+        self._replays: dict[int, _Replay] = {}  # by size of batch
         self._count = self._shared = 0
-        self._tried = False  # to make a graph of such batches
         self.stages_ms: dict[str, float] = {}  # of the batch finished last
 
     def start(self, places: Sequence[GpuPlace]) -> None:
@@ -167,27 +166,35 @@ class _Lane:
             self._marks[number].set(self._stream)
 
     def _replayed(self) -> Graph | None:
-        """The graph of batches like this one, made at the second in a row.
+        """The graph of batches of this size, made at the second of them.
 
-        TensorRT must have run once with a shape before its work is captured, and a graph is good
-        for as long as the context keeps that shape: another batch ends it.
+        TensorRT must have run once with a shape before its work is captured.
         """
-        batch = self._count, self._shared
-        if batch != self._batch:
-            self._batch, self._tried = batch, False
-            if self._graph is not None:
-                self._device.free(self._graph)
-                self._graph = None
-        elif not self._tried:
-            self._tried = True
+        replay = self._replays.get(self._count)
+        if replay is None or replay.shared != self._shared:
+            if replay is not None and replay.graph is not None:
+                self._device.free(replay.graph)
+            self._replays[self._count] = _Replay(self._shared)
+            return None
+        if not replay.tried:
+            replay.tried = True
             try:
-                self._run.check_capture()
+                self._run.check_capture(self._count)
                 with self._stream.capture() as graph:
                     self._enqueue()
-                self._graph = graph
+                replay.graph = graph
             except NoCapture as reason:
                 self._say(f"each batch is enqueued anew, without a CUDA graph: {reason}")
-        return self._graph
+        return replay.graph
+
+
+@dataclass
+class _Replay:
+    """Batches of one size; `shared` bytes of shared memory are part of their graph."""
+
+    shared: int
+    tried: bool = False
+    graph: Graph | None = None
 
 
 class GpuPath:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edge.cuda import Device
-from edge.preprocess.surface import DeviceSurface
+from edge.errors import SourceError
+from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 from edge.run import gstcuda
 from edge.run.frames import FramePath
 from edge.run.nvmm import NvmmReader
@@ -37,6 +40,24 @@ class GpuReader:
         if self._cuda is None:
             self._cuda = gstcuda.CudaReader(self._device.synchronize)
         return self._cuda.surface(sample)
+
+    def download(self, surface: DeviceSurface) -> Surface:
+        """A copy of a picture, row for row, in memory that the CPU reads; from any thread.
+
+        Raises SourceError for a block-linear one, which only textures read.
+        """
+        if surface.textures:
+            raise SourceError(
+                "a picture in block-linear memory cannot be shown or kept",
+                "end the pipeline with: nvvidconv bl-output=false ! "
+                "video/x-raw(memory:NVMM),format=NV12",
+            )
+        layout, planes = surface.layout, []
+        for index, (address, pitch) in enumerate(zip(surface.planes, surface.pitches, strict=True)):
+            rows, columns = FORMATS[layout.format].plane_size(index, layout.width, layout.height)
+            copy = self._device.read(address, pitch * (rows - 1) + columns)
+            planes.append(np.lib.stride_tricks.as_strided(copy, (rows, columns), (pitch, 1)))
+        return Surface(layout, tuple(planes))
 
     def flush(self) -> None:
         """End all registrations of buffers, before the pipeline lets go of them."""

@@ -242,7 +242,12 @@ class _Crew:
         return []
 
     def _gather(self, most: float) -> list[Turn]:
-        """One frame of each reader, and again while there are any."""
+        """One frame of each reader, and again while there are any.
+
+        Batches have 1, 2, 4, 8... frames: of each size a GPU keeps a graph that it replays.
+        """
+        ready = min(most, sum(len(reader.ready) for reader in self._turns))
+        most = 1 << int(ready).bit_length() - 1 if ready else 0
         turns: list[Turn] = []
         idle = 0
         while len(turns) < most and idle < len(self._turns):

@@ -13,13 +13,12 @@ from edge.errors import OptionError
 from edge.run.audit import Audit, parse_every
 from edge.run.config import Config
 from edge.run.engine import Engine, Tensor
-from edge.run.films import Films
 from edge.run.frames import Frame
 from edge.run.metrics import RunMetrics, serve
 from edge.run.mqtt import Mqtt
 from edge.run.narrator import Narrator
 from edge.run.parity_metrics import ParityMetrics
-from edge.run.recording import Recording
+from edge.run.recording import record
 from edge.run.reference import Reference
 from edge.run.rhythm import moment
 from edge.run.rules import check_labels, read_rule
@@ -90,7 +89,7 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add, warn)
+        _add_pictures(config, engine, outputs, add, say, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
@@ -105,7 +104,12 @@ def open_outputs(
 
 
 def _add_pictures(
-    config: Config, engine: Engine, outputs: Outputs, add: Callable[[Sink], None], warn: Say
+    config: Config,
+    engine: Engine,
+    outputs: Outputs,
+    add: Callable[[Sink], None],
+    say: Say,
+    warn: Say,
 ) -> None:
     """Snapshots on rules, and recordings."""
     if bool(config.on) != bool(config.snapshots):
@@ -120,7 +124,7 @@ def _add_pictures(
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:
-        recording = Recording(Films(config.record, len(config.cameras) > 1, warn), warn)
+        recording = record(config.record, len(config.cameras) > 1, say, warn)
         outputs.losses["recording"] = lambda: recording.lost
         add(recording)
 

@@ -16,12 +16,14 @@ from typing import Protocol
 
 from edge.preprocess.surface import Surface
 from edge.run.background import Background
+from edge.run.broadcast import Broadcast, address
 from edge.run.caption import READABLE, captioned, enlarged
+from edge.run.films import Films
 from edge.run.frames import Frame
 from edge.run.sinks import Result, Sink, words
 from edge.run.status import Transition
 
-__all__ = ["Outlet", "Recording"]
+__all__ = ["Outlet", "Recording", "record"]
 
 _ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
 
@@ -55,9 +57,10 @@ class _Shot:
 class Recording(Sink):
     """Hands labelled pictures of all sources to an outlet, which it owns."""
 
-    def __init__(self, outlet: Outlet, say: Callable[[str], None]):
+    def __init__(self, outlet: Outlet, warn: Callable[[str], None]):
+        """warn: is told at the end how many frames are missing."""
         self._outlet = outlet
-        self._say = say
+        self._warn = warn
         self._background: Background[_Shot | Transition | None] = Background(
             "recording", self._work, _ROOM
         )
@@ -80,7 +83,7 @@ class Recording(Sink):
         self._background.put("", None)
         self._background.close()
         if self.lost:
-            self._say(f"{self.lost} frames are missing in the recording")
+            self._warn(f"{self.lost} frames are missing in the recording")
 
     def _work(self, item: _Shot | Transition | None) -> None:
         if item is None:
@@ -89,6 +92,20 @@ class Recording(Sink):
             self._outlet.end(item.source)
         else:
             self._outlet.take(item.result.frame, lambda: _drawn(item))
+
+
+def record(
+    target: str, several: bool, say: Callable[[str], None], warn: Callable[[str], None]
+) -> Recording:
+    """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
+
+    several: there is more than one source, so that names get theirs. say, warn: are told, on any
+    thread, where the video is, and what is not in it. Raises OptionError or
+    AddressError, StorageError when nothing can be written there, and MissingPackage.
+    """
+    if target.startswith("rtsp://"):
+        return Recording(Broadcast(address(target), several, say, warn), warn)
+    return Recording(Films(target, several, say, warn), warn)
 
 
 def _drawn(shot: _Shot) -> Surface:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge.errors import StorageError
-from edge.preprocess.surface import DeviceSurface
 from edge.run.caption import bar, enlarged
 from edge.run.frames import Frame
 from edge.run.status import Transition
@@ -124,8 +123,8 @@ class Preview(Sink):
         self._result: Result | None = None
 
     def write(self, result: Result) -> None:
-        if isinstance(result.frame.surface, DeviceSurface):
-            _ = result.frame.pixels  # raises, at the first frame: nothing here brings it back
+        if self._result is None:
+            _ = result.frame.picture  # raises, at the first frame, if it cannot be shown
         # No copy: frames are never written to again, and their memory stays theirs.
         self._result = result
 

@@ -55,21 +55,22 @@ class Snapshots(Sink):
         self,
         rules: Sequence[Rule],
         folder: str | os.PathLike[str],
-        say: Callable[[str], None],
+        warn: Callable[[str], None],
         *,
         keep: int | None = None,
         clock: Callable[[], float] = time.time,
     ):
-        """keep: only the newest so many pictures stay in the folder. clock: seconds since 1970.
+        """warn: is told, on any thread, of pictures that are lost. keep: only the newest so many
+        stay in the folder. clock: seconds since 1970.
 
         Raises StorageError when the folder cannot be written.
         """
         self._folder = make_folder(Path(folder))
         self._watches = [Watch(rule) for rule in rules]
-        self._say = say
+        self._warn = warn
         self._keep = keep
         self._clock = clock
-        self._trouble = Trouble(say)
+        self._trouble = Trouble(warn)
         self.written = 0
         self._background = Background("snapshots", self._write, _ROOM)
 
@@ -96,7 +97,7 @@ class Snapshots(Sink):
     def close(self) -> None:
         self._background.close()
         if self.lost:
-            self._say(f"{self.lost} snapshots were lost, {self.written} written")
+            self._warn(f"{self.lost} snapshots were lost, {self.written} written")
 
     def _write(self, event: _Event) -> None:
         try:

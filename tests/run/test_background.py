@@ -92,5 +92,5 @@ def test_the_work_steps_back_behind_the_threads_that_infer() -> None:
     worker = Background("test", look, room=1)
     worker.put("a", 1)
     worker.close()
-    assert seen == [max(own, 10)]
+    assert seen == [max(own, 5)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

@@ -67,7 +67,7 @@ def test_every_frame_is_in_the_film_at_its_time_with_its_label(
 ) -> None:
     said: list[str] = []
     path = tmp_path / f"film{suffix}"
-    films = Films(str(path), False, said.append)
+    films = Films(str(path), False, said.append, said.append)
     times = [0, 1, 2, 5, 6, 30, 31]  # in 1/30 s: a camera does not come at a steady rate
     for number in times:
         record(films, frame(paint(number), number), "a label" if number < 30 else "")
@@ -85,7 +85,7 @@ def test_every_frame_is_in_the_film_at_its_time_with_its_label(
 
 
 def test_each_source_has_its_own_film(paint: Any, number_in: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), True, print)
+    films = Films(str(tmp_path / "film.mkv"), True, print, print)
     for number in range(5):
         record(films, frame(paint(number), number, "rtsp://gate/1"))
         record(films, frame(paint(100 + number), number, "yard"))
@@ -97,7 +97,7 @@ def test_each_source_has_its_own_film(paint: Any, number_in: Any, tmp_path: Path
 
 def test_a_film_that_is_there_is_not_written_over(paint: Any, tmp_path: Path) -> None:
     (tmp_path / "film.mkv").write_text("last night's")
-    films = Films(str(tmp_path / "film.mkv"), False, print)
+    films = Films(str(tmp_path / "film.mkv"), False, print, print)
     record(films, frame(paint(1), 0))
     films.close()
     assert (tmp_path / "film.mkv").read_text() == "last night's"
@@ -105,7 +105,7 @@ def test_a_film_that_is_there_is_not_written_over(paint: Any, tmp_path: Path) ->
 
 
 def test_a_picture_of_another_size_begins_a_new_film(paint: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print)
+    films = Films(str(tmp_path / "film.mkv"), False, print, print)
     for number in range(4):
         pixels = paint(number) if number < 2 else np.zeros((360, 640, 3), np.uint8)
         record(films, frame(pixels, number))
@@ -120,7 +120,7 @@ def test_a_folder_gets_a_film_for_every_ten_minutes(
 ) -> None:
     monkeypatch.setattr(films_module, "stamp", lambda _: "20250131T120000.000Z")
     said: list[str] = []
-    films = Films(str(tmp_path / "films") + "/", False, said.append)
+    films = Films(str(tmp_path / "films") + "/", False, said.append, said.append)
     for number in range(0, 1300, 100):
         record(films, frame(paint(1), number, rate=1))
     films.close()
@@ -132,7 +132,7 @@ def test_a_folder_gets_a_film_for_every_ten_minutes(
 
 
 def test_stream_time_that_begins_anew_goes_on_by_the_clock(paint: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print)
+    films = Films(str(tmp_path / "film.mkv"), False, print, print)
     surface = Surface.from_rgb(paint(1))
     for pts, captured in ((5.0, 100.0), (5.5, 100.5), (0.0, 103.5), (0.5, 104.0), (None, 105.0)):
         record(films, Frame("gate", 0, pts, captured, "system", surface))
@@ -144,7 +144,7 @@ def test_stream_time_that_begins_anew_goes_on_by_the_clock(paint: Any, tmp_path:
 def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
     paint: Any, tmp_path: Path
 ) -> None:
-    films = Films(str(tmp_path / "film.mkv"), True, print)
+    films = Films(str(tmp_path / "film.mkv"), True, print, print)
     for source in ("gate", "yard"):
         record(films, frame(paint(1), 0, source))
     films.end("gate")
@@ -156,7 +156,7 @@ def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
 
 
 def test_what_the_encoder_cannot_keep_up_with_is_left_out_and_counted(tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print)
+    films = Films(str(tmp_path / "film.mkv"), False, print, print)
     noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8)
     drawn = captioned(Surface.from_rgb(noise), ("noise",))
     for number in range(100):
@@ -179,7 +179,7 @@ from edge.run.clips import Clip
 from edge.run.films import Films
 from edge.run.frames import Frame
 
-films = Films({str(path)!r}, False, lambda text: None)
+films = Films({str(path)!r}, False, lambda text: None, lambda text: None)
 noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 surface = Surface.from_rgb(noise)
 for number in itertools.count():
@@ -215,7 +215,7 @@ def test_a_full_disk_is_said_once_and_the_film_goes_on_when_there_is_room(
     monkeypatch.setattr(films_module, "_RETRY", 0.0)
     monkeypatch.setattr(films_module, "_LOOK", 0.0)
     said: list[str] = []
-    films = Films(str(small_disk / "film.mkv"), False, said.append)
+    films = Films(str(small_disk / "film.mkv"), False, said.append, said.append)
     rng = np.random.default_rng(0)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 400_000))
@@ -249,7 +249,7 @@ def test_a_disk_that_another_fills_while_a_film_is_written_is_survived(
 ) -> None:
     monkeypatch.setattr(films_module, "check_room", lambda _: None)
     said: list[str] = []
-    films = Films(str(small_disk / "film.mkv"), False, said.append)
+    films = Films(str(small_disk / "film.mkv"), False, said.append, said.append)
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     record(films, frame(noise, 0))
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
@@ -268,9 +268,9 @@ def test_a_name_of_another_kind_is_refused_at_once(target: str) -> None:
     with pytest.raises(
         OptionError, match=r"neither \.mkv nor \.mp4; write .*film\.mkv, or a folder"
     ):
-        Films(target, False, print)
+        Films(target, False, print, print)
 
 
 def test_a_film_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        Films(str(tmp_path / "nowhere" / "film.mkv"), False, print)
+        Films(str(tmp_path / "nowhere" / "film.mkv"), False, print, print)

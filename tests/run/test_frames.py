@@ -158,11 +158,19 @@ def test_pixels_of_packed_formats_are_a_view_in_the_order_of_rgb(format: str) ->
     assert np.shares_memory(frame.pixels, frame.surface.planes[0])
 
 
-def test_a_picture_on_the_gpu_has_no_pixels() -> None:
-    surface = DeviceSurface(Layout("NV12", 4, 2), (1, 2), (4, 4))
-    frame = Frame("here", 3, None, 0.0, "nvmm-pitch", surface)
-    with pytest.raises(SourceError, match=r"frame 3 of here is in the GPU's memory \(nvmm-pitch\)"):
-        _ = frame.pixels
+def test_the_pixels_of_a_picture_on_the_gpu_are_brought_from_there() -> None:
+    here = Surface.from_rgb(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+
+    class Reader:
+        def download(self, surface: DeviceSurface) -> Surface:
+            assert surface is there
+            return here
+
+    there = DeviceSurface(Layout("RGB", 4, 2), (1,), (12,))
+    reader: Any = Reader()
+    frame = Frame("here", 3, None, 0.0, "cuda", there, reader=reader)
+    assert frame.picture is here
+    assert frame.pixels.tolist() == np.arange(24).reshape(2, 4, 3).tolist()
 
 
 def test_an_odd_width_from_a_real_pipeline() -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import FORMATS, Layout, Surface
+from edge.run import loop
+from edge.run.camera import Source
+from edge.run.cameras import Camera
 from edge.run.caption import bar
 from edge.run.frames import Frame
-from edge.run.recording import Recording
+from edge.run.recording import Recording, record
 from edge.run.sinks import Result, words
 from edge.run.status import Transition
 
@@ -104,3 +109,19 @@ def test_a_source_that_will_not_come_back_is_ended_and_one_that_waits_is_not(gue
         recording.changed(Transition(source, state))  # type: ignore[arg-type]
     recording.close()
     assert outlet.ended == ["b", "c"]
+
+
+def test_the_loop_records_what_it_labels(
+    numbered: Path, engine: Any, number_in: Any, once: Any, tmp_path: Path
+) -> None:
+    film = tmp_path / "film.mkv"
+    recording = record(str(film), False, print, print)
+    source = Source(Camera(str(numbered), realtime=True))
+    measured = loop.run(engine, [once(source)], [recording])
+    with Source(str(film)) as recorded:
+        frames = list(iter(lambda: recorded.read(20), None))
+    assert len(frames) == measured.frames - recording.lost
+    numbers = [number_in(each.pixels[:240]) for each in frames if each is not None]
+    assert numbers == sorted(set(numbers))
+    times = [each.pts - frames[0].pts for each in frames]
+    assert times == pytest.approx([(number - numbers[0]) / 30 for number in numbers], abs=2e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,11 @@ def test_after_it_was_away_a_rule_that_fired_may_fire_again() -> None:
     watch = Watch(read_rule("label=dog"))
     fired: list[Any] = [watch.fires(result("dog", time)) for time in (0.0, 0.1, 0.2, 30.0, 30.1)]
     assert fired == [True, False, False, True, False]
+
+
+def test_the_rules_of_the_manual_are_rules() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "recording.md").read_text()
+    rules = manual.partition("## Rules\n\n```\n")[2].partition("```")[0].splitlines()
+    assert len(rules) == 3
+    for text in [*rules, *re.findall(r'--on "(.*?)" --', manual)]:
+        assert read_rule(text).text == text

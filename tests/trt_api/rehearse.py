@@ -230,11 +230,11 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
     assert runner.infer(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
     assert runner.layers() == ["one"]
     execution = runner.execution(runner.device.stream)
-    execution.check_capture()
+    execution.check_capture(1)
     if backend == "tensorrt-rtx":
         stage.answers["IExecutionContext.is_stream_capturable"] = lambda handle: handle != 4096
         try:
-            execution.check_capture()
+            execution.check_capture(1)
         except NoCapture as error:
             assert "allocates memory while this plan runs" in str(error), error
         else:
