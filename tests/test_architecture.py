@@ -145,7 +145,7 @@ REQUIRED = {
         "edge.run.mapping",
     },
     "prometheus_client": {"edge.run.metrics"},
-    "prometheus_client.core": {"edge.run.metrics"},
+    "prometheus_client.core": {"edge.run.metrics", "edge.run.parity_metrics"},
     "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
 }
 

@@ -22,6 +22,7 @@ from edge.run.containers import missing_bytes
 from edge.run.explain import explain
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
+from edge.run.probes import Buffer, see_buffers
 from edge.run.reader import Feed
 from edge.run.remarks import not_alternate, remarks
 from edge.run.uris import GATE, SINK, address_of, as_uri, check, is_live, path_of, pipeline, redact
@@ -175,33 +176,29 @@ class Source:
         self._gate = gate.get_static_pad("sink")
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
-        heard, passed = self._heard, self._passed
+        heard, passed, arrived = self._heard, self._passed, itertools.count()
         thinning = Thinning(self._camera.every, self._camera.max_fps)
 
-        def number(_pad: Any, info: Any) -> Any:
-            now, buffer, place = time.monotonic(), info.get_buffer(), next(numbers)
+        def number(buffer: Buffer) -> bool:
+            now, place = time.monotonic(), next(numbers)
             heard.append(now)
             timed = buffer.pts != gst.CLOCK_TIME_NONE
             if not thinning.wants(place, buffer.pts / gst.SECOND if timed else now):
-                return gst.PadProbeReturn.DROP
+                return False
             # A buffer's offset travels with it through conversions, so it carries the number.
             buffer.offset = place
             passed.append(place)
-            return gst.PadProbeReturn.OK
+            return True
 
-        def arrive(_pad: Any, _info: Any) -> Any:
+        def arrive(_buffer: Buffer) -> bool:
             arrivals.append(time.monotonic())
-            return gst.PadProbeReturn.OK
+            if next(arrived) == 0:
+                first = gst.Structure.new_empty("first-frame")
+                bus.post(gst.Message.new_application(None, first))
+            return True
 
-        def announce(_pad: Any, _info: Any) -> Any:
-            first = gst.Structure.new_empty("first-frame")
-            bus.post(gst.Message.new_application(None, first))
-            return gst.PadProbeReturn.REMOVE
-
-        self._gate.add_probe(gst.PadProbeType.BUFFER, number)
-        entrance = self._sink.get_static_pad("sink")
-        entrance.add_probe(gst.PadProbeType.BUFFER, arrive)
-        entrance.add_probe(gst.PadProbeType.BUFFER, announce)
+        see_buffers(self._gate, number)
+        see_buffers(self._sink.get_static_pad("sink"), arrive)
 
         change = self._pipeline.set_state(gst.State.PAUSED)
         if change == gst.StateChangeReturn.NO_PREROLL and not self.live:

@@ -161,18 +161,19 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @contextmanager
-def serve(address: str, metrics: RunMetrics) -> Iterator[str]:
+def serve(address: str, *metrics: Any) -> Iterator[str]:
     """Answer Prometheus at `address`, of `listen_address`, until the block ends; yields the URL.
 
-    Metrics of the process itself are there, too, under the names that Prometheus gives them.
-    Raises AddressError when the address is wrong or in use, MissingPackage without
-    prometheus-client.
+    metrics: collectors, such as `RunMetrics`. Metrics of the process itself are there, too, under
+    the names that Prometheus gives them. Raises AddressError when the address is wrong or in use,
+    MissingPackage without prometheus-client.
     """
     client = require("prometheus_client")
     host, port = listen_address(address)
     registry = client.CollectorRegistry()
     client.ProcessCollector(registry=registry)
-    registry.register(metrics)
+    for collector in metrics:
+        registry.register(collector)
     try:
         server, thread = client.start_http_server(port, host, registry)
     except OSError as error:

@@ -17,6 +17,7 @@ from edge.run.frames import Frame
 from edge.run.metrics import RunMetrics, serve
 from edge.run.mqtt import Mqtt
 from edge.run.narrator import Narrator
+from edge.run.parity_metrics import ParityMetrics
 from edge.run.recording import record
 from edge.run.reference import Reference
 from edge.run.rhythm import moment
@@ -62,6 +63,7 @@ class Outputs:
         """What they add to the run's summary, for JSON."""
         numbers: dict[str, Any] = {"lost": {name: lost() for name, lost in self.losses.items()}}
         if self.audit is not None:
+            self.audit.close()  # the frame that it has still counts
             numbers["audit"] = self.audit.numbers()
         return numbers
 
@@ -151,4 +153,5 @@ def _add_watchers(
             mqtt_dropped=outputs.losses.get("mqtt"),
             gpu_memory=device.memory if device is not None else None,
         )
-        say(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics))}")
+        more = [ParityMetrics(outputs.audit)] if outputs.audit is not None else []
+        say(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *more))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class Histogram:
     def __init__(self) -> None:
         self.count = 0
         self.sum = 0.0
-        self._bins = [0] * self._BINS
+        self._bins = array("Q", bytes(8 * self._BINS))  # a list's integers would grow with them
 
     def add(self, ms: float) -> None:
         place = int(math.log(max(ms, self._LOW) / self._LOW) / self._STEP)
@@ -37,13 +38,14 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Add what `other` counted."""
-        self._bins = [mine + theirs for mine, theirs in zip(self._bins, other._bins, strict=True)]
+        for place, count in enumerate(other._bins):
+            self._bins[place] += count
         self.count += other.count
         self.sum += other.sum
 
     def up_to(self, bounds: Sequence[float]) -> list[int]:
         """How many durations do not exceed each of these milliseconds, within a bin's width."""
-        bins = self._bins.copy()
+        bins = self._bins[:]
         ends = [int(math.log(max(bound, self._LOW) / self._LOW) / self._STEP) for bound in bounds]
         return [sum(bins[: end + 1]) for end in ends]
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,9 @@ from onnx import numpy_helper
 from edge.passport import File, Passport
 from edge.preprocess.surface import Colour, DeviceSurface, Surface
 from edge.run import audit as module
+from edge.run import loop
 from edge.run.audit import Audit, parse_every
+from edge.run.camera import Source
 from edge.run.engine import Engine
 from edge.run.frames import Frame
 from edge.run.reference import Reference
@@ -172,6 +175,38 @@ def test_a_camera_that_says_the_wrong_range_shows(int8, auditing, said):
     assert "it says that its luma is 0 to 255" in line
     assert parity(audit).troubles.keys() == {"range"}
     assert parity(audit).agreed == 10
+
+
+def test_a_real_stream_in_a_real_loop(int8, auditing, said, numbered, once):
+    """The film's frames are audited as they were when the engine saw them."""
+    audit = auditing(7)
+
+    def look(*shown: Any) -> None:
+        audit.look(*shown)
+        until(lambda: audit._taken is None, "there is no verdict")
+
+    summary = loop.run(int8, [once(Source(str(numbered)))], [], look=look)
+    (source,) = audit.sources
+    assert (summary.frames, source.frames, source.lost) == (45, 7, 0)
+    assert source.source == numbered.as_uri()
+    assert source.largest.percentile(100) <= 1.01
+    assert said == []
+
+
+def test_a_real_stream_that_declares_the_wrong_range_shows(int8, auditing, said, once):
+    audit = auditing(1)
+    stream = (
+        "gst:videotestsrc pattern=gradient num-buffers=12 ! video/x-raw,format=I420,width=64,"
+        "height=64,colorimetry=bt709 ! capssetter caps=video/x-raw,colorimetry=1:3:5:1"
+    )
+
+    def look(*shown: Any) -> None:
+        audit.look(*shown)
+        until(lambda: audit._taken is None, "there is no verdict")
+
+    loop.run(int8, [once(Source(stream))], [], look=look)
+    (line,) = said
+    assert "it says that its luma is 0 to 255, and in 10 audited frames it ends at 16 and" in line
 
 
 def damage(folder: Path, target: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,8 @@ def test_the_process_gives_way_to_all_others_and_ends_with_its_connection(proces
     assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
     assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
-    child.send_signal(2)  # Ctrl-C is for the run, which ends this
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the run, which ends this
+        child.send_signal(number)
     link.close()
     assert child.wait(WAIT) == 0
 
