@@ -48,12 +48,12 @@ class _Context(Execution):
         return self._contexts[count]
 
     def enqueue(self, count: int) -> None:
-        worked = self._context_for(count).execute_async_v3(self._stream.handle)
-        _check(worked, self._name, "execute_async_v3")
+        context = self._context_for(count)
+        _check(context.execute_async_v3(self._stream.handle), self._name, "execute_async_v3")
 
     def check_capture(self, count: int) -> None:
-        # Only TensorRT-RTX has it.
-        ask = getattr(self._context_for(count), "is_stream_capturable", None)
+        context = self._context_for(count)
+        ask = getattr(context, "is_stream_capturable", None)  # only TensorRT-RTX has it
         if ask is not None and not ask(self._stream.handle):
             raise NoCapture(
                 f"{self._name} allocates memory while this plan runs",

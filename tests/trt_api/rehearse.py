@@ -241,7 +241,7 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
             raise AssertionError("a stream that cannot be captured was taken")
     runner.close()
     told = dict(stage.told)
-    assert told["IExecutionContext.set_input_shape"] == ("in", (2, 3, 8, 8))
+    assert ("IExecutionContext.set_input_shape", ("in", (2, 3, 8, 8))) in stage.told
     assert told["IExecutionContext.execute_async_v3"] == (4096,)
 
 
