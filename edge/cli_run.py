@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -60,7 +59,19 @@ def run(
     ] = None,
     transport: Annotated[
         str | None,
-        typer.Option(metavar="tcp|udp", help="of RTSP  [default: tcp]", rich_help_panel=_STREAMS),
+        typer.Option(
+            metavar="tcp|udp",
+            help="of RTSP: tcp, or udp, which is faster and loses packets  [default: tcp]",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="netrc file with users and passwords by host",
+            rich_help_panel=_STREAMS,
+        ),
     ] = None,
     stall: Annotated[
         float | None,
@@ -277,8 +288,16 @@ def _print_lines(wanted: Config) -> None:
     """What GStreamer would be told, for each source; without passwords."""
     from edge import nvidia
     from edge.gst import detect_platform
-    from edge.run.uris import launch_line
+    from edge.run.access import resolve
+    from edge.run.pipelines import launch_line
 
-    gpu = wanted.backend != "onnxruntime" and nvidia.gpu() is not None
+    gpu, platform = wanted.backend != "onnxruntime" and nvidia.gpu() is not None, detect_platform()
     for camera in wanted.cameras:
-        print(launch_line(camera, platform=detect_platform(), gpu=gpu), file=sys.stdout)
+        print(
+            launch_line(
+                camera,
+                resolve(camera.uri, credentials=camera.credentials),
+                platform=platform,
+                gpu=gpu,
+            )
+        )

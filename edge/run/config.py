@@ -150,6 +150,7 @@ _CAMERA = {
     "realtime": _Key(bool, "true or false", "true"),
     "loop": _Key(bool, "true or false", "true"),
     "transport": _Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
+    "credentials": _Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
 }
 
 
