@@ -4,7 +4,7 @@
     the audit's thread   hands it to the process (`auditor.py`), counts the verdict, says what
                          changed; when the process ends it starts another
 
-Nothing here holds up the loop: the reference takes a hundred times as long as the engine.
+The loop copies, and waits for nothing: the reference may take seconds.
 """
 
 from __future__ import annotations
