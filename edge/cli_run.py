@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -60,7 +59,19 @@ def run(
     ] = None,
     transport: Annotated[
         str | None,
-        typer.Option(metavar="tcp|udp", help="of RTSP  [default: tcp]", rich_help_panel=_STREAMS),
+        typer.Option(
+            metavar="tcp|udp",
+            help="of RTSP: tcp, or udp, which is faster and loses packets  [default: tcp]",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="netrc file with users and passwords by host",
+            rich_help_panel=_STREAMS,
+        ),
     ] = None,
     stall: Annotated[
         float | None,
@@ -129,11 +140,18 @@ def run(
     snapshots: Annotated[
         Path | None, typer.Option(help="folder for snapshots", rich_help_panel=_OUTPUTS)
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS
+        ),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option(
             metavar="OUT",
-            help="labelled video: a .mkv or .mp4 file, or a folder/",
+            envvar="EDGE_RECORD",
+            help="labelled video: a .mkv or .mp4 file, a folder/, or rtsp://:8554/NAME",
             rich_help_panel=_OUTPUTS,
         ),
     ] = None,
@@ -141,6 +159,7 @@ def run(
         str | None,
         typer.Option(
             metavar="URL",
+            envvar="EDGE_MQTT",
             help="publish to a broker: mqtt://host/prefix (docs/mqtt.md)",
             rich_help_panel=_OUTPUTS,
         ),
@@ -268,9 +287,17 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
 def _print_lines(wanted: Config) -> None:
     """What GStreamer would be told, for each source; without passwords."""
     from edge import nvidia
-    from edge.run.camera import detect_platform
-    from edge.run.uris import launch_line
+    from edge.gst import detect_platform
+    from edge.run.access import resolve
+    from edge.run.pipelines import launch_line
 
-    gpu = wanted.backend != "onnxruntime" and nvidia.gpu() is not None
+    gpu, platform = wanted.backend != "onnxruntime" and nvidia.gpu() is not None, detect_platform()
     for camera in wanted.cameras:
-        print(launch_line(camera, platform=detect_platform(), gpu=gpu), file=sys.stdout)
+        print(
+            launch_line(
+                camera,
+                resolve(camera.uri, credentials=camera.credentials),
+                platform=platform,
+                gpu=gpu,
+            )
+        )

@@ -1,9 +1,11 @@
-"""Serve a video as a network camera would: H.264 over RTSP, in real time, on this machine only.
+"""Serve a video as a network camera would: over RTSP, in real time, on this machine only.
 
     python scripts/rtsp_server.py VIDEO [--port 8554] [--once] [--user NAME:PASSWORD]
+        [--codec h264|h265|jpeg]
 
-Prints the URL when it is ready, and serves until it is interrupted. The file's own H.264 is sent,
-undecoded; it starts over at its end, or with --once the stream ends there.
+Prints the URL when it is ready, and serves until it is interrupted. What the file holds is sent,
+undecoded, over TCP or UDP as the client asks; it starts over at its end, or with --once the stream
+ends there.
 """
 
 from __future__ import annotations
@@ -23,7 +25,29 @@ gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
-H264 = "video/x-h264,stream-format=byte-stream,alignment=au"
+
+@dataclass(frozen=True)
+class Codec:
+    """How a file's video is read, and how it goes into packets."""
+
+    parse: str
+    caps: str
+    pay: str
+
+
+CODECS = {
+    "h264": Codec(
+        "h264parse config-interval=-1 ! ",
+        "video/x-h264,stream-format=byte-stream,alignment=au",
+        "h264parse ! rtph264pay config-interval=-1",
+    ),
+    "h265": Codec(
+        "h265parse config-interval=-1 ! ",
+        "video/x-h265,stream-format=byte-stream,alignment=au",
+        "h265parse ! rtph265pay config-interval=-1",
+    ),
+    "jpeg": Codec("", "image/jpeg", "jpegparse ! rtpjpegpay"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +60,10 @@ class Picture:
     duration: int
 
 
-def pictures(path: str) -> list[Picture]:
-    """Every coded picture of the first H.264 stream in the file."""
+def pictures(path: str, codec: Codec) -> list[Picture]:
+    """Every coded picture of the file's video."""
     reader = Gst.parse_launch(
-        "filesrc name=file ! parsebin ! h264parse config-interval=-1 ! "
-        f"{H264} ! appsink name=sink sync=false"
+        f"filesrc name=file ! parsebin ! {codec.parse}{codec.caps} ! appsink name=sink sync=false"
     )
     reader.get_by_name("file").set_property("location", path)
     reader.set_state(Gst.State.PLAYING)
@@ -60,7 +83,7 @@ def pictures(path: str) -> list[Picture]:
     reader.set_state(Gst.State.NULL)
     if error is not None or not coded:
         reason = error.parse_error()[0].message if error else "no picture in it"
-        sys.exit(f"rtsp_server: {path} holds no H.264 video ({reason})")
+        sys.exit(f"rtsp_server: {path} holds no {codec.caps} ({reason})")
     return coded
 
 
@@ -82,12 +105,12 @@ def stream(coded: list[Picture], once: bool) -> Iterator[Gst.Buffer]:
             yield buffer
 
 
-def serve(path: str, port: int, once: bool, user: str | None) -> None:
-    coded = pictures(path)
+def serve(path: str, codec: Codec, port: int, once: bool, user: str | None) -> None:
+    coded = pictures(path, codec)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
-        f"( appsrc name=source format=time block=true max-bytes=200000 caps={H264} "
-        "! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+        f"( appsrc name=source format=time block=true max-bytes=200000 caps={codec.caps} "
+        f"! {codec.pay} name=pay0 pt=96 )"
     )
     factory.set_shared(True)  # one camera: whoever connects joins what is playing
 
@@ -132,13 +155,15 @@ def _require(user: str, server: Any, factory: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("video", help="a file with an H.264 stream")
+    parser.add_argument("video", help="a file with a video stream")
+    parser.add_argument("--codec", choices=CODECS, default="h264", help="of that stream")
     parser.add_argument("--port", type=int, default=8554, help="0 takes a free one")
     parser.add_argument("--once", action="store_true", help="end the stream with the file")
     parser.add_argument("--user", metavar="NAME:PASSWORD", help="refuse everybody else")
     options = parser.parse_args()
     Gst.init(None)
-    serve(options.video, options.port, options.once, options.user)
+    codec = CODECS[options.codec]
+    serve(options.video, codec, options.port, options.once, options.user)
 
 
 if __name__ == "__main__":

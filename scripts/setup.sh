@@ -15,6 +15,8 @@ packages=(
 
 # A real broker, and keys for it: for the tests.
 [ -f /etc/nv_tegra_release ] || packages+=(mosquitto openssl)
+# A browser, too, where it is a package: Ubuntu's is a snap, which a container cannot run.
+[ -f /etc/nv_tegra_release ] || ! grep -qx 'ID=debian' /etc/os-release || packages+=(chromium)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -140,8 +140,8 @@ REQUIRED = {
     "gi": {
         "edge.gst",
         "edge.run.broadcast",
-        "edge.run.camera",
         "edge.run.colour",
+        "edge.run.launch",
         "edge.run.mapping",
     },
     "prometheus_client": {"edge.run.metrics"},

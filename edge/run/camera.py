@@ -6,7 +6,6 @@ GStreamer captures and decodes on threads of its own; `Source.read` hands over w
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 import time
 from collections import deque
@@ -15,17 +14,20 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import SilenceError, SourceError, require
+from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, gstreamer
+from edge.run.access import resolve
 from edge.run.cameras import STALL, Camera, Thinning
 from edge.run.containers import missing_bytes
-from edge.run.explain import explain
+from edge.run.explain import explain, knock
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.gpureader import GpuReader
+from edge.run.launch import launch
+from edge.run.pipelines import GATE, SINK
 from edge.run.probes import Buffer, see_buffers
 from edge.run.reader import Feed
 from edge.run.remarks import not_alternate, remarks
-from edge.run.uris import GATE, SINK, address_of, as_uri, check, is_live, path_of, pipeline, redact
+from edge.run.uris import as_uri, check, is_live, path_of, redact
 
 __all__ = ["Source", "feed", "named"]
 
@@ -63,17 +65,18 @@ def feed(
     device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
     told, once, what is done to its pictures on their way.
     """
-    uri, once = as_uri(camera.uri), lru_cache(maxsize=None)(say)
+    access, once = resolve(camera.uri, credentials=camera.credentials), lru_cache(maxsize=None)(say)
+    live = is_live(access.uri)
 
     def open_(first: int, wait: float) -> Source:
         gpu = GpuReader(device) if device is not None else None
         return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
 
     return Feed(
-        name=camera.name or redact(uri),
+        name=camera.name or access.name,
         open=open_,
-        live=is_live(uri),
-        keep=keep and not uri.startswith("file://"),
+        live=live,
+        keep=keep and (live or access.uri.startswith("gst:")),
         again=camera.loop,
         stall=camera.stall,
     )
@@ -103,17 +106,18 @@ class Source:
         come to system memory. first: the first frame's number. wait: seconds for it to come.
         say: is told, when it is open, what is done to the pictures on their way.
 
-        Raises SourceError when the file or the device is not there.
+        Raises SourceError when the file or the device is not there, or a variable is not set.
         """
-        camera = Camera(camera) if isinstance(camera, str) else camera
-        self._camera = camera = replace(camera, uri=as_uri(camera.uri))
-        self._uri = camera.uri
-        check(self._uri)
+        self._camera = camera = Camera(camera) if isinstance(camera, str) else camera
+        self._access = resolve(camera.uri, credentials=camera.credentials)
+        self._uri = self._access.uri  # never shown
+        with self._access.hidden():
+            check(self._uri)
         self._platform = platform
         self._wait = wait
         self._gpu, self._say = gpu, say
         self._first = first
-        self.name = camera.name or redact(self._uri)
+        self.name = camera.name or self._access.name
         self.live = camera.realtime or is_live(self._uri)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None
@@ -138,14 +142,13 @@ class Source:
     def open(self) -> Source:
         """Start the pipeline and wait for its first frame; SourceError says why none came."""
         gst = gstreamer()
-        self._knock()
+        # GStreamer takes long to find out that nobody is there, and does not say why.
+        if problem := knock(self._access, _KNOCK):
+            raise problem
         platform = self._platform or detect_platform()
-        description = pipeline(self._camera, platform=platform, gpu=self._gpu is not None)
-        try:
-            self._pipeline = gst.parse_launch(description)
-        except require("gi.repository.GLib").Error as error:
-            # Not chained: the original repeats the pipeline, credentials and all.
-            raise explain(self._uri, error) from None
+        self._pipeline = launch(
+            self._camera, self._access, platform=platform, gpu=self._gpu is not None
+        )
         try:
             if self._gpu is not None and self._uri.startswith("gst:"):
                 self._gpu.share_context(self._pipeline)
@@ -155,19 +158,6 @@ class Source:
             self.close()
             raise
         return self
-
-    def _knock(self) -> None:
-        """See that somebody is there: GStreamer takes long to find out, and does not say why."""
-        address = address_of(self._uri)
-        if address is not None:
-            try:
-                socket.create_connection(address, timeout=_KNOCK).close()
-            except OSError as error:
-                raise SourceError(
-                    f"the camera at {address[0]}:{address[1]} cannot be reached "
-                    f"({error.strerror or error})",
-                    "check its address, its power and the network",
-                ) from None
 
     def _start(self, gst: Any) -> None:
         self._sink = self._pipeline.get_by_name(SINK)
@@ -213,7 +203,7 @@ class Source:
     def _await_first_frame(self, gst: Any) -> None:
         kinds = gst.MessageType
         wanted = kinds.ERROR | kinds.WARNING | kinds.EOS | kinds.APPLICATION | kinds.ELEMENT
-        answered, missing = address_of(self._uri) is None, ""
+        answered, missing = not self._uri.startswith("rtsp://"), ""
         patience = self._wait if answered else self._camera.stall
         deadline = time.monotonic() + patience
         while not self._stopping.is_set():
@@ -242,12 +232,12 @@ class Source:
                 raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
             elif message.type == kinds.ERROR:
                 not_alternate(self.name, self._gate.get_current_caps())
-                raise explain(self._uri, *message.parse_error(), missing=missing)
+                raise explain(self._access, *message.parse_error(), missing=missing)
             elif message.type == kinds.WARNING and self._uri.startswith("file://"):
                 # A file without video may end in this warning alone: no pad fits the gate's.
                 error, debug = message.parse_warning()
                 if error.domain == "gst_parse_error":
-                    raise explain(self._uri, error, debug, missing=missing)
+                    raise explain(self._access, error, debug, missing=missing)
 
     def _silent(self, seconds: float) -> SourceError:
         mends = {
@@ -297,10 +287,10 @@ class Source:
         kinds, lost = gst.MessageType, None
         while message := self._bus.pop_filtered(kinds.ERROR | kinds.WARNING):
             if message.type == kinds.ERROR:
-                raise explain(self._uri, *message.parse_error())
+                raise explain(self._access, *message.parse_error())
             error, debug = message.parse_warning()
             if error.domain == "gst-resource-error-quark":
-                lost = explain(self._uri, error, debug)
+                lost = explain(self._access, error, debug)
         return lost
 
     def _frame(self, gst: Any, sample: Any) -> Frame:

@@ -23,6 +23,7 @@ class Camera:
     realtime   play a file at its own speed, the newest frame first, like a camera
     loop       begin a file again at its end
     transport  of RTSP
+    credentials  netrc file with users and passwords by host; by default EDGE_CREDENTIALS names it
     """
 
     uri: str
@@ -33,6 +34,7 @@ class Camera:
     realtime: bool = False
     loop: bool = False
     transport: Transport = "tcp"
+    credentials: str = ""
 
 
 class Thinning:

@@ -17,18 +17,24 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import msgspec
 
-from edge.errors import ConfigError, SourceError
+from edge.errors import ConfigError, EdgeError, SourceError
 from edge.options import Backend
 from edge.run import toml
+from edge.run.audit import parse_every
+from edge.run.broker import Broker
 from edge.run.cameras import Camera, Transport
+from edge.run.metrics import listen_address
+from edge.run.rules import read_rule
+from edge.run.smoothing import smoothing
 from edge.run.uris import as_uri, redact
+from edge.run.web_access import parse_address
 
 __all__ = ["Config", "Diff", "diff", "load", "merge"]
 
@@ -51,6 +57,7 @@ class Config:
     smooth     over time, such as 0.5s or majority:15
     on         rules; when one comes true, a picture is written to `snapshots`
     snapshots  folder for them
+    keep       only the newest so many stay there
     record     annotated video: a file, or rtsp://
     audit      compare one frame of so many with `reference`, such as 1/500
     reference  folder of the FP32 engine
@@ -71,6 +78,7 @@ class Config:
     smooth: str | None = None
     on: tuple[str, ...] = ()
     snapshots: Path | None = None
+    keep: int | None = None
     record: str | None = None
     audit: str | None = None
     reference: Path | None = None
@@ -92,11 +100,15 @@ class Diff:
 
 @dataclass(frozen=True)
 class _Key:
-    """One key of the file: what msgspec makes of its value, what a person writes, an example."""
+    """One key of the file: what msgspec makes of its value, what a person writes, an example.
+
+    check  raises an EdgeError or a ValueError for a text, or one of a list, that means nothing
+    """
 
     kind: Any
     wanted: str
     example: str
+    check: Callable[[str], object] = str
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -113,18 +125,20 @@ _RUN = {
     "wait": _Key(bool, "true or false", "true"),
     "summary": _Key(Path, "a file", '"summary.json"'),
     "preview": _Key(Path, "a file", '"frame.png"'),
-    "web": _Key(_Text, "an address", '":8080"'),
-    "metrics": _Key(_Text, "an address", '":9100"'),
-    "mqtt": _Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"'),
-    "smooth": _Key(_Text, "a time, or a majority of frames", '"0.5s"'),
+    "web": _Key(_Text, "an address", '":8080"', parse_address),
+    "metrics": _Key(_Text, "an address", '":9100"', listen_address),
+    "mqtt": _Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
+    "smooth": _Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
     "on": _Key(
         tuple[_Text, ...],
         "a list of rules",
         '["label=dog and confidence>0.8 for 2s"]',
+        read_rule,
     ),
     "snapshots": _Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
+    "keep": _Key(_Count, "a whole number from 1", "1000"),
     "record": _Key(_Text, "a file or rtsp://", '"/var/lib/vit-edge/out.mkv"'),
-    "audit": _Key(_Text, "one frame of how many", '"1/500"'),
+    "audit": _Key(_Text, "one frame of how many", '"1/500"', parse_every),
     "reference": _Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
 }
 _CAMERA = {
@@ -136,6 +150,7 @@ _CAMERA = {
     "realtime": _Key(bool, "true or false", "true"),
     "loop": _Key(bool, "true or false", "true"),
     "transport": _Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
+    "credentials": _Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
 }
 
 
@@ -230,7 +245,22 @@ def _settings(
                 f"{name} cannot be {shown}",
                 f"write {keys[name].wanted}, as in: {name} = {keys[name].example}",
             ) from error
+        _check(document, here, keys[name], settings[name])
     return settings
+
+
+def _check(document: toml.Document, place: toml.Place, key: _Key, value: Any) -> None:
+    """Raise what the one that will read a text, or the texts of a list, finds wrong with it."""
+    texts = [(place, value)]
+    if isinstance(value, tuple):
+        texts = [((*place, number), text) for number, text in enumerate(value)]
+    for here, text in texts:
+        try:
+            key.check(text)
+        except (EdgeError, ValueError) as error:
+            what = error.what if isinstance(error, EdgeError) else str(error)
+            mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
+            raise document.error(here, f"{place[-1]}: {what}", mend) from error
 
 
 def _advice(name: str, keys: dict[str, _Key]) -> str:

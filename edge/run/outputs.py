@@ -120,7 +120,7 @@ def _add_pictures(
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
-        snapshots = Snapshots(rules, config.snapshots, warn)
+        snapshots = Snapshots(rules, config.snapshots, warn, keep=config.keep)
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:

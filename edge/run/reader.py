@@ -201,11 +201,12 @@ class Reader(threading.Thread):
 
     def _put(self, frame: Frame, place: Place, source: FrameSource, freshness: Freshness) -> None:
         taken = self._clock()
-        expires = float("inf")
-        if source.live:
-            expires = freshness.expires(frame.number, frame.pts, frame.captured, taken)
         place.put(frame)
-        self.status.preprocess.add((self._clock() - taken) * 1e3)
+        ready = self._clock()
+        self.status.preprocess.add((ready - taken) * 1e3)
+        expires = float("inf")
+        if source.live:  # from here on: what it took to get ready it takes each time
+            expires = freshness.expires(frame.number, frame.pts, frame.captured, ready)
         with self._bell:
             if not self._played:
                 if self._said[0] != "playing":  # a file that is played again never stopped to

@@ -110,7 +110,7 @@ def record(
 
 def _drawn(shot: _Shot) -> Surface:
     """The picture with its words. Raises SourceError when it cannot be brought to this memory."""
-    surface, lines = shot.result.frame.surface, tuple(words(shot.result, shot.captured))
-    if not isinstance(surface, Surface) or surface.layout.width < READABLE:
-        surface = Surface.from_rgb(enlarged(shot.result.frame.pixels))
-    return captioned(surface, lines)
+    picture, lines = shot.result.frame.picture, tuple(words(shot.result, shot.captured))
+    if picture.layout.width < READABLE:
+        picture = Surface.from_rgb(enlarged(shot.result.frame.pixels))
+    return captioned(picture, lines)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, SourceError
 from edge.preprocess.surface import Surface
 from edge.run.background import Background
 from edge.run.frames import Frame
@@ -147,7 +147,11 @@ class Snapshots(Sink):
 
 def _detached(frame: Frame) -> Frame:
     """The frame in memory of its own: one that waits for a disk must hold no camera's buffer."""
-    if not isinstance(frame.surface, Surface):
+    try:
+        picture = frame.picture
+    except SourceError:  # it is said where the picture would be drawn
         return frame
-    planes = tuple(plane.copy() for plane in frame.surface.planes)
-    return replace(frame, surface=Surface(frame.surface.layout, planes), owner=None)
+    planes = picture.planes
+    if picture is frame.surface:
+        planes = tuple(plane.copy() for plane in planes)
+    return replace(frame, surface=Surface(picture.layout, planes), owner=None)

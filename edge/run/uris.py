@@ -1,11 +1,6 @@
-"""Source URIs: what a person types becomes a pipeline, and never shows a password.
+"""Source URIs: what a person types is read, checked against the machine, and shown without secrets.
 
-Pure functions, but for `as_uri` and `check`, which look at the file system. Every pipeline ends
-in the same two named elements: `GATE`, the queue in front of the expensive conversion, where
-frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
-
-A picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
-it is, and converts only what `FORMATS` does not name, such as 10-bit video.
+Pure functions, but for `as_uri` and `check`, which look at the file system.
 """
 
 from __future__ import annotations
@@ -14,118 +9,71 @@ import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edge.errors import SourceError
-from edge.preprocess.surface import FORMATS
-from edge.run.cameras import Camera
 
 __all__ = [
-    "GATE",
-    "SINK",
+    "KNOWN",
+    "VARIABLE",
     "address_of",
     "as_uri",
-    "authority",
     "check",
     "device_of",
     "is_live",
+    "is_network",
+    "options_of",
     "path_of",
-    "pipeline",
     "redact",
+    "redact_text",
+    "split_login",
 ]
 
-KNOWN = "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., gst:..."
-LIST = "gst-device-monitor-1.0 Video/Source"
-_LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
-
-_DECODE = {"pc": "decodebin", "jetson": "parsebin ! nvv4l2decoder"}
-# What brings decoded frames to system memory.
-_TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
-_PICTURE = f"videoconvert ! video/x-raw,format={{{','.join(FORMATS)}}}"
-# What leaves them where the GPU reads them; nvvidconv's own choice is block-linear.
-_TO_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
-_ANY_MEMORY = ";".join(
-    f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
-    for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+KNOWN = (
+    "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., "
+    "http://..., https://..., gst:..."
 )
-# No names that a pipeline of the user's own is likely to have given.
-GATE, SINK = "edge-gate", "edge-sink"
-_GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
-_SINK = f"appsink name={SINK} sync=false qos=false enable-last-sample=false"
-
-
-def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
-    """The gst-launch string that delivers the frames of a camera to the appsink `SINK`.
-
-    `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
-    a pipeline of the user's own in whatever memory they are; else all come to system memory. From a
-    camera, and from anything played in real time, the newest frame wins; otherwise every frame is
-    delivered. Real time is kept in front of the gate: kept at the sink, a decoder would race ahead
-    and the gate throw away what it decoded.
-    Raises SourceError for a URI it does not know.
-    """
-    if platform not in _DECODE:
-        raise SourceError(f"there is no platform {platform!r}", "use pc or jetson")
-    uri, realtime = camera.uri, camera.realtime
-    head, to_system = _head(uri, platform)
-    live = is_live(uri)
-    pace = "clocksync ! " if realtime and not live else ""
-    if live or realtime:
-        gate, sink = f"{_GATE} max-size-buffers=1 leaky=downstream", "max-buffers=1 drop=true"
-    else:
-        gate, sink = f"{_GATE} max-size-buffers=2", "max-buffers=2 drop=false"
-    if gpu and uri.startswith("gst:"):
-        end = f'capsfilter caps="{_ANY_MEMORY}"'
-    elif gpu and to_system:
-        end = _TO_GPU
-    else:
-        end = f"{to_system}{_PICTURE}"
-    return f"{head} ! {pace}{gate} ! {end} ! {_SINK} {sink}"
+_PORTS = {"rtsp": 554, "http": 80, "https": 443}
+_LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
+# What a web server hands out as fast as it can; everything else that it sends is a camera's.
+_FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m3u8")
 
 
 def is_live(uri: str) -> bool:
-    """Whether `uri` is a camera, as far as its scheme says: `gst:` may be anything."""
+    """Whether `uri` is a camera, as far as it says so: `gst:` may be anything.
+
+    At `http://` it is, unless its path ends like that of a film, such as `.mp4`.
+    """
+    if uri.startswith(("http://", "https://")):
+        path = re.split(r"[?#]", uri, maxsplit=1)[0]
+        return not path.lower().endswith(_FILMS)
     return uri.startswith(_LIVE)
 
 
-def _head(uri: str, platform: str) -> tuple[str, str]:
-    """The elements before the gate, and the conversion that their memory needs after it."""
+def is_network(uri: str) -> bool:
+    """Whether `uri` names a host, to which a user name and a password may be told."""
+    return uri.partition("://")[0] in _PORTS
+
+
+def split_login(uri: str) -> tuple[str, str]:
+    """The `user:password` of an `rtsp://` or `http://` URI, or "", and the URI without it."""
     scheme, _, rest = uri.partition("://")
-    if uri.startswith("gst:"):
-        return uri[len("gst:") :].strip(), ""
-    if scheme == "test":
-        caps = "video/x-raw,width=640,height=480,framerate=30/1"
-        return f"videotestsrc pattern={_word(rest, uri)} is-live=true ! {caps}", ""
-    if scheme == "file":
-        # Percent-encoded, so that no character of a file's name means anything to the parser.
-        location = path_of(uri).as_uri()
-        if platform == "pc":
-            return f"uridecodebin uri={location}", ""
-        return f"urisourcebin uri={location} ! {_DECODE[platform]}", _TO_SYSTEM[platform]
-    if scheme == "v4l2" or uri.startswith("/dev/"):
-        # decodebin takes whatever mode the camera chose: raw, MJPEG or H.264.
-        return f"v4l2src device={_word(device_of(uri), uri)} ! decodebin", _TO_SYSTEM[platform]
-    if scheme == "csi":
-        if platform == "pc":
-            raise SourceError(
-                f"{uri} needs a Jetson: this is a PC", "use a USB camera: /dev/video0"
-            )
-        caps = "video/x-raw(memory:NVMM),width=1920,height=1080,framerate=30/1,format=NV12"
-        return f"nvarguscamerasrc sensor-id={_word(rest, uri)} ! {caps}", _TO_SYSTEM[platform]
-    if scheme == "rtsp":
-        # Inside double quotes only a quote and a backslash mean something: both are encoded.
-        location = "rtsp://" + quote(rest, safe=":/?#[]@!$&'()*+,;=%-._~")
-        camera = f'rtspsrc location="{location}" protocols=tcp latency=50'
-        picture = "application/x-rtp,media=video"
-        return f"{camera} ! {picture} ! {_DECODE[platform]}", _TO_SYSTEM[platform]
-    raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
+    login = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[0]
+    return login, f"{scheme}://{rest.removeprefix(login + '@')}"
 
 
-def _word(text: str, uri: str) -> str:
-    """`text`, if it can stand in a pipeline as it is: a device, a number, a pattern's name."""
-    if not re.fullmatch(r"[\w./:+=@-]+", text, re.ASCII):
-        raise SourceError(f"{uri!r} names no device or pattern", f"use one of: {KNOWN}")
-    return text
+def options_of(uri: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """`uri` without its query, and what the query asks for, by name.
+
+    Raises SourceError for a name that is not among `names`.
+    """
+    plain, _, query = uri.partition("?")
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    for name in found:
+        if name not in names:
+            raise SourceError(f"{uri} asks for {name!r}", f"it may ask for: {', '.join(names)}")
+    return plain, found
 
 
 def path_of(uri: str) -> Path:
@@ -138,24 +86,26 @@ def path_of(uri: str) -> Path:
 
 def device_of(uri: str) -> str:
     """The device of a `/dev/...` or `v4l2://` URI."""
-    return uri[len("v4l2://") :] if uri.startswith("v4l2://") else uri
+    return uri.removeprefix("v4l2://").partition("?")[0]
 
 
 def as_uri(text: str) -> str:
     """What a person typed, as a URI: the path of a file becomes `file://`, URIs stay as they are.
 
-    Raises SourceError for a path where nothing is.
+    What holds a `${VARIABLE}` is left as it is. Raises SourceError for a path where nothing is.
     """
     if text.startswith("file://"):
         # A name typed as it is, with a space or a % in it, wins over its percent-decoded reading.
         literal = Path(text[len("file://") :])
         return literal.as_uri() if literal.is_absolute() and literal.exists() else text
-    if is_live(text) or text.startswith("gst:") or "://" in text:
+    if text.startswith(("/dev/", "gst:")) or "://" in text:
         return text
     path = Path(text).expanduser().absolute()
     if not text.strip():
         raise SourceError("the source is empty", f"use one of: {KNOWN}")
     if not path.exists():
+        if "${" in text:
+            return text
         raise SourceError(f"there is no file {text}", f"give a video, or one of: {KNOWN}")
     return path.as_uri()
 
@@ -192,39 +142,43 @@ def redact(uri: str) -> str:
     """`uri` without user name, password and keys; when in doubt it hides too much."""
     if uri.startswith(("file://", "test://", "/dev/", "v4l2://", "csi://")):
         return uri
-    if uri.startswith("gst:"):  # element by element, so that one '@' does not hide the others
-        return " ! ".join(_hide(element) for element in re.split(r"\s+!\s+", uri))
-    return _hide(uri)
+    if uri.startswith("gst:"):
+        return redact_text(uri)
+    return _IN_QUERY.sub(r"\1***", _USER.sub(_without_login, uri))
+
+
+def redact_text(text: str) -> str:
+    """A pipeline, or what GStreamer says of one, without user names, passwords and keys."""
+    quoted = _QUOTED.sub(lambda found: f'"{redact("x:" + found[1])[2:]}"', text)
+    shown = _PROPERTY.sub(r"\1***", quoted)
+    # Element by element, so that one '@' does not hide the others.
+    return " ! ".join(_USER.sub(_without_login, part) for part in re.split(r"\s+!\s+", shown))
 
 
 def address_of(uri: str) -> tuple[str, int] | None:
-    """Host and port that a `rtsp://` URI names; None for other URIs, and for a faulty one."""
-    if not uri.startswith("rtsp://"):
+    """Host and port of an `rtsp://` or `http://` URI; None for other URIs, and for a faulty one."""
+    scheme, plain = uri.partition("://")[0], split_login(uri)[1]
+    if scheme not in _PORTS:
         return None
     try:
-        found = urlsplit(f"rtsp://{authority(uri)}")
-        return (found.hostname, found.port or 554) if found.hostname else None
+        found = urlsplit(plain)
+        return (found.hostname, found.port or _PORTS[scheme]) if found.hostname else None
     except ValueError:
         return None
 
 
-def authority(uri: str) -> str:
-    """The host, and the port if one is given, of a `rtsp://` URI."""
-    found = re.match(r"\w+://(?:\*\*\*@)?([^/?#]*)", redact(uri))
-    return found[1] if found else ""
-
-
 _USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
-_SECRET = re.compile(
-    r"""([\w-]*(?:pw|pwd|pass\w*|token|secret|key|user-id)=)("[^"]*"|'[^']*'|[^\s&"']*)""", re.I
+_QUOTED = re.compile(r'"((?:\\.|[^"\\])*)"', re.S)
+_KEY = r"[\w-]*(?:pw|pwd|pas\w*|token|secret|key|auth\w*|sig\w*|jwt|session\w*|user-id)"
+# In a URI a value ends at the next '&'; as an element's property, at a space that is not quoted.
+_IN_QUERY = re.compile(rf"({_KEY}=)[^&]*", re.I)
+_PROPERTY = re.compile(
+    rf"""({_KEY}\s*=\s*)("(?:\\.|[^"\\])*("|$)|'(?:\\.|[^'\\])*('|$))?(\\.|[^\s\\])*""", re.I | re.S
 )
 # An '@' after a plain host and a slash belongs to the path. After a host with a port it may: what
 # looks like one may as well be a user and a password with a slash in it.
 _PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)
 
 
-def _hide(text: str) -> str:
-    def hide(found: re.Match[str]) -> str:
-        return found[0] if _PLAIN_HOST.match(found[2]) else f"{found[1]}***@"
-
-    return _SECRET.sub(r"\1***", _USER.sub(hide, text))
+def _without_login(found: re.Match[str]) -> str:
+    return found[0] if _PLAIN_HOST.match(found[2]) else f"{found[1]}***@"

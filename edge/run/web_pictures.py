@@ -100,7 +100,7 @@ def _encode(frame: Frame) -> tuple[bytes, str]:
     """The JPEG, and in words why there is none."""
     try:
         picture = Image.fromarray(frame.pixels)
-    except EdgeError as error:  # it lies where the CPU cannot read it; the numbers go on
+    except EdgeError as error:  # it cannot leave the GPU's memory; the numbers go on
         return b"", str(error)
     # First by whole factors, which is quick, then finely.
     picture.thumbnail((WIDTH, WIDTH), Image.Resampling.BILINEAR, reducing_gap=2.0)

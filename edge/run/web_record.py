@@ -86,7 +86,6 @@ class Record:
         """What is told beside the picture of a result."""
         return {
             "at": self._time(self._status.clock()),
-            "age_ms": round(result.age_ms, 1),
             "top": _top(result.prediction),
         }
 
@@ -136,7 +135,6 @@ class Record:
             "state": source.state,
             "reason": printable(source.reason),
             "for": round(now - source.since, 1),
-            "unseen": None if source.seen is None else round(now - source.seen, 1),
             "frames": source.tally.frames,
             "dropped": source.dropped,
             "stale": source.stale,

@@ -75,12 +75,12 @@ def numbered(media: Path) -> Path:
 
 @pytest.fixture
 def rtsp(numbered: Path) -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
-    """Serve the numbered video: rtsp(*options) -> its URL and the server's process."""
+    """Serve the numbered video, or another: rtsp(*options) -> its URL and the server's process."""
     servers: list[subprocess.Popen[str]] = []
 
-    def serve(*options: str) -> tuple[str, subprocess.Popen[str]]:
+    def serve(*options: str, video: Path = numbered) -> tuple[str, subprocess.Popen[str]]:
         script = ROOT / "scripts" / "rtsp_server.py"
-        command = [sys.executable, str(script), str(numbered), "--port", "0", *options]
+        command = [sys.executable, str(script), str(video), "--port", "0", *options]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         servers.append(server)
         assert server.stdout is not None
@@ -120,6 +120,7 @@ class NumberReader:
         self.depth, self.stages_ms = self._path.depth, self._path.stages_ms
         self.batch = self._path.batch
         self.place, self.start, self.finish = self._path.place, self._path.start, self._path.finish
+        self.seen = self._path.seen
 
     def preprocess(self, picture: Surface, out: np.ndarray) -> None:
         out[:] = _number_in(to_rgb(picture))

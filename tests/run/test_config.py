@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,6 +88,14 @@ def test_what_an_error_tells_to_write_is_right(write, keys):
     config.load(write("\n".join([*table, *lines])))
 
 
+def test_the_documentation_names_every_key_and_its_example_is_valid(write):
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    tables = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert {*re.findall(r"`(\w+)`", tables)} == {*config._RUN, *config._CAMERA}
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    assert [camera.name for camera in config.load(write(example)).cameras] == ["door", "belt"]
+
+
 def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
     (camera,) = config.load(write('[[camera]]\nsource = "rtsp://me:secret@host/1"\n')).cameras
     assert camera.name == "rtsp://***@host/1"
@@ -112,8 +121,19 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ("threads = 0", 1, "threads cannot be 0", "threads = 2"),
         ("wait = 1", 1, "wait cannot be 1", "true or false"),
         ('engine = ""', 1, 'engine cannot be ""', "the folder of an engine"),
-        ('backend = "gpu"', 1, 'backend cannot be "gpu"', "auto, onnxruntime, tensorrt"),
+        (
+            'backend = "gpu"',
+            1,
+            'backend cannot be "gpu"',
+            "auto, onnxruntime, onnxruntime-cuda, tensorrt",
+        ),
         ('on = [\n  "label=dog",\n  3,\n]', 3, "on cannot be", "a list of rules"),
+        ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "write there"),
+        ('\nsmooth = "soon"', 2, "smooth: 'soon' is no length", "500ms"),
+        ('audit = "500"', 1, "'500' is not one of so many", "1/500"),
+        ('web = "8080"', 1, "no address for the page", ":8080"),
+        ('metrics = ":port"', 1, "no address to listen at", ":9100"),
+        ('mqtt = "http://broker"', 1, "no address of a broker", "mqtt://"),
         ("[[camera]]\nevery = 0", 2, "every cannot be 0", "a whole number from 1"),
         ("[[camera]]\nevery = true", 2, "every cannot be true", "a whole number"),
         ("[[camera]]\nmax_fps = 0.0", 2, "max_fps cannot be 0", "above 0"),
@@ -149,12 +169,16 @@ def test_a_fault_is_named_with_its_line_and_what_to_write(write, text, line, wha
 
 
 @pytest.mark.parametrize(
-    "value",
-    ['["rtsp://me:secret@host/1"]', '{uri = "rtsp://me:secret@host/1"}'],
+    "text",
+    [
+        '[[camera]]\nsource = ["rtsp://me:secret@host/1"]',
+        '[[camera]]\nsource = {uri = "rtsp://me:secret@host/1"}',
+        'mqtt = "http://me:secret@host"',
+    ],
 )
-def test_no_error_shows_a_password(write, value):
+def test_no_error_shows_a_password(write, text):
     with pytest.raises(ConfigError) as caught:
-        config.load(write(f"[[camera]]\nsource = {value}\n"))
+        config.load(write(text))
     assert "secret" not in str(caught.value)
 
 

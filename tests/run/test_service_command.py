@@ -26,6 +26,16 @@ def config(engine, *names):
     return f'engine = "{engine}"\nbackend = "onnxruntime"\nthreads = 1\n' + "\n".join(cameras)
 
 
+def _until(is_last, next_):
+    """What comes up to the one that is wanted; a TimeoutError when it is long in coming."""
+    found, deadline = [], time.monotonic() + PATIENCE
+    while not found or not is_last(found[-1]):
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError(f"it did not come, but {found[-3:]}")
+        found.append(next_(left))
+    return found
+
+
 class Service:
     """The command, started as systemd does; what it tells systemd, and what it prints."""
 
@@ -54,24 +64,23 @@ class Service:
 
     def hears(self, wanted):
         """Wait for a message with this line: the whole message."""
-        self.told.settimeout(PATIENCE)
-        while True:
-            message = self.told.recv(4096).decode()
-            if any(line.startswith(wanted) for line in message.split("\n")):
-                return message
+
+        def next_(left):
+            self.told.settimeout(left)
+            return self.told.recv(4096).decode()
+
+        return _until(lambda text: f"\n{wanted}" in f"\n{text}", next_)[-1]
 
     def says(self, wanted):
         """Wait for a line with these words on stderr."""
-        while wanted not in (line := self.errors.get(timeout=PATIENCE)):
-            pass
-        return line
+        _until(lambda line: wanted in line, lambda left: self.errors.get(timeout=left))
 
     def labels(self, source):
         """Wait for a frame of this source: all results up to it."""
-        results = []
-        while not results or results[-1]["source"] != source:
-            results.append(json.loads(self.results.get(timeout=PATIENCE)))
-        return results
+        return _until(
+            lambda result: result["source"] == source,
+            lambda left: json.loads(self.results.get(timeout=left)),
+        )
 
     def reload(self, text):
         self.path.write_text(text)

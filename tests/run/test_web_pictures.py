@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge.errors import SourceError
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
 from edge.run import web_pictures
 from edge.run.frames import Frame
@@ -129,11 +130,15 @@ def test_no_source_takes_the_turn_of_another(pictures, gate):
     until(lambda: all(pictures.newest(source) for source in "abc"))
 
 
-def test_a_picture_that_only_the_gpu_can_read_is_told_and_the_next_is_tried(pictures):
+def test_a_picture_that_cannot_leave_the_gpu_is_told_and_the_next_is_tried(pictures):
+    class Reader:
+        def download(self, surface: DeviceSurface) -> Surface:
+            raise SourceError("it stays in the GPU's memory", "look elsewhere")
+
     surface = DeviceSurface(Layout("NV12", 32, 24), (0, 0), (32, 32))
-    made = made_of(pictures, Frame("camera", 0, None, 0.0, "cuda", surface))
+    made = made_of(pictures, Frame("camera", 0, None, 0.0, "cuda", surface, reader=Reader()))
     assert made.jpeg == b""
-    assert "GPU" in made.problem
+    assert made.problem == "it stays in the GPU's memory; look elsewhere"
     assert made_of(pictures, frame()).problem == ""
 
 

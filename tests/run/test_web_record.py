@@ -55,7 +55,7 @@ def test_a_camera_that_has_given_no_frame_is_shown(run):
     state = run.state()
     (source,) = state["sources"]
     assert (source["name"], source["state"], source["for"]) == ("camera", "connecting", 3.0)
-    assert (source["frames"], source["fps"], source["unseen"]) == (0, 0.0, None)
+    assert (source["frames"], source["fps"]) == (0, 0.0)
     assert (source["top"], source["points"], source["at"]) == ([], [], None)
     assert source["age_ms"] == {"p50": None, "p90": None, "p99": None}
     assert (state["backend"], state["frame_path"]) == ("fake", "system memory")

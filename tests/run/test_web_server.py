@@ -206,10 +206,12 @@ def test_a_port_in_use_is_a_named_error_with_another_one(start):
 
 def test_a_port_is_free_again_at_once():
     server = Server("127.0.0.1", 0, answer)
-    with connect(server) as client:
-        client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
-        server.close()  # first, so that the system keeps the port for late packets
-        assert hung_up(client)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    client.request("GET", "/a")
+    client.getresponse().read()
+    server.close()  # first, so that the system keeps the port for late packets
+    assert hung_up(client.sock)
+    client.close()
     Server("127.0.0.1", server.port, answer).close()
 
 
