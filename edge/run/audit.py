@@ -4,7 +4,7 @@
     the audit's thread   hands it to the process (`auditor.py`), counts the verdict, says what
                          changed; when the process ends it starts another
 
-Nothing here holds up the loop: the reference takes a hundred times as long as the engine.
+The loop copies, and waits for nothing: the reference may take seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.errors import SourceError
 from edge.preprocess.surface import Surface
 from edge.run.auditor import Job, Verdict
 from edge.run.frames import Frame
@@ -84,7 +85,7 @@ class Audit:
         self.close()
 
     def look(self, frame: Frame, prediction: Prediction, seen: Callable[[], Tensor]) -> None:
-        """Copy a frame if it is due. Those in the GPU's memory are refused; that is said once.
+        """Copy a frame if it is due. One that cannot be copied is refused; that is said once.
 
         prediction: the engine's own, not smoothed over frames. seen: gives a copy of what the
         network saw, float32 [3, height, width]; it is called here or not at all.
@@ -93,9 +94,6 @@ class Audit:
         self._since[frame.source] = since
         if since < self._every:
             return
-        if not isinstance(frame.surface, Surface):
-            self._refuse(frame.source, frame.path)
-            return
         with self._bell:
             parity = self._parity.setdefault(frame.source, Parity(frame.source))
             busy = self._taken is not None
@@ -103,7 +101,12 @@ class Audit:
             parity.skipped += since == self._every
             return
         self._since[frame.source] = 0
-        job = self._copy(frame.surface, prediction, seen())
+        try:
+            picture = frame.picture
+        except SourceError as error:
+            self._refuse(frame.source, error)
+            return
+        job = self._copy(picture, prediction, seen())
         with self._bell:
             self._taken = parity, job
             self._bell.notify_all()
@@ -137,10 +140,10 @@ class Audit:
             },
         }
 
-    def _refuse(self, source: str, path: str) -> None:
+    def _refuse(self, source: str, error: SourceError) -> None:
         if source not in self._refused:
             self._refused.add(source)
-            self._say(f"{source} is not audited: its frames are in the GPU's memory ({path})")
+            self._say(f"{source} is not audited: {error}")
 
     def _copy(self, surface: Surface, prediction: Prediction, tensor: Tensor) -> Job:
         """What the process is sent; nothing of it is the camera's."""

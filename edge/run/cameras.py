@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 __all__ = ["STALL", "Camera", "Thinning", "Transport"]
@@ -26,7 +26,7 @@ class Camera:
     credentials  netrc file with users and passwords by host; by default EDGE_CREDENTIALS names it
     """
 
-    uri: str
+    uri: str = field(repr=False)  # there may be a password in it
     name: str = ""
     every: int = 1
     max_fps: float | None = None

@@ -100,6 +100,10 @@ def as_uri(text: str) -> str:
         return literal.as_uri() if literal.is_absolute() and literal.exists() else text
     if text.startswith(("/dev/", "gst:")) or "://" in text:
         return text
+    if slip := re.match(r"(\w{2,}):/+(?=[^/])", text):  # what follows may be a password
+        raise SourceError(
+            f"a source that begins with {slip[0]} is not understood", f"write {slip[1]}://..."
+        )
     path = Path(text).expanduser().absolute()
     if not text.strip():
         raise SourceError("the source is empty", f"use one of: {KNOWN}")

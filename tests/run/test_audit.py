@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edge.errors import SourceError
 from edge.passport import File, Passport
 from edge.preprocess.surface import Colour, DeviceSurface, Surface
 from edge.run import audit as module
@@ -284,14 +285,31 @@ def test_nothing_of_the_camera_s_buffer_is_kept(int8, auditing):
     assert parity(audit).largest.percentile(100) <= 1.01
 
 
-def test_frames_in_the_gpu_s_memory_are_refused_once(int8, auditing, said):
-    audit = auditing()
+class FromTheGpu:
+    """Brings a picture from the GPU's memory, or cannot."""
+
+    def __init__(self, picture):
+        self.picture = picture
+
+    def download(self, surface):
+        if surface.textures:
+            raise SourceError("a picture in block-linear memory cannot be kept", "use rows")
+        return self.picture
+
+
+def test_frames_in_the_gpu_s_memory_are_brought_from_there_or_refused_once(int8, auditing, said):
+    audit = auditing(1)
     given = label(int8, noise("NV12", 64, 48))
-    there = DeviceSurface(given.frame.surface.layout, (0, 0), (64, 64))
-    frame = replace(given.frame, surface=there, path="nvmm-pitch")
-    for _ in range(3):
-        look(audit, replace(given, frame=frame))
-    assert said == ["yard is not audited: its frames are in the GPU's memory (nvmm-pitch)"]
+    here = given.frame.surface
+    for textures in (True, False):
+        there = DeviceSurface(here.layout, (0, 0), (64, 64), textures)
+        frame = replace(given.frame, surface=there, path="nvmm-pitch", reader=FromTheGpu(here))
+        for _ in range(2):
+            look(audit, replace(given, frame=frame))
+    until(lambda: parity(audit).frames, "there is no verdict")
+    assert said == [
+        "yard is not audited: a picture in block-linear memory cannot be kept; use rows"
+    ]
     assert audit.sources == []
 
 

@@ -69,10 +69,8 @@ def test_rate_counts_the_intervals_between_results() -> None:
 
 def test_json() -> None:
     nothing = Histogram().percentiles()
-    stages = {"preprocess": nothing, "infer": nothing}
-    summary = Summary(
-        "b", "f", 1, 2, 0, 0, 3.0, 4.0, nothing, nothing, stages, {"a": {"frames": 1}}
-    )
+    stages, sources = {"preprocess": nothing, "infer": nothing}, {"a": {"frames": 1}}
+    summary = Summary("b", "f", 1, 2, 0, 0, 3.0, 4.0, nothing, nothing, stages, sources)
     assert list(json.loads(summary.to_json())) == [
         "backend", "frame_path", "frames", "dropped", "stale", "reconnects", "seconds", "fps",
         "age_ms", "latency_ms", "stages_ms", "sources",
