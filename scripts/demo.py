@@ -120,7 +120,7 @@ def main() -> None:
     timed = run(EDGE, "bench", *(f"engines/{name}" for name in ENGINES))
     summary, preview = DATA / "summary.json", ROOT / "engines/demo-int8/preview.png"
     with camera(DATA / "camera.mp4") as url:
-        words = ("--source", url, "--summary", summary, "--preview", preview)
+        words = ("--source", url, "--no-reconnect", "--summary", summary, "--preview", preview)
         results = run(EDGE, "run", "engines/demo-int8", *words)
     console.print()
     console.print(table_of_engines([json.loads(line) for line in timed.splitlines()]))
