@@ -73,8 +73,11 @@ def _measured(accuracy: Accuracy) -> str:
 def summary(measured: dict[str, Any]) -> str:
     """What `edge run` says at its end, from the summary that it also writes as JSON."""
     age, latency = measured["age_ms"], measured["latency_ms"]
+    lost = {"stale": measured["stale"], "reconnects": measured["reconnects"]}
+    more = "".join(f"{count} {what}, " for what, count in lost.items() if count)
     return (
-        f"{measured['frames']} frames, {measured['dropped']} dropped, {measured['fps']:.1f} fps; "
+        f"{measured['frames']} frames, {measured['dropped']} dropped, {more}"
+        f"{measured['fps']:.1f} fps; "
         f"latency p50 {_ms(latency['p50'])} p99 {_ms(latency['p99'])}, "
         f"age p50 {_ms(age['p50'])} p99 {_ms(age['p99'])}; {measured['backend']}"
     )
