@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import reader
-from tests.chaos.measure import Fault
+from tests.chaos.measure import WHOLE, Fault
 
-WHOLE = os.environ.get("EDGE_CHAOS") == "whole"
 AGAIN_WITHIN = 3.0 if WHOLE else 30.0  # seconds; what runs beside `make test` has its own needs
 
 
@@ -42,6 +41,8 @@ def keep() -> Callable[[Fault], None]:
         assert fault.exit in (0, None)
         if (truth := fault.truth) is not None:
             assert truth.wrong == 0
+            # At most the first, and what was held up between two processes of a busy machine.
+            assert truth.old <= 1 + truth.frames / 100
             assert fault.damages or (truth.older, truth.repeated, truth.damaged) == (0, 0, 0)
         if fault.back:
             assert figures["back_s"]["p99"] <= AGAIN_WITHIN

@@ -124,6 +124,7 @@ def test_a_network_too_slow_for_the_camera(stamp_reader: Path, times: Times, kee
             began = time.monotonic()
             proxy.weather.rate = 8_000
             time.sleep(times(60, 6))
+            fault.noticed.append(run.await_words(began, "too late; ") - began)
             proxy.weather.rate = None
             mended = time.monotonic()
             fault.back.append(run.await_picture(mended) - mended)
