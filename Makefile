@@ -87,6 +87,9 @@ soak: setup ## 200,000 frames from sources that come and go: does the run grow?
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/gpu tests/test_trt.py
 
+chaos: setup ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
+	@$(PYTHON) scripts/chaos.py
+
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
 

@@ -13,8 +13,8 @@ packages=(
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp
 )
 
-# A real broker, and keys for it: for the tests.
-[ -f /etc/nv_tegra_release ] || packages+=(mosquitto openssl)
+# For the tests: a real broker, keys for it, and a clock to turn.
+[ -f /etc/nv_tegra_release ] || packages+=(mosquitto openssl faketime)
 # A browser, too, where it is a package: Ubuntu's is a snap, which a container cannot run.
 [ -f /etc/nv_tegra_release ] || ! grep -qx 'ID=debian' /etc/os-release || packages+=(chromium)
 

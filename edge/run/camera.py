@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, gstreamer
 from edge.run.access import resolve
+from edge.run.ages import Ages
 from edge.run.cameras import STALL, Camera, Thinning
 from edge.run.containers import missing_bytes
 from edge.run.explain import explain, knock
@@ -120,6 +121,7 @@ class Source:
         self.name = camera.name or self._access.name
         self.live = camera.realtime or is_live(self._uri)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
+        self._ages = Ages()
         self._pipeline: Any = None
         self._stopping = threading.Event()
         # Arrival times of the few frames inside the sink; matters only where none is dropped.
@@ -301,10 +303,13 @@ class Source:
         if self.live:
             running = sample.get_segment().to_running_time(gst.Format.TIME, buffer.pts)
             if running != gst.CLOCK_TIME_NONE:
-                now = self._pipeline.get_pipeline_clock().get_time()
-                age = now - self._pipeline.get_base_time() - running
-                # A clock of a camera may run ahead of ours, but no frame is from the future.
-                captured -= max(0, age) / gst.SECOND
+                clock = self._pipeline.get_pipeline_clock().get_time()
+                now = clock - self._pipeline.get_base_time()
+                if self._uri.startswith("rtsp://"):  # by the camera's own clock
+                    captured -= self._ages.age(running / gst.SECOND, now / gst.SECOND)
+                else:
+                    # Clocks may run ahead of ours, but no frame is from the future.
+                    captured -= max(0, now - running) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
         return frame_from_sample(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-__all__ = ["Freshness", "Patience", "backoff"]
+from edge.run.ages import Ages
+
+__all__ = ["BEHIND", "Freshness", "Patience", "backoff"]
+
+BEHIND = 1.0  # seconds: not jitter, but a queue, from whose end only a new connection takes us
 
 _SHORTEST, _LONGEST = 0.1, 1.0  # seconds between two tries to open a camera
 _LOCKED_OUT = 60.0  # cameras bar who comes too often with a wrong password
@@ -61,9 +65,13 @@ class Freshness:
     Cameras, networks and decoders each add a delay that stays the same, and clocks of cameras are
     estimates, so that a frame is late by comparison with the youngest of the last seconds. If all
     are late for so long, that is their delay.
+
+    behind  seconds by which the latest frame was later than the freshest there ever was
     """
 
     def __init__(self) -> None:
+        self.behind = 0.0
+        self._ages = Ages()
         self._interval: float | None = None
         self._before: tuple[int, float] | None = None
         self._youngest = self._youngest_before = float("inf")
@@ -74,6 +82,7 @@ class Freshness:
 
         number, pts: its place among the source's frames, and its stream time in seconds.
         """
+        self.behind = self._ages.age(captured, now)
         if now - self._began > _WINDOW:
             self._youngest_before, self._youngest = self._youngest, float("inf")
             self._began = now

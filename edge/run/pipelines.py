@@ -146,6 +146,10 @@ def _head(camera: Camera, platform: str) -> tuple[str, str]:
         return f"{source} ! {caps}", decoded
     if scheme == "rtsp":
         source = f"rtspsrc name={CAMERA} {_location(uri)} protocols={camera.transport} latency=50"
+        if camera.transport == "tcp":
+            # Else, when frames were held back and come at once, rtspsrc thinks that the camera's
+            # clock was set anew: their times are made to fit, and nobody sees how old they are.
+            source += " buffer-mode=none"
         return f"{source} ! application/x-rtp,media=video ! decodebin", decoded
     if scheme in ("http", "https"):
         source = f"souphttpsrc name={CAMERA} {_location(uri)}"

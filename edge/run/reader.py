@@ -17,7 +17,7 @@ from typing import Protocol
 from edge.errors import AccessError, SilenceError, SourceError
 from edge.run.cameras import STALL
 from edge.run.frames import Frame
-from edge.run.patience import Freshness, Patience, backoff
+from edge.run.patience import BEHIND, Freshness, Patience, backoff
 from edge.run.status import SourceStatus, State, Transition
 
 __all__ = ["Feed", "FrameSource", "Place", "Reader", "Work"]
@@ -185,7 +185,7 @@ class Reader(threading.Thread):
                 self._source = None
 
     def _read(self, source: FrameSource, patience: Patience) -> None:
-        freshness = Freshness()
+        freshness, in_time = Freshness(), self._clock()
         while (place := self._take()) is not None:
             filled = False
             try:
@@ -198,6 +198,14 @@ class Reader(threading.Thread):
             finally:
                 if not filled:
                     self.release(place)
+            now = self._clock()
+            if freshness.behind < BEHIND:
+                in_time = now
+            elif now - in_time > patience.seconds(source.interval):
+                raise SourceError(
+                    f"frames of {self.feed.name} come {freshness.behind:.1f} s too late",
+                    "the way to it is too slow: let it send fewer or smaller pictures",
+                )
 
     def _put(self, frame: Frame, place: Place, source: FrameSource, freshness: Freshness) -> None:
         taken = self._clock()

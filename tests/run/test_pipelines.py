@@ -32,7 +32,7 @@ EVERY_SINK = f"{SINK} max-buffers=2 drop=false"
 TO_SYSTEM = "nvvidconv ! video/x-raw,format=NV12"
 ON_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
 CSI = "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM)"
-RTSP = 'rtspsrc name=edge-camera location="rtsp://h/s" protocols=tcp latency=50'
+RTSP = 'rtspsrc name=edge-camera location="rtsp://h/s" protocols=tcp latency=50 buffer-mode=none'
 RTP = "application/x-rtp,media=video ! decodebin"
 WEB = (
     'souphttpsrc name=edge-camera location="http://h/v?a=1" is-live=true do-timestamp=true '

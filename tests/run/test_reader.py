@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -395,6 +396,32 @@ def test_a_frame_that_waited_too_long_is_left_out(engine: Any, paint: Any) -> No
     shown = {note for _, note in notes.notes if isinstance(note, int)}
     assert not shown & {10, 11}
     assert status.sources[0].stale + status.sources[0].dropped >= 2
+
+
+def test_a_camera_whose_frames_come_later_and_later_is_opened_anew(
+    engine: Any, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somewhere a queue has grown: what comes out of it will never be what the camera sees now."""
+
+    class Behind(Opening):
+        began = 0.0
+
+        def read(self, timeout: float) -> Frame | None:
+            frame = super().read(timeout)
+            self.began = self.began or time.monotonic()
+            if frame is None or len(camera.opened) > 1:
+                return frame
+            return replace(frame, captured=self.began + frame.number * 1e-6)
+
+    def opened(first: int, wait: float) -> Any:
+        camera.opened.append((first, wait))
+        return Behind(camera, first, [10**6])
+
+    monkeypatch.setattr(reader, "BEHIND", 0.1)
+    camera, notes = Camera(paint, [[10**6]]), Notes()
+    run(engine, [Feed("a", opened, live=True, stall=0.2)], [notes], frames=400)
+    assert notes.states("a")[:3] == ["connecting", "playing", "waiting"]
+    assert "too late" in notes.transitions[2].reason
 
 
 def test_the_loop_beats_while_it_has_nothing_to_do(engine: Any, paint: Any) -> None:
