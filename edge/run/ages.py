@@ -12,17 +12,24 @@ __all__ = ["Ages"]
 
 # Crystals differ by some 50 millionths; with ten times that, 100 s in a queue are told as 99.95.
 _DRIFT = 5e-4
+_SETTLED = 2.0  # seconds
 
 
 class Ages:
-    """The frames of one connection, in their order; seconds throughout."""
+    """The frames of one connection, in their order; seconds throughout.
+
+    floor  how late the freshest frame of the first moments was: the time that decoding takes, as
+           far as the sender's clock was set by its first packet
+    """
 
     def __init__(self) -> None:
+        self.floor = 0.0
+        self._began: float | None = None
         self._least = float("inf")
         self._taken = self._now = float("-inf")
 
     def age(self, taken: float, now: float) -> float:
-        """The age of the next frame, never negative.
+        """How much older the next frame is than a fresh one, never negative.
 
         taken: when, by the sender's clock; one that goes back was set anew. now: by our own.
         """
@@ -32,4 +39,7 @@ class Ages:
         else:
             self._least = min(late, self._least + _DRIFT * (now - self._now))
         self._taken, self._now = taken, now
+        self._began = now if self._began is None else self._began
+        if now - self._began < _SETTLED:
+            self.floor = max(0.0, self._least)
         return late - self._least
