@@ -19,9 +19,9 @@ from edge.cli_build import app  # the commands that make engines are on it
 from edge.options import Backend, ThreadsOption
 
 if TYPE_CHECKING:
-    from edge.run.config import Config
     from edge.run.loop import Summary
     from edge.run.outputs import Outputs
+    from edge.run.service.config import Config
 
 __all__ = ["app"]
 
@@ -199,8 +199,8 @@ def run(
     given = {name: value for name, value in locals().items() if name not in ("config", "dry_run")}
     if config is None and not (engine and source):
         raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
-    from edge.run.camera import named
-    from edge.run.config import Config, load, merge
+    from edge.run.service.config import Config, load, merge
+    from edge.run.sources.camera import named
     from edge.storage import check_target
 
     wanted = merge(load(config) if config else Config(), given)
@@ -216,11 +216,11 @@ def run(
 def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     """Run what is wanted; `path` and `given` are what a reload starts from."""
     from edge.run import loop
-    from edge.run.camera import feed
-    from edge.run.cameras import Camera
     from edge.run.outputs import open_outputs
-    from edge.run.reload import Reload
-    from edge.run.service import StatusLine, Systemd, Watchdog
+    from edge.run.service.reload import Reload
+    from edge.run.service.systemd import StatusLine, Systemd, Watchdog
+    from edge.run.sources.camera import feed
+    from edge.run.sources.cameras import Camera
     from edge.run.status import Status
 
     stop, hangup = threading.Event(), threading.Event()
@@ -288,8 +288,8 @@ def _print_lines(wanted: Config) -> None:
     """What GStreamer would be told, for each source; without passwords."""
     from edge import nvidia
     from edge.gst import detect_platform
-    from edge.run.access import resolve
-    from edge.run.pipelines import launch_line
+    from edge.run.sources.access import resolve
+    from edge.run.sources.pipelines import launch_line
 
     gpu, platform = wanted.backend != "onnxruntime" and nvidia.gpu() is not None, detect_platform()
     for camera in wanted.cameras:

@@ -12,8 +12,8 @@ from edge import __version__, nvidia, ortcuda
 from edge.errors import EdgeError, MissingPackage, mend, require
 from edge.gst import gstreamer
 from edge.kernels import compiler
-from edge.run import gstcuda
-from edge.run.nvbufsurface import NvBufSurface
+from edge.run.memory import gstcuda
+from edge.run.memory.nvbufsurface import NvBufSurface
 
 __all__ = ["Check", "examine"]
 

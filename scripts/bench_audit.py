@@ -23,11 +23,11 @@ import numpy as np
 
 from edge.preprocess.surface import Colour, Layout, Surface
 from edge.run import loop
-from edge.run.audit import Audit
 from edge.run.engine import Engine
 from edge.run.frames import Frame
 from edge.run.loop import Feed
-from edge.run.reference import Reference
+from edge.run.parity.audit import Audit
+from edge.run.parity.reference import Reference
 
 ENGINES = Path(__file__).resolve().parents[1] / "engines"
 FRAMES = 2_000

@@ -33,10 +33,10 @@ from figures import commit, machine, versions
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from edge.run import loop
-from edge.run.camera import feed, named
-from edge.run.cameras import Camera
 from edge.run.engine import Engine
 from edge.run.sinks import JsonLines
+from edge.run.sources.camera import feed, named
+from edge.run.sources.cameras import Camera
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")

@@ -31,12 +31,12 @@ import numpy as np
 from edge.errors import SourceError
 from edge.preprocess.surface import Layout, Surface
 from edge.run import loop
-from edge.run.camera import Source
-from edge.run.cameras import Camera
 from edge.run.engine import Engine
 from edge.run.frames import Frame
 from edge.run.loop import Feed
 from edge.run.sinks import Result, Sink
+from edge.run.sources.camera import Source
+from edge.run.sources.cameras import Camera
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, PERIOD = 200_000, 1_000  # in all; of a source until it goes away

@@ -101,23 +101,23 @@ PACKAGES = {
     "edge.build.stages": {"onnx"},
     "edge.build.images": {"numpy"},
     "edge.build.recipes": {"tomli"},
-    "edge.run.audit": {"numpy"},
-    "edge.run.auditor": {"numpy"},
+    "edge.run.parity.audit": {"numpy"},
+    "edge.run.parity.auditor": {"numpy"},
     "edge.run.engine": {"numpy"},
     "edge.run.cpu": {"numpy"},
     "edge.run.gpu": {"numpy"},
-    "edge.run.gpureader": {"numpy"},
+    "edge.run.memory.gpureader": {"numpy"},
     "edge.run.onnxruntime": {"numpy"},
     "edge.run.loop": {"numpy"},
     "edge.run.frames": {"numpy"},
-    "edge.run.mapping": {"numpy"},
-    "edge.run.caption": {"numpy", "PIL"},
+    "edge.run.memory.mapping": {"numpy"},
+    "edge.run.record.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
-    "edge.run.config": {"msgspec"},
-    "edge.run.toml": {"tomli"},
-    "edge.run.smoothing": {"numpy"},
-    "edge.run.snapshots": {"PIL"},
-    "edge.run.web_pictures": {"PIL"},
+    "edge.run.service.config": {"msgspec"},
+    "edge.run.service.toml": {"tomli"},
+    "edge.run.record.smoothing": {"numpy"},
+    "edge.run.record.snapshots": {"PIL"},
+    "edge.run.web.pictures": {"PIL"},
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
@@ -131,7 +131,7 @@ REQUIRED = {
     "matplotlib.figure": {"edge.build.page", "edge.build.plots"},
     "matplotlib.style": {"edge.build.plots"},
     "matplotlib.ticker": {"edge.build.plots"},
-    "lark": {"edge.run.rules"},
+    "lark": {"edge.run.record.rules"},
     "onnxruntime": {"edge.session", "edge.ortcuda"},
     "pycuda.driver": {"edge.cuda", "edge.doctor", "edge.ortcuda"},
     "pycuda.compiler": {"edge.kernels"},
@@ -139,14 +139,14 @@ REQUIRED = {
     "tensorrt_rtx_libs": {"edge.nvidia"},
     "gi": {
         "edge.gst",
-        "edge.run.broadcast",
-        "edge.run.colour",
-        "edge.run.launch",
-        "edge.run.mapping",
+        "edge.run.record.broadcast",
+        "edge.run.memory.colour",
+        "edge.run.sources.launch",
+        "edge.run.memory.mapping",
     },
-    "prometheus_client": {"edge.run.metrics"},
-    "prometheus_client.core": {"edge.run.metrics", "edge.run.parity_metrics"},
-    "paho.mqtt.client": {"edge.run.broker", "edge.run.mqtt"},
+    "prometheus_client": {"edge.run.telemetry.metrics"},
+    "prometheus_client.core": {"edge.run.telemetry.metrics", "edge.run.parity.metrics"},
+    "paho.mqtt.client": {"edge.run.telemetry.broker", "edge.run.telemetry.mqtt"},
 }
 
 
@@ -187,7 +187,7 @@ def floor(module: str) -> int:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_down_and_never_across_the_faces(path):
     module = name_of(path)
-    if module in ("edge", "edge.build", "edge.run", "edge.preprocess"):
+    if path.name == "__init__.py":
         return
     for imported, _ in imports(path):
         if not imported.startswith("edge.") or imported == module:
@@ -280,8 +280,9 @@ def test_the_run_face_needs_no_build_tools():
 import sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
-import edge.cli, edge.run.camera, edge.run.loop, edge.run.sinks, edge.run.engine, edge.doctor
-import edge.trt, edge.report, edge.bench, edge.run.mqtt, edge.run.metrics
+import edge.cli, edge.run.sources.camera, edge.run.loop, edge.run.sinks, edge.run.engine
+import edge.doctor
+import edge.trt, edge.report, edge.bench, edge.run.telemetry.mqtt, edge.run.telemetry.metrics
 assert {str(ROOT)!r} in edge.cli.__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)

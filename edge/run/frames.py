@@ -16,8 +16,8 @@ from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
-from edge.run.colour import layout_of
-from edge.run.mapping import Mapped, find_memory, planes_of
+from edge.run.memory.colour import layout_of
+from edge.run.memory.mapping import Mapped, find_memory, planes_of
 
 __all__ = ["DeviceReader", "Frame", "FramePath", "frame_from_sample"]
 

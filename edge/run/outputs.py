@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge.errors import OptionError
-from edge.run.audit import Audit, parse_every
-from edge.run.config import Config
 from edge.run.engine import Engine, Tensor
 from edge.run.frames import Frame
-from edge.run.metrics import RunMetrics, serve
-from edge.run.mqtt import Mqtt
 from edge.run.narrator import Narrator
-from edge.run.parity_metrics import ParityMetrics
-from edge.run.recording import record
-from edge.run.reference import Reference
-from edge.run.rhythm import moment
-from edge.run.rules import check_labels, read_rule
+from edge.run.parity.audit import Audit, parse_every
+from edge.run.parity.metrics import ParityMetrics
+from edge.run.parity.reference import Reference
+from edge.run.record.recording import record
+from edge.run.record.rhythm import moment
+from edge.run.record.rules import check_labels, read_rule
+from edge.run.record.smoothing import Smooth, smoothing
+from edge.run.record.snapshots import Snapshots
+from edge.run.service.config import Config
 from edge.run.sinks import JsonLines, Prediction, Preview, Sink
-from edge.run.smoothing import Smooth, smoothing
-from edge.run.snapshots import Snapshots
 from edge.run.status import Status
-from edge.run.web import Web
+from edge.run.telemetry.metrics import RunMetrics, serve
+from edge.run.telemetry.mqtt import Mqtt
+from edge.run.web.live import Web
 
 __all__ = ["Outputs", "open_outputs"]
 

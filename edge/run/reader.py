@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.errors import AccessError, SilenceError, SourceError
-from edge.run.cameras import STALL
 from edge.run.frames import Frame
 from edge.run.patience import BEHIND, Freshness, Patience, backoff
+from edge.run.sources.cameras import STALL
 from edge.run.status import SourceStatus, State, Transition
 
 __all__ = ["Feed", "FrameSource", "Place", "Reader", "Work"]
@@ -34,7 +34,7 @@ class Place(Protocol):
 
 
 class FrameSource(Protocol):
-    """A source that is opened once; `edge.run.camera.Source` is one.
+    """A source that is opened once; `edge.run.sources.camera.Source` is one.
 
     live      the newest frame wins, older ones are dropped
     dropped   frames that gave way to a newer one before `read` could return them

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge.errors import StorageError
-from edge.run.caption import bar, enlarged
 from edge.run.frames import Frame
+from edge.run.record.caption import bar, enlarged
 from edge.run.status import Transition
 from edge.storage import check_target, drop_unread, write_bytes
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edge.preprocess.colour import to_rgb
-from edge.run.camera import Source
 from edge.run.engine import Engine
+from edge.run.sources.camera import Source
 from tests.chaos import reader
 from tests.chaos.command import Run, Seen, until
 from tests.chaos.measure import lost, percentiles, truth

@@ -14,9 +14,9 @@ import pytest
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Layout, Surface
-from edge.run import mapping
-from edge.run.camera import Source
 from edge.run.frames import Frame, frame_from_sample
+from edge.run.memory import mapping
+from edge.run.sources.camera import Source
 
 Gst = gstreamer()
 

@@ -23,14 +23,15 @@ from edge.passport import Passport
 from edge.preprocess import cuda as cuda_preprocess
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Layout, Surface
-from edge.run import gpu, loop, nvbufsurface
-from edge.run.camera import feed
-from edge.run.cameras import Camera
+from edge.run import gpu, loop
 from edge.run.engine import Engine
 from edge.run.frames import Frame, frame_from_sample
-from edge.run.gpureader import GpuReader
-from edge.run.nvmm import NvmmReader
+from edge.run.memory import nvbufsurface
+from edge.run.memory.gpureader import GpuReader
+from edge.run.memory.nvmm import NvmmReader
 from edge.run.sinks import Sink
+from edge.run.sources.camera import feed
+from edge.run.sources.cameras import Camera
 from edge.trt import TensorRT
 from tests.cuda_driver import emulated_trt
 from tests.cuda_driver.standin import (
@@ -359,7 +360,7 @@ def test_a_jetson_s_frames_are_read_where_the_camera_wrote_them(
 ):
     """Camera's pool, NvBufSurface, EGL image, kernel, network: registered once, nothing copied."""
     from tests.nvbufsurface.standin import StandIn, compile_library
-    from tests.run.test_nvmm import Camera
+    from tests.run.memory.test_nvmm import Camera
 
     standin = StandIn(nvbufsurface.A, compile_library(nvbufsurface.A, Path(tmp_path)))
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):

@@ -16,11 +16,11 @@ from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run import loop
-from edge.run.camera import Source
 from edge.run.frames import Frame
 from edge.run.loop import Result, Summary
 from edge.run.reader import Feed
 from edge.run.sinks import Sink
+from edge.run.sources.camera import Source
 
 FRAMES = 45
 WAIT = 20.0  # seconds after which a thread that should have gone on never will

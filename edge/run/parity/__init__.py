@@ -1,0 +1,1 @@
+"""Live parity: frames of a run held against the reference."""

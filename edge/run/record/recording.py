@@ -1,0 +1,116 @@
+"""Labelled video: what the engine says is drawn under each frame, and encoded as it comes.
+
+    the loop's thread        leaves each result, and goes on
+    one thread for drawing   copies the picture with its words, at a lower priority
+    GStreamer's threads      encode and write, one pipeline per source
+
+What the encoder or the disk cannot keep up with is left out and counted; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.preprocess.surface import Surface
+from edge.run.frames import Frame
+from edge.run.record.background import Background
+from edge.run.record.broadcast import Broadcast, address
+from edge.run.record.caption import READABLE, captioned, enlarged
+from edge.run.record.films import Films
+from edge.run.sinks import Result, Sink, words
+from edge.run.status import Transition
+
+__all__ = ["Outlet", "Recording", "record"]
+
+_ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
+
+
+class Outlet(Protocol):
+    """Where labelled pictures go. Called on one thread, the one that draws.
+
+    lost  pictures that were left out; read from any thread
+    """
+
+    lost: int
+
+    def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
+        """Show what `draw` makes of a frame, or leave it out. Draws only if it is shown."""
+
+    def end(self, source: str) -> None:
+        """Nothing comes from this source any more."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Shot:
+    """A result, and when its picture was at the source: seconds since 1970."""
+
+    result: Result
+    captured: float
+
+
+class Recording(Sink):
+    """Hands labelled pictures of all sources to an outlet, which it owns."""
+
+    def __init__(self, outlet: Outlet, warn: Callable[[str], None]):
+        """warn: is told at the end how many frames are missing."""
+        self._outlet = outlet
+        self._warn = warn
+        self._background: Background[_Shot | Transition | None] = Background(
+            "recording", self._work, _ROOM
+        )
+
+    @property
+    def lost(self) -> int:
+        """Pictures that are not in the video: too slow an encoder, or a full disk."""
+        return self._background.lost + self._outlet.lost
+
+    def write(self, result: Result) -> None:
+        shot = _Shot(result, time.time() - result.age_ms / 1e3)
+        self._background.put(result.frame.source, shot)
+
+    def changed(self, transition: Transition) -> None:
+        if transition.state in ("ended", "failed"):
+            self._background.put(transition.source, transition)
+
+    def close(self) -> None:
+        # On its thread: a disk that hangs must not hold the exit.
+        self._background.put("", None)
+        self._background.close()
+        if self.lost:
+            self._warn(f"{self.lost} frames are missing in the recording")
+
+    def _work(self, item: _Shot | Transition | None) -> None:
+        if item is None:
+            self._outlet.close()
+        elif isinstance(item, Transition):
+            self._outlet.end(item.source)
+        else:
+            self._outlet.take(item.result.frame, lambda: _drawn(item))
+
+
+def record(
+    target: str, several: bool, say: Callable[[str], None], warn: Callable[[str], None]
+) -> Recording:
+    """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
+
+    several: there is more than one source, so that names get theirs. say, warn: are told, on any
+    thread, where the video is, and what is not in it. Raises OptionError or
+    AddressError, StorageError when nothing can be written there, and MissingPackage.
+    """
+    if target.startswith("rtsp://"):
+        return Recording(Broadcast(address(target), several, say, warn), warn)
+    return Recording(Films(target, several, say, warn), warn)
+
+
+def _drawn(shot: _Shot) -> Surface:
+    """The picture with its words. Raises SourceError when it cannot be brought to this memory."""
+    picture, lines = shot.result.frame.picture, tuple(words(shot.result, shot.captured))
+    if picture.layout.width < READABLE:
+        picture = Surface.from_rgb(enlarged(shot.result.frame.pixels))
+    return captioned(picture, lines)

@@ -1,0 +1,157 @@
+"""Pictures of what matters: when a rule fires, the labelled frame and all that is known of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from PIL import Image
+
+from edge.errors import EdgeError, SourceError
+from edge.preprocess.surface import Surface
+from edge.run.frames import Frame
+from edge.run.record.background import Background
+from edge.run.record.rules import Rule, Watch
+from edge.run.record.shelf import check_room, slug, stamp, vacant
+from edge.run.record.trouble import Trouble
+from edge.run.sinks import Result, Sink, annotate, as_json, words
+from edge.run.status import Transition
+from edge.storage import make_folder, write_bytes, writing
+
+__all__ = ["Snapshots"]
+
+_ROOM = 4  # pictures that wait for the disk
+_QUALITY = 90
+
+
+@dataclass(frozen=True, eq=False)
+class _Event:
+    """A result on which rules fired, and when its picture was at the source: seconds since 1970."""
+
+    result: Result
+    rules: tuple[str, ...]
+    time: float
+
+
+class Snapshots(Sink):
+    """Writes a JPEG and a JSON file of the same name whenever a rule fires.
+
+    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `time` (UTC, when the
+    picture was at the source), `rules` (those that fired) and `picture` (the JPEG's name); it is
+    there before the JPEG is. A failure is said once and counted, and the next picture is tried.
+
+    written  pictures on the disk
+    lost     pictures that could not be written, or came faster than the disk takes them
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        folder: str | os.PathLike[str],
+        warn: Callable[[str], None],
+        *,
+        keep: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        """warn: is told, on any thread, of pictures that are lost. keep: only the newest so many
+        stay in the folder. clock: seconds since 1970.
+
+        Raises StorageError when the folder cannot be written.
+        """
+        self._folder = make_folder(Path(folder))
+        self._watches = [Watch(rule) for rule in rules]
+        self._warn = warn
+        self._keep = keep
+        self._clock = clock
+        self._trouble = Trouble(warn)
+        self.written = 0
+        self._background = Background("snapshots", self._write, _ROOM)
+
+    @property
+    def lost(self) -> int:
+        return self._background.lost + self._trouble.count
+
+    def write(self, result: Result) -> None:
+        # A list: each watch must see each result.
+        rules = [watch.rule.text for watch in self._watches if watch.fires(result)]
+        if rules:
+            event = _Event(
+                replace(result, frame=_detached(result.frame)),
+                tuple(rules),
+                self._clock() - result.age_ms / 1e3,
+            )
+            self._background.put("", event)
+
+    def changed(self, transition: Transition) -> None:
+        if transition.state != "playing":
+            for watch in self._watches:
+                watch.forget(transition.source)
+
+    def close(self) -> None:
+        self._background.close()
+        if self.lost:
+            self._warn(f"{self.lost} snapshots were lost, {self.written} written")
+
+    def _write(self, event: _Event) -> None:
+        try:
+            check_room(self._folder)
+            self._save(event)
+            self._tidy()
+        except EdgeError as error:
+            self._trouble.failed("", error, "snapshots are lost until then")
+        else:
+            self.written += 1
+            self._trouble.works("", "snapshots are written")
+
+    def _save(self, event: _Event) -> None:
+        frame = event.result.frame
+        _, label, _ = event.result.prediction.top(1)[0]
+        moment = datetime.fromtimestamp(event.time, timezone.utc)
+        shown = annotate(frame.pixels, words(event.result, event.time))
+        encoded = io.BytesIO()
+        Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
+        name = f"{stamp(event.time)}-{slug(frame.source)}-{slug(label)}.jpg"
+        picture = vacant(self._folder / name)
+        facts = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "rules": event.rules,
+            "picture": picture.name,
+            **json.loads(as_json(event.result)),
+        }
+        beside = picture.with_suffix(".json")
+        write_bytes(beside, f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode())
+        try:
+            write_bytes(picture, encoded.getvalue())
+        except EdgeError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+
+    def _tidy(self) -> None:
+        """Remove the oldest pictures beyond those that are kept; the folder's own files stay."""
+        if self._keep is None:
+            return
+        with writing(self._folder):
+            pictures = sorted(self._folder.glob("[0-9]*T[0-9]*Z-*.jpg"))
+            for picture in pictures[: -self._keep]:
+                picture.unlink(missing_ok=True)
+                picture.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _detached(frame: Frame) -> Frame:
+    """The frame in memory of its own: one that waits for a disk must hold no camera's buffer."""
+    try:
+        picture = frame.picture
+    except SourceError:  # it is said where the picture would be drawn
+        return frame
+    planes = picture.planes
+    if picture is frame.surface:
+        planes = tuple(plane.copy() for plane in planes)
+    return replace(frame, surface=Surface(picture.layout, planes), owner=None)

@@ -1,0 +1,1 @@
+"""A run that is configured by a file and watched by systemd."""

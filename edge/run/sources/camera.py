@@ -1,0 +1,331 @@
+"""A source at work: the GStreamer pipeline of one camera, file or stream, and what it says.
+
+GStreamer captures and decodes on threads of its own; `Source.read` hands over what they made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import SilenceError, SourceError
+from edge.gst import detect_platform, gstreamer
+from edge.run.ages import Ages
+from edge.run.frames import Frame, frame_from_sample
+from edge.run.memory.gpureader import GpuReader
+from edge.run.reader import Feed
+from edge.run.sources.access import resolve
+from edge.run.sources.cameras import STALL, Camera, Thinning
+from edge.run.sources.containers import missing_bytes
+from edge.run.sources.explain import explain, knock
+from edge.run.sources.launch import launch
+from edge.run.sources.pipelines import GATE, SINK
+from edge.run.sources.probes import Buffer, see_buffers
+from edge.run.sources.remarks import not_alternate, remarks
+from edge.run.sources.uris import as_uri, check, is_live, path_of, redact
+
+__all__ = ["Source", "feed", "named"]
+
+if TYPE_CHECKING:
+    from edge.cuda import Device
+
+# Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
+_SLICE = 0.1
+_KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
+
+
+def named(cameras: Iterable[Camera]) -> list[Camera]:
+    """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
+    found: dict[str, Camera] = {}
+    for camera in cameras:
+        name = first = camera.name or redact(as_uri(camera.uri))
+        same = 1
+        while name in found:
+            same += 1
+            name = f"{first}#{same}"
+        found[name] = replace(camera, name=name)
+    return list(found.values())
+
+
+def feed(
+    camera: Camera,
+    device: Device | None = None,
+    *,
+    keep: bool = True,
+    platform: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Feed:
+    """A camera as the loop wants it: opened anew as often as need be.
+
+    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
+    told, once, what is done to its pictures on their way.
+    """
+    access, once = resolve(camera.uri, credentials=camera.credentials), lru_cache(maxsize=None)(say)
+    live = is_live(access.uri)
+
+    def open_(first: int, wait: float) -> Source:
+        gpu = GpuReader(device) if device is not None else None
+        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
+
+    return Feed(
+        name=camera.name or access.name,
+        open=open_,
+        live=live,
+        keep=keep and (live or access.uri.startswith("gst:")),
+        again=camera.loop,
+        stall=camera.stall,
+    )
+
+
+class Source:
+    """The frames of one camera, file or stream.
+
+    It is opened once, by `open` or `with`, and closed once. `read` belongs to one thread; `stop`
+    may be called from any.
+
+    name  what the camera is called, by default its URI without credentials
+    live  the newest frame wins, older ones are dropped; for `gst:` it is known once it is open
+    """
+
+    def __init__(
+        self,
+        camera: Camera | str,
+        *,
+        platform: str | None = None,
+        gpu: GpuReader | None = None,
+        first: int = 0,
+        wait: float = STALL,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
+        come to system memory. first: the first frame's number. wait: seconds for it to come.
+        say: is told, when it is open, what is done to the pictures on their way.
+
+        Raises SourceError when the file or the device is not there, or a variable is not set.
+        """
+        self._camera = camera = Camera(camera) if isinstance(camera, str) else camera
+        self._access = resolve(camera.uri, credentials=camera.credentials)
+        self._uri = self._access.uri  # never shown
+        with self._access.hidden():
+            check(self._uri)
+        self._platform = platform
+        self._wait = wait
+        self._gpu, self._say = gpu, say
+        self._first = first
+        self.name = camera.name or self._access.name
+        self.live = camera.realtime or is_live(self._uri)
+        self.dropped = 0  # up to the newest frame returned: what came after it is still inside
+        self._ages = Ages()
+        self._pipeline: Any = None
+        self._stopping = threading.Event()
+        # Arrival times of the few frames inside the sink; matters only where none is dropped.
+        self._arrivals: deque[float] = deque(maxlen=8)
+        self._heard: deque[float] = deque(maxlen=32)  # when the latest frames came to the gate
+        self._passed: deque[int] = deque()  # numbers of the frames that were let through it
+
+    def __enter__(self) -> Source:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between the latest frames that came; None before the second."""
+        heard = list(self._heard)
+        return (heard[-1] - heard[0]) / (len(heard) - 1) if len(heard) > 1 else None
+
+    def open(self) -> Source:
+        """Start the pipeline and wait for its first frame; SourceError says why none came."""
+        gst = gstreamer()
+        # GStreamer takes long to find out that nobody is there, and does not say why.
+        if problem := knock(self._access, _KNOCK):
+            raise problem
+        platform = self._platform or detect_platform()
+        self._pipeline = launch(
+            self._camera, self._access, platform=platform, gpu=self._gpu is not None
+        )
+        try:
+            if self._gpu is not None and self._uri.startswith("gst:"):
+                self._gpu.share_context(self._pipeline)
+            self._start(gst)
+            self._await_first_frame(gst)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self, gst: Any) -> None:
+        self._sink = self._pipeline.get_by_name(SINK)
+        self._bus = self._pipeline.get_bus()
+        gate = self._pipeline.get_by_name(GATE)
+        self._gate = gate.get_static_pad("sink")
+        # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
+        bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
+        heard, passed, arrived = self._heard, self._passed, itertools.count()
+        thinning = Thinning(self._camera.every, self._camera.max_fps)
+
+        def number(buffer: Buffer) -> bool:
+            now, place = time.monotonic(), next(numbers)
+            heard.append(now)
+            timed = buffer.pts != gst.CLOCK_TIME_NONE
+            if not thinning.wants(place, buffer.pts / gst.SECOND if timed else now):
+                return False
+            # A buffer's offset travels with it through conversions, so it carries the number.
+            buffer.offset = place
+            passed.append(place)
+            return True
+
+        def arrive(_buffer: Buffer) -> bool:
+            arrivals.append(time.monotonic())
+            if next(arrived) == 0:
+                first = gst.Structure.new_empty("first-frame")
+                bus.post(gst.Message.new_application(None, first))
+            return True
+
+        see_buffers(self._gate, number)
+        see_buffers(self._sink.get_static_pad("sink"), arrive)
+
+        change = self._pipeline.set_state(gst.State.PAUSED)
+        if change == gst.StateChangeReturn.NO_PREROLL and not self.live:
+            # A pipeline of the user's own turns out to be a camera. Nothing has flowed yet.
+            self.live = True
+            gate.set_property("leaky", 2)
+            gate.set_property("max-size-buffers", 1)
+            self._sink.set_property("drop", True)
+            self._sink.set_property("max-buffers", 1)
+        self._pipeline.set_state(gst.State.PLAYING)
+
+    def _await_first_frame(self, gst: Any) -> None:
+        kinds = gst.MessageType
+        wanted = kinds.ERROR | kinds.WARNING | kinds.EOS | kinds.APPLICATION | kinds.ELEMENT
+        answered, missing = not self._uri.startswith("rtsp://"), ""
+        patience = self._wait if answered else self._camera.stall
+        deadline = time.monotonic() + patience
+        while not self._stopping.is_set():
+            message = self._bus.timed_pop_filtered(
+                int(_SLICE * gst.SECOND), wanted | kinds.PROGRESS
+            )
+            if time.monotonic() > deadline:
+                raise self._silent(patience)
+            if message is None:
+                continue
+            said = message.get_structure()
+            if message.type == kinds.APPLICATION and said.get_name() == "first-frame":
+                arrived = self._sink.get_static_pad("sink").get_current_caps()
+                for text in remarks(self.name, self._gate.get_current_caps(), arrived):
+                    self._say(text)
+                return
+            if message.type == kinds.PROGRESS:
+                # A camera that agreed to play may take as long as it was seen to take.
+                kind, code, _ = message.parse_progress()
+                if (kind, code) == (gst.ProgressType.COMPLETE, "request") and not answered:
+                    answered, patience = True, self._wait
+                    deadline = time.monotonic() + patience
+            elif message.type == kinds.ELEMENT and said.get_name() == "missing-plugin":
+                missing = said.get_value("name")
+            elif message.type == kinds.EOS:
+                raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
+            elif message.type == kinds.ERROR:
+                not_alternate(self.name, self._gate.get_current_caps())
+                raise explain(self._access, *message.parse_error(), missing=missing)
+            elif message.type == kinds.WARNING and self._uri.startswith("file://"):
+                # A file without video may end in this warning alone: no pad fits the gate's.
+                error, debug = message.parse_warning()
+                if error.domain == "gst_parse_error":
+                    raise explain(self._access, error, debug, missing=missing)
+
+    def _silent(self, seconds: float) -> SourceError:
+        mends = {
+            "file": "the file may be cut off: copy it again, whole",
+            "gst:": "try the pipeline alone, with gst-launch-1.0",
+        }
+        return SilenceError(
+            f"no frame came from {self.name} within {seconds:g} s",
+            mends.get(self._uri[:4], "check that the camera is on, and that nothing else uses it"),
+        )
+
+    def _check_whole(self) -> None:
+        if self._uri.startswith("file://") and (cut := missing_bytes(path_of(self._uri))):
+            raise SourceError(
+                f"{self.name} is cut off: its last {cut} bytes are missing", "copy it again, whole"
+            )
+
+    def read(self, timeout: float) -> Frame | None:
+        """The newest frame (of a file: the next), or None at the end of the stream or on `stop`.
+
+        Raises SourceError when the source fails, when no frame comes within `timeout` seconds, and
+        at the end of a file that was cut off.
+        """
+        gst = gstreamer()
+        began = time.monotonic()
+        warning: SourceError | None = None
+        while not self._stopping.is_set():
+            sample = self._sink.try_pull_sample(int(min(_SLICE, timeout) * gst.SECOND))
+            if sample is not None:
+                return self._frame(gst, sample)
+            ended = self._sink.is_eos()
+            warning = self._check_bus(gst) or warning
+            if ended:
+                # A connection that the other side closed ends the stream with only a warning.
+                if warning is not None:
+                    raise warning
+                self._check_whole()
+                return None
+            # Frames that are not wanted, too, are a sign of life.
+            heard = max(began, self._heard[-1]) if self._heard else began
+            if time.monotonic() > heard + timeout:
+                raise self._silent(timeout)
+        return None
+
+    def _check_bus(self, gst: Any) -> SourceError | None:
+        """Raise the error on the bus, if there is one; return what a lost resource warned of."""
+        kinds, lost = gst.MessageType, None
+        while message := self._bus.pop_filtered(kinds.ERROR | kinds.WARNING):
+            if message.type == kinds.ERROR:
+                raise explain(self._access, *message.parse_error())
+            error, debug = message.parse_warning()
+            if error.domain == "gst-resource-error-quark":
+                lost = explain(self._access, error, debug)
+        return lost
+
+    def _frame(self, gst: Any, sample: Any) -> Frame:
+        buffer = sample.get_buffer()
+        while self._passed and self._passed[0] <= buffer.offset:
+            self.dropped += self._passed.popleft() < buffer.offset
+        captured = time.monotonic()
+        if self.live:
+            running = sample.get_segment().to_running_time(gst.Format.TIME, buffer.pts)
+            if running != gst.CLOCK_TIME_NONE:
+                clock = self._pipeline.get_pipeline_clock().get_time()
+                now = clock - self._pipeline.get_base_time()
+                if self._uri.startswith("rtsp://"):  # by the camera's own clock
+                    age = self._ages.age(running / gst.SECOND, now / gst.SECOND)
+                    captured -= age + self._ages.floor
+                else:
+                    # Clocks may run ahead of ours, but no frame is from the future.
+                    captured -= max(0, now - running) / gst.SECOND
+        else:
+            captured = self._arrivals.popleft()
+        return frame_from_sample(
+            sample, source=self.name, number=buffer.offset, captured=captured, device=self._gpu
+        )
+
+    def stop(self) -> None:
+        """Make `open` and `read`, in whatever thread they wait, return at once."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stop the pipeline and its threads. Frames already read stay valid."""
+        self._stopping.set()
+        if self._gpu is not None:
+            self._gpu.flush()  # while the buffers that it has registered are there
+        if self._pipeline is not None:
+            self._pipeline.set_state(gstreamer().State.NULL)
+            self._pipeline = self._sink = self._bus = self._gate = None

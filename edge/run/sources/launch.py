@@ -1,0 +1,63 @@
+"""A pipeline's text becomes a pipeline, with the credentials that it needs; and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from edge.errors import require
+from edge.gst import gstreamer
+from edge.run.sources.access import Access
+from edge.run.sources.cameras import Camera
+from edge.run.sources.explain import explain
+from edge.run.sources.pipelines import CAMERA, pipeline
+
+__all__ = ["decoder_of", "launch"]
+
+
+def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> Any:
+    """The Gst.Pipeline of a camera, not started yet. Raises SourceError."""
+    gst = gstreamer()
+    _prefer_hardware()
+    with access.hidden():
+        text = pipeline(replace(camera, uri=access.uri), platform=platform, gpu=gpu)
+    try:
+        built = gst.parse_launch(text)
+    except require("gi.repository.GLib").Error as error:
+        # Not chained: the original repeats the pipeline, keys and all.
+        raise explain(access, error) from None
+    if access.user or access.password:
+        source = built.get_by_name(CAMERA)
+        source.set_property("user-id", access.user)
+        source.set_property("user-pw", access.password)
+    return built
+
+
+@lru_cache(maxsize=1)
+def _prefer_hardware() -> None:
+    """Of two decoders of the same rank the one in hardware is taken, where names would decide.
+
+    nvh264dec has the rank of avdec_h264. One that ranks below software is left there: GStreamer
+    does not trust it.
+    """
+    gst, primary = gstreamer(), gstreamer().Rank.PRIMARY
+    for decoder in gst.ElementFactory.list_get_elements(gst.ELEMENT_FACTORY_TYPE_DECODER, primary):
+        in_hardware = "Hardware" in decoder.get_metadata("klass").split("/")
+        if in_hardware and decoder.get_rank() == primary:
+            decoder.set_rank(primary + 1)
+
+
+def decoder_of(built: Any) -> str:
+    """The element that decodes the pictures of a pipeline which plays; "" where none does."""
+    gst, elements = gstreamer(), built.iterate_recurse()
+    while True:
+        result, element = elements.next()
+        if result == gst.IteratorResult.RESYNC:  # an element came or went in the meantime
+            elements.resync()
+        elif result != gst.IteratorResult.OK:
+            return ""
+        elif (factory := element.get_factory()) is not None:
+            kinds = factory.get_metadata("klass").split("/")
+            if "Decoder" in kinds and {"Video", "Image"} & set(kinds):
+                return str(factory.get_name())

@@ -1,0 +1,1 @@
+"""What other machines are told: MQTT, and metrics for Prometheus."""

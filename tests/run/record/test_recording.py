@@ -1,0 +1,127 @@
+"""Recording: each result goes to the outlet with its words, and the loop never waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.preprocess.colour import to_rgb
+from edge.preprocess.surface import FORMATS, Layout, Surface
+from edge.run import loop
+from edge.run.frames import Frame
+from edge.run.record.caption import bar
+from edge.run.record.recording import Recording, record
+from edge.run.sinks import Result, words
+from edge.run.sources.camera import Source
+from edge.run.sources.cameras import Camera
+from edge.run.status import Transition
+
+
+class Outlet:
+    """Remembers what it was given; with `hold` it waits for `go` before each picture."""
+
+    def __init__(self, hold: bool = False) -> None:
+        self.lost = 0
+        self.shown: list[tuple[Frame, Surface]] = []
+        self.ended: list[str] = []
+        self.closed = 0
+        self.go = threading.Event()
+        if not hold:
+            self.go.set()
+
+    def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
+        assert self.go.wait(60)
+        self.shown.append((frame, draw()))
+
+    def end(self, source: str) -> None:
+        self.ended.append(source)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def result(guess: Any, number: int, width: int = 640, source: str = "gate") -> Result:
+    layout = Layout("NV12", width, 240)
+    sizes = (FORMATS["NV12"].plane_size(plane, width, 240) for plane in range(2))
+    surface = Surface(layout, tuple(np.full(size, 128, np.uint8) for size in sizes))
+    return Result(Frame(source, number, number / 30, 0.0, "system", surface), guess(7), 250.0, 10.0)
+
+
+def test_the_label_and_the_time_stand_under_each_picture(guess: Any) -> None:
+    outlet = Outlet()
+    recording = Recording(outlet, print)
+    before = time.time()
+    recording.write(result(guess, 0))
+    recording.close()
+    after = time.time()
+    [(frame, drawn)] = outlet.shown
+    assert drawn.layout.format == "NV12", "in the camera's own format"
+    # The second may have passed between the two.
+    expected = [bar(tuple(words(result(guess, 0), when - 0.25)), 640) for when in (before, after)]
+    under = to_rgb(drawn)[242:, :, 1].astype(int)
+    assert any(np.abs(under - text[2 : 2 + len(under)]).max() <= 2 for text in expected)
+    assert (frame.source, outlet.closed) == ("gate", 1)
+
+
+def test_the_words_are_the_best_class_and_when_and_where_it_was_seen(guess: Any) -> None:
+    assert words(result(guess, 0), 1738324800.9) == [
+        "class 7  75%",
+        "2025-01-31 12:00:00 UTC, gate",
+    ]
+
+
+def test_a_picture_too_narrow_for_text_is_enlarged(guess: Any) -> None:
+    outlet = Outlet()
+    recording = Recording(outlet, print)
+    recording.write(result(guess, 0, width=64))
+    recording.close()
+    [(_, drawn)] = outlet.shown
+    assert drawn.layout.width == 320
+
+
+def test_the_loop_does_not_wait_and_what_is_too_much_is_counted_and_said(guess: Any) -> None:
+    said: list[str] = []
+    outlet = Outlet(hold=True)
+    recording = Recording(outlet, said.append)
+    for number in range(50):
+        recording.write(result(guess, number))  # would never return
+    recording.write(result(guess, 0, source="yard"))
+    outlet.go.set()
+    recording.close()
+    gate = [frame.number for frame, _ in outlet.shown if frame.source == "gate"]
+    assert gate[-2:] == [48, 49], "the newest wait"
+    assert len(gate) <= 3, "and hold no more of the camera's memory"
+    assert recording.lost == 50 - len(gate)
+    assert [frame.source for frame, _ in outlet.shown][-1] == "yard", "each source has its room"
+    assert said == [f"{recording.lost} frames are missing in the recording"]
+
+
+def test_a_source_that_will_not_come_back_is_ended_and_one_that_waits_is_not(guess: Any) -> None:
+    outlet = Outlet()
+    recording = Recording(outlet, print)
+    for source, state in (("a", "waiting"), ("b", "ended"), ("c", "failed"), ("d", "playing")):
+        recording.changed(Transition(source, state))  # type: ignore[arg-type]
+    recording.close()
+    assert outlet.ended == ["b", "c"]
+
+
+def test_the_loop_records_what_it_labels(
+    numbered: Path, engine: Any, number_in: Any, once: Any, tmp_path: Path
+) -> None:
+    film = tmp_path / "film.mkv"
+    recording = record(str(film), False, print, print)
+    source = Source(Camera(str(numbered), realtime=True))
+    measured = loop.run(engine, [once(source)], [recording])
+    with Source(str(film)) as recorded:
+        frames = list(iter(lambda: recorded.read(20), None))
+    assert len(frames) == measured.frames - recording.lost
+    numbers = [number_in(each.pixels[:240]) for each in frames if each is not None]
+    assert numbers == sorted(set(numbers))
+    times = [each.pts - frames[0].pts for each in frames]
+    assert times == pytest.approx([(number - numbers[0]) / 30 for number in numbers], abs=2e-3)

@@ -1,0 +1,236 @@
+"""The configuration file: what it may say, what is wrong with it and where, what a reload does."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from edge.errors import ConfigError
+from edge.run.service import config
+from edge.run.service.config import Config
+from edge.run.sources.cameras import Camera
+
+CABINET = """\
+engine = "/engines/cats"
+backend = "onnxruntime"
+threads = 2
+web = ":8080"
+on = ["label=dog", "label=cat for 2s"]
+snapshots = "shots"
+
+[[camera]]
+source = "rtsp://user:${PASSWORD}@10.0.0.5/1"
+name = "door"
+every = 2
+max_fps = 5
+stall = 2.5
+transport = "udp"
+
+[[camera]]
+source = "test://ball"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a configuration: its path."""
+
+    def to_file(text):
+        path = tmp_path / "cameras.toml"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return to_file
+
+
+def test_a_file_says_what_the_command_line_can(write):
+    assert config.load(write(CABINET)) == Config(
+        engine=Path("/engines/cats"),
+        backend="onnxruntime",
+        threads=2,
+        web=":8080",
+        on=("label=dog", "label=cat for 2s"),
+        snapshots=Path("shots"),
+        cameras=(
+            Camera(
+                "rtsp://user:${PASSWORD}@10.0.0.5/1",
+                name="door",
+                every=2,
+                max_fps=5.0,
+                stall=2.5,
+                transport="udp",
+            ),
+            Camera("test://ball", name="test://ball"),
+        ),
+    )
+
+
+def test_what_a_file_leaves_out_is_as_without_it(write):
+    assert config.load(write("")) == Config()
+    (camera,) = config.load(write('[[camera]]\nsource = "test://ball"\n')).cameras
+    assert camera == Camera("test://ball", name="test://ball")
+
+
+def test_every_field_of_a_run_and_of_a_camera_has_a_key():
+    assert {*config._RUN} == {field.name for field in fields(Config)} - {"cameras"}
+    named = {field.name for field in fields(Camera)} - {"uri"}
+    assert {*config._CAMERA} == named | {"source"}
+
+
+@pytest.mark.parametrize("keys", [config._RUN, config._CAMERA], ids=["run", "camera"])
+def test_what_an_error_tells_to_write_is_right(write, keys):
+    lines = [f"{name} = {key.example}" for name, key in keys.items()]
+    table = ["[[camera]]"] if keys is config._CAMERA else []
+    config.load(write("\n".join([*table, *lines])))
+
+
+def test_the_documentation_names_every_key_and_its_example_is_valid(write):
+    text = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
+    tables = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert {*re.findall(r"`(\w+)`", tables)} == {*config._RUN, *config._CAMERA}
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    assert [camera.name for camera in config.load(write(example)).cameras] == ["door", "belt"]
+
+
+def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
+    (camera,) = config.load(write('[[camera]]\nsource = "rtsp://me:secret@host/1"\n')).cameras
+    assert camera.name == "rtsp://***@host/1"
+    assert camera.uri == "rtsp://me:secret@host/1"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what", "mend"),
+    [
+        ('a = "x"', 1, "no key 'a'", "use one of: engine, backend"),
+        ('\nengin = "x"', 2, "no key 'engin'", "did you mean engine?"),
+        ('[[cameras]]\nsource = "test://ball"', 1, "no key 'cameras'", "did you mean camera?"),
+        ('[camera]\nsource = "test://ball"', 1, "no list of tables", r"write \[\[camera\]\]"),
+        ("every = 2", 1, "no key 'every' here", r"move every into a \[\[camera\]\]"),
+        (
+            '[[camera]]\nsource = "test://ball"\nweb = ":1"',
+            3,
+            "no key 'web' here",
+            "above the first",
+        ),
+        ("[[camera]]\nsouce = 1", 2, "no key 'souce'", "did you mean source?"),
+        ('threads = "two"', 1, 'threads cannot be "two"', "a whole number from 1"),
+        ("threads = 0", 1, "threads cannot be 0", "threads = 2"),
+        ("wait = 1", 1, "wait cannot be 1", "true or false"),
+        ('engine = ""', 1, 'engine cannot be ""', "the folder of an engine"),
+        (
+            'backend = "gpu"',
+            1,
+            'backend cannot be "gpu"',
+            "auto, onnxruntime, onnxruntime-cuda, tensorrt",
+        ),
+        ('on = [\n  "label=dog",\n  3,\n]', 3, "on cannot be", "a list of rules"),
+        ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "write there"),
+        ('\nsmooth = "soon"', 2, "smooth: 'soon' is no length", "500ms"),
+        ('audit = "500"', 1, "'500' is not one of so many", "1/500"),
+        ('web = "8080"', 1, "no address for the page", ":8080"),
+        ('metrics = ":port"', 1, "no address to listen at", ":9100"),
+        ('mqtt = "http://broker"', 1, "no address of a broker", "mqtt://"),
+        ("[[camera]]\nevery = 0", 2, "every cannot be 0", "a whole number from 1"),
+        ("[[camera]]\nevery = true", 2, "every cannot be true", "a whole number"),
+        ("[[camera]]\nmax_fps = 0.0", 2, "max_fps cannot be 0", "above 0"),
+        ("[[camera]]\nstall = nan", 2, "stall cannot be NaN", "above 0"),
+        ("[[camera]]\nstall = inf", 2, "stall cannot be Inf", "above 0"),
+        ('[[camera]]\nname = "a\\nb"', 2, "name cannot be", "on one line"),
+        ('[[camera]]\nname = ""', 2, "name cannot be", "on one line"),
+        ('[[camera]]\ntransport = "sctp"', 2, 'transport cannot be "sctp"', "tcp, udp"),
+        ('\n[[camera]]\nname = "x"', 2, "no source", "write: source ="),
+        ('[[camera]]\nsource = " "', 2, "the source is empty", "use one of"),
+        ('[[camera]]\nsource = "no.mp4"', 2, "there is no file no.mp4", "give a video"),
+        (
+            'camera = [\n{source = "test://ball"},\n{source = "test://ball"},\n]',
+            3,
+            "a camera 'test://ball' above",
+            "a name of its own",
+        ),
+        (
+            '[[camera]]\nsource = "test://a"\nname = "x"\n'
+            '[[camera]]\nsource = "test://b"\nname = "x"',
+            6,
+            "a camera 'x' above",
+            "a name of its own",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_line_and_what_to_write(write, text, line, what, mend):
+    path = write(text)
+    with pytest.raises(ConfigError, match=mend) as caught:
+        config.load(path)
+    assert caught.value.what.startswith(f"{path}:{line}: ")
+    assert what in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[camera]]\nsource = ["rtsp://me:secret@host/1"]',
+        '[[camera]]\nsource = {uri = "rtsp://me:secret@host/1"}',
+        'mqtt = "http://me:secret@host"',
+    ],
+)
+def test_no_error_shows_a_password(write, text):
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(text))
+    assert "secret" not in str(caught.value)
+
+
+def test_the_command_line_wins_over_the_file(write):
+    given = {"engine": Path("b"), "threads": None, "on": [], "every": 3, "source": None}
+    merged = config.merge(config.load(write(CABINET)), given)
+    assert merged.engine == Path("b")
+    assert merged.threads == 2
+    assert merged.on == ("label=dog", "label=cat for 2s")
+    assert [camera.every for camera in merged.cameras] == [3, 3]
+    assert [camera.name for camera in merged.cameras] == ["door", "test://ball"]
+
+
+def test_sources_of_the_command_line_stand_in_for_the_file_s(write):
+    given = {"source": ["test://snow", "test://snow"], "on": ["label=owl"], "loop": True}
+    merged = config.merge(config.load(write(CABINET)), given)
+    assert merged.cameras == (Camera("test://snow", loop=True),) * 2
+    assert merged.on == ("label=owl",)
+
+
+def test_a_run_without_a_file_is_the_command_line_s():
+    merged = config.merge(Config(), {"engine": Path("a"), "source": ["test://ball"]})
+    assert merged == Config(engine=Path("a"), cameras=(Camera("test://ball"),))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [({"engine": Path("a")}, "camera"), ({"source": ["test://x"]}, "engine")]
+)
+def test_a_run_without_an_engine_or_a_camera_is_refused(given, missing):
+    with pytest.raises(ConfigError, match=f"no {missing} was named"):
+        config.merge(Config(), given)
+
+
+DOOR, YARD, GATE = (Camera(f"rtsp://host/{name}", name=name) for name in ("door", "yard", "gate"))
+
+
+def test_a_reload_touches_only_the_cameras_that_changed():
+    slower = replace(YARD, every=2)
+    found = config.diff(Config(cameras=(DOOR, YARD)), Config(cameras=(GATE, slower, DOOR)))
+    assert found.unchanged == (DOOR,)
+    assert found.removed == (YARD,)
+    assert found.added == (GATE, slower)
+    assert found.restart == ()
+
+
+def test_a_reload_says_what_only_a_restart_changes():
+    old = Config(engine=Path("a"), web=":8080", cameras=(DOOR,))
+    found = config.diff(old, replace(old, engine=Path("b"), web=None))
+    assert found.restart == ("engine", "web")
+    assert found.unchanged == (DOOR,)
+
+
+def test_cameras_in_another_order_are_the_same():
+    found = config.diff(Config(cameras=(DOOR, YARD)), Config(cameras=(YARD, DOOR)))
+    assert (found.removed, found.added) == ((), ())
