@@ -47,6 +47,9 @@ class Document:
 def read(path: Path) -> Document:
     """Read a TOML file. Raises ConfigError when it is not there, or is none."""
     try:
+        # A device never ends, and a pipe can be read once: a reload would find nothing in it.
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is not a file", "give the path of a TOML file")
         text = path.read_text("utf-8-sig")
     except OSError as error:
         raise ConfigError(

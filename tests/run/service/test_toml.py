@@ -6,6 +6,7 @@ import json
 import re
 import string
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -199,3 +200,8 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
     path = tmp_path / "a.toml"
     path.write_bytes(b"\xef\xbb\xbfa = 1\n")
     assert toml.read(path).data == {"a": 1}
+
+
+def test_a_device_that_never_ends_is_no_file():
+    with pytest.raises(ConfigError, match=r"/dev/zero is not a file"):
+        toml.read(Path("/dev/zero"))
