@@ -26,6 +26,9 @@ from edge.run.status import Transition
 __all__ = ["Outlet", "Recording", "record"]
 
 _ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
+# Seconds for the films' ends. They and all that the end of a run waits for besides must be less
+# than systemd waits, TimeoutStopSec; a film without its end plays nevertheless.
+_PATIENCE = 4.0
 
 
 class Outlet(Protocol):
@@ -62,7 +65,7 @@ class Recording(Sink):
         self._outlet = outlet
         self._warn = warn
         self._background: Background[_Shot | Transition | None] = Background(
-            "recording", self._work, _ROOM
+            "recording", self._work, _ROOM, _PATIENCE, warn
         )
 
     @property
