@@ -16,7 +16,7 @@ import typer
 
 from edge.app import console, open_engine
 from edge.cli_build import app  # the commands that make engines are on it
-from edge.options import Backend, ThreadsOption
+from edge.options import Backend, ThreadsOption, Transport
 
 if TYPE_CHECKING:
     from edge.run.loop import Summary
@@ -60,9 +60,8 @@ def run(
         typer.Option("--loop", help="play files again and again", rich_help_panel=_STREAMS),
     ] = None,
     transport: Annotated[
-        str | None,
+        Transport | None,
         typer.Option(
-            metavar="tcp|udp",
             help="of RTSP: tcp, or udp, which is faster and loses packets  [default: tcp]",
             rich_help_panel=_STREAMS,
         ),

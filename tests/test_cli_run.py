@@ -36,3 +36,12 @@ def test_a_password_that_is_not_typed_is_not_warned_of(edge_command, monkeypatch
     for words in (hidden, ["--config", tmp_path / "cameras.toml"]):
         done = edge_command("run", "engine", "--dry-run", *words)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("transport", ["sctp", "tcp ! filesink location=film"])
+def test_a_transport_that_there_is_not_is_refused(edge_command, transport):
+    words = ["--source", "rtsp://cam/1", "--dry-run", "--transport"]
+    done = edge_command("run", "engine", *words, transport)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'udp'" in done.stderr
+    assert edge_command("run", "engine", *words, "udp").returncode == 0

@@ -149,6 +149,11 @@ def _add_pictures(
             "snapshots need a rule and a folder",
             '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
         )
+    if config.keep and not config.snapshots:
+        raise OptionError(
+            f"--keep {config.keep} is about snapshots, and there are none",
+            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
+        )
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)

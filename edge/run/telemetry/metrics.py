@@ -156,7 +156,7 @@ def listen_address(text: str) -> tuple[str, int]:
     Raises AddressError.
     """
     host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16):
         raise AddressError(
             f"{text} is no address to listen at", "give a port, as in :9100, or 0.0.0.0:9100"
         )

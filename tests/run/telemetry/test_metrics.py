@@ -216,7 +216,9 @@ def test_only_a_host_that_is_named_opens_it_to_others(text: str, address: Any) -
     assert listen_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²"])
+@pytest.mark.parametrize(
+    "text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²", ":" + "9" * 5000]
+)
 def test_what_is_no_port_is_named(text: str) -> None:
     with pytest.raises(AddressError, match="is no address to listen at; give a port, as in :9100"):
         listen_address(text)
