@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,11 +70,18 @@ class Outputs:
 
 
 def open_outputs(
-    config: Config, engine: Engine, status: Status, stack: ExitStack, say: Say, warn: Say
+    config: Config,
+    engine: Engine,
+    status: Status,
+    stack: ExitStack,
+    stop: threading.Event,
+    say: Say,
+    warn: Say,
 ) -> Outputs:
     """Open what `config` asks for. Raises an EdgeError that names what cannot be.
 
-    stack: closes what no sink does. say, warn: are told, on any thread, what people should know.
+    stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
+    any thread, what people should know.
     """
     outputs = Outputs(stack)
     with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
@@ -83,7 +91,9 @@ def open_outputs(
             undo.callback(sink.close)
 
         add(Narrator(say, warn))
-        add(JsonLines(sys.stdout))
+        lines = JsonLines(sys.stdout, stop, warn)
+        outputs.losses["stdout"] = lambda: lines.lost
+        add(lines)
         if config.preview:
             add(Preview(config.preview))
         if config.smooth:
