@@ -18,6 +18,7 @@ _ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
 _STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
 _WINDOW = 2.0  # seconds over which the age of the freshest frame is known
 _LATE = 2  # frame intervals
+_STARTED = 0.25  # seconds that a camera here may take: more, at first, is this program's own start
 _UNKNOWN = 0.05  # seconds between the first two frames: they are not to wait for a slow start
 
 
@@ -73,6 +74,7 @@ class Freshness:
     def __init__(self, remote: bool) -> None:
         self.behind = 0.0
         self._remote = remote
+        self._opened: float | None = None
         self._ages = Ages()
         self._interval = _UNKNOWN
         self._before: tuple[int, float] | None = None
@@ -85,6 +87,7 @@ class Freshness:
         number, pts: its place among the source's frames, and its stream time in seconds.
         """
         self.behind = self._ages.age(captured, now)
+        self._opened = now if self._opened is None else self._opened
         if self._remote and now - self._began > _WINDOW:
             self._youngest_before, self._youngest = self._youngest, float("inf")
             self._began = now
@@ -95,4 +98,6 @@ class Freshness:
             self._interval = (pts - self._before[1]) / (number - self._before[0])
         self._before = number, pts
         delay = min(self._youngest, self._youngest_before)
+        if not self._remote and now - self._opened < _WINDOW:
+            delay = min(delay, _STARTED)
         return captured + delay + _LATE * self._interval

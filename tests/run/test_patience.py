@@ -95,6 +95,12 @@ def test_what_all_frames_of_a_camera_here_share_is_no_excuse():
     assert not any(current[30:])
 
 
+def test_frames_that_waited_for_this_program_to_start_are_stale():
+    frames = [(0, 1.4), (1, 1.3), (2, 0.3), (3, 0.2), (4, 0.1)]
+    assert seen(Freshness(remote=False), frames) == [False, False, True, True, True]
+    assert all(seen(Freshness(remote=False), [(n, 0.7) for n in range(60)])[30:])
+
+
 @given(st.lists(st.floats(0, 5), min_size=2, max_size=60))
 def test_nothing_that_is_late_by_more_than_two_intervals_is_called_current(ages):
     freshness = Freshness(remote=False)
