@@ -10,7 +10,8 @@ ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the o
     plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
 
 `share` is the loop's rate over the mean of the bare rates before and after it, `fairness` the
-frames of the source that had fewest over those of the one that had most; medians of all turns. `plain` runs the same network in FP32 by torch, since it has no other.
+frames of the source that had fewest over those of the one that had most; medians of all turns.
+`plain` runs the same network in FP32 by torch, since it has no other.
 """
 
 from __future__ import annotations
