@@ -12,19 +12,12 @@ __all__ = ["Ages"]
 
 # Crystals differ by some 50 millionths; with ten times that, 100 s in a queue are told as 99.95.
 _DRIFT = 5e-4
-_SETTLED = 2.0  # seconds
 
 
 class Ages:
-    """The frames of one connection, in their order; seconds throughout.
-
-    floor  how late the freshest frame of the first moments was: the time that decoding takes, as
-           far as the sender's clock was set by its first packet
-    """
+    """The frames of one connection, in their order; seconds throughout."""
 
     def __init__(self) -> None:
-        self.floor = 0.0
-        self._began: float | None = None
         self._least = float("inf")
         self._now = 0.0
 
@@ -37,7 +30,4 @@ class Ages:
         late = now - taken
         self._least = min(late, self._least + _DRIFT * (now - self._now))
         self._now = now
-        self._began = now if self._began is None else self._began
-        if now - self._began < _SETTLED:
-            self.floor = max(0.0, self._least)
         return late - self._least

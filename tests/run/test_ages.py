@@ -60,14 +60,3 @@ def test_a_clock_that_is_set_forward_is_believed_and_one_that_is_set_back_is_not
 
 def test_no_age_is_negative() -> None:
     assert min(ages([(0, 5), (1, 1), (2, 1), (3, 9)])) == 0
-
-
-def test_the_floor_is_what_decoding_takes_when_the_first_packet_set_the_clock() -> None:
-    told = Ages()
-    for n in range(120):
-        told.age(n / 30, n / 30 + (0.05 if n == 0 else 0.02 if n < 90 else 0.2))
-    assert told.floor == pytest.approx(0.02, **NEAR)
-    late_start = Ages()
-    for n in range(120):
-        late_start.age(n / 30, max(n / 30, 1.0) - 1.0)
-    assert late_start.floor == 0

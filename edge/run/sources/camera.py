@@ -314,8 +314,7 @@ class Source:
                 clock = self._pipeline.get_pipeline_clock().get_time()
                 now = clock - self._pipeline.get_base_time()
                 if self._uri.startswith("rtsp://"):  # by the camera's own clock
-                    age = self._ages.age(running / gst.SECOND, now / gst.SECOND)
-                    captured -= age + self._ages.floor
+                    captured -= self._ages.age(running / gst.SECOND, now / gst.SECOND)
                 else:
                     # Clocks may run ahead of ours, but no frame is from the future.
                     captured -= max(0, now - running) / gst.SECOND
