@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,12 +201,10 @@ def run(
     if config is None and not (engine and source):
         raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
     from edge.run.service.config import Config, load, merge
-    from edge.run.sources.camera import named
     from edge.storage import check_target
 
     _warn_of_passwords(context)
     wanted = merge(load(config) if config else Config(), given)
-    wanted = replace(wanted, cameras=tuple(named(wanted.cameras)))
     if wanted.summary:
         check_target(wanted.summary)
     if dry_run:
@@ -257,7 +255,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         def opened(camera: Camera) -> loop.Feed:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
-        outputs = open_outputs(wanted, model, status, stack, console.say, console.warn)
+        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
         feeds = [opened(camera) for camera in wanted.cameras]
         reload = None
         if path is not None:

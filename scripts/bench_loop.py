@@ -6,11 +6,12 @@ ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the o
 
     bare          the engine alone, on one picture
     1x, 4x        the loop on one and on four H.264 films, every frame labelled
-    live          the loop on one camera of 30 fps, the newest frame first: ages of its results
+    1, 4 live     the loop on cameras of 30 fps, the newest frame first: ages of its results
     plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
 
-`share` is the loop's rate over the mean of the bare rates before and after it, the median of all
-turns. `plain` runs the same network in FP32 by torch, since it has no other.
+`share` is the loop's rate over the mean of the bare rates before and after it, `fairness` the
+frames of the source that had fewest over those of the one that had most; medians of all turns.
+`plain` runs the same network in FP32 by torch, since it has no other.
 """
 
 from __future__ import annotations
@@ -88,15 +89,21 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
     for size, film in films.items():
         for sources in (1, 4):
             before = bare(engine)
-            rate = looped(engine, Camera(film), sources).fps
+            run = looped(engine, Camera(film), sources)
             after = bare(engine)
+            frames = [numbers["frames"] for numbers in run.sources.values()]
             figures[f"{sources}x {size}"] = {
                 "bare_fps": (before + after) / 2,
-                "fps": rate,
-                "share": 2 * rate / (before + after),
+                "fps": run.fps,
+                "share": 2 * run.fps / (before + after),
+                "fairness": min(frames) / max(frames),
             }
-        live = looped(engine, replace(Camera(film), realtime=True, loop=True), 1)
-        figures[f"live {size}"] = {"fps": live.fps, **live.age_ms}
+            live = looped(engine, replace(Camera(film), realtime=True, loop=True), sources)
+            figures[f"{sources} live {size}"] = {
+                "fps": live.fps,
+                **{f"age_{name}": ms for name, ms in live.age_ms.items()},
+                "p99_over_p50": live.age_ms["p99"] / live.age_ms["p50"],
+            }
         figures[f"plain {size}"] = {"fps": plain(model, processor, film)}
     return figures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -95,11 +96,18 @@ class Together(Sink):
 
 
 def open_outputs(
-    config: Config, engine: Engine, status: Status, stack: ExitStack, say: Say, warn: Say
+    config: Config,
+    engine: Engine,
+    status: Status,
+    stack: ExitStack,
+    stop: threading.Event,
+    say: Say,
+    warn: Say,
 ) -> Outputs:
     """Open what `config` asks for. Raises an EdgeError that names what cannot be.
 
-    stack: closes what no sink does. say, warn: are told, on any thread, what people should know.
+    stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
+    any thread, what people should know.
     """
     outputs = Outputs(stack)
     slow: list[Sink] = []
@@ -114,7 +122,9 @@ def open_outputs(
             undo.callback(sink.close)
 
         add(Narrator(say, warn))
-        add(JsonLines(sys.stdout))
+        lines = JsonLines(sys.stdout, stop, warn)
+        outputs.losses["stdout"] = lambda: lines.lost
+        add(lines)
         if config.preview:
             add(Preview(config.preview))
         if config.smooth:

@@ -31,6 +31,7 @@ from edge.run.record.recording import check_record
 from edge.run.record.rules import read_rule
 from edge.run.record.smoothing import smoothing
 from edge.run.service import toml
+from edge.run.sources.camera import named
 from edge.run.sources.cameras import Camera, Transport
 from edge.run.sources.uris import as_uri, redact, redact_address
 from edge.run.telemetry.broker import Broker
@@ -182,6 +183,8 @@ def load(path: Path) -> Config:
 def merge(config: Config, given: Mapping[str, Any]) -> Config:
     """`config`, but for what the command line gives: whatever is not None or empty in `given`.
 
+    Each camera has a name of its own then.
+
     Its keys are those of the file. `source` is a list of URIs that stand in for all cameras of the
     file, and the other keys of a camera hold for every one.
     Raises ConfigError when there is no engine, or no camera.
@@ -198,7 +201,7 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
         raise ConfigError("no engine was named", 'type it, or write engine = "..." into the file')
     if not config.cameras:
         raise ConfigError("no camera was named", "type --source URI, or write a [[camera]]")
-    return config
+    return replace(config, cameras=tuple(named(config.cameras)))
 
 
 def diff(old: Config, new: Config) -> Diff:

@@ -201,13 +201,14 @@ def test_the_command_line_wins_over_the_file(write):
 def test_sources_of_the_command_line_stand_in_for_the_file_s(write):
     given = {"source": ["test://snow", "test://snow"], "on": ["label=owl"], "loop": True}
     merged = config.merge(config.load(write(CABINET)), given)
-    assert merged.cameras == (Camera("test://snow", loop=True),) * 2
+    names = ("test://snow", "test://snow#2")
+    assert merged.cameras == tuple(Camera("test://snow", name, loop=True) for name in names)
     assert merged.on == ("label=owl",)
 
 
 def test_a_run_without_a_file_is_the_command_line_s():
     merged = config.merge(Config(), {"engine": Path("a"), "source": ["test://ball"]})
-    assert merged == Config(engine=Path("a"), cameras=(Camera("test://ball"),))
+    assert merged == Config(engine=Path("a"), cameras=(Camera("test://ball", "test://ball"),))
 
 
 @pytest.mark.parametrize(
