@@ -30,7 +30,7 @@ ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), 
 
 def opened(stack: ExitStack, **asked: Any) -> Outputs:
     config = Config(cameras=(Camera("test://ball", name="ball"),), **asked)
-    return open_outputs(config, ENGINE, Status(), stack, print, print)
+    return open_outputs(config, ENGINE, Status(), stack, threading.Event(), print, print)
 
 
 @pytest.mark.parametrize(
