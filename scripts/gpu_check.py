@@ -31,6 +31,7 @@ RTX = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
 # For PyCUDA from its source, which is built with the CUDA toolkit or else with these headers.
 BUILDING = ("pip", "setuptools", "wheel", "pytools", "mako", "platformdirs")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
+TESTS = ("tests/gpu", "tests/test_trt.py")  # those of them that are marked gpu
 
 
 def say(text: str) -> None:
@@ -353,8 +354,7 @@ def tests(_: Path) -> dict[str, Any]:
             "-p",
             "no:cacheprovider",
             f"--junitxml={report}",
-            "tests/gpu",
-            "tests/test_trt.py",
+            *TESTS,
         ],
         400,
         EDGE_REQUIRE_GPU="1",
