@@ -28,6 +28,9 @@ LARGEST, LOAD = 45 << 20, 56 << 20  # bytes of a file, and of a folder that is c
 NEEDED = ("numpy", "pillow", "msgspec", "onnx", "onnxruntime", "ml_dtypes", "pytest")
 WANTED = ("cuda-bindings", "nvidia-cuda-nvrtc")
 RTX = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
+# In place of onnxruntime, whose module it has: its CUDA provider, with the CUDA that it needs.
+CUDA_PROVIDER = "onnxruntime-gpu[cuda,cudnn]"
+WITH_CUDA_PROVIDER = "--onnxruntime-gpu"  # it is left out unless asked for, being gigabytes
 # For PyCUDA from its source, which is built with the CUDA toolkit or else with these headers.
 BUILDING = ("pip", "setuptools", "wheel", "pytools", "mako", "platformdirs")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
@@ -46,8 +49,11 @@ def say_what_failed(done: dict[str, Any]) -> None:
 # On a PC with a network.
 
 
-def gather(folder: Path) -> int:
-    """Download everything, make the networks, and pack it into folders that can be carried."""
+def gather(folder: Path, *more: str) -> int:
+    """Download everything, make the networks, and pack it into folders that can be carried.
+
+    more: packages beside those that every check needs.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty; name a new folder")
     flat = folder / "flat"
@@ -58,7 +64,7 @@ def gather(folder: Path) -> int:
     for glibc in ("2_28", "2_27", "2_17", "2014"):
         binary += ["--platform", f"manylinux{'' if glibc == '2014' else '_'}{glibc}_x86_64"]
     say("downloading wheels")
-    packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS)
+    packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS, *more)
     subprocess.run([*download, *binary, *packages], check=True)
     source = ["--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "pycuda"]
     subprocess.run([*download, *source], check=True)
@@ -227,13 +233,15 @@ def make_venv(folder: Path) -> dict[str, Any]:
     made = run([python, "-m", "venv", "--without-pip", WORK / "venv"], 60)
     if not made["ok"]:
         return short(made)
-    packages = (*BUILDING, *NEEDED, *WANTED, *RTX)
+    packages = [*BUILDING, *NEEDED, *WANTED, *RTX]
+    if any(wheels.glob("onnxruntime_gpu-*.whl")):
+        packages[packages.index("onnxruntime")] = CUDA_PROVIDER
     together = short(pip(wheels, *packages))
     # One at a time tells what is missing, and installs the rest.
     alone = [] if together["ok"] else packages
     installed = {name: short(pip(wheels, name)) for name in alone}
-    if any(wheels.glob("onnxruntime_gpu-*.whl")):
-        installed["onnxruntime-gpu"] = short(pip(wheels, "--force-reinstall", "onnxruntime-gpu"))
+    if CUDA_PROVIDER in installed and not installed[CUDA_PROVIDER]["ok"]:
+        installed["onnxruntime"] = short(pip(wheels, "onnxruntime"))
     lacking += [name for name, done in installed.items() if not done["ok"]]
     return {
         "ok": not lacking,
@@ -483,7 +491,9 @@ def write(out: Path, steps: dict[str, Any]) -> Path:
 def main(arguments: Sequence[str]) -> int:
     verb, folder, *rest = arguments
     if verb == "wheels":
-        return gather(Path(folder).absolute())
+        if rest not in ([], [WITH_CUDA_PROVIDER]):
+            raise SystemExit(f"error: after the folder comes {WITH_CUDA_PROVIDER} or nothing")
+        return gather(Path(folder).absolute(), *([CUDA_PROVIDER] if rest else []))
     out = Path(rest[0] if rest else "gpu-check").absolute()
     return check(Path(folder).absolute(), out, rest[1:])
 
