@@ -51,6 +51,12 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "self._contexts[count]": "IExecutionContext",
         "engine": "ICudaEngine",
         "inspector": "EngineInspector",
+        "given": "ExecutionContextAllocationStrategy",
+        "fitting": "type[DynamicShapesKernelSpecializationStrategy]",
+        "config.dynamic_shapes_kernel_specialization_strategy": (
+            "DynamicShapesKernelSpecializationStrategy"
+        ),
+        "self.contexts": None,  # an allocation strategy, or TensorRT-RTX's IRuntimeConfig
     },
 }
 
