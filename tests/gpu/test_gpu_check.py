@@ -140,6 +140,21 @@ def test_every_step_that_fails_is_recorded_and_the_next_is_taken(work, tmp_path,
     assert again["benchmark"] == found["benchmark"]
 
 
+def test_a_benchmark_that_is_stopped_keeps_its_figures(work, monkeypatch):
+    """Even with a process beside it that holds its output open, as torch.compile's do."""
+    gpu_check.VENV.parent.mkdir(parents=True)
+    gpu_check.VENV.write_text(
+        '#!/bin/sh\nfor file; do :; done\necho \'{"kernel": 1}\' > "$file"\nsleep 600 &\nwait\n'
+    )
+    gpu_check.VENV.chmod(0o755)
+    monkeypatch.setattr(gpu_check, "packages_with_torch", lambda: None)
+    monkeypatch.setattr(gpu_check, "BENCHMARK_SECONDS", 3)
+    found = gpu_check.benchmark(work)
+    assert not found["ok"] and found["exit"] == 124
+    assert "stopped after 3 s" in found["tail"]
+    assert found["figures"] == {"kernel": 1}
+
+
 def test_the_tests_of_this_machine_are_read(tmp_path):
     report = tmp_path / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_trt.py"]
