@@ -37,6 +37,9 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "serialized": "IHostMemory",
         "flag": "NetworkDefinitionCreationFlag",
         "fixed": "BuilderFlag",
+        "capabilities": "type[ComputeCapability]",
+        # The IBuilderConfig of TensorRT-RTX: no other has what is set there.
+        "settings": None,
         "levels": "type[ILogger.Severity]",
         "severity": "ILogger.Severity",
         "monitor": "Monitor",

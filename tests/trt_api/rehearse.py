@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -193,6 +194,8 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
     assert cached == expected, cached
     del stage.answers["IBuilderConfig.set_timing_cache"]
 
+    rehearse_a_gpu(stage, backend, run)
+
     def refused(reason: str, **answers: Any) -> None:
         before = stage.answers
         stage.answers = before | {name.replace("__", "."): one for name, one in answers.items()}
@@ -208,6 +211,31 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
     refused("2 inputs", INetworkDefinition__num_inputs=2)
     refused("profile", IBuilderConfig__add_optimization_profile=-1)
     refused("cannot build", Builder__build_serialized_network=lambda *_: None)
+
+
+def rehearse_a_gpu(stage: Stage, backend: str, run: Callable[[], Any]) -> None:
+    """Where there is a GPU, TensorRT-RTX compiles for it alone; without one, for what it will."""
+    asked = "IBuilderConfig.set_compute_capability"
+    assert asked not in dict(stage.told)
+    without, nvidia.gpu = nvidia.gpu, lambda: nvidia.Gpu("X 1", "8.9")  # type: ignore[assignment]
+    try:
+        compiled = run()
+        assert (compiled.gpu.name, compiled.gpu.compute_capability) == ("X 1", "8.9")
+        if backend == "tensorrt-rtx":
+            current = stage.real.ComputeCapability.CURRENT
+            assert dict(stage.told)[asked] == (current, 0)
+            stage.answers[asked] = False
+            try:
+                run()
+            except CompileError as error:
+                assert "no plan for X 1 (compute capability 8.9)" in str(error), error
+            else:
+                raise AssertionError("a GPU that TensorRT-RTX refuses was taken")
+            del stage.answers[asked]
+        else:
+            assert asked not in dict(stage.told)
+    finally:
+        nvidia.gpu = without
 
 
 def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
