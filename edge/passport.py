@@ -78,12 +78,20 @@ class Plan:
     backend: str  # tensorrt or tensorrt-rtx
     graph: str  # the file that it was compiled from
     version: str  # of TensorRT, exactly
-    gpu: str | None  # None: compiled on a machine without one, for any GPU of that backend
+    gpu: str | None  # None: compiled by TensorRT-RTX on a machine without one, for several
     compute_capability: str | None  # such as 8.7
     max_batch: int
     model_sha256: str  # of that file
     ms: float | None = None  # median time of one picture where it was compiled
     why: str = ""  # this graph and no other candidate's
+
+    @property
+    def gpus(self) -> str:
+        """What it runs on, in words."""
+        if self.gpu is None:
+            # Those that NVIDIA's support matrix names for a plan that was made for no GPU of them.
+            return "any GPU of compute capability 8.6, 8.9 or 12.0"
+        return f"{self.gpu} ({self.compute_capability})"
 
 
 @dataclass(frozen=True)

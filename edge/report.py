@@ -40,10 +40,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append((f"candidate {precision}", f"{carried.graph}{speed}"))
     lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
     if plan:
-        gpu = f"{plan.gpu} ({plan.compute_capability})" if plan.gpu else "any GPU it supports"
-        lines.append(
-            ("plan", f"{plan.backend} {plan.version}, batch {_batches(plan.max_batch)}, {gpu}")
-        )
+        batches = _batches(plan.max_batch)
+        lines.append(("plan", f"{plan.backend} {plan.version}, batch {batches}, {plan.gpus}"))
         if plan.why:
             lines.append(("", plan.why))
     else:

@@ -20,26 +20,33 @@ class _Context(Execution):
     """A plan's execution contexts, one for each size of batch, and their tensors.
 
     A graph of captured work is good for as long as its context keeps its shape: so each keeps its
-    own, and cameras that come and go end no graph.
+    own, and cameras that come and go end no graph. They work in one memory, since they work in one
+    stream, one after the other; each alone would take what the largest batch needs.
     """
 
     def __init__(self, runner: TensorRT, stream: Stream):
         """Raises `BackendError` without memory for it. The device's context is current."""
         super().__init__(runner, stream)
-        self._name, self._engine = runner.name, runner.engine
+        self._name, self._engine, self._kind = runner.name, runner.engine, runner.contexts
         self._tensors = runner.input_name, runner.output_name
         self._contexts: dict[int, Any] = {}
-        self._context_for(1)  # now is when to find that there is no memory for any
+        self._size = int(self._engine.device_memory_size_v2)
+        # A plan may need none, and CUDA allocates no nothing.
+        self._scratch = int(runner.device.allocate(self._size)) if self._size else 0
+        # Now is when to find that there is no memory, and not while cameras wait.
+        for count in {*(1 << power for power in range(self.batch.bit_length())), self.batch}:
+            self._context_for(count)
 
     def _context_for(self, count: int) -> Any:
-        """The context for batches of `count`, made when the first comes."""
+        """The context for batches of `count`; those of no power of two are made when one comes."""
         if count not in self._contexts:
-            context = self._engine.create_execution_context()
+            context = self._engine.create_execution_context(self._kind)
             if context is None:
                 raise BackendError(
                     f"{self._name} cannot make a context for its plan",
                     "close other programs that use the GPU's memory",
                 )
+            context.set_device_memory(self._scratch, self._size)
             for name, address in zip(self._tensors, (self.input, self.output), strict=True):
                 _check(context.set_tensor_address(name, address), self._name, "set_tensor_address")
             worked = context.set_input_shape(self._tensors[0], (count, *self._shape))
@@ -62,7 +69,8 @@ class _Context(Execution):
 
     def close(self) -> None:
         self._contexts.clear()
-        self.__dict__.pop("_engine", None)
+        for name in ("_kind", "_engine"):
+            self.__dict__.pop(name, None)
 
 
 class TensorRT(Runner):
@@ -78,6 +86,7 @@ class TensorRT(Runner):
             with self.device:
                 self._load(trt, plan)
                 self._find_tensors(trt)
+                self.contexts = self._kind_of_contexts(trt)
         except BaseException:
             self.close()
             raise
@@ -104,6 +113,22 @@ class TensorRT(Runner):
             )
         self.input_name, self.output_name = inputs[0], outputs[0]
 
+    def _kind_of_contexts(self, trt: Any) -> Any:
+        """What contexts are made with: memory is given to them, kernels fit their shape at once."""
+        given = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        fitting = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+        configured = getattr(self.engine, "create_runtime_config", None)
+        if fitting is None or configured is None:  # TensorRT, whose kernels are in the plan
+            return given
+        # TensorRT-RTX would run general kernels until those for the shape are compiled, and they
+        # would stay in a graph that is captured meanwhile. What it compiles serves all contexts.
+        config = configured()
+        config.set_execution_context_allocation_strategy(given)
+        config.dynamic_shapes_kernel_specialization_strategy = fitting.EAGER
+        self._cache = config.create_runtime_cache()
+        _check(config.set_runtime_cache(self._cache), self.name, "set_runtime_cache")
+        return config
+
     def _execution(self, stream: Stream) -> Execution:
         return _Context(self, stream)
 
@@ -122,7 +147,7 @@ class TensorRT(Runner):
             ) from error
 
     def _release(self) -> None:
-        for name in ("engine", "_runtime"):
+        for name in ("contexts", "_cache", "engine", "_runtime"):
             self.__dict__.pop(name, None)
 
 

@@ -1,10 +1,12 @@
 """Measure on a GPU, in rotation in one run: the kernel, the network and both together.
 
     PYTHONPATH=. python scripts/bench_gpu.py MODELS [--rounds 50] [--frames 10000] [--peers FOLDER]
+        [--out FILE]
 
 MODELS: what scripts/gpu_models.py wrote. --peers: a folder of Python packages to find torch,
 torchvision, transformers and cvcuda in, where this environment has none. Prints one JSON object;
-figures are medians, and what was not measured is named with its reason.
+figures are medians, and what was not measured is named with its reason. --out: a file that has them
+after each part, so that they are not lost when a later one takes too long.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,7 @@ from edge.preprocess.processors import from_processor  # noqa: E402
 from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
 from edge.run.engine import Engine  # noqa: E402
 from edge.runner import Runner  # noqa: E402
+from edge.storage import write_bytes  # noqa: E402
 from edge.trt import TensorRT  # noqa: E402
 from tests.gpu import frames  # noqa: E402
 
@@ -252,10 +255,15 @@ def ours(
 
 
 def networks(
-    engines: Mapping[str, Engine], rounds: int, size: tuple[int, int] = FULL_HD
-) -> dict[str, Any]:
-    """All engines and torch's, in rotation, for every batch."""
-    result: dict[str, Any] = {}
+    engines: Mapping[str, Engine],
+    rounds: int,
+    size: tuple[int, int] = FULL_HD,
+    compiled: bool = False,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All engines and torch's, in rotation, for every batch: its name, and its figures.
+
+    compiled: beside torch.compile, which takes minutes; else beside torch as it is.
+    """
     for batch in BATCHES:
         calls: dict[str, Callable[[], object]] = {}
         stages: dict[str, dict[str, list[float]]] = {}
@@ -267,7 +275,7 @@ def networks(
                     calls[f"vit-edge {precision.upper()}, {name}"] = call
         absent: dict[str, str] = {}
         try:
-            for name, peer in gpu_peers.networks(batch, size).items():
+            for name, peer in gpu_peers.networks(batch, size, compiled).items():
                 if isinstance(peer, Absent):
                     absent[name] = str(peer)
                 else:
@@ -277,7 +285,7 @@ def networks(
         if calls:
             taken = interleave(calls, rounds)
             ms = {name: median(times) for name, times in taken.items()}
-            result[f"batch {batch}"] = {
+            row = {
                 "ms": ms,
                 "stages_ms": {
                     precision: {stage: median(times[-rounds:]) for stage, times in found.items()}
@@ -286,12 +294,16 @@ def networks(
                 "rounds": rounds,
                 "absent": absent,
             }
-    return result
+            yield f"batch {batch}", row
 
 
-def measure_networks(models: Path, rounds: int, count: int) -> dict[str, Any]:
-    """Every precision that runs here: `count` frames alone, then all of them in rotation."""
-    result: dict[str, Any] = {}
+def measure_networks(
+    models: Path, rounds: int, count: int, result: dict[str, Any], save: Callable[[], None]
+) -> None:
+    """Every precision that runs here: `count` frames alone, then all of them in rotation.
+
+    result: gets the figures; save: is called when there are more of them.
+    """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines: dict[str, Engine] = {}
@@ -310,8 +322,18 @@ def measure_networks(models: Path, rounds: int, count: int) -> dict[str, Any]:
                 found = {"failed": str(error), "said": said}
                 traceback.print_exc()
             result[precision] = found
-        result["side by side"] = attempt(lambda: networks(engines, rounds))
-    return result
+            save()
+        for name, compiled in (("side by side", False), ("beside torch.compile", True)):
+            rows: dict[str, Any] = {}
+            result[name] = rows
+            try:
+                for batch, row in networks(engines, rounds, compiled=compiled):
+                    rows[batch] = row
+                    save()
+            except Exception as error:
+                traceback.print_exc()
+                rows["failed"] = str(error)
+                save()
 
 
 def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -328,7 +350,10 @@ def measure_kernel(rounds: int) -> dict[str, Any]:
         return kernel_alone(device, rounds)
 
 
-def measure(models: Path, rounds: int, count: int) -> dict[str, Any]:
+def measure(
+    models: Path, rounds: int, count: int, save: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """All figures; `save` is given those that there are after each part."""
     gpu = nvidia.gpu()
     result: dict[str, Any] = {
         "gpu": gpu.name if gpu else None,
@@ -337,7 +362,9 @@ def measure(models: Path, rounds: int, count: int) -> dict[str, Any]:
         "commit": figures.commit(),
     }
     result["kernel"] = attempt(lambda: measure_kernel(rounds))
-    result["networks"] = measure_networks(models, rounds, count)
+    save(result)
+    result["networks"] = {}
+    measure_networks(models, rounds, count, result["networks"], partial(save, result))
     return result
 
 
@@ -349,10 +376,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--peers", type=Path)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.peers:
         sys.path.append(str(arguments.peers))
-    found = measure(arguments.models, arguments.rounds, arguments.frames)
+
+    def save(found: dict[str, Any]) -> None:
+        if arguments.out:
+            write_bytes(arguments.out, json.dumps(found, indent=1).encode())
+
+    found = measure(arguments.models, arguments.rounds, arguments.frames, save)
     print(json.dumps(found, indent=1))
     parts = (found["kernel"], *found["networks"].values())
     return int(any("failed" in part for part in parts))

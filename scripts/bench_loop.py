@@ -1,6 +1,6 @@
 """Measure, in one run, what the camera loop costs beside the bare engine and beside a plain loop.
 
-    .venv/bin/python scripts/bench_loop.py [--turns 5] [--threads 2] [--out FILE.json]
+    .venv/bin/python scripts/bench_loop.py [--turns 5] [--threads 2] [--folder DIR] [--out FILE]
 
 ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the other:
 
@@ -120,13 +120,14 @@ def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
-    make_inputs(folder)
+    if not (folder / "engines/int8/passport.json").exists():
+        make_inputs(folder)
+        build_engines(folder, "int8")
     films = make_films(folder)
     torch.set_num_threads(threads)
     model = AutoModelForImageClassification.from_pretrained(folder / "vit-b16").eval()
     processor = ViTImageProcessorPil.from_pretrained(folder / "vit-b16")
-    engines = build_engines(folder, "int8")
-    with Engine.open(engines / "int8", "onnxruntime", threads) as engine:
+    with Engine.open(folder / "engines/int8", "onnxruntime", threads) as engine:
         taken = [turn(engine, model, processor, films) for _ in range(turns)]
     return {
         "threads": threads,
@@ -150,9 +151,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep the engine here, for the next time")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measure(Path(scratch), arguments.turns, arguments.threads)
+        folder = arguments.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = measure(folder, arguments.turns, arguments.threads)
     text = json.dumps(figures, indent=1)
     if arguments.out:
         arguments.out.write_text(f"{text}\n")

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,15 +23,20 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build/gpu-check"
 VENV = WORK / "venv/bin/python"
 PYTHON = "3.12"  # that wheels are downloaded for
+BENCHMARK_SECONDS = 540
 LARGEST, LOAD = 45 << 20, 56 << 20  # bytes of a file, and of a folder that is carried at once
 
 # By their names on PyPI. Without the first there is no check; the others are missed by name.
 NEEDED = ("numpy", "pillow", "msgspec", "onnx", "onnxruntime", "ml_dtypes", "pytest")
 WANTED = ("cuda-bindings", "nvidia-cuda-nvrtc")
 RTX = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
+# In place of onnxruntime, whose module it has: its CUDA provider, with the CUDA that it needs.
+CUDA_PROVIDER = "onnxruntime-gpu[cuda,cudnn]"
+WITH_CUDA_PROVIDER = "--onnxruntime-gpu"  # it is left out unless asked for, being gigabytes
 # For PyCUDA from its source, which is built with the CUDA toolkit or else with these headers.
 BUILDING = ("pip", "setuptools", "wheel", "pytools", "mako", "platformdirs")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
+TESTS = ("tests/gpu", "tests/test_trt.py")  # those of them that are marked gpu
 
 
 def say(text: str) -> None:
@@ -45,8 +51,11 @@ def say_what_failed(done: dict[str, Any]) -> None:
 # On a PC with a network.
 
 
-def gather(folder: Path) -> int:
-    """Download everything, make the networks, and pack it into folders that can be carried."""
+def gather(folder: Path, *more: str) -> int:
+    """Download everything, make the networks, and pack it into folders that can be carried.
+
+    more: packages beside those that every check needs.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty; name a new folder")
     flat = folder / "flat"
@@ -57,7 +66,7 @@ def gather(folder: Path) -> int:
     for glibc in ("2_28", "2_27", "2_17", "2014"):
         binary += ["--platform", f"manylinux{'' if glibc == '2014' else '_'}{glibc}_x86_64"]
     say("downloading wheels")
-    packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS)
+    packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS, *more)
     subprocess.run([*download, *binary, *packages], check=True)
     source = ["--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "pycuda"]
     subprocess.run([*download, *source], check=True)
@@ -153,13 +162,7 @@ def run(command: Sequence[object], seconds: int, **environment: str) -> dict[str
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     start = time.monotonic()
     try:
-        done = subprocess.run(
-            words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=seconds
-        )
-        status, out, err = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as late:
-        status, out = 124, _text(late.stdout)
-        err = f"{_text(late.stderr)}\nstopped after {seconds} s"
+        status, out, err = _communicate(words, variables, seconds)
     except OSError as error:
         status, out, err = 127, "", str(error)
     return {
@@ -171,8 +174,21 @@ def run(command: Sequence[object], seconds: int, **environment: str) -> dict[str
     }
 
 
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+def _communicate(words: list[str], variables: dict[str, str], seconds: int) -> tuple[int, str, str]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+            return process.returncode, out, err
+        except BaseException as error:
+            # With all that it started: torch.compile's workers would hold its output open.
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            out, err = process.communicate()
+            return 124, out, f"{err}\nstopped after {seconds} s"
 
 
 def short(done: dict[str, Any]) -> dict[str, Any]:
@@ -226,13 +242,15 @@ def make_venv(folder: Path) -> dict[str, Any]:
     made = run([python, "-m", "venv", "--without-pip", WORK / "venv"], 60)
     if not made["ok"]:
         return short(made)
-    packages = (*BUILDING, *NEEDED, *WANTED, *RTX)
+    packages = [*BUILDING, *NEEDED, *WANTED, *RTX]
+    if any(wheels.glob("onnxruntime_gpu-*.whl")):
+        packages[packages.index("onnxruntime")] = CUDA_PROVIDER
     together = short(pip(wheels, *packages))
     # One at a time tells what is missing, and installs the rest.
     alone = [] if together["ok"] else packages
     installed = {name: short(pip(wheels, name)) for name in alone}
-    if any(wheels.glob("onnxruntime_gpu-*.whl")):
-        installed["onnxruntime-gpu"] = short(pip(wheels, "--force-reinstall", "onnxruntime-gpu"))
+    if CUDA_PROVIDER in installed and not installed[CUDA_PROVIDER]["ok"]:
+        installed["onnxruntime"] = short(pip(wheels, "onnxruntime"))
     lacking += [name for name, done in installed.items() if not done["ok"]]
     return {
         "ok": not lacking,
@@ -353,8 +371,7 @@ def tests(_: Path) -> dict[str, Any]:
             "-p",
             "no:cacheprovider",
             f"--junitxml={report}",
-            "tests/gpu",
-            "tests/test_trt.py",
+            *TESTS,
         ],
         400,
         EDGE_REQUIRE_GPU="1",
@@ -403,16 +420,18 @@ def sanitize(tool: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def benchmark(_: Path) -> dict[str, Any]:
-    """Every figure of scripts/bench_gpu.py."""
+    """Every figure of scripts/bench_gpu.py; where it is stopped, those that it had by then."""
     command = [VENV, ROOT / "scripts/bench_gpu.py", WORK / "wheels/models"]
     peers = packages_with_torch()
     if peers is not None:
         command += ["--peers", peers]
-    done = run(command, 540)
-    try:
-        return {**short(done), "peers": str(peers), "figures": json.loads(done["out"])}
-    except ValueError:
-        return short(done)
+    figures = WORK / "figures.json"
+    figures.unlink(missing_ok=True)
+    done = run([*command, "--out", figures], BENCHMARK_SECONDS)
+    found = {**short(done), "peers": str(peers)}
+    if figures.is_file():
+        found["figures"] = json.loads(figures.read_text())
+    return found
 
 
 def packages_with_torch() -> Path | None:
@@ -483,7 +502,9 @@ def write(out: Path, steps: dict[str, Any]) -> Path:
 def main(arguments: Sequence[str]) -> int:
     verb, folder, *rest = arguments
     if verb == "wheels":
-        return gather(Path(folder).absolute())
+        if rest not in ([], [WITH_CUDA_PROVIDER]):
+            raise SystemExit(f"error: after the folder comes {WITH_CUDA_PROVIDER} or nothing")
+        return gather(Path(folder).absolute(), *([CUDA_PROVIDER] if rest else []))
     out = Path(rest[0] if rest else "gpu-check").absolute()
     return check(Path(folder).absolute(), out, rest[1:])
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that is to be known of vit-edge on a GPU, in one command and one JSON file: see docs/gpu.md.
 #
-#   scripts/gpu_check.sh --wheels FOLDER              on a PC with a network: what the check needs
+#   scripts/gpu_check.sh --wheels FOLDER [--onnxruntime-gpu]   on a PC with a network: what it needs
 #   scripts/gpu_check.sh FOLDER [OUT_FOLDER] [STEP...]   on the machine with the GPU, without one
 set -euo pipefail
 
@@ -10,8 +10,9 @@ usage() { sed -n 's/^#   //p' "$0" >&2; exit 2; }
 [ $# -ge 1 ] || usage
 
 if [ "$1" = --wheels ]; then
-  [ $# -eq 2 ] || usage
-  PYTHONPATH=$root exec "${PYTHON:-$root/.venv/bin/python}" "$root/scripts/gpu_check.py" wheels "$2"
+  [ $# -ge 2 ] || usage
+  shift
+  PYTHONPATH=$root exec "${PYTHON:-$root/.venv/bin/python}" "$root/scripts/gpu_check.py" wheels "$@"
 fi
 # Any Python 3.10 or later can begin; it finds the one that the wheels are for.
 for python in "${PYTHON:-}" python3 python3.12 python3.13 python3.11 python3.10; do

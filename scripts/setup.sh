@@ -59,5 +59,10 @@ else
   extras=build,fast,demo,service,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
+  # With a GPU's driver, the rest of the extra `cuda` too: dev has cuda-bindings.
+  if "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null; then
+    VENV=$venv scripts/build_pycuda.sh --install ||
+      say "PyCUDA cannot be built, so that the GPU is not used; when its errors above are mended: make -B setup"
+  fi
 fi
 say "done; make help shows what can be made"

@@ -24,12 +24,25 @@ Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 def available() -> tuple[str | None, str]:
     """The backend that this machine can compile for, and why that one (or why none)."""
-    found = nvidia.installed()
-    if "tensorrt" in found and nvidia.gpu() is None:
+    found, gpu = nvidia.installed(), nvidia.gpu()
+    if "tensorrt" in found and gpu is None:
         found.remove("tensorrt")  # it times its kernels on the GPU, TensorRT-RTX does not
+    if found == ["tensorrt-rtx"] and gpu is not None and not _is_rtx(gpu):
+        return None, f"TensorRT-RTX makes no plan for {_in_words(gpu)}"
     if found:
         return found[0], "installed"
     return None, "neither TensorRT with a GPU nor TensorRT-RTX is installed here"
+
+
+def _is_rtx(gpu: nvidia.Gpu) -> bool:
+    """Whether TensorRT-RTX names its compute capability; a version that names none takes any."""
+    capabilities = getattr(nvidia.tensorrt("tensorrt-rtx"), "ComputeCapability", None)
+    name = "SM" + gpu.compute_capability.replace(".", "")
+    return capabilities is None or getattr(capabilities, name, None) is not None
+
+
+def _in_words(gpu: nvidia.Gpu) -> str:
+    return f"{gpu.name} (compute capability {gpu.compute_capability})"
 
 
 def identity(backend: str | None) -> list[str | None]:
@@ -104,6 +117,8 @@ def compile_plan(
     fixed = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
     if fixed is not None:
         config.set_flag(fixed)
+    if gpu is not None:
+        _only_for(gpu, trt, config)
     name = network.get_input(0).name
     profile = builder.create_optimization_profile()
     shapes = [(batch, *input_shape) for batch in (1, max_batch, max_batch)]
@@ -130,6 +145,22 @@ def compile_plan(
 def _strongly_typed(trt: Any) -> int:
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
+
+
+def _only_for(gpu: nvidia.Gpu, trt: Any, settings: Any) -> None:
+    """Have TensorRT-RTX make a plan for this GPU alone, and not for several; TensorRT always does.
+
+    Raises `CompileError` when it makes none for it.
+    """
+    capabilities = getattr(trt, "ComputeCapability", None)
+    if capabilities is None:
+        return
+    settings.num_compute_capabilities = 1
+    if not settings.set_compute_capability(capabilities.CURRENT, 0):
+        raise CompileError(
+            f"TensorRT-RTX {trt.__version__} makes no plan for {_in_words(gpu)}",
+            "edge run has --backend onnxruntime-cuda, which needs no plan; see edge doctor",
+        )
 
 
 def _workspace_bytes() -> int:

@@ -111,9 +111,7 @@ def add_plan(
         known = passport.with_plan(plan, {"model.plan": File.of(path)})
         ms = timer(path, known) if len(graphs) > 1 else None
         speed = f", {ms:.2f} ms" if ms is not None else ""
-        observer.done(
-            f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpu or 'any GPU of this backend'}{speed}"
-        )
+        observer.done(f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpus}{speed}")
         if ms is None:
             if best is None:
                 best = (0.0, precision, plan, compiled.data)

@@ -11,6 +11,7 @@ from edge.build import fp16, graph, plan
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe
 from edge.errors import CompileError, EngineError
+from edge.nvidia import Gpu
 from edge.passport import Passport
 from tests.conftest import needs_rtx
 
@@ -33,6 +34,8 @@ def test_makes_the_plan_and_notes_it(copy, recorder):
     assert passport.plan.model_sha256 == passport.files["model.onnx"].sha256
     assert passport.plan.max_batch == 4
     assert recorder.stages == ["compile int8 (tensorrt-rtx)"]
+    if passport.plan.gpu is None:
+        assert "for any GPU of compute capability 8.6, 8.9 or 12.0" in recorder.texts[0]
 
 
 @needs_rtx
@@ -90,6 +93,17 @@ def test_nothing_that_compiles_is_an_error(copy, recorder, monkeypatch):
     monkeypatch.setattr(plan.compiling.nvidia, "installed", lambda: [])
     with pytest.raises(CompileError, match="python3-libnvinfer"):
         plan.compile_engine(copy, None, recorder)
+
+
+@needs_rtx
+@pytest.mark.parametrize("capability, taken", [("8.9", True), ("12.0", True), ("9.0", False)])
+def test_tensorrt_rtx_is_for_the_gpus_that_it_names(monkeypatch, capability, taken):
+    """An engine that is built where it names none is portable, and its build is no failure."""
+    monkeypatch.setattr(plan.compiling.nvidia, "installed", lambda: ["tensorrt-rtx"])
+    monkeypatch.setattr(plan.compiling.nvidia, "gpu", lambda: Gpu("NVIDIA X", capability))
+    found, why = plan.compiling.available()
+    assert (found == "tensorrt-rtx") == taken
+    assert taken or why == "TensorRT-RTX makes no plan for NVIDIA X (compute capability 9.0)"
 
 
 def test_a_damaged_engine_is_not_compiled(copy, recorder):

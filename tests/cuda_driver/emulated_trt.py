@@ -21,6 +21,10 @@ from tests.cuda_driver.standin import Driver
 __version__ = "10.3.0"
 TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
 DataType = Enum("DataType", ["FLOAT", "HALF"])
+ExecutionContextAllocationStrategy = Enum(
+    "ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"]
+)
+Strategy = ExecutionContextAllocationStrategy
 
 
 class Logger:
@@ -41,6 +45,7 @@ class Trt:
         self.driver = driver
         self.__version__, self.Logger = __version__, Logger
         self.TensorIOMode, self.DataType = TensorIOMode, DataType
+        self.ExecutionContextAllocationStrategy = Strategy
         self.queued: list[int] = []
 
     def Runtime(self, logger: Logger) -> Runtime:
@@ -57,6 +62,7 @@ class Runtime:
 
 class Plan:
     num_io_tensors = 2
+    device_memory_size_v2 = 1 << 20  # bytes, of one context
 
     def __init__(self, trt: Trt, graph: Path) -> None:
         self.trt, self.session = trt, Session(graph, 1)
@@ -70,15 +76,28 @@ class Plan:
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType.FLOAT
 
-    def create_execution_context(self) -> Context:
-        return Context(self)
+    def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> Context:
+        return Context(self, strategy)
 
 
 class Context:
-    def __init__(self, plan: Plan) -> None:
+    """Its work overwrites all of its memory, which is its own unless it is given one."""
+
+    def __init__(self, plan: Plan, strategy: Strategy) -> None:
         self._plan = plan
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
+        self._own = self._memory = 0
+        if strategy != Strategy.USER_MANAGED:
+            self._own = self._memory = plan.trt.driver.allocate(plan.device_memory_size_v2)
+
+    def __del__(self) -> None:
+        if self._own:
+            self._plan.trt.driver.free(self._own)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self._plan.device_memory_size_v2, size
+        self._memory = memory
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -90,9 +109,13 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         shape, addresses, session = self._shape, dict(self._addresses), self._plan.session
+        memory = self._memory
+        if not memory:
+            return False
 
         def infer() -> None:
             time.sleep(self._plan.trt.nap)
+            ctypes.memset(memory, 0xAB, self._plan.device_memory_size_v2)
             pixels = _array(addresses["pixel_values"], shape)
             logits = session.logits(pixels.copy())
             _array(addresses["logits"], logits.shape)[...] = logits

@@ -79,6 +79,17 @@ class Driver:
         code = self._library.cuLaunchHostFunc(ctypes.c_void_p(stream), callback, None)
         assert code == 0, f"cuLaunchHostFunc: {code}"
 
+    def allocate(self, size: int) -> int:
+        """Device memory that a library takes for itself; the context is current."""
+        address = ctypes.c_uint64()
+        code = self._library.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size))
+        assert code == 0, f"cuMemAlloc: {code}"
+        return address.value
+
+    def free(self, address: int) -> None:
+        code = self._library.cuMemFree_v2(ctypes.c_uint64(address))
+        assert code == 0, f"cuMemFree: {code}"
+
     def image(self, source: Path) -> bytes:
         """What `Device.load` takes here: a .cu compiled for the CPU."""
         return os.fsencode(compile_kernels(source))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import closing
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from edge.cuda import Device
@@ -41,7 +43,7 @@ def test_the_kernel_is_timed_beside_a_copy(driver):
 @emulated
 def test_networks_take_turns(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, _, _):
-        found = bench_gpu.networks({"int8": on_gpu}, 2, SMALL)
+        found = dict(bench_gpu.networks({"int8": on_gpu}, 2, SMALL))
         assert set(found) == {"batch 1", "batch 2", "batch 4"}  # the engine takes no more
         for row in found.values():
             names = {"vit-edge INT8, frame to top-5", "vit-edge INT8, network alone"}
@@ -52,10 +54,31 @@ def test_networks_take_turns(driver, built_engine):
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_gpu.nvidia, "gpu", lambda: None)
-    found = bench_gpu.measure(tmp_path, 1, 1)
+    found = bench_gpu.measure(tmp_path, 1, 1, lambda _: None)
     assert found["gpu"] is None
     assert found["kernel"]["failed"]
     assert {"failed"} <= set(found["networks"]["fp16"])
+
+
+def test_figures_are_kept_after_each_part_and_torch_compile_is_the_last(monkeypatch, tmp_path):
+    saved, order = [], []
+
+    def networks(engines, rounds, compiled):
+        order.append(compiled)
+        yield "batch 1", {"ms": {"network": 1.0}}
+        if compiled:
+            raise KeyboardInterrupt  # as when it is stopped
+
+    monkeypatch.setattr(bench_gpu, "networks", networks)
+    with pytest.raises(KeyboardInterrupt):
+        bench_gpu.measure(tmp_path, 1, 1, lambda found: saved.append(json.dumps(found)))
+    assert order == [False, True]
+    parts = [sorted(json.loads(text).get("networks", ())) for text in saved]
+    assert parts[:3] == [[], ["fp16"], ["fp16", "int8"]]
+    last = json.loads(saved[-1])
+    assert last["kernel"]
+    row = {"batch 1": {"ms": {"network": 1.0}}}
+    assert last["networks"]["side by side"] == last["networks"]["beside torch.compile"] == row
 
 
 def test_emptied_weights_come_back_with_their_size_and_spread():

@@ -59,6 +59,59 @@ def test_a_part_that_was_left_behind_is_named_and_the_rest_is_there(packed, tmp_
     assert contents(tmp_path / "joined") == expected
 
 
+@pytest.fixture
+def asked(work, tmp_path, monkeypatch):
+    """asked(wheels, missing): what make_venv finds, and what pip is asked for, call by call."""
+
+    def call(wheels, missing=()):
+        calls = []
+
+        def pip(_, *names):
+            calls.append(names)
+            ok = not set(names) & set(missing)
+            return {"ok": ok, "exit": int(not ok), "seconds": 0, "out": "", "err": "no such wheel"}
+
+        folder = tmp_path / "wheels"
+        folder.mkdir()
+        for name in wheels:
+            (folder / f"{name}-1-cp311-none-any.whl").touch()
+        monkeypatch.setattr(gpu_check, "pip", pip)
+        monkeypatch.setattr(gpu_check, "python_for", lambda _: sys.executable)
+        return gpu_check.make_venv(folder), calls
+
+    return call
+
+
+def test_without_its_wheel_onnxruntime_s_cuda_provider_is_not_asked_for(asked):
+    found, (together,) = asked(["onnxruntime"])
+    assert found["ok"] and "onnxruntime" in together
+    assert gpu_check.CUDA_PROVIDER not in together
+
+
+def test_the_cuda_provider_comes_with_its_cuda_and_in_place_of_onnxruntime(asked):
+    """Both have one module: whichever were installed last would be it."""
+    found, (together,) = asked(["onnxruntime", "onnxruntime_gpu"])
+    assert found["ok"] and "onnxruntime-gpu[cuda,cudnn]" in together
+    assert "onnxruntime" not in together
+
+
+def test_a_cuda_provider_that_lacks_a_wheel_is_named_and_the_cpu_s_is_installed(asked):
+    name = "onnxruntime-gpu[cuda,cudnn]"
+    found, calls = asked(["onnxruntime", "onnxruntime_gpu"], missing=[name])
+    assert found["missing"] == [name]
+    assert calls[-1] == ("onnxruntime",)
+
+
+def test_the_cuda_provider_is_gathered_when_it_is_asked_for(tmp_path, monkeypatch):
+    gathered = []
+    monkeypatch.setattr(gpu_check, "gather", lambda *words: gathered.append(words) or 0)
+    gpu_check.main(["wheels", str(tmp_path)])
+    gpu_check.main(["wheels", str(tmp_path), "--onnxruntime-gpu"])
+    assert gathered == [(tmp_path,), (tmp_path, "onnxruntime-gpu[cuda,cudnn]")]
+    with pytest.raises(SystemExit, match="--onnxruntime-gpu"):
+        gpu_check.main(["wheels", str(tmp_path), "--onnxruntime"])
+
+
 def test_every_step_that_fails_is_recorded_and_the_next_is_taken(work, tmp_path, monkeypatch):
     def stumble(_):
         raise RuntimeError("stumbled")
@@ -85,6 +138,21 @@ def test_every_step_that_fails_is_recorded_and_the_next_is_taken(work, tmp_path,
     again = json.loads(file.read_text())
     assert again["failed"] == []
     assert again["benchmark"] == found["benchmark"]
+
+
+def test_a_benchmark_that_is_stopped_keeps_its_figures(work, monkeypatch):
+    """Even with a process beside it that holds its output open, as torch.compile's do."""
+    gpu_check.VENV.parent.mkdir(parents=True)
+    gpu_check.VENV.write_text(
+        '#!/bin/sh\nfor file; do :; done\necho \'{"kernel": 1}\' > "$file"\nsleep 600 &\nwait\n'
+    )
+    gpu_check.VENV.chmod(0o755)
+    monkeypatch.setattr(gpu_check, "packages_with_torch", lambda: None)
+    monkeypatch.setattr(gpu_check, "BENCHMARK_SECONDS", 3)
+    found = gpu_check.benchmark(work)
+    assert not found["ok"] and found["exit"] == 124
+    assert "stopped after 3 s" in found["tail"]
+    assert found["figures"] == {"kernel": 1}
 
 
 def test_the_tests_of_this_machine_are_read(tmp_path):

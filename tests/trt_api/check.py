@@ -37,6 +37,9 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "serialized": "IHostMemory",
         "flag": "NetworkDefinitionCreationFlag",
         "fixed": "BuilderFlag",
+        "capabilities": "type[ComputeCapability]",
+        # The IBuilderConfig of TensorRT-RTX: no other has what is set there.
+        "settings": None,
         "levels": "type[ILogger.Severity]",
         "severity": "ILogger.Severity",
         "monitor": "Monitor",
@@ -51,6 +54,12 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "self._contexts[count]": "IExecutionContext",
         "engine": "ICudaEngine",
         "inspector": "EngineInspector",
+        "given": "ExecutionContextAllocationStrategy",
+        "fitting": "type[DynamicShapesKernelSpecializationStrategy]",
+        "config.dynamic_shapes_kernel_specialization_strategy": (
+            "DynamicShapesKernelSpecializationStrategy"
+        ),
+        "self.contexts": None,  # an allocation strategy, or TensorRT-RTX's IRuntimeConfig
     },
 }
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -193,6 +194,8 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
     assert cached == expected, cached
     del stage.answers["IBuilderConfig.set_timing_cache"]
 
+    rehearse_a_gpu(stage, backend, run)
+
     def refused(reason: str, **answers: Any) -> None:
         before = stage.answers
         stage.answers = before | {name.replace("__", "."): one for name, one in answers.items()}
@@ -210,6 +213,31 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
     refused("cannot build", Builder__build_serialized_network=lambda *_: None)
 
 
+def rehearse_a_gpu(stage: Stage, backend: str, run: Callable[[], Any]) -> None:
+    """Where there is a GPU, TensorRT-RTX compiles for it alone; without one, for what it will."""
+    asked = "IBuilderConfig.set_compute_capability"
+    assert asked not in dict(stage.told)
+    without, nvidia.gpu = nvidia.gpu, lambda: nvidia.Gpu("X 1", "8.9")  # type: ignore[assignment]
+    try:
+        compiled = run()
+        assert (compiled.gpu.name, compiled.gpu.compute_capability) == ("X 1", "8.9")
+        if backend == "tensorrt-rtx":
+            current = stage.real.ComputeCapability.CURRENT
+            assert dict(stage.told)[asked] == (current, 0)
+            stage.answers[asked] = False
+            try:
+                run()
+            except CompileError as error:
+                assert "no plan for X 1 (compute capability 8.9)" in str(error), error
+            else:
+                raise AssertionError("a GPU that TensorRT-RTX refuses was taken")
+            del stage.answers[asked]
+        else:
+            assert asked not in dict(stage.told)
+    finally:
+        nvidia.gpu = without
+
+
 def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
     from edge import runner as runners
     from edge import trt
@@ -222,6 +250,7 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
         "ICudaEngine.get_tensor_name": lambda number: ("in", "out")[number],
         "ICudaEngine.get_tensor_mode": {"in": modes.INPUT, "out": modes.OUTPUT}.__getitem__,
         "ICudaEngine.get_tensor_dtype": types.FLOAT,
+        "ICudaEngine.device_memory_size_v2": 5120,
         "EngineInspector.get_engine_information": json.dumps({"Layers": ["one"]}),
     }
     labels = ("cat", "dog")
@@ -241,8 +270,30 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
             raise AssertionError("a stream that cannot be captured was taken")
     runner.close()
     told = dict(stage.told)
+    rehearse_contexts(stage, backend, told)
     assert ("IExecutionContext.set_input_shape", ("in", (2, 3, 8, 8))) in stage.told
     assert told["IExecutionContext.execute_async_v3"] == (4096,)
+
+
+def rehearse_contexts(stage: Stage, backend: str, told: dict[str, Any]) -> None:
+    """All contexts of an execution work in memory of ours, with kernels for their shape."""
+    given = stage.real.ExecutionContextAllocationStrategy.USER_MANAGED
+    # The stage's Device allocates at the address that is the size.
+    memory = [arguments for member, arguments in stage.told if member.endswith("set_device_memory")]
+    assert set(memory) == {(5120, 5120)}, memory
+    shapes = [given for member, given in stage.told if member.endswith("set_input_shape")]
+    # Two executions for batches of 1, 2 and 4, each made before the first batch.
+    assert sorted(shape[1][0] for shape in shapes) == [1, 1, 2, 2, 4, 4], shapes
+    (kind,) = told["ICudaEngine.create_execution_context"]
+    if backend == "tensorrt":
+        assert kind == given, kind
+        return
+    assert kind._kind == "IRuntimeConfig", kind
+    assert told["IRuntimeConfig.set_execution_context_allocation_strategy"] == (given,)
+    strategies = stage.real.DynamicShapesKernelSpecializationStrategy
+    assert kind.dynamic_shapes_kernel_specialization_strategy == strategies.EAGER
+    (cache,) = told["IRuntimeConfig.set_runtime_cache"]
+    assert cache._kind == "IRuntimeCache", cache
 
 
 def main(backend: str) -> None:

@@ -13,7 +13,10 @@ from typing import Any
 
 BUFFERS = ctypes.pythonapi.PyObject_CheckBuffer
 # A method that was bound before its class was tells the C++ name.
-UNNAMED = {"nvonnxparser::IParserError": "ParserError"}
+UNNAMED = {
+    "nvonnxparser::IParserError": "ParserError",
+    "nvinfer1::IRuntimeCache": "IRuntimeCache",
+}
 
 
 @dataclass(frozen=True)
