@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edge import cuda
 from edge.errors import SourceError
 from edge.gst import gstreamer
+from edge.preprocess.surface import DeviceSurface, Layout
 from edge.run.memory import gpureader, gstcuda
 from edge.run.memory.gpureader import GpuReader
 from edge.run.sources.camera import Source
+from tests.cuda_driver.standin import DEVICE_LOST, emulated
 
 Gst = gstreamer()
 
@@ -103,3 +108,17 @@ def test_pictures_that_the_gpu_does_not_read_come_with_the_conversion() -> None:
     source = Source("gst:videotestsrc ! video/x-raw,format=P010_10LE,width=64", gpu=recorder)
     with pytest.raises(SourceError, match="videoconvert ! video/x-raw,format=NV12"):
         source.open()
+
+
+@emulated
+def test_a_picture_that_the_gpu_does_not_give_is_the_source_s_failure(driver):
+    with closing(cuda.Device()) as device:
+        with device:
+            memory = device.mapped(64)
+        memory.array[:] = np.arange(64)
+        reader = GpuReader(device)
+        there = DeviceSurface(Layout("GRAY8", 8, 8), (memory.address,), (8,))
+        assert np.array_equal(reader.download(there).planes[0].ravel(), memory.array)
+        driver.fail("cuMemcpyDtoHAsync", DEVICE_LOST)
+        with pytest.raises(SourceError, match=r"cannot be brought .* cuMemcpyDtoHAsync"):
+            reader.download(there)
