@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ import typer
 
 from edge.app import console, open_engine
 from edge.cli_build import app  # the commands that make engines are on it
-from edge.options import Backend, ThreadsOption
+from edge.options import Backend, ThreadsOption, Transport
 
 if TYPE_CHECKING:
     from edge.run.loop import Summary
@@ -27,10 +27,12 @@ __all__ = ["app"]
 
 _STREAMS, _FRAMES = "Sources", "Which frames"
 _OUTPUTS, _WATCH = "Outputs", "Watching the run"
+_APART = ("context", "config", "dry_run")  # what is no key of a configuration
 
 
 @app.command()
 def run(
+    context: typer.Context,
     engine: Annotated[
         Path | None, typer.Argument(metavar="ENGINE", help="folder made by edge build")
     ] = None,
@@ -58,9 +60,8 @@ def run(
         typer.Option("--loop", help="play files again and again", rich_help_panel=_STREAMS),
     ] = None,
     transport: Annotated[
-        str | None,
+        Transport | None,
         typer.Option(
-            metavar="tcp|udp",
             help="of RTSP: tcp, or udp, which is faster and loses packets  [default: tcp]",
             rich_help_panel=_STREAMS,
         ),
@@ -196,21 +197,37 @@ def run(
     ] = None,
 ) -> None:
     """Label the frames of cameras, streams and files: JSON lines on stdout."""
-    given = {name: value for name, value in locals().items() if name not in ("config", "dry_run")}
+    given = {name: value for name, value in locals().items() if name not in _APART}
     if config is None and not (engine and source):
         raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
     from edge.run.service.config import Config, load, merge
-    from edge.run.sources.camera import named
     from edge.storage import check_target
 
+    _warn_of_passwords(context)
     wanted = merge(load(config) if config else Config(), given)
-    wanted = replace(wanted, cameras=tuple(named(wanted.cameras)))
     if wanted.summary:
         check_target(wanted.summary)
     if dry_run:
         _print_lines(wanted)
     else:
         _run(wanted, config, given)
+
+
+def _warn_of_passwords(context: typer.Context) -> None:
+    """Say which options hold a password that was typed, and not taken from the environment."""
+    from edge.run.sources.uris import tells_password
+
+    shown = []
+    for name in ("source", "mqtt", "record"):
+        given, origin = context.params[name], context.get_parameter_source(name)
+        texts = given if isinstance(given, list) else [given or ""]
+        if origin is not None and origin.name == "COMMANDLINE" and any(map(tells_password, texts)):
+            shown.append(f"--{name}")
+    if shown:
+        console.warn(
+            f"whoever lists the processes (ps) sees the password in {' and '.join(shown)}; use "
+            "${NAME} or a netrc file for a source, EDGE_MQTT, EDGE_RECORD, or --config"
+        )
 
 
 def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
@@ -238,7 +255,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         def opened(camera: Camera) -> loop.Feed:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
-        outputs = open_outputs(wanted, model, status, stack, console.say, console.warn)
+        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
         feeds = [opened(camera) for camera in wanted.cameras]
         reload = None
         if path is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "Plans",
     "Precision",
     "ThreadsOption",
+    "Transport",
     "Wanted",
 ]
 
@@ -26,6 +27,7 @@ Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Wanted = Literal[Precision, "auto"]
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 Plans = Literal["tensorrt", "tensorrt-rtx"]
+Transport = Literal["tcp", "udp"]
 Backend = Literal["auto", "onnxruntime", "onnxruntime-cuda", Plans]
 
 EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]

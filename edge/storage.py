@@ -45,6 +45,10 @@ def writing(place: Path) -> Iterator[None]:
             f"name a file in a folder that exists, or: mkdir -p {place.parent}",
         ) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(
+                f"cannot write {place} ({error.strerror})", "give it a shorter name"
+            ) from error
         raise StorageError(
             f"cannot write {place} ({error.strerror or error})",
             "free some space (rm -r engines/.cache) or write somewhere else",

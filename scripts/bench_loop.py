@@ -1,16 +1,17 @@
 """Measure, in one run, what the camera loop costs beside the bare engine and beside a plain loop.
 
-    .venv/bin/python scripts/bench_loop.py [--turns 5] [--threads 2] [--out FILE.json]
+    .venv/bin/python scripts/bench_loop.py [--turns 5] [--threads 2] [--folder DIR] [--out FILE]
 
 ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the other:
 
     bare          the engine alone, on one picture
     1x, 4x        the loop on one and on four H.264 films, every frame labelled
-    live          the loop on one camera of 30 fps, the newest frame first: ages of its results
+    1, 4 live     the loop on cameras of 30 fps, the newest frame first: ages of its results
     plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
 
-`share` is the loop's rate over the mean of the bare rates before and after it, the median of all
-turns. `plain` runs the same network in FP32 by torch, since it has no other.
+`share` is the loop's rate over the mean of the bare rates before and after it, `fairness` the
+frames of the source that had fewest over those of the one that had most; medians of all turns.
+`plain` runs the same network in FP32 by torch, since it has no other.
 """
 
 from __future__ import annotations
@@ -88,15 +89,21 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
     for size, film in films.items():
         for sources in (1, 4):
             before = bare(engine)
-            rate = looped(engine, Camera(film), sources).fps
+            run = looped(engine, Camera(film), sources)
             after = bare(engine)
+            frames = [numbers["frames"] for numbers in run.sources.values()]
             figures[f"{sources}x {size}"] = {
                 "bare_fps": (before + after) / 2,
-                "fps": rate,
-                "share": 2 * rate / (before + after),
+                "fps": run.fps,
+                "share": 2 * run.fps / (before + after),
+                "fairness": min(frames) / max(frames),
             }
-        live = looped(engine, replace(Camera(film), realtime=True, loop=True), 1)
-        figures[f"live {size}"] = {"fps": live.fps, **live.age_ms}
+            live = looped(engine, replace(Camera(film), realtime=True, loop=True), sources)
+            figures[f"{sources} live {size}"] = {
+                "fps": live.fps,
+                **{f"age_{name}": ms for name, ms in live.age_ms.items()},
+                "p99_over_p50": live.age_ms["p99"] / live.age_ms["p50"],
+            }
         figures[f"plain {size}"] = {"fps": plain(model, processor, film)}
     return figures
 
@@ -113,13 +120,14 @@ def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
-    make_inputs(folder)
+    if not (folder / "engines/int8/passport.json").exists():
+        make_inputs(folder)
+        build_engines(folder, "int8")
     films = make_films(folder)
     torch.set_num_threads(threads)
     model = AutoModelForImageClassification.from_pretrained(folder / "vit-b16").eval()
     processor = ViTImageProcessorPil.from_pretrained(folder / "vit-b16")
-    engines = build_engines(folder, "int8")
-    with Engine.open(engines / "int8", "onnxruntime", threads) as engine:
+    with Engine.open(folder / "engines/int8", "onnxruntime", threads) as engine:
         taken = [turn(engine, model, processor, films) for _ in range(turns)]
     return {
         "threads": threads,
@@ -143,9 +151,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep the engine here, for the next time")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measure(Path(scratch), arguments.turns, arguments.threads)
+        folder = arguments.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = measure(folder, arguments.turns, arguments.threads)
     text = json.dumps(figures, indent=1)
     if arguments.out:
         arguments.out.write_text(f"{text}\n")

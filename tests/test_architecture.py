@@ -140,6 +140,7 @@ REQUIRED = {
     "gi": {
         "edge.gst",
         "edge.run.record.broadcast",
+        "edge.run.record.clips",
         "edge.run.memory.colour",
         "edge.run.sources.launch",
         "edge.run.memory.mapping",

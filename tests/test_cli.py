@@ -19,6 +19,7 @@ from edge.build.calibrate import METHODS
 from edge.build.numbers import NUMBERS
 from edge.build.recipes import PRECISIONS
 from edge.run import engine
+from edge.run.sources import cameras
 from tests.conftest import add_outliers, save_checkpoint
 
 EDGE = Path(sys.executable).with_name("edge")
@@ -50,6 +51,7 @@ def test_the_choices_are_what_there_is():
     assert {*get_args(options.Precision)} == {"fp32", "fp16", *NUMBERS}
     assert {*get_args(options.Method)} == {*METHODS}
     assert get_args(options.Plans) == nvidia.BACKENDS
+    assert options.Transport == cameras.Transport
     assert get_args(options.Backend) == ("auto", *engine.BACKENDS)
 
 

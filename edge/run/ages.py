@@ -12,34 +12,22 @@ __all__ = ["Ages"]
 
 # Crystals differ by some 50 millionths; with ten times that, 100 s in a queue are told as 99.95.
 _DRIFT = 5e-4
-_SETTLED = 2.0  # seconds
 
 
 class Ages:
-    """The frames of one connection, in their order; seconds throughout.
-
-    floor  how late the freshest frame of the first moments was: the time that decoding takes, as
-           far as the sender's clock was set by its first packet
-    """
+    """The frames of one connection, in their order; seconds throughout."""
 
     def __init__(self) -> None:
-        self.floor = 0.0
-        self._began: float | None = None
         self._least = float("inf")
-        self._taken = self._now = float("-inf")
+        self._now = 0.0
 
     def age(self, taken: float, now: float) -> float:
         """How much older the next frame is than a fresh one, never negative.
 
-        taken: when, by the sender's clock; one that goes back was set anew. now: by our own.
+        taken: when, by the sender's clock. now: by our own. A sender's clock that is set back makes
+        all frames old from then on: only a new connection, with new `Ages`, mends that.
         """
         late = now - taken
-        if taken < self._taken:
-            self._least = late
-        else:
-            self._least = min(late, self._least + _DRIFT * (now - self._now))
-        self._taken, self._now = taken, now
-        self._began = now if self._began is None else self._began
-        if now - self._began < _SETTLED:
-            self.floor = max(0.0, self._least)
+        self._least = min(late, self._least + _DRIFT * (now - self._now))
+        self._now = now
         return late - self._least

@@ -37,6 +37,7 @@ class Frame:
     surface   the picture: its format, size and colours, and where its planes are
     owner     keeps the memory of `surface` alive: hold it until the GPU has read what it was given
     reader    brings a picture from the GPU's memory
+    live      newer ones follow, whether it is used or not
     """
 
     source: str
@@ -47,6 +48,7 @@ class Frame:
     surface: Surface | DeviceSurface
     owner: object = None
     reader: DeviceReader | None = None
+    live: bool = False
 
     @property
     def picture(self) -> Surface:
@@ -91,6 +93,7 @@ def frame_from_sample(
     number: int,
     captured: float,
     device: DeviceReader | None = None,
+    live: bool = False,
 ) -> Frame:
     """The picture in a Gst.Sample, without copying it; `device` reads it if the GPU has it.
 
@@ -122,6 +125,7 @@ def frame_from_sample(
         surface=surface,
         owner=owner,
         reader=device,
+        live=live,
     )
 
 

@@ -202,7 +202,8 @@ class _Crew:
         clock: Callable[[], float],
     ):
         self._engine, self._sinks, self._status = engine, sinks, status
-        self._stop, self._control, self._wait, self._clock = stop, control, wait, clock
+        self._stop, self._control, self._clock = stop, control, clock
+        self._came = wait  # a frame, of any source; a service is patient from the beginning
         self._bell = threading.Condition()
         self._news: deque[Transition] = deque()
         self._turns: deque[Reader] = deque()
@@ -273,19 +274,21 @@ class _Crew:
             if isinstance(wish, Feed):
                 self._waiting.append(wish)
                 continue
+            self._waiting = [feed for feed in self._waiting if feed.name != wish]
             for reader in self._turns:
                 if reader.feed.name == wish:
                     reader.retire()
         for reader in [reader for reader in self._turns if reader.retired and reader.finished]:
             self._turns.remove(reader)
             self._spare += reader.places()
-        names = {reader.feed.name for reader in self._turns}
-        for feed in [feed for feed in self._waiting if feed.name not in names]:
-            self._waiting.remove(feed)
-            self.add(feed)
+        for feed in self._waiting.copy():
+            if all(reader.feed.name != feed.name for reader in self._turns):
+                self._waiting.remove(feed)
+                self.add(feed)
 
     def _raise_what_ends_the_run(self) -> None:
         """Raise the error of a source, when nothing else can come."""
+        self._came = self._came or any(reader.came for reader in self._turns)
         errors = [reader.error for reader in self._turns if reader.error is not None]
         for error in errors:
             if not isinstance(error, SourceError):
@@ -293,9 +296,7 @@ class _Crew:
         if not errors:
             return
         gone = all(reader.finished for reader in self._turns)
-        never = not self._wait and all(
-            reader.error is not None and not reader.came for reader in self._turns
-        )
+        never = not self._came and all(reader.error is not None for reader in self._turns)
         if gone or never:
             raise errors[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 from edge.preprocess.surface import Layout
@@ -11,12 +13,21 @@ from edge.run.status import State, Transition
 
 __all__ = ["Narrator"]
 
+_OFTEN, _MINUTE = 6, 60.0
+
 
 class Narrator(Sink):
     """Says what each source delivers, when it stops to, why, and when it comes back."""
 
-    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None]):
-        self._say, self._warn = say, warn
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._say, self._warn, self._clock = say, warn, clock
+        self._lost: dict[str, deque[float]] = {}  # when each source stopped to play
+        self._told: dict[str, float] = {}  # when it was said that one comes and goes
         self._seen: dict[str, tuple[Layout, FramePath]] = {}
         self._states: dict[str, State] = {}
 
@@ -32,6 +43,8 @@ class Narrator(Sink):
     def changed(self, transition: Transition) -> None:
         name, reason = transition.source, transition.reason
         self._states[name] = transition.state
+        if self._flaps(transition):
+            return
         if transition.state == "waiting":
             what = reason if name in reason else f"{name}: {reason}"
             self._warn(f"{what}; trying again")
@@ -43,3 +56,16 @@ class Narrator(Sink):
             self._say(f"{name}: {reason}")
         elif transition.state == "playing" and transition.outage is not None:
             self._say(f"{name} plays again, after {transition.outage:.1f} s without a frame")
+
+    def _flaps(self, transition: Transition) -> bool:
+        """Whether a source comes and goes so often that only that is worth a line, now and then."""
+        name, now = transition.source, self._clock()
+        lost = self._lost.setdefault(name, deque(maxlen=_OFTEN))
+        if transition.state == "waiting":
+            lost.append(now)
+        if len(lost) < _OFTEN or now - lost[0] > _MINUTE:
+            return False
+        if now - self._told.get(name, float("-inf")) > _MINUTE:
+            self._told[name] = now
+            self._warn(f"{name} comes and goes, more than {_OFTEN} times a minute; it is kept up")
+        return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,13 +24,13 @@ from edge.run.record.rules import check_labels, read_rule
 from edge.run.record.smoothing import Smooth, smoothing
 from edge.run.record.snapshots import Snapshots
 from edge.run.service.config import Config
-from edge.run.sinks import JsonLines, Prediction, Preview, Sink
-from edge.run.status import Status
+from edge.run.sinks import JsonLines, Prediction, Preview, Result, Sink
+from edge.run.status import Status, Transition
 from edge.run.telemetry.metrics import RunMetrics, serve
 from edge.run.telemetry.mqtt import Mqtt
 from edge.run.web.live import Web
 
-__all__ = ["Outputs", "open_outputs"]
+__all__ = ["Outputs", "Together", "open_outputs"]
 
 Say = Callable[[str], None]
 
@@ -68,38 +70,78 @@ class Outputs:
         return numbers
 
 
+class Together(Sink):
+    """Sinks whose end takes time, such as a film's, closed all at once.
+
+    One after the other they could take longer than systemd waits before it kills the run.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]):
+        self.sinks = sinks
+
+    def write(self, result: Result) -> None:
+        for sink in self.sinks:
+            sink.write(result)
+
+    def changed(self, transition: Transition) -> None:
+        for sink in self.sinks:
+            sink.changed(transition)
+
+    def close(self) -> None:
+        """Close all; what one raises is raised when all are closed."""
+        with ThreadPoolExecutor(max(1, len(self.sinks))) as pool:
+            ends = [pool.submit(sink.close) for sink in self.sinks]
+        for end in ends:
+            end.result()
+
+
 def open_outputs(
-    config: Config, engine: Engine, status: Status, stack: ExitStack, say: Say, warn: Say
+    config: Config,
+    engine: Engine,
+    status: Status,
+    stack: ExitStack,
+    stop: threading.Event,
+    say: Say,
+    warn: Say,
 ) -> Outputs:
     """Open what `config` asks for. Raises an EdgeError that names what cannot be.
 
-    stack: closes what no sink does. say, warn: are told, on any thread, what people should know.
+    stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
+    any thread, what people should know.
     """
     outputs = Outputs(stack)
+    slow: list[Sink] = []
     with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
 
         def add(sink: Sink) -> None:
             outputs.sinks.append(sink)
             undo.callback(sink.close)
 
+        def add_slow(sink: Sink) -> None:
+            slow.append(sink)
+            undo.callback(sink.close)
+
         add(Narrator(say, warn))
-        add(JsonLines(sys.stdout))
+        lines = JsonLines(sys.stdout, stop, warn)
+        outputs.losses["stdout"] = lambda: lines.lost
+        add(lines)
         if config.preview:
             add(Preview(config.preview))
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add, say, warn)
+        _add_pictures(config, engine, outputs, add_slow, say, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
-            add(mqtt)
+            add_slow(mqtt)
         if config.web:
             web = Web(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
             say(f"live page: {web.url}")
-            add(web)
+            add_slow(web)
         _add_watchers(config, engine, status, outputs, say, warn)
         undo.pop_all()
+    outputs.sinks.append(Together(slow))
     return outputs
 
 
@@ -115,6 +157,11 @@ def _add_pictures(
     if bool(config.on) != bool(config.snapshots):
         raise OptionError(
             "snapshots need a rule and a folder",
+            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
+        )
+    if config.keep and not config.snapshots:
+        raise OptionError(
+            f"--keep {config.keep} is about snapshots, and there are none",
             '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
         )
     if config.snapshots:

@@ -18,6 +18,8 @@ _ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
 _STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
 _WINDOW = 2.0  # seconds over which the age of the freshest frame is known
 _LATE = 2  # frame intervals
+_STARTED = 0.25  # seconds that a camera here may take: more, at first, is this program's own start
+_UNKNOWN = 0.05  # seconds between the first two frames: they are not to wait for a slow start
 
 
 def backoff(
@@ -62,17 +64,19 @@ class Patience:
 class Freshness:
     """Until when a frame of a live source is current: two frame intervals more than the freshest.
 
-    Cameras, networks and decoders each add a delay that stays the same, and clocks of cameras are
-    estimates, so that a frame is late by comparison with the youngest of the last seconds. If all
-    are late for so long, that is their delay.
+    Cameras and decoders each add a delay that stays the same, so that a frame is late by comparison
+    with the youngest there was. Networks change theirs: what all frames of a remote source share
+    for some seconds is its delay, and no lateness.
 
     behind  seconds by which the latest frame was later than the freshest there ever was
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remote: bool) -> None:
         self.behind = 0.0
+        self._remote = remote
+        self._opened: float | None = None
         self._ages = Ages()
-        self._interval: float | None = None
+        self._interval = _UNKNOWN
         self._before: tuple[int, float] | None = None
         self._youngest = self._youngest_before = float("inf")
         self._began = float("-inf")
@@ -83,15 +87,17 @@ class Freshness:
         number, pts: its place among the source's frames, and its stream time in seconds.
         """
         self.behind = self._ages.age(captured, now)
-        if now - self._began > _WINDOW:
+        self._opened = now if self._opened is None else self._opened
+        if self._remote and now - self._began > _WINDOW:
             self._youngest_before, self._youngest = self._youngest, float("inf")
             self._began = now
         self._youngest = min(self._youngest, now - captured)
-        if pts is not None:
-            if self._before is not None and number > self._before[0] and pts > self._before[1]:
-                self._interval = (pts - self._before[1]) / (number - self._before[0])
-            self._before = number, pts
-        if self._interval is None:
+        if pts is None:
             return float("inf")
+        if self._before is not None and number > self._before[0] and pts > self._before[1]:
+            self._interval = (pts - self._before[1]) / (number - self._before[0])
+        self._before = number, pts
         delay = min(self._youngest, self._youngest_before)
+        if not self._remote and now - self._opened < _WINDOW:
+            delay = min(delay, _STARTED)
         return captured + delay + _LATE * self._interval

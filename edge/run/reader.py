@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.errors import AccessError, SilenceError, SourceError
+from edge.errors import AccessError, EdgeError, SilenceError, SourceError
 from edge.run.frames import Frame
 from edge.run.patience import BEHIND, Freshness, Patience, backoff
 from edge.run.sources.cameras import STALL
 from edge.run.status import SourceStatus, State, Transition
 
 __all__ = ["Feed", "FrameSource", "Place", "Reader", "Work"]
+
+_STAYED = 5.0  # seconds after which a source that came back is no longer one that comes and goes
+_READY = 0.1  # seconds to prepare a frame: more is as usual, or a start
 
 
 class Place(Protocol):
@@ -39,9 +43,11 @@ class FrameSource(Protocol):
     live      the newest frame wins, older ones are dropped
     dropped   frames that gave way to a newer one before `read` could return them
     interval  seconds between the latest frames that came; None before the second
+    remote    there is a network in between, whose delay may change
     """
 
     live: bool
+    remote: bool
 
     @property
     def dropped(self) -> int: ...
@@ -118,7 +124,10 @@ class Reader(threading.Thread):
         self._source: FrameSource | None = None
         self._live = feed.live
         self._played = False  # since it was opened
+        self._stayed = 0.0  # seconds for which it did
         self._said: tuple[State, str] = ("connecting", "")
+        self._playing_since = 0.0
+        self._usual = float("inf")  # seconds that it takes to prepare a frame
         self._number = 0  # of the next frame, over all openings
         self._heard: float | None = None  # clock seconds of the latest frame
         self._dropped = status.dropped  # of the openings before this one
@@ -155,21 +164,24 @@ class Reader(threading.Thread):
                 with self._bell:
                     self._change("ended")
                 break
-            failures = 0 if self._played else failures + 1
+            failures = 0 if self._stayed >= _STAYED else failures + 1
             self._lost(problem)
             wait = backoff(failures, refused=isinstance(problem, AccessError))
             self._leaving.wait(wait)
 
     def _play(self, patience: Patience) -> None:
         """Read a source, opened anew, until it ends. Raises SourceError when it fails."""
-        self._played = False
-        source = self.feed.open(self._number, patience.seconds(None))
+        self._played, self._stayed = False, 0.0
+        with self._faults():
+            source = self.feed.open(self._number, patience.seconds(None))
         with self._bell:
             self._source = source
             if self._leaving.is_set():  # `halt` came before there was a source to stop
                 return
         try:
-            with source:
+            with ExitStack() as stack:
+                with self._faults():
+                    stack.enter_context(source)
                 self._live = self._live or source.live
                 try:
                     self._read(source, patience)
@@ -184,16 +196,37 @@ class Reader(threading.Thread):
                 self.status.dropped = self._dropped
                 self._source = None
 
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """One source's bug, or a library's, is that source's failure, and not the run's."""
+        try:
+            yield
+        except EdgeError:
+            raise
+        except Exception as error:
+            raise SourceError(
+                f"{self.feed.name} fails ({type(error).__name__}: {error})",
+                "please report it, with what edge --debug shows",
+            ) from error
+
     def _read(self, source: FrameSource, patience: Patience) -> None:
-        freshness, in_time = Freshness(), self._clock()
+        freshness, in_time = Freshness(source.remote), self._clock()
         while (place := self._take()) is not None:
             filled = False
             try:
-                frame = source.read(patience.seconds(source.interval))
+                with self._faults():
+                    frame = source.read(patience.seconds(source.interval))
                 if frame is None:
                     break
-                self._put(frame, place, source, freshness)
-                filled = True
+                taken = self._clock()
+                expires = float("inf")
+                if source.live:
+                    expires = freshness.expires(frame.number, frame.pts, frame.captured, taken)
+                if taken <= expires:
+                    self._put(frame, place, source, taken, expires)
+                    filled = True
+                else:  # nothing is spent on it: that may be why it is late
+                    self.status.stale += 1
                 del frame  # or it would be held while the next is read
             finally:
                 if not filled:
@@ -204,25 +237,28 @@ class Reader(threading.Thread):
             elif now - in_time > patience.seconds(source.interval):
                 raise SourceError(
                     f"frames of {self.feed.name} come {freshness.behind:.1f} s too late",
-                    "the way to it is too slow: let it send fewer or smaller pictures",
+                    "the way to it or this machine is too slow: have fewer or smaller pictures",
                 )
 
-    def _put(self, frame: Frame, place: Place, source: FrameSource, freshness: Freshness) -> None:
-        taken = self._clock()
+    def _put(
+        self, frame: Frame, place: Place, source: FrameSource, taken: float, expires: float
+    ) -> None:
         place.put(frame)
-        ready = self._clock()
-        self.status.preprocess.add((ready - taken) * 1e3)
-        expires = float("inf")
-        if source.live:  # from here on: what it took to get ready it takes each time
-            expires = freshness.expires(frame.number, frame.pts, frame.captured, ready)
+        took = self._clock() - taken
+        self.status.preprocess.add(took * 1e3)
+        # What it takes to get ready it takes each time, but for the first: then code is loaded.
+        self._usual = min(self._usual, took)
+        expires += min(took, max(_READY, 4 * self._usual))
         with self._bell:
             if not self._played:
                 if self._said[0] != "playing":  # a file that is played again never stopped to
                     outage = None if self._heard is None else taken - self._heard
                     self._change("playing", outage=outage)
                 self._played = self.came = True
+                self._playing_since = taken
                 self.error = None
             self._number, self._heard = frame.number + 1, taken
+            self._stayed = taken - self._playing_since
             if self._leaving.is_set():
                 self._give_back(place)
                 return

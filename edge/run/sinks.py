@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +26,7 @@ from edge.storage import check_target, drop_unread, write_bytes
 __all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate", "as_json", "words"]
 
 TOP = 5  # classes told per frame
+_SLICE = 100  # milliseconds to wait for a reader, between two looks at `stop`
 
 
 class Prediction(Protocol):
@@ -87,14 +91,33 @@ def as_json(result: Result) -> str:
 class JsonLines(Sink):
     """One JSON object per result on a text stream, flushed at once: a pipe's reader never waits.
 
-    The stream is the caller's, and stays open.
+    The stream is the caller's, and stays open. While nobody reads it, results of live sources are
+    left out, and others wait, but for `stop`.
+
+    lost  results that nobody took
     """
 
-    def __init__(self, stream: IO[str]):
-        self._stream = stream
+    def __init__(
+        self,
+        stream: IO[str],
+        stop: threading.Event | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ):
+        self.lost = 0
+        self._stream, self._warn = stream, warn
+        self._stop = stop or threading.Event()
+        self._room = select.poll()
+        self._room.register(stream.fileno(), select.POLLOUT)
 
     def write(self, result: Result) -> None:
         """Raises BrokenPipeError when the reader has gone, StorageError when the disk is full."""
+        # A pipe that has room takes a line of up to 4096 bytes whole: pipe(7).
+        while not self._room.poll(0 if result.frame.live else _SLICE):
+            if result.frame.live or self._stop.is_set():
+                if not self.lost:
+                    self._warn("nobody reads the results: they are left out until somebody does")
+                self.lost += 1
+                return
         try:
             self._stream.write(f"{as_json(result)}\n")
             self._stream.flush()

@@ -43,6 +43,9 @@ def keep() -> Callable[[Fault], None]:
             assert truth.wrong == 0
             # At most the first, and what was held up between two processes of a busy machine.
             assert truth.old <= 1 + truth.frames / 100
+            off = truth.off_ms["p50"]
+            assert off is not None
+            assert off < (100 if WHOLE else 1000), "the ages told are those of the pictures"
             assert fault.damages or (truth.older, truth.repeated, truth.damaged) == (0, 0, 0)
         if fault.back:
             assert figures["back_s"]["p99"] <= AGAIN_WITHIN

@@ -54,6 +54,7 @@ class Fault:
     needs     of the process, when all was well, before and after
     exit      of the command
     damages   pictures: some cannot be read, and a decoder shows parts of those before them
+    slack     seconds that the network takes of itself, which nobody can know who has no other
     """
 
     name: str
@@ -64,6 +65,7 @@ class Fault:
     exit: int | None = None
     truth: Truth | None = None
     damages: bool = False
+    slack: float = 0.0
     remark: str = ""
 
     def figures(self) -> dict[str, Any]:
@@ -89,8 +91,10 @@ def percentiles(values: Iterable[float]) -> Percentiles:
     return {name: float(f"{ordered[place]:.4g}") for name, place in at.items()}
 
 
-def truth(seen: Sequence[Seen], cameras: Mapping[str, int], fps: float) -> Truth:
-    """cameras: the number of each source's camera. fps: of these cameras."""
+def truth(
+    seen: Sequence[Seen], cameras: Mapping[str, int], fps: float, slack: float = 0.0
+) -> Truth:
+    """cameras: the number of each source's camera. fps: of these cameras. slack: see `Fault`."""
     newest: dict[str, int] = {}
     wrong = older = repeated = 0
     read = [(one, one.stamp) for one in seen if one.stamp is not None]
@@ -99,7 +103,7 @@ def truth(seen: Sequence[Seen], cameras: Mapping[str, int], fps: float) -> Truth
         older += stamp.ms < newest.get(one.source, 0)
         repeated += stamp.ms == newest.get(one.source, 0)
         newest[one.source] = stamp.ms
-    limit = 2e3 / fps + ON_THE_WAY
+    limit = 2e3 / fps + ON_THE_WAY + slack * 1e3
     return Truth(
         frames=len(seen),
         wrong=wrong,

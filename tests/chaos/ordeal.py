@@ -47,7 +47,7 @@ def watched(
         for camera in urls.values():
             run.await_picture(settled, camera, patience)
         fault.needs.append(run.needs)
-    fault.exit, fault.truth = run.exit, truth(run.seen, urls, fps)
+    fault.exit, fault.truth = run.exit, truth(run.seen, urls, fps, fault.slack)
 
 
 def suffer(

@@ -100,7 +100,7 @@ class Proxy:
             self._server = None
 
     async def _cut(self, reset: bool) -> None:
-        for end in self._ends:
+        for end in [end for end in self._ends if not end.is_closing()]:
             if reset:
                 link = end.get_extra_info("socket")
                 link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)

@@ -74,7 +74,8 @@ def test_a_frozen_camera_is_noticed_and_opened_anew(
     how: str, stamp_reader: Path, times: Times, keep: Keep
 ) -> None:
     """Its connection stays open, and nothing says that anything is wrong."""
-    fault = Fault(f"frozen without closing ({how})")
+    # Who joins a stream in the middle sees its next whole picture within a second.
+    fault = Fault(f"frozen without closing ({how})", damages=True)
     ways: frozenset[Way] = frozenset({"down"} if "client" in how else {"up", "down"})
     with Cameras() as cameras, Proxy(cameras.port) as proxy:
         url = cameras.url(port=proxy.port)
@@ -92,6 +93,7 @@ def test_a_frozen_camera_is_noticed_and_opened_anew(
             for _ in range(times(10, 1)):
                 suffer(fault, run, url, *both, down=5)
     fault.remark = "a camera of 30 fps is missed after 2 s"
+    assert max(fault.noticed) < 15, "rtspsrc itself gives up only after 20 s"
     keep(fault)
 
 
@@ -117,7 +119,7 @@ def test_what_was_held_back_is_not_called_current(
 
 def test_a_network_too_slow_for_the_camera(stamp_reader: Path, times: Times, keep: Keep) -> None:
     """Half of what the camera sends passes, and a queue grows on the way."""
-    fault = Fault("bandwidth half of the camera's")
+    fault = Fault("bandwidth half of the camera's", slack=0.5)
     with Cameras(["--size", 640, 480]) as cameras, Proxy(cameras.port) as proxy:
         url = cameras.url(port=proxy.port)
         with watched(fault, stamp_reader, {url: 0}) as run:
@@ -129,6 +131,7 @@ def test_a_network_too_slow_for_the_camera(stamp_reader: Path, times: Times, kee
             mended = time.monotonic()
             fault.back.append(run.await_picture(mended) - mended)
             fault.lost = lost(run.seen, 0, [(began, mended)], FPS)
+    fault.remark = "opened anew whenever it is a second behind; a key picture alone takes 0.3 s"
     keep(fault)
 
 
@@ -160,7 +163,7 @@ def test_new_connections_that_come_to_nothing(
             return time.monotonic()
 
         with watched(fault, stamp_reader, {url: 0}) as run:
-            for _ in range(times(5, 1)):
+            for _ in range(times(2, 1)):
                 suffer(fault, run, url, strike, mend, down=seconds)
     fault.remark = f"for {seconds} s each"
     keep(fault)

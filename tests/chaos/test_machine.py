@@ -90,6 +90,7 @@ def test_the_wall_clock_jumps_both_ways(
             fault.back.append(run.await_picture(jumped) - jumped)
         assert run.said_after(began, "trying again") is None
         fault.lost = lost(run.seen, 0, [(began, time.monotonic())], FPS)
+    assert max(one.age_ms for one in run.seen) < 60e3, "no age has a jump in it"
     keep(fault)
 
 

@@ -101,7 +101,11 @@ def test_a_disk_that_is_full(stamp_reader: Path, tmp_path: Path, times: Times, k
         words = ["--record", f"{disk}/"]
         with watched(fault, stamp_reader, {cameras.url(): 0}, words, before=before) as run:
             seen = Path(f"/proc/{run.pid}/root{disk}")
-            until(lambda: list(seen.glob("*.mkv")), "nothing is recorded")
+
+            def grown() -> bool:
+                return any(film.stat().st_size > 10_000 for film in seen.glob("*.mkv"))
+
+            until(grown, "nothing is recorded")
             full = time.monotonic()
             with suppress(OSError), (seen / "filler").open("wb", buffering=0) as filler:
                 while True:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.command import until
-from tests.chaos.measure import Fault, lost
+from tests.chaos.measure import Fault, lost, percentiles
 from tests.chaos.ordeal import FPS, Keep, Times, watched
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Cameras
@@ -46,7 +46,7 @@ def test_another_size_after_a_restart(stamp_reader: Path, times: Times, keep: Ke
 
 def test_coded_pictures_with_random_bytes(stamp_reader: Path, times: Times, keep: Keep) -> None:
     """What can be decoded is labelled, and after it all is as before."""
-    fault = Fault("corrupted H.264", damages=True)
+    fault = Fault("corrupted H.264", damages=True, slack=0.5)
     with Cameras() as cameras, watched(fault, stamp_reader, {cameras.url(): 0}) as run:
         fault.lost = 0
         for _ in range(times(10, 1)):
@@ -62,20 +62,23 @@ def test_coded_pictures_with_random_bytes(stamp_reader: Path, times: Times, keep
 
 
 def test_bits_that_flip_in_the_connection(stamp_reader: Path, times: Times, keep: Keep) -> None:
-    """Then RTSP itself is wrong, too: lengths, channels, answers."""
+    """Then RTSP itself is wrong, too: an answer that is waited for may never be one."""
     fault = Fault("corrupted TCP", damages=True)
     with Cameras() as cameras, Proxy(cameras.port) as proxy:
         url = cameras.url(port=proxy.port)
         with watched(fault, stamp_reader, {url: 0}) as run:
-            fault.lost = 0
+            fault.lost, waits = 0, list[float]()
             for _ in range(times(20, 2)):
                 began = time.monotonic()
                 proxy.weather.corrupt = 0.002
                 time.sleep(3)
                 proxy.weather.corrupt = 0.0
                 mended = time.monotonic()
-                fault.back.append(run.await_picture(mended) - mended)
+                waits.append(run.await_picture(mended, patience=60) - mended)
                 fault.lost += lost(run.seen, 0, [(began, mended)], FPS)
+    fault.remark = "one byte in 500; again after {p50} s, at most {max} s".format(
+        **percentiles(waits)
+    )
     keep(fault)
 
 
@@ -92,7 +95,7 @@ def test_packets_that_are_lost_or_late(
     network: str, request: pytest.FixtureRequest, stamp_reader: Path, times: Times, keep: Keep
 ) -> None:
     kind = request.node.callspec.id
-    fault = Fault(f"UDP packets: {kind}", damages=kind == "loss")
+    fault = Fault(f"UDP packets: {kind}", damages=kind == "loss", slack=0.06)
     with (
         Cameras(["--netsim", network]) as cameras,
         watched(fault, stamp_reader, {cameras.url(): 0}, ["--transport", "udp"]) as run,
@@ -124,7 +127,7 @@ def test_a_camera_of_few_frames_is_not_taken_for_dead(
 
             fault.remark = f"known after {until(known, run.text(), 10 * interval):.0f} s"
             settled = time.monotonic()
-            time.sleep(times(4, 2) * interval)
+            time.sleep(2 * interval + 1)
             assert run.said_after(settled, slow.url(0), "trying again") is None
             fault.lost = lost(run.seen, 1, [(began, time.monotonic())], FPS)
             assert sum(one.source == slow.url(0) and one.at > settled for one in run.seen) > 1

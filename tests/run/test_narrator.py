@@ -67,3 +67,17 @@ def test_a_source_that_is_taken_out(narrator: Narrator, told: list[str]):
     narrator.changed(Transition("a", "ended", "taken out"))
     narrator.changed(Transition("b", "ended"))
     assert told == ["a: taken out"]
+
+
+def test_a_source_that_comes_and_goes_fills_no_log():
+    now, told = [0.0], []
+    narrator = Narrator(told.append, told.append, clock=lambda: now[0])
+    for _ in range(600):
+        narrator.changed(Transition("door", "waiting", "it broke off"))
+        narrator.changed(Transition("door", "playing", outage=0.1))
+        now[0] += 0.5
+    assert len(told) < 20
+    assert "door comes and goes, more than 6 times a minute; it is kept up" in told
+    now[0] += 100
+    narrator.changed(Transition("door", "waiting", "it broke off"))
+    assert told[-1] == "door: it broke off; trying again"

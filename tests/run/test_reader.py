@@ -50,7 +50,7 @@ class Camera:
 
 
 class Opening:
-    live = True
+    live, remote = True, False
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script
@@ -133,6 +133,29 @@ def test_a_camera_that_fails_is_opened_anew(engine: Any, paint: Any) -> None:
     assert 0 < again.outage < WAIT
 
 
+def test_only_a_camera_that_stayed_is_tried_at_once_again(
+    engine: Any, paint: Any, hasty: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sends a frame and breaks off, for a year, is asked less often."""
+    run(engine, [Camera(paint, [[1, CUT]] * 3 + [[9]]).feed()], [], frames=4)
+    assert [failures for failures, _ in hasty] == [1, 2, 3]
+    hasty.clear()
+    monkeypatch.setattr(reader, "_STAYED", 0.0)
+    run(engine, [Camera(paint, [[1, CUT]] * 3 + [[9]]).feed()], [], frames=4)
+    assert [failures for failures, _ in hasty] == [0, 0, 0]
+
+
+def test_a_bug_in_one_source_is_that_sources_failure(engine: Any, paint: Any) -> None:
+    broken, notes = Camera(paint, [[2, ZeroDivisionError("a bug")]], "broken"), Notes()
+    good = Camera(paint, [[10**6]], "good")
+    summary = run(engine, [broken.feed(), good.feed()], [notes], frames=200)
+    assert summary.sources["good"]["frames"] > 100
+    said = [note.reason for note in notes.transitions if note.state == "waiting"]
+    assert set(said) == {
+        "broken fails (ZeroDivisionError: a bug); please report it, with what edge --debug shows"
+    }
+
+
 def test_the_end_of_a_stream_is_an_outage_too(engine: Any, paint: Any) -> None:
     """A camera that restarts in good order says goodbye."""
     camera, notes = Camera(paint, [[2, None], [2]]), Notes()
@@ -200,7 +223,7 @@ def test_a_refused_password_is_tried_seldom(
 ) -> None:
     refused = AccessError("refused", "write it anew")
     run(engine, [Camera(paint, [[1, CUT], [refused], [refused], [9]]).feed()], [], frames=2)
-    assert hasty == [(0, False), (1, True), (2, True)]
+    assert hasty == [(1, False), (2, True), (3, True)]
 
 
 def test_only_silence_makes_it_more_patient(engine: Any, paint: Any) -> None:
@@ -280,6 +303,61 @@ def test_a_source_is_changed_by_taking_it_out_and_putting_it_in(engine: Any, pai
     assert notes.states("a") == ["connecting", "playing", "ended", "connecting", "playing"]
 
 
+def test_of_one_name_there_is_one_source_however_fast_wishes_come(engine: Any, paint: Any) -> None:
+    """As when a file is written and read anew twice, while the old camera is still closing."""
+    control, stop = Control(), threading.Event()
+    cameras = [Camera(paint, [[10**6]]) for _ in range(4)]
+
+    def direct(result: Result) -> None:
+        if result.frame.number == 5 and not cameras[3].opened:
+            for camera in cameras[1:]:
+                control.remove("a")
+                control.add(camera.feed())
+        if cameras[3].opened and len(notes.states("a")) == 5:
+            stop.set()
+
+    notes = Notes(direct)
+    run(engine, [cameras[0].feed()], [notes], control=control, stop=stop)
+    assert [len(camera.opened) for camera in cameras] == [1, 0, 0, 1]
+
+
+def test_a_source_that_is_wished_away_while_it_waits_for_its_name_is_not_played(
+    engine: Any, paint: Any
+) -> None:
+    control, stop = Control(), threading.Event()
+    old, new, other = (Camera(paint, [[10**6]], name) for name in ("a", "a", "b"))
+
+    def direct(result: Result) -> None:
+        if (result.frame.source, result.frame.number) == ("a", 5):
+            control.remove("a")
+            control.add(new.feed())
+            control.remove("a")
+        if notes.states("a")[-1] == "ended" and result.frame.number > 100:
+            stop.set()
+
+    notes = Notes(direct)
+    run(engine, [old.feed(), other.feed()], [notes], control=control, stop=stop)
+    assert new.opened == []
+
+
+def test_once_a_camera_came_the_next_is_waited_for(engine: Any, paint: Any) -> None:
+    """A new camera that is off does not end the run that it is put into."""
+    control, old = Control(), Camera(paint, [[10**6]])
+    new = Camera(paint, [[CUT]] * 9 + [[9]], "b")
+
+    def direct(result: Result) -> None:
+        if (result.frame.source, result.frame.number) == ("a", 3):
+            control.remove("a")
+            control.add(new.feed())
+
+    notes = Notes(direct)
+    stop = threading.Event()
+    threading.Timer(WAIT, stop.set).start()
+    notes._on_write = lambda result: stop.set() if result.frame.source == "b" else direct(result)
+    run(engine, [old.feed()], [notes], control=control, stop=stop)
+    assert notes.states("b") == ["connecting", "waiting", "playing"]
+
+
 def test_places_of_a_source_that_went_are_used_again(engine: Any, paint: Any) -> None:
     made, place = [], engine.place
     engine.place = lambda: made.append(1) or place()
@@ -311,6 +389,7 @@ class Batches:
             deadline = time.monotonic() + WAIT
             while not ready() and time.monotonic() < deadline:
                 time.sleep(0.001)
+            time.sleep(0.01)  # the network's work, in which each camera has a frame or more
             start(places)
 
         engine.batch, engine.start = 4, counted

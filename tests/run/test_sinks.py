@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +33,13 @@ class Stream(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.flushed: list[str] = []
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (which always has room)
 
     def flush(self) -> None:
         self.flushed.append(self.getvalue())
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
 
 def result(guess: Any, number: int = 3, pts: float | None = 0.1, colour: int = 90) -> Result:
@@ -95,6 +103,43 @@ except BrokenPipeError:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(30) == 7
+
+
+def lines_to(pipe: Any, count: int, live: bool, guess: Any, **options: Any) -> JsonLines:
+    sink, given = JsonLines(pipe, **options), result(guess)
+    for _ in range(count):
+        sink.write(replace(given, frame=replace(given.frame, live=live)))
+    return sink
+
+
+def test_nobody_who_does_not_read_holds_a_camera_up(guess: Any) -> None:
+    told: list[str] = []
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as pipe:
+        sink = lines_to(pipe, 1000, True, guess, warn=told.append)
+        assert 0 < sink.lost < 1000
+        assert told == ["nobody reads the results: they are left out until somebody does"]
+        os.set_blocking(reader, False)
+        taken = b"".join(iter(lambda: os.read(reader, 1 << 16) if ready(reader) else b"", b""))
+        assert taken.count(b"\n") == 1000 - sink.lost, "those that were taken are whole"
+        lost = sink.lost
+        sink.write(result(guess))
+        assert sink.lost == lost
+    os.close(reader)
+
+
+def ready(reader: int) -> bool:
+    return bool(select.select([reader], [], [], 0)[0])
+
+
+def test_results_of_a_file_wait_for_their_reader_and_for_the_end_of_the_run(guess: Any) -> None:
+    stop, (reader, writer) = threading.Event(), os.pipe()
+    with os.fdopen(writer, "w") as pipe:
+        threading.Timer(0.5, stop.set).start()
+        sink = lines_to(pipe, 400, False, guess, stop=stop)
+        assert stop.is_set(), "it waited"
+        assert sink.lost > 0
+    os.close(reader)
 
 
 def test_a_full_disk_is_a_named_error(guess: Any) -> None:

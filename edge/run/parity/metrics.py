@@ -63,7 +63,7 @@ class ParityMetrics:
         self._core: Any = require("prometheus_client.core")
 
     def collect(self) -> Iterator[Any]:
-        """Called by prometheus-client, on threads of its own."""
+        """Called on a thread of each scrape's."""
         sources, core = self._audit.sources, self._core
         for name, text, count in _COUNTERS:
             counter = core.CounterMetricFamily(name, text, labels=["source"])

@@ -1,4 +1,7 @@
-"""Work on a thread of its own: whoever gives it never waits, and what is too much is left out."""
+"""Work on a thread of its own: whoever gives it never waits, and what is too much is left out.
+
+Nor does it stop whoever gives it: whatever goes wrong is said and counted, and the work goes on.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,51 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from edge.run.record.trouble import Trouble
+
 __all__ = ["Background", "step_back"]
 
 Item = TypeVar("Item")
 
-_JOIN = 30.0  # seconds that the rest gets at the end: a disk that hangs must not hold the exit
 _NICENESS = 5  # a third of the processor, against as many threads that infer and never wait
 
 
 class Background(Generic[Item]):
     """Works on items in the order in which they came, until it is closed.
 
-    lost  items that gave way to newer ones before they were worked on
+    lost  items that gave way to newer ones before they were worked on, that failed, or that were
+          left at the end
     """
 
-    def __init__(self, name: str, work: Callable[[Item], None], room: int):
-        """work: what `work` raises ends the thread, and is raised by the next `put` or `close`.
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Item], None],
+        room: int,
+        patience: float,
+        warn: Callable[[str], None],
+    ):
+        """work: what it raises is told to `warn`, once for each key until it works again.
 
-        room: so many items of one key wait at most.
+        room: so many items of one key wait at most. patience: seconds that `close` waits.
         """
         self.lost = 0
+        self._name = name
         self._work = work
         self._room = room
+        self._patience = patience
+        self._warn = warn
+        self._trouble = Trouble(warn)
         self._waiting: deque[tuple[str, Item]] = deque()
         self._counts: Counter[str] = Counter()
         self._bell = threading.Condition()
         self._closed = False
-        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, key: str, item: Item) -> None:
         """Leave an item; when too many of this key wait, the oldest of them is lost."""
         with self._bell:
-            self._raise()
             if self._counts[key] == self._room:
                 del self._waiting[next(i for i, (of, _) in enumerate(self._waiting) if of == key)]
                 self._counts[key] -= 1
@@ -51,20 +65,19 @@ class Background(Generic[Item]):
             self._bell.notify()
 
     def close(self) -> None:
-        """Work on what waits, and end the thread; after half a minute the rest is lost."""
+        """Work on what waits, and end the thread; what its patience is too short for is lost."""
         with self._bell:
             self._closed = True
             self._bell.notify()
-        self._thread.join(_JOIN)
+        self._thread.join(self._patience)
         with self._bell:
             self.lost += len(self._waiting)
             self._waiting.clear()
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._thread.is_alive():  # and is left behind: the process ends without it
+            self._warn(
+                f"{self._name}: the rest could not be written within {self._patience:.0f} s; "
+                "look at the disk: dmesg"
+            )
 
     def _run(self) -> None:
         step_back()
@@ -78,10 +91,13 @@ class Background(Generic[Item]):
                 self._counts[key] -= 1
             try:
                 self._work(item)
-            except BaseException as error:  # raised again, as it is, in the thread that gives
+            except Exception as error:  # of a codec, a library, the system: the labels go on
                 with self._bell:
-                    self._error = error
-                return
+                    self.lost += 1
+                unforeseen = RuntimeError(f"{self._name}: {error!r}")
+                self._trouble.failed(key, unforeseen, "what fails is left out, and counted")
+            else:
+                self._trouble.works(key, f"{self._name}: it works")
             del item  # or its frame would be held while the next is waited for
 
 

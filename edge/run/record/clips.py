@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edge.errors import StorageError
+from edge.errors import StorageError, require
 from edge.gst import gstreamer
 from edge.preprocess.surface import Layout, Surface
 from edge.run.record.encoder import Encoder, buffer_of, caps_of, lower_priority
@@ -17,7 +17,7 @@ _MUXERS = {".mkv": "matroskamux", ".mp4": "mp4mux fragment-duration=1000"}
 SUFFIXES = tuple(_MUXERS)
 
 _BACKLOG = 10  # pictures that wait for the encoder before more are left out
-_FINISH = 10  # seconds that the last pictures get to reach the disk
+_FINISH = 3  # seconds that the last pictures get to reach the disk
 # Nanoseconds: between two pictures at least, and for which the last one is shown.
 _STEP, _MOMENT = 1_000_000, 33_000_000
 
@@ -34,12 +34,18 @@ class Clip:
         gst = gstreamer()
         self.path = path
         self.layout = layout
-        self._pipeline = gst.parse_launch(
-            "appsrc name=source format=time block=false max-bytes=0 ! "
-            f"{encoder.elements} ! identity name=coded ! {_MUXERS[path.suffix]} ! "
-            # Unbuffered: what is encoded is the system's, not ours, when this process is killed.
-            "filesink name=file async=false buffer-mode=unbuffered"
-        )
+        try:
+            self._pipeline = gst.parse_launch(
+                "appsrc name=source format=time block=false max-bytes=0 ! "
+                f"{encoder.elements} ! identity name=coded ! {_MUXERS[path.suffix]} ! "
+                # Unbuffered: what is encoded is the system's, not ours, when this process dies.
+                "filesink name=file async=false buffer-mode=unbuffered"
+            )
+        except require("gi.repository.GLib").Error as error:
+            raise StorageError(
+                f"cannot write {path} ({error.message})",
+                "run sudo apt install gstreamer1.0-plugins-good",
+            ) from error
         self._source = self._pipeline.get_by_name("source")
         self._source.set_property("caps", caps_of(layout))
         self._pipeline.get_by_name("file").set_property("location", str(path))

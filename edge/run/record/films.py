@@ -17,7 +17,7 @@ from edge.run.record.shelf import check_room, slug, stamp, vacant
 from edge.run.record.trouble import Trouble
 from edge.storage import check_target, make_folder
 
-__all__ = ["Films"]
+__all__ = ["Films", "place_of"]
 
 _LENGTH = 600.0  # seconds of a film in a folder
 _RETRY = 10.0  # seconds after a failure
@@ -55,6 +55,18 @@ class _Track:
         self.last = frame.pts, frame.captured
 
 
+def place_of(target: str) -> tuple[Path, bool]:
+    """Where films go, and whether that is a folder. Raises OptionError for another ending."""
+    path = Path(target)
+    is_folder = target.endswith("/") or path.is_dir() or not path.suffix
+    if not is_folder and path.suffix not in SUFFIXES:
+        raise OptionError(
+            f"--record {target} is neither {' nor '.join(SUFFIXES)}",
+            f"write {path.with_suffix('.mkv')}, or a folder: {path.with_suffix('')}/",
+        )
+    return path, is_folder
+
+
 class Films:
     """Writes films; an `Outlet`. A picture of another size begins a new one.
 
@@ -80,15 +92,9 @@ class Films:
         self._several = several
         self._trouble = Trouble(warn)
         self._tracks: dict[str, _Track] = {}
-        path = Path(target)
-        self._is_folder = target.endswith("/") or path.is_dir() or not path.suffix
+        path, self._is_folder = place_of(target)
         if self._is_folder:
             make_folder(path)
-        elif path.suffix not in SUFFIXES:
-            raise OptionError(
-                f"--record {target} is neither {' nor '.join(SUFFIXES)}",
-                f"write {path.with_suffix('.mkv')}, or a folder: {path.with_suffix('')}/",
-            )
         else:
             check_target(path)
         self._path = path

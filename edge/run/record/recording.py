@@ -9,23 +9,30 @@ What the encoder or the disk cannot keep up with is left out and counted; nothin
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge.errors import OptionError
 from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
 from edge.run.record.background import Background
 from edge.run.record.broadcast import Broadcast, address
 from edge.run.record.caption import READABLE, captioned, enlarged
-from edge.run.record.films import Films
+from edge.run.record.films import Films, place_of
 from edge.run.sinks import Result, Sink, words
+from edge.run.sources.uris import redact_address
 from edge.run.status import Transition
 
-__all__ = ["Outlet", "Recording", "record"]
+__all__ = ["Outlet", "Recording", "check_record", "record"]
 
+_SERVED = "rtsp://"
 _ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
+# Seconds for the films' ends. They and all that the end of a run waits for besides must be less
+# than systemd waits, TimeoutStopSec; a film without its end plays nevertheless.
+_PATIENCE = 4.0
 
 
 class Outlet(Protocol):
@@ -62,7 +69,7 @@ class Recording(Sink):
         self._outlet = outlet
         self._warn = warn
         self._background: Background[_Shot | Transition | None] = Background(
-            "recording", self._work, _ROOM
+            "recording", self._work, _ROOM, _PATIENCE, warn
         )
 
     @property
@@ -94,6 +101,19 @@ class Recording(Sink):
             self._outlet.take(item.result.frame, lambda: _drawn(item))
 
 
+def check_record(target: str) -> None:
+    """Raises OptionError or AddressError for a text that `record` cannot take."""
+    if target.startswith(_SERVED):
+        address(target)
+    elif re.match(r"\w{2,}:/", target):  # else a folder of that name, which may hold a password
+        raise OptionError(
+            f"--record {redact_address(target)} is no place for video",
+            "write film.mkv, a folder/, or rtsp://:8554/NAME",
+        )
+    else:
+        place_of(target)
+
+
 def record(
     target: str, several: bool, say: Callable[[str], None], warn: Callable[[str], None]
 ) -> Recording:
@@ -103,7 +123,8 @@ def record(
     thread, where the video is, and what is not in it. Raises OptionError or
     AddressError, StorageError when nothing can be written there, and MissingPackage.
     """
-    if target.startswith("rtsp://"):
+    check_record(target)
+    if target.startswith(_SERVED):
         return Recording(Broadcast(address(target), several, say, warn), warn)
     return Recording(Films(target, several, say, warn), warn)
 

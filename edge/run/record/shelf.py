@@ -31,11 +31,15 @@ def stamp(seconds: float) -> str:
 
 
 def vacant(path: Path) -> Path:
-    """`path`, or where something is there already the next of PATH-2, PATH-3 where nothing is."""
+    """`path`, or where something is there already the next of PATH-2, PATH-3 where nothing is.
+
+    Raises StorageError when that cannot be known.
+    """
     found, number = path, 1
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    with writing(path):
+        while found.exists():
+            number += 1
+            found = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return found
 
 

@@ -27,6 +27,8 @@ from edge.run.status import Transition
 
 __all__ = ["Smooth", "smoothing"]
 
+_MOST = 1000  # frames that vote: at 30 a second, half a minute; each is a row to count anew
+
 Probabilities = npt.NDArray[np.float32]
 
 
@@ -70,10 +72,12 @@ def smoothing(text: str) -> Smooth:
     """
     kind, colon, count = text.partition(":")
     if colon:
-        frames = int(count) if count.isascii() and count.isdigit() else 0
-        if kind != "majority" or frames < 2:
+        is_number = count.isascii() and count.isdigit() and len(count) <= len(str(_MOST))
+        frames = int(count) if is_number else 0
+        if kind != "majority" or not 2 <= frames <= _MOST:
             raise OptionError(
-                f"--smooth {text} is not understood", "write --smooth 0.5s, or majority:15"
+                f"--smooth {text} is not understood",
+                f"write --smooth 0.5s, or majority:15, of 2 to {_MOST} frames",
             )
         return Smooth(lambda: _Majority(frames))
     constant = seconds(text)

@@ -28,6 +28,7 @@ from edge.storage import make_folder, write_bytes, writing
 __all__ = ["Snapshots"]
 
 _ROOM = 4  # pictures that wait for the disk
+_PATIENCE = 1.0  # seconds for those at the end of a run: systemd waits ten for all of it
 _QUALITY = 90
 
 
@@ -72,7 +73,7 @@ class Snapshots(Sink):
         self._clock = clock
         self._trouble = Trouble(warn)
         self.written = 0
-        self._background = Background("snapshots", self._write, _ROOM)
+        self._background = Background("snapshots", self._write, _ROOM, _PATIENCE, warn)
 
     @property
     def lost(self) -> int:

@@ -27,11 +27,13 @@ import msgspec
 from edge.errors import ConfigError, EdgeError, SourceError
 from edge.options import Backend
 from edge.run.parity.audit import parse_every
+from edge.run.record.recording import check_record
 from edge.run.record.rules import read_rule
 from edge.run.record.smoothing import smoothing
 from edge.run.service import toml
+from edge.run.sources.camera import named
 from edge.run.sources.cameras import Camera, Transport
-from edge.run.sources.uris import as_uri, redact
+from edge.run.sources.uris import as_uri, redact, redact_address
 from edge.run.telemetry.broker import Broker
 from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
@@ -137,7 +139,9 @@ _RUN = {
     ),
     "snapshots": _Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
     "keep": _Key(_Count, "a whole number from 1", "1000"),
-    "record": _Key(_Text, "a file or rtsp://", '"/var/lib/vit-edge/out.mkv"'),
+    "record": _Key(
+        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record
+    ),
     "audit": _Key(_Text, "one frame of how many", '"1/500"', parse_every),
     "reference": _Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
 }
@@ -179,6 +183,8 @@ def load(path: Path) -> Config:
 def merge(config: Config, given: Mapping[str, Any]) -> Config:
     """`config`, but for what the command line gives: whatever is not None or empty in `given`.
 
+    Each camera has a name of its own then.
+
     Its keys are those of the file. `source` is a list of URIs that stand in for all cameras of the
     file, and the other keys of a camera hold for every one.
     Raises ConfigError when there is no engine, or no camera.
@@ -195,7 +201,7 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
         raise ConfigError("no engine was named", 'type it, or write engine = "..." into the file')
     if not config.cameras:
         raise ConfigError("no camera was named", "type --source URI, or write a [[camera]]")
-    return config
+    return replace(config, cameras=tuple(named(config.cameras)))
 
 
 def diff(old: Config, new: Config) -> Diff:
@@ -238,7 +244,7 @@ def _settings(
             settings[name] = msgspec.convert(value, keys[name].kind, dec_hook=_path)
         except msgspec.ValidationError as error:
             # A password may be in it.
-            shown = redact(json.dumps(value, default=str, ensure_ascii=False))
+            shown = redact_address(json.dumps(value, default=str, ensure_ascii=False))
             element = re.search(r"\$\[(\d+)\]`$", str(error))
             raise document.error(
                 (*here, int(element[1])) if element else here,

@@ -148,7 +148,8 @@ def _from_file(path: Path, host: str) -> tuple[str, str]:
         # What it could not read may be a part of a password.
         raise SourceError(
             f"line {error.lineno} of the credentials in {path} cannot be read",
-            "write lines such as: machine HOST login USER password PASSWORD",
+            "write lines such as: machine HOST login USER password PASSWORD; "
+            "quotes, for a password with a space, need Python 3.11",
         ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"

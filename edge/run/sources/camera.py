@@ -28,7 +28,7 @@ from edge.run.sources.launch import launch
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
-from edge.run.sources.uris import as_uri, check, is_live, path_of, redact
+from edge.run.sources.uris import as_uri, check, is_live, is_network, path_of, redact
 
 __all__ = ["Source", "feed", "named"]
 
@@ -120,6 +120,8 @@ class Source:
         self._first = first
         self.name = camera.name or self._access.name
         self.live = camera.realtime or is_live(self._uri)
+        # A pipeline of the user's own may bring its frames from anywhere.
+        self.remote = is_network(self._uri) or self._uri.startswith("gst:")
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._ages = Ages()
         self._pipeline: Any = None
@@ -252,7 +254,13 @@ class Source:
         )
 
     def _check_whole(self) -> None:
-        if self._uri.startswith("file://") and (cut := missing_bytes(path_of(self._uri))):
+        if not self._uri.startswith("file://"):
+            return
+        try:
+            cut = missing_bytes(path_of(self._uri))
+        except OSError:  # it was removed while it played: all of it was there
+            return
+        if cut:
             raise SourceError(
                 f"{self.name} is cut off: its last {cut} bytes are missing", "copy it again, whole"
             )
@@ -306,15 +314,19 @@ class Source:
                 clock = self._pipeline.get_pipeline_clock().get_time()
                 now = clock - self._pipeline.get_base_time()
                 if self._uri.startswith("rtsp://"):  # by the camera's own clock
-                    age = self._ages.age(running / gst.SECOND, now / gst.SECOND)
-                    captured -= age + self._ages.floor
+                    captured -= self._ages.age(running / gst.SECOND, now / gst.SECOND)
                 else:
                     # Clocks may run ahead of ours, but no frame is from the future.
                     captured -= max(0, now - running) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
         return frame_from_sample(
-            sample, source=self.name, number=buffer.offset, captured=captured, device=self._gpu
+            sample,
+            source=self.name,
+            number=buffer.offset,
+            captured=captured,
+            device=self._gpu,
+            live=self.live,
         )
 
     def stop(self) -> None:

@@ -171,6 +171,8 @@ def knock(access: Access, timeout: float = 2.0) -> SourceError | None:
         return SourceError(
             f"{access.place} does not speak TLS ({error.reason})", "write http:// for https://"
         )
+    except UnicodeError:
+        return SourceError(f"{access.place} is no name of a host", "check its spelling")
     except OSError as error:
         return SourceError(
             f"{access.place} cannot be reached ({error.strerror or error})",

@@ -25,8 +25,10 @@ __all__ = [
     "options_of",
     "path_of",
     "redact",
+    "redact_address",
     "redact_text",
     "split_login",
+    "tells_password",
 ]
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -110,7 +112,8 @@ def as_uri(text: str) -> str:
     if not path.exists():
         if "${" in text:
             return text
-        raise SourceError(f"there is no file {text}", f"give a video, or one of: {KNOWN}")
+        shown = redact_address(text) if ":" in text else text
+        raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
     return path.as_uri()
 
 
@@ -151,6 +154,17 @@ def redact(uri: str) -> str:
     return _IN_QUERY.sub(r"\1***", _USER.sub(_without_login, uri))
 
 
+def redact_address(text: str) -> str:
+    """What should be an address and may be none: without a scheme, all before an '@' is hidden."""
+    return redact(text) if "://" in text else re.sub(r".*@", "***@", text, flags=re.S)
+
+
+def tells_password(uri: str) -> bool:
+    """Whether a password, or a key, stands in `uri` itself, and not a variable in its place."""
+    plain = VARIABLE.sub("\0", uri)
+    return bool(_LOGIN.search(plain) or _VALUE.search(plain))
+
+
 def redact_text(text: str) -> str:
     """A pipeline, or what GStreamer says of one, without user names, passwords and keys."""
     quoted = _QUOTED.sub(lambda found: f'"{redact("x:" + found[1])[2:]}"', text)
@@ -179,6 +193,9 @@ _IN_QUERY = re.compile(rf"({_KEY}=)[^&]*", re.I)
 _PROPERTY = re.compile(
     rf"""({_KEY}\s*=\s*)("(?:\\.|[^"\\])*("|$)|'(?:\\.|[^'\\])*('|$))?(\\.|[^\s\\])*""", re.I | re.S
 )
+# Where variables are NUL.
+_LOGIN = re.compile(r"://[^/?#@\s:]*:\0*[^/?#@\s\0][^/?#@\s]*@")
+_VALUE = re.compile(rf"{_KEY}\s*=\s*[\"']?[^\s&\"'\0]", re.I)
 # An '@' after a plain host and a slash belongs to the path. After a host with a port it may: what
 # looks like one may as well be a user and a password with a slash in it.
 _PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.errors import AddressError, require
-from edge.run.sources.uris import redact
+from edge.run.sources.uris import redact, redact_address
 
 __all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message"]
 
@@ -74,7 +74,7 @@ class Broker:
 
 def _unusable(url: str) -> AddressError:
     return AddressError(
-        f"{redact(url)} is no address of a broker",
+        f"{redact_address(url)} is no address of a broker",
         "give mqtt://user:password@host:1883/prefix, or mqtts://; / # ? @ : and % in a password "
         "are written %2F %23 %3F %40 %3A %25",
     )

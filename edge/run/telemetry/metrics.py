@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from email.message import Message
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +18,7 @@ from edge.errors import AddressError, EdgeError, require
 from edge.run.status import SourceStatus, State, Status
 from edge.run.summary import Histogram
 from edge.run.telemetry import board
+from edge.run.web.server import Reply, Server
 
 __all__ = ["RunMetrics", "listen_address", "serve"]
 
@@ -75,7 +78,7 @@ class RunMetrics:
         self._core: Any = require("prometheus_client.core")
 
     def collect(self) -> Iterator[Any]:
-        """The metrics as they are now; called by prometheus-client, on threads of its own."""
+        """The metrics as they are now; called on a thread of each scrape's."""
         build = {
             "version": __version__,
             "python": platform.python_version(),
@@ -153,7 +156,7 @@ def listen_address(text: str) -> tuple[str, int]:
     Raises AddressError.
     """
     host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16):
         raise AddressError(
             f"{text} is no address to listen at", "give a port, as in :9100, or 0.0.0.0:9100"
         )
@@ -174,17 +177,12 @@ def serve(address: str, *metrics: Any) -> Iterator[str]:
     client.ProcessCollector(registry=registry)
     for collector in metrics:
         registry.register(collector)
-    try:
-        server, thread = client.start_http_server(port, host, registry)
-    except OSError as error:
-        raise AddressError(
-            f"metrics cannot be served at {address} ({error.strerror or error})",
-            "give a port that is free, or a host that is this machine",
-        ) from error
-    try:
+
+    def answer(_path: str, headers: Message) -> Reply:
+        encode, kind = client.exposition.choose_encoder(headers.get("Accept", ""))
+        return Reply(HTTPStatus.OK, encode(registry), kind)
+
+    # Not prometheus-client's own server: that has no end of threads for clients that say nothing.
+    with closing(Server("the metrics", host, port, answer)) as server:
         shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{server.server_port}/metrics"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        yield f"http://{shown}:{server.port}/metrics"

@@ -25,7 +25,8 @@ def parse_address(text: str) -> tuple[str, int]:
     """`[HOST]:PORT` -> (host, port); without a host this machine alone. Raises AddressError."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in bare and bare == host):
+    is_number = port.isdecimal() and len(port) <= 5  # int() itself refuses some thousand digits
+    if not colon or not is_number or int(port) > 65535 or (":" in bare and bare == host):
         raise AddressError(
             f"{text!r} is no address for the page", "write it so: :8080, 0.0.0.0:8080 or [::]:8080"
         )

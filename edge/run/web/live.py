@@ -65,7 +65,7 @@ class Web(Sink):
         self._record = Record(status)
         self._pictures = Pictures()
         try:
-            self._server = Server(host, port, self._answer)
+            self._server = Server("the page", host, port, self._answer)
         except BaseException:
             self._pictures.close()
             raise

@@ -51,17 +51,17 @@ Answer: TypeAlias = Callable[[str, Message], Reply]
 class Server:
     """Listens and answers from the moment it is made until it is closed.
 
-    port: 0 takes any that is free. Raises AddressError when nobody can listen there.
+    port: 0 takes any that is free. Raises AddressError when `what` cannot listen there.
     """
 
-    def __init__(self, host: str, port: int, answer: Answer):
+    def __init__(self, what: str, host: str, port: int, answer: Answer):
         try:
             self._listener = _Listener(host, port, answer)
         except (OSError, UnicodeError) as error:  # a name may be none that DNS can hold
-            raise _refused(host, port, error) from error
+            raise _refused(what, host, port, error) from error
         self.port: int = self._listener.server_address[1]
         self._thread = threading.Thread(
-            target=self._listener.serve_forever, args=(_POLL,), name="web", daemon=True
+            target=self._listener.serve_forever, args=(_POLL,), name=what, daemon=True
         )
         self._thread.start()
 
@@ -74,14 +74,14 @@ class Server:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _refused(host: str, port: int, error: Exception) -> AddressError:
+def _refused(what: str, host: str, port: int, error: Exception) -> AddressError:
     mend = f"give an address of this machine, such as :{port}; ip address lists them"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         mend = f"choose another port, such as :{port + 1}; ss -ltnp shows who has this one"
     elif isinstance(error, PermissionError):
         mend = "choose a port from 1024 on, such as :8080"
     reason = getattr(error, "strerror", None) or error
-    return AddressError(f"the page cannot listen on {host}, port {port} ({reason})", mend)
+    return AddressError(f"{what} cannot listen on {host}, port {port} ({reason})", mend)
 
 
 class _Pace:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
-import pytest
-
-from edge.run.record import background
 from edge.run.record.background import Background
 
 
@@ -24,9 +22,18 @@ class Slow:
         self.done.append(item)
 
 
+def start(
+    work: Callable[[int], None],
+    room: int,
+    patience: float = 60.0,
+    warn: Callable[[str], None] = print,
+) -> Background[int]:
+    return Background("test", work, room, patience, warn)
+
+
 def test_all_is_done_in_order_before_close_returns() -> None:
     done: list[int] = []
-    worker = Background("test", done.append, room=100)
+    worker = start(done.append, 100)
     for number in range(100):
         worker.put("a", number)
     worker.close()
@@ -36,7 +43,7 @@ def test_all_is_done_in_order_before_close_returns() -> None:
 
 def test_what_is_too_much_is_the_oldest_of_its_key_and_is_counted() -> None:
     slow = Slow()
-    worker = Background("test", slow, room=2)
+    worker = start(slow, 2)
     worker.put("b", 0)
     assert slow.begun.acquire(timeout=30)
     worker.put("b", 1)
@@ -48,37 +55,34 @@ def test_what_is_too_much_is_the_oldest_of_its_key_and_is_counted() -> None:
     assert worker.lost == 2
 
 
-def test_what_the_work_raises_reaches_whoever_gives_it_more() -> None:
-    def fail(_: int) -> None:
-        raise ZeroDivisionError("a mistake")
+def test_whatever_the_work_raises_is_said_once_and_counted_and_the_work_goes_on() -> None:
+    said: list[str] = []
 
-    worker = Background("test", fail, room=1)
-    worker.put("a", 1)
-    worker._thread.join(30)
-    with pytest.raises(ZeroDivisionError, match="a mistake"):
-        worker.put("a", 2)
+    def divide(item: int) -> None:
+        done.append(1 // item)
+
+    done: list[int] = []
+    worker = start(divide, 10, warn=said.append)
+    for item in (0, 0, 1, 0):
+        worker.put("a", item)
     worker.close()
+    assert done == [1]
+    assert worker.lost == 3
+    why = "test: ZeroDivisionError('integer division or modulo by zero'); what fails is left out"
+    assert [text.startswith(why) for text in said] == [True, False, True]
+    assert said[1] == "test: it works again, after 2 that failed"
 
 
-def test_what_the_last_work_raises_is_raised_by_close() -> None:
-    def fail(_: int) -> None:
-        raise ZeroDivisionError("a mistake")
-
-    worker = Background("test", fail, room=1)
-    worker.put("a", 1)
-    with pytest.raises(ZeroDivisionError):
-        worker.close()
-
-
-def test_work_that_hangs_does_not_hold_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_JOIN", 0.1)
+def test_work_that_hangs_does_not_hold_the_exit_and_is_said() -> None:
+    said: list[str] = []
     slow = Slow()
-    worker = Background("test", slow, room=2)
+    worker = start(slow, 2, patience=0.1, warn=said.append)
     worker.put("a", 0)
     assert slow.begun.acquire(timeout=30)
     worker.put("a", 1)
     worker.close()
     assert worker.lost == 1
+    assert ["test: the rest could not be written" in text for text in said] == [True]
     slow.go.set()
 
 
@@ -89,7 +93,7 @@ def test_the_work_steps_back_behind_the_threads_that_infer() -> None:
     def look(_: int) -> None:
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
-    worker = Background("test", look, room=1)
+    worker = start(look, 1)
     worker.put("a", 1)
     worker.close()
     assert seen == [max(own, 5)]

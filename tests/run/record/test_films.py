@@ -19,6 +19,7 @@ import pytest
 from edge.errors import OptionError, StorageError
 from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
+from edge.run.record import clips
 from edge.run.record import films as films_module
 from edge.run.record.caption import captioned
 from edge.run.record.clips import Clip
@@ -269,6 +270,32 @@ def test_a_name_of_another_kind_is_refused_at_once(target: str) -> None:
         OptionError, match=r"neither \.mkv nor \.mp4; write .*film\.mkv, or a folder"
     ):
         Films(target, False, print, print)
+
+
+def test_a_name_that_is_too_long_with_its_source_s_is_said_once_and_the_run_goes_on(
+    paint: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    films = Films(str(tmp_path / f"{'x' * 245}.mkv"), True, print, said.append)
+    for number in range(3):
+        record(films, frame(paint(number), number, "a-camera"))
+    films.close()
+    [why] = said
+    assert "File name too long" in why
+    assert "the recording of a-camera pauses" in why
+    assert films.lost == 3
+
+
+def test_an_element_that_is_missing_is_said_and_the_run_goes_on(
+    paint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(clips._MUXERS, ".mkv", "nosuchmux")
+    said: list[str] = []
+    films = Films(str(tmp_path / "film.mkv"), False, print, said.append)
+    record(films, frame(paint(0), 0))
+    films.close()
+    assert ['no element "nosuchmux"' in text for text in said] == [True]
+    assert films.lost == 1
 
 
 def test_a_film_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

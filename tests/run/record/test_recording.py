@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.errors import OptionError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.run import loop
@@ -109,6 +110,26 @@ def test_a_source_that_will_not_come_back_is_ended_and_one_that_waits_is_not(gue
         recording.changed(Transition(source, state))  # type: ignore[arg-type]
     recording.close()
     assert outlet.ended == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "rtmp://u:s3cret@host/x.flv",
+        "rtmp://u:s3cret@host/x",
+        "srt://host/x?passphrase=s3cret",
+        "rtsp:/u:s3cret@host:8554/x",
+        "RTMP://u:s3cret@host/x.mkv",
+    ],
+)
+def test_an_address_at_which_nothing_is_served_is_refused_without_its_password(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"no place for video; write film\.mkv") as caught:
+        record(target, False, print, print)
+    assert "s3cret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_loop_records_what_it_labels(

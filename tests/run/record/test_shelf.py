@@ -47,6 +47,11 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     assert vacant(path).name == "film-3.mkv"
 
 
+def test_a_name_too_long_for_the_disk_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"File name too long\); give it a shorter name"):
+        vacant(tmp_path / f"{'x' * 300}.mkv")
+
+
 @pytest.mark.parametrize(
     ("total", "free", "full"),
     [

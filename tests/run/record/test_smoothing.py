@@ -128,7 +128,14 @@ def test_what_the_engine_said_is_not_changed(text: str) -> None:
     assert all(map(np.array_equal, before, (frame.probabilities for frame in said)))
 
 
-@pytest.mark.parametrize("text", ["0.5", "majority", "majority:1", "majority:x", "mode:3", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.5", "majority", "majority:1", "majority:x", "mode:3", ""),
+        *("majority:1001", f"majority:{10**20}", f"majority:{'9' * 5000}"),
+    ],
+)
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match=r"; write "):
         smoothing(text)
+    smoothing("majority:1000")

@@ -134,6 +134,8 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ('web = "8080"', 1, "no address for the page", ":8080"),
         ('metrics = ":port"', 1, "no address to listen at", ":9100"),
         ('mqtt = "http://broker"', 1, "no address of a broker", "mqtt://"),
+        ('\nrecord = "out.avi"', 2, "out.avi is neither .mkv nor .mp4", r"write out\.mkv"),
+        ('\nrecord = "rtsp://:8554"', 2, "no address to serve at", "rtsp://:8554/NAME"),
         ("[[camera]]\nevery = 0", 2, "every cannot be 0", "a whole number from 1"),
         ("[[camera]]\nevery = true", 2, "every cannot be true", "a whole number"),
         ("[[camera]]\nmax_fps = 0.0", 2, "max_fps cannot be 0", "above 0"),
@@ -174,6 +176,10 @@ def test_a_fault_is_named_with_its_line_and_what_to_write(write, text, line, wha
         '[[camera]]\nsource = ["rtsp://me:secret@host/1"]',
         '[[camera]]\nsource = {uri = "rtsp://me:secret@host/1"}',
         'mqtt = "http://me:secret@host"',
+        'mqtt = "me:secret@host"',
+        'mqtt = ["me:secret@host"]',
+        'record = "rtmp://me:secret@host/x.flv"',
+        '[[camera]]\nsource = "me:secret@host/1"',
     ],
 )
 def test_no_error_shows_a_password(write, text):
@@ -195,13 +201,14 @@ def test_the_command_line_wins_over_the_file(write):
 def test_sources_of_the_command_line_stand_in_for_the_file_s(write):
     given = {"source": ["test://snow", "test://snow"], "on": ["label=owl"], "loop": True}
     merged = config.merge(config.load(write(CABINET)), given)
-    assert merged.cameras == (Camera("test://snow", loop=True),) * 2
+    names = ("test://snow", "test://snow#2")
+    assert merged.cameras == tuple(Camera("test://snow", name, loop=True) for name in names)
     assert merged.on == ("label=owl",)
 
 
 def test_a_run_without_a_file_is_the_command_line_s():
     merged = config.merge(Config(), {"engine": Path("a"), "source": ["test://ball"]})
-    assert merged == Config(engine=Path("a"), cameras=(Camera("test://ball"),))
+    assert merged == Config(engine=Path("a"), cameras=(Camera("test://ball", "test://ball"),))
 
 
 @pytest.mark.parametrize(

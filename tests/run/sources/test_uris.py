@@ -18,7 +18,9 @@ from edge.run.sources.uris import (
     is_live,
     options_of,
     redact,
+    redact_address,
     split_login,
+    tells_password,
 )
 
 
@@ -180,3 +182,42 @@ def test_what_is_asked_of_a_camera() -> None:
 def test_an_empty_source() -> None:
     with pytest.raises(SourceError, match="the source is empty; use one of: test://ball"):
         as_uri(" ")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("joe:pw@host/x", "***@host/x"),
+        ("joe:a@b@host", "***@host"),
+        ("token@host", "***@host"),
+        ("mqtt:joe:pw@host", "***@host"),
+        ("mqtt://joe:pw@host/x", "mqtt://***@host/x"),
+        ("host:1883", "host:1883"),
+    ],
+)
+def test_what_is_no_address_may_hold_a_password_too(text: str, shown: str) -> None:
+    assert redact_address(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "tells"),
+    [
+        ("rtsp://joe:pw@cam/x", True),
+        ("mqtt://joe:pw@host", True),
+        ("rtsp://${WHO}:pw@cam", True),
+        ("http://cam/?token=abc", True),
+        ("gst:rtspsrc location=rtsp://joe:pw@cam ! decodebin", True),
+        ('gst:souphttpsrc user-pw="pw" ! decodebin', True),
+        ("rtsp://joe:${PW}@cam/x", False),
+        ("rtsp://joe@cam/x", False),
+        ("rtsp://cam:554/live@2", False),
+        ("http://cam/?token=${TOKEN}", False),
+        ('gst:souphttpsrc user-pw="${PW}" ! decodebin', False),
+        ("gst:souphttpsrc user-pw=${PW} ! decodebin", False),
+        ("${CAMERA}", False),
+        ("rtsp://:8554/live", False),
+        ("film.mkv", False),
+    ],
+)
+def test_a_password_in_a_variable_is_not_told(uri: str, tells: bool) -> None:
+    assert tells_password(uri) is tells

@@ -60,6 +60,10 @@ def test_user_and_password_are_in_no_text_of_it() -> None:
         "mqtt://ann:12/s3cret@host",  # a slash in a password ends the host, as far as URLs go
         "mqtt://ann:s3/s3cret@host/a",
         "mqtts://ann:s3#s3cret@host/a",
+        "ann:s3cret@host",
+        "s3cret@host:1883/a",
+        "ann:p@s3cret@host",
+        "mqtt:ann:s3cret@host",
     ],
 )
 def test_no_error_about_an_address_shows_its_password(url: str) -> None:

@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from edge.errors import AddressError, BackendError, MissingPackage
 from edge.run.status import Status, Transition
 from edge.run.summary import Histogram
 from edge.run.telemetry.metrics import RunMetrics, listen_address, serve
+from edge.run.web import server
 from tests.run.telemetry.test_board import write
 
 Labels = dict[str, str]
@@ -214,7 +216,9 @@ def test_only_a_host_that_is_named_opens_it_to_others(text: str, address: Any) -
     assert listen_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²"])
+@pytest.mark.parametrize(
+    "text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²", ":" + "9" * 5000]
+)
 def test_what_is_no_port_is_named(text: str) -> None:
     with pytest.raises(AddressError, match="is no address to listen at; give a port, as in :9100"):
         listen_address(text)
@@ -231,15 +235,54 @@ def test_it_listens_where_it_says_until_the_block_ends(status: Status) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("host", ["", "192.0.2.1"], ids=["taken", "not ours"])
+@pytest.mark.parametrize("host", ["", "192.0.2.1", "a..b"], ids=["taken", "not ours", "no name"])
 def test_an_address_that_cannot_be_had_is_a_named_error(host: str, status: Status) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"{host}:{taken.getsockname()[1]}"
+        port = taken.getsockname()[1]
+        address = f"{host}:{port}"
         with (
-            pytest.raises(AddressError, match=rf"metrics cannot be served at {address} \("),
+            pytest.raises(
+                AddressError, match=rf"the metrics cannot listen on {host}.*, port {port} "
+            ),
             serve(address, RunMetrics(status)),
         ):
             pass
+
+
+def test_clients_that_say_nothing_are_few_and_are_hung_up_on(
+    status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CLIENTS", 5)
+    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    before = threading.active_count()
+    with serve(":0", RunMetrics(status)) as url, ExitStack() as clients:
+        address = ("127.0.0.1", int(url.split(":")[2].partition("/")[0]))
+        idle = [
+            clients.enter_context(socket.create_connection(address, timeout=60)) for _ in range(50)
+        ]
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+        assert threading.active_count() <= before + 1 + 5
+        assert idle[0].recv(100) == b"", "it said nothing for too long"
+        deadline = time.monotonic() + 60
+        while threading.active_count() > before + 1:
+            assert time.monotonic() < deadline, "their threads are still there"
+            time.sleep(0.05)
+        assert Scrape(url).names()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ("text/plain", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version="),
+    ],
+)
+def test_it_is_told_in_the_format_that_is_asked_for(wanted: str, kind: str, status: Status) -> None:
+    with serve(":0", RunMetrics(status)) as url:
+        request = urllib.request.Request(url, headers={"Accept": wanted})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith(kind)
+            assert answer.read().endswith(b"# EOF\n") == ("openmetrics" in wanted)
 
 
 def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ def test_an_address_without_a_host_is_this_machine_alone(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8080", ":", "host", "host:", ":65536", ":-1", "::1:80", ":٣x"]
+    "text",
+    ["", "8080", ":", "host", "host:", ":65536", ":-1", "::1:80", ":٣x", ":" + "9" * 5000],
 )
 def test_what_is_no_address_is_refused_with_one_that_is(text):
     with pytest.raises(AddressError, match=r"write it so: :8080"):

@@ -32,7 +32,7 @@ def start() -> Iterator[Callable[[], Server]]:
     servers: list[Server] = []
 
     def make() -> Server:
-        servers.append(Server("127.0.0.1", 0, answer))
+        servers.append(Server("the page", "127.0.0.1", 0, answer))
         return servers[-1]
 
     yield make
@@ -184,7 +184,7 @@ def test_all_clients_together_are_answered_so_often_and_no_oftener(start, monkey
 def test_closing_hangs_up_on_everybody_and_leaves_no_thread(monkeypatch):
     monkeypatch.setattr(web_server, "PER_SECOND", 0.1)
     before = threading.active_count()
-    server = Server("127.0.0.1", 0, answer)
+    server = Server("the page", "127.0.0.1", 0, answer)
     clients = [connect(server) for _ in range(20)]
     for client in clients[:10]:  # the first is being sent, the others wait for their turn
         client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -201,24 +201,24 @@ def test_closing_hangs_up_on_everybody_and_leaves_no_thread(monkeypatch):
 def test_a_port_in_use_is_a_named_error_with_another_one(start):
     port = start().port
     with pytest.raises(AddressError, match=rf"port {port} .*another port, such as :{port + 1}"):
-        Server("127.0.0.1", port, answer)
+        Server("the page", "127.0.0.1", port, answer)
 
 
 def test_a_port_is_free_again_at_once():
-    server = Server("127.0.0.1", 0, answer)
+    server = Server("the page", "127.0.0.1", 0, answer)
     client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     client.request("GET", "/a")
     client.getresponse().read()
     server.close()  # first, so that the system keeps the port for late packets
     assert hung_up(client.sock)
     client.close()
-    Server("127.0.0.1", server.port, answer).close()
+    Server("the page", "127.0.0.1", server.port, answer).close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 300])
 def test_an_address_of_another_machine_is_a_named_error(host):
     with pytest.raises(AddressError, match=r"cannot listen on .*give an address of this machine"):
-        Server(host, 0, answer)
+        Server("the page", host, 0, answer)
 
 
 def test_ipv6_is_listened_on_too():
@@ -226,7 +226,7 @@ def test_ipv6_is_listened_on_too():
         socket.socket(socket.AF_INET6).bind(("::1", 0))
     except OSError:
         pytest.skip("this machine has no IPv6")
-    server = Server("::1", 0, answer)
+    server = Server("the page", "::1", 0, answer)
     connection = http.client.HTTPConnection("::1", server.port, timeout=PATIENCE)
     connection.request("GET", "/six")
     assert connection.getresponse().read() == b"/six"

@@ -1,0 +1,109 @@
+"""Try all faults of tests/chaos in full; write what was survived, how fast, and what was lost.
+
+    .venv/bin/python scripts/chaos.py            all of it, an hour on two cores
+    .venv/bin/python scripts/chaos.py -k frozen  only these, in the place of their old figures
+    .venv/bin/python scripts/chaos.py --page     only docs/chaos.md, from the figures that are there
+
+The figures are docs/measurements/chaos.json; the words after the options are pytest's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from figures import commit, machine, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES, PAGE = ROOT / "docs" / "measurements" / "chaos.json", ROOT / "docs" / "chaos.md"
+
+HEAD = """\
+# What a run survives
+
+`make chaos` hurts real servers and networks on this machine, and watches the real `edge run`. Each
+picture shows which camera took it and when, and the engine reads that: a result of another camera's
+picture, of an older one, or of one that is not current gives itself away. `make test` runs the same
+faults, fewer times. `scripts/chaos.py` wrote this page from
+[measurements/chaos.json](measurements/chaos.json), {date}, {cpu}, {cores} cores shared by the
+cameras, their servers and the run.
+
+* **noticed**: seconds from the fault until stderr says so: p50, largest
+* **again**: seconds from the server's return until the label of a picture taken after it: p50, p99
+* **lost**: pictures taken while the server was there and not labelled; what was taken while nothing
+  could pass is among them
+* **wrong**: labels of another camera's picture
+* **damaged**: labels of what a decoder made of damaged data: of no picture that the camera took, or
+  of one that had its label
+* **too old**: labels of pictures older than two frame intervals and the time that labelling took
+* **needs**: memory in MB, open files and threads of the process, before and after
+
+| fault | times | noticed | again | labels | lost | wrong | damaged | too old | needs | |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def page(kept: dict[str, Any]) -> str:
+    """docs/chaos.md, of docs/measurements/chaos.json."""
+    rows = "".join(_row(name, figures) for name, figures in kept["faults"].items())
+    return HEAD.format(date=kept["date"], **kept["machine"]) + rows
+
+
+def _row(name: str, figures: dict[str, Any]) -> str:
+    truth = figures["truth"] or {}
+    damaged = sum(truth[kind] for kind in ("older", "repeated", "damaged")) if truth else None
+    cells = [
+        name,
+        figures["times"],
+        _pair(figures["noticed_s"], "max"),
+        _pair(figures["back_s"], "p99"),
+        truth.get("frames"),
+        figures["lost"],
+        truth.get("wrong"),
+        damaged,
+        truth.get("old"),
+        " -> ".join("{rss_mb:.0f}, {files}, {threads}".format(**one) for one in figures["needs"]),
+        figures["remark"],
+    ]
+    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |\n"
+
+
+def _pair(seconds: dict[str, float | None], second: str) -> str:
+    first, last = seconds["p50"], seconds[second]
+    return "" if first is None or last is None else f"{first:.2f}, {last:.2f}"
+
+
+def measure(words: list[str]) -> int:
+    """Run the faults that pytest's `words` choose, or all; returns pytest's exit code."""
+    old = json.loads(FIGURES.read_text())["faults"] if words and FIGURES.exists() else {}
+    kept = {
+        "command": "make chaos",
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions("numpy", "onnxruntime"),
+        "faults": old,
+    }
+    FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
+    command = [sys.executable, "-m", "pytest", "-m", "chaos", "-n", "0", "tests/chaos", *words]
+    env = {**os.environ, "EDGE_CHAOS": "whole", "EDGE_CHAOS_OUT": str(FIGURES)}
+    code = subprocess.run(command, cwd=ROOT, env=env).returncode
+    kept = json.loads(FIGURES.read_text())
+    for figures in kept["faults"].values():
+        figures.setdefault("commit", commit())
+    FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
+    return code
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    code = 0 if words == ["--page"] else measure(words)
+    PAGE.write_text(page(json.loads(FIGURES.read_text())))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The page of what a run survives is what its figures say."""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import chaos  # noqa: E402
+
+
+def test_the_page_is_made_of_the_figures():
+    assert chaos.PAGE.read_text() == chaos.page(json.loads(chaos.FIGURES.read_text()))
+
+
+def test_a_fault_is_a_row_and_what_was_not_measured_stays_empty():
+    seconds = {"p50": 0.5, "p99": 1.25, "max": 2.0}
+    nothing = {"p50": None, "p99": None, "max": None}
+    truth = {"frames": 100, "wrong": 1, "older": 2, "repeated": 3, "damaged": 4, "old": 6}
+    figures = {
+        "times": 7,
+        "noticed_s": nothing,
+        "back_s": seconds,
+        "lost": 5,
+        "needs": [{"rss_mb": 260.4, "files": 17, "threads": 15}] * 2,
+        "truth": truth,
+        "remark": "why",
+    }
+    cells = "| cut | 7 |  | 0.50, 1.25 | 100 | 5 | 1 | 9 | 6 | 260, 17, 15 -> 260, 17, 15 | why |\n"
+    assert chaos._row("cut", figures) == cells
+    assert chaos._row("cut", {**figures, "truth": None, "lost": None, "needs": []}) == (
+        "| cut | 7 |  | 0.50, 1.25 |  |  |  |  |  |  | why |\n"
+    )
