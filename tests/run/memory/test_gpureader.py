@@ -87,7 +87,10 @@ def test_a_source_shares_the_context_before_it_starts_and_flushes_before_it_stop
         frame = source.read(5)
         assert frame is not None and frame.path == "system"  # nothing made it GPU memory
         assert frame.surface.layout.format == "NV12"
-    assert recorder.told == ["share in null", "flush in playing"]
+    shared, flushed = recorder.told
+    assert shared == "share in null"
+    # The first frame is there before the pipeline is past its pause.
+    assert flushed in ("flush in paused", "flush in playing")
 
 
 def test_cuda_memory_of_another_context_is_not_read(
