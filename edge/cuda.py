@@ -47,6 +47,7 @@ class Device:
         try:
             with self:
                 self.stream = self.new_stream()
+                self._reads = self.new_stream()  # of `read`: CUDA's default one waits for others
         except BaseException:
             self.close()
             raise
@@ -76,7 +77,8 @@ class Device:
         """
         copy = np.empty(size, np.uint8)
         with self:
-            checked(self._driver, self._driver.memcpy_dtoh, copy, address)
+            self._reads.download(copy, address)
+            self._reads.wait()
         return copy
 
     def synchronize(self) -> None:

@@ -114,7 +114,10 @@ class Stream(_Made):
         checked(self._driver, call, int(target), source, self._made)
 
     def download(self, target: npt.NDArray[Any], source: Memory | int) -> None:
-        """Copy device memory to pinned memory, which must not be read until the copy is done."""
+        """Copy device memory to pinned memory, which must not be read until the copy is done.
+
+        To memory that is not pinned, CUDA copies by a buffer of its own, and takes longer.
+        """
         call = self._driver.memcpy_dtoh_async
         checked(self._driver, call, target, int(source), self._made)
 

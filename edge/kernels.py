@@ -20,7 +20,7 @@ from typing import Any
 from edge.errors import BackendError, EdgeError, MissingPackage, StorageError, require
 from edge.storage import make_folder, write_bytes
 
-__all__ = ["OPTIONS", "Nvcc", "Nvrtc", "compiler", "kernel_image"]
+__all__ = ["OPTIONS", "Nvcc", "Nvrtc", "compiler", "find_nvcc", "kernel_image"]
 
 # No fused multiply-adds: a kernel rounds as the same sum does on the CPU, which it is tested with.
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -59,11 +59,23 @@ def kernel_image(
 
 def compiler() -> Nvcc | Nvrtc:
     """nvcc where it and PyCUDA are installed, else NVRTC. Raises `MissingPackage` without both."""
-    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/local/cuda/bin"
-    nvcc = shutil.which("nvcc", path=path)
+    nvcc = find_nvcc()
     if nvcc and importlib.util.find_spec("pycuda"):
         return Nvcc(nvcc)
     return Nvrtc()
+
+
+def find_nvcc(local: Path = Path("/usr/local")) -> str | None:
+    """nvcc of $CUDA_HOME, of the PATH, or of a toolkit in `local`: its default, else the newest."""
+    home = os.environ.get("CUDA_HOME")
+    toolkits = [local / "cuda", *sorted(local.glob("cuda-*"), key=_version, reverse=True)]
+    places = [f"{home}/bin"] if home else []
+    places += [os.environ.get("PATH", os.defpath), *(str(path / "bin") for path in toolkits)]
+    return shutil.which("nvcc", path=os.pathsep.join(places))
+
+
+def _version(toolkit: Path) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", toolkit.name)]
 
 
 class Nvcc:

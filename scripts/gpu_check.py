@@ -261,10 +261,14 @@ def make_venv(folder: Path) -> dict[str, Any]:
 
 
 def toolkit() -> Path | None:
-    """The CUDA toolkit's folder."""
-    nvcc = shutil.which("nvcc")
+    """The CUDA toolkit's folder; edge.kernels.find_nvcc looks for its nvcc in the same order."""
+    nvcc, local = shutil.which("nvcc"), Path("/usr/local")
     places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parents[1]]
-    places += ["/usr/local/cuda", *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+
+    def version(path: Path) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", path.name)]
+
+    places += [local / "cuda", *sorted(local.glob("cuda-*"), key=version, reverse=True)]
     return next((Path(p) for p in places if p and (Path(p) / "include/cuda.h").is_file()), None)
 
 

@@ -140,3 +140,25 @@ def test_the_command_compiles_all_kernels_of_the_package(tmp_path):
     sources = list(Path(kernels.__file__).parent.rglob("*.cu"))
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 2 * len(sources)
+
+
+@pytest.mark.parametrize("place", ["home", "path", "cuda", "cuda-13.1", "cuda-9.2"])
+def test_nvcc_is_that_of_cuda_home_then_of_the_path_then_of_the_newest_toolkit(
+    place, tmp_path, monkeypatch
+):
+    places = {"home": "home/bin", "path": "path"}
+    places |= {name: f"local/{name}/bin" for name in ("cuda", "cuda-13.1", "cuda-9.2")}
+    later = list(places)[list(places).index(place) :]
+    for name in later:
+        nvcc = tmp_path / places[name] / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.touch(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert kernels.find_nvcc(tmp_path / "local") == str(tmp_path / places[place] / "nvcc")
+
+
+def test_without_a_toolkit_there_is_no_nvcc(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kernels.find_nvcc(tmp_path) is None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
@@ -27,8 +25,7 @@ SIZES = [(101, 77), (64, 48), (40, 40), (33, 150), (17, 9)]
 
 def compilers() -> dict[str, kernels.Nvcc | kernels.Nvrtc]:
     """What can compile a kernel here."""
-    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/local/cuda/bin"
-    nvcc = shutil.which("nvcc", path=path)
+    nvcc = kernels.find_nvcc()
     found: dict[str, kernels.Nvcc | kernels.Nvrtc] = {"nvcc": kernels.Nvcc(nvcc)} if nvcc else {}
     with suppress(MissingPackage):
         found["NVRTC"] = kernels.Nvrtc()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edge.cuda import Device
-from edge.errors import SourceError
+from edge.errors import BackendError, SourceError
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 from edge.run.frames import FramePath
 from edge.run.memory import gstcuda
@@ -44,7 +44,8 @@ class GpuReader:
     def download(self, surface: DeviceSurface) -> Surface:
         """A copy of a picture, row for row, in memory that the CPU reads; from any thread.
 
-        Raises SourceError for a block-linear one, which only textures read.
+        Raises SourceError for a block-linear one, which only textures read, and for what the GPU
+        does not give.
         """
         if surface.textures:
             raise SourceError(
@@ -55,7 +56,12 @@ class GpuReader:
         layout, planes = surface.layout, []
         for index, (address, pitch) in enumerate(zip(surface.planes, surface.pitches, strict=True)):
             rows, columns = FORMATS[layout.format].plane_size(index, layout.width, layout.height)
-            copy = self._device.read(address, pitch * (rows - 1) + columns)
+            try:
+                copy = self._device.read(address, pitch * (rows - 1) + columns)
+            except BackendError as error:
+                raise SourceError(
+                    f"a picture cannot be brought from the GPU's memory: {error.what}", error.mend
+                ) from error
             planes.append(np.lib.stride_tricks.as_strided(copy, (rows, columns), (pitch, 1)))
         return Surface(layout, tuple(planes))
 
