@@ -32,7 +32,8 @@ faults, fewer times. `scripts/chaos.py` wrote this page from
 [measurements/chaos.json](measurements/chaos.json), {date}, {cpu}, {cores} cores shared by the
 cameras, their servers and the run.
 
-* **noticed**: seconds from the fault until stderr says so: p50, largest
+* **noticed**: seconds from the fault until stderr says so: p50, largest; of a camera that comes and
+  goes all the time, it does not say each
 * **again**: seconds from the server's return until the label of a picture taken after it: p50, p99
 * **lost**: pictures taken while the server was there and not labelled; what was taken while nothing
   could pass is among them

@@ -46,9 +46,9 @@ class Truth:
 
 @dataclass
 class Fault:
-    """One fault, which struck `noticed` or `back` times.
+    """One fault, and what it did.
 
-    noticed   seconds from the fault until the command said so
+    noticed   seconds from the fault until the command said so, if it did
     back      seconds from the server's return until the result of a picture taken after that
     lost      pictures taken while the server was there, and not labelled
     needs     of the process, when all was well, before and after

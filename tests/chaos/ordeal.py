@@ -60,10 +60,15 @@ def suffer(
     down: float = 0.0,
     camera: int = 0,
 ) -> tuple[float, float]:
-    """One strike, noticed, and mended after `down` seconds or more: the seconds of both."""
+    """One strike, mended after `down` seconds: the seconds of both.
+
+    A source that comes and goes all the time is not spoken of each time.
+    """
     struck = strike()
-    fault.noticed.append(run.await_words(struck, url, "trying again") - struck)
     time.sleep(max(0.0, struck + down - time.monotonic()))
     returned = mend()
     fault.back.append(run.await_picture(returned, camera) - returned)
+    said = run.said_after(struck, url, "trying again")
+    if said is not None:
+        fault.noticed.append(said - struck)
     return struck, returned
