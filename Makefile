@@ -22,7 +22,7 @@ GRAPHS ?= engines/.cache/graphs
 L4T_TAG ?= r36.4.0
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
-	lint types test test-slow test-gpu soak check image clean
+	lint types test test-slow test-gpu chaos soak check image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile

@@ -255,6 +255,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         def opened(camera: Camera) -> loop.Feed:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
+        model.warm()
         outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
         feeds = [opened(camera) for camera in wanted.cameras]
         reload = None

@@ -16,7 +16,9 @@ from edge import nvidia
 from edge.errors import EdgeError, EngineError
 from edge.passport import Passport
 from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
+from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.run.cpu import CpuPath, CpuPlace
+from edge.run.frames import Frame
 from edge.run.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -153,6 +155,20 @@ class Engine:
     def place(self) -> CpuPlace | GpuPlace:
         """Room for one frame; see `edge.run.loop`. Raises `BackendError`."""
         return self._frames().place()
+
+    def warm(self) -> None:
+        """Do once what takes long the first time, before a camera waits for it."""
+        place = self.place()
+        for name in ("NV12", "I420", "RGB"):
+            planes = (
+                np.zeros(FORMATS[name].plane_size(index, 64, 64), np.uint8)
+                for index in range(FORMATS[name].planes)
+            )
+            surface = Surface(Layout(name, 64, 64), tuple(planes))
+            place.put(Frame("", 0, None, 0.0, "system", surface))
+            self.start([place])
+            self.finish()
+            place.clear()
 
     def start(self, places: Sequence[Any]) -> None:
         """Begin to infer the frames in `places`, as one batch."""

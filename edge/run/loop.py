@@ -297,8 +297,11 @@ class _Crew:
             return
         gone = all(reader.finished for reader in self._turns)
         never = not self._came and all(reader.error is not None for reader in self._turns)
-        if gone or never:
-            raise errors[0]
+        error = errors[0]
+        if gone:
+            raise error
+        if never and isinstance(error, SourceError):
+            raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
 
     def halt(self) -> None:
         """End all readers; those that hang are left behind."""

@@ -191,7 +191,8 @@ def test_when_no_source_comes_at_all_the_first_error_ends_the_run(engine: Any, p
     cameras = [Camera(paint, [[CUT]], name) for name in "ab"]
     with pytest.raises(SourceError) as caught:
         run(engine, [camera.feed() for camera in cameras], [])
-    assert caught.value is CUT
+    assert caught.value.__cause__ is CUT
+    assert str(caught.value) == f"{CUT}; to keep trying add --wait"
 
 
 def test_a_service_waits_for_the_first_camera(engine: Any, paint: Any) -> None:

@@ -28,7 +28,7 @@ from edge.run.sources.launch import launch
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
-from edge.run.sources.uris import as_uri, check, is_live, is_network, path_of, redact
+from edge.run.sources.uris import as_uri, check, check_scheme, is_live, is_network, path_of, redact
 
 __all__ = ["Source", "feed", "named"]
 
@@ -41,9 +41,13 @@ _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one th
 
 
 def named(cameras: Iterable[Camera]) -> list[Camera]:
-    """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
+    """The cameras, each with a name of its own: of the same one twice, the second is called #2.
+
+    Raises SourceError for one of a kind that there is not.
+    """
     found: dict[str, Camera] = {}
     for camera in cameras:
+        check_scheme(as_uri(camera.uri))
         name = first = camera.name or redact(as_uri(camera.uri))
         same = 1
         while name in found:

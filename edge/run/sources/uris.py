@@ -19,6 +19,7 @@ __all__ = [
     "address_of",
     "as_uri",
     "check",
+    "check_scheme",
     "device_of",
     "is_live",
     "is_network",
@@ -35,6 +36,17 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 KNOWN = (
     "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., "
     "http://..., https://..., gst:..."
+)
+_SCHEMES = (
+    "test://",
+    "file://",
+    "/dev/",
+    "v4l2://",
+    "csi://",
+    "rtsp://",
+    "http://",
+    "https://",
+    "gst:",
 )
 _PORTS = {"rtsp": 554, "http": 80, "https": 443}
 _LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
@@ -115,6 +127,12 @@ def as_uri(text: str) -> str:
         shown = redact_address(text) if ":" in text else text
         raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
     return path.as_uri()
+
+
+def check_scheme(uri: str) -> None:
+    """Raises SourceError for a kind of source that there is not; what is a `${VARIABLE}` may be."""
+    if not (uri.startswith(_SCHEMES) or VARIABLE.match(uri)):
+        raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
 
 
 def check(uri: str) -> None:

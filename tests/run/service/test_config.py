@@ -241,3 +241,12 @@ def test_a_reload_says_what_only_a_restart_changes():
 def test_cameras_in_another_order_are_the_same():
     found = config.diff(Config(cameras=(DOOR, YARD)), Config(cameras=(YARD, DOOR)))
     assert (found.removed, found.added) == ((), ())
+
+
+def test_a_kind_of_source_that_there_is_not_is_named_with_its_line(write):
+    """A reload that mistypes it changes nothing: the camera that plays is not taken out."""
+    path = write('engine = "e"\n\n[[camera]]\nsource = "rtps://10.0.0.5/x"\n')
+    with pytest.raises(ConfigError, match=r":4: 'rtps://10\.0\.0\.5/x' is not a source"):
+        config.load(path)
+    path = write('engine = "e"\n\n[[camera]]\nsource = "${CAMERA}"\n')
+    assert config.load(path).cameras[0].uri == "${CAMERA}"
