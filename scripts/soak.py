@@ -139,7 +139,7 @@ class Sampler(Sink):
 class Numpy:
     """A source in Python, as fast as it is read, that fails after `period` frames."""
 
-    live, dropped, interval = False, 0, None
+    live, remote, dropped, interval = False, False, 0, None
 
     def __init__(self, name: str, first: int, period: int):
         self.name = name

@@ -65,6 +65,7 @@ class Mapping:
 
 @pytest.fixture
 def mapper(monkeypatch: pytest.MonkeyPatch) -> Mapping:
+    gc.collect()  # what other tests left is not to be unmapped here
     found = Mapping()
     monkeypatch.setattr(mapping, "_library", lambda: found)
     return found
