@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,7 @@ class Cameras:
 
     def start(self) -> float:
         """Returns when clients can connect."""
+        self.port = self.port or _port()
         command = [sys.executable, "-m", "tests.chaos.cameras", "--port", self.port, *self.options]
         self._process = subprocess.Popen(
             [str(word) for word in command],
@@ -44,7 +48,7 @@ class Cameras:
             cwd=ROOT,
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        assert int(self._process.stdout.readline()) == self.port
         return time.monotonic()
 
     def kill(self) -> float:
@@ -81,3 +85,11 @@ class Cameras:
     def url(self, camera: int = 0, port: int | None = None, user: str = "") -> str:
         """user: "NAME:PASSWORD@", if need be. port: a proxy's."""
         return f"rtsp://{user}127.0.0.1:{port or self.port}/{camera}"
+
+
+def _port() -> int:
+    """A free port that no outgoing connection is given by chance while the cameras are away."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
