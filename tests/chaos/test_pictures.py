@@ -95,7 +95,8 @@ def test_packets_that_are_lost_or_late(
     network: str, request: pytest.FixtureRequest, stamp_reader: Path, times: Times, keep: Keep
 ) -> None:
     kind = request.node.callspec.id
-    fault = Fault(f"UDP packets: {kind}", damages=kind == "loss", slack=0.06)
+    # What comes later than rtspsrc waits for it, 50 ms, is lost: on a busy machine some does.
+    fault = Fault(f"UDP packets: {kind}", damages=kind != "delay", slack=0.06)
     with (
         Cameras(["--netsim", network]) as cameras,
         watched(fault, stamp_reader, {cameras.url(): 0}, ["--transport", "udp"]) as run,
