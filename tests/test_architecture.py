@@ -60,6 +60,7 @@ PACKAGES = {
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
+    "edge.build.census": {"onnx"},
     "edge.heads": {"numpy"},
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
@@ -122,7 +123,7 @@ PACKAGES = {
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
-    "torch": {"edge.build.export", "edge.build.models"},
+    "torch": {"edge.build.attention", "edge.build.export", "edge.build.models"},
     "transformers": {"edge.build.models"},
     "huggingface_hub": {"edge.build.checkpoint"},
     "safetensors": {"edge.build.checkpoint"},

@@ -68,7 +68,8 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:
         folder / "preprocessor_config.json",
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    preprocess = from_processor(processor, _image_size(name, config))
+    size = _image_size(name, config) if family.sized else None
+    preprocess = from_processor(processor, size)
     return Checkpoint(
         name, folder, architecture, family, _head(name, config, task, request), preprocess
     )

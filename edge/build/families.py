@@ -25,11 +25,14 @@ class Family:
     tasks  class of transformers that saved the checkpoint -> what can be built of it, the usual
            task first
     fused  operators that its graph must have, each in one piece
+    sized  pictures must be of config.json's image_size; else it is that of pretraining, and the
+           processor says which size the checkpoint is used with
     """
 
     name: str
     tasks: Mapping[str, tuple[Task, ...]]
     fused: tuple[str, ...] = FUSED
+    sized: bool = True
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -39,9 +42,26 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
+# DINOv2's giant has SiLU gates, as MobileViT has SiLU: no Gelu.
+_ATTENTION = ("LayerNormalization", "Softmax")
+
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT")),
-    "deit": Family("DeiT", _classifier("DeiT")),
+    "deit": Family(
+        "DeiT",
+        {**_classifier("DeiT"), "DeiTForImageClassificationWithTeacher": (CLASSIFICATION,)},
+    ),
+    "beit": Family("BEiT", _classifier("Beit")),
+    "swin": Family("Swin", _classifier("Swin")),
+    "swinv2": Family("Swinv2", _classifier("Swinv2")),
+    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False),
+    "dinov2_with_registers": Family(
+        "DINOv2 with registers", _classifier("Dinov2WithRegisters"), _ATTENTION, sized=False
+    ),
+    "convnext": Family(
+        "ConvNeXt", _classifier("ConvNext"), ("LayerNormalization", "Gelu"), sized=False
+    ),
+    "mobilevit": Family("MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False),
 }
 
 

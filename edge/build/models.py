@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edge.build import attention
 from edge.build.checkpoint import Checkpoint
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES
@@ -44,6 +45,7 @@ def load(checkpoint: Checkpoint) -> Any:
 
 def for_export(network: Any) -> None:
     """Let the network of `load` attend in the form that TensorRT fuses."""
+    attention.rewrite(network.model)
     network.model.set_attn_implementation(ATTENTION)
 
 
@@ -91,24 +93,11 @@ def _pretrained(auto: Any, checkpoint: Checkpoint) -> Any:
     return model
 
 
-def _attention(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
-) -> tuple[Any, None]:
-    """Eager attention with the scale on the query, [batch, heads, tokens, head size] each.
-
-    Scaling the query before the product, not the product after it, keeps FP16 scores small, and is
-    the one form that every TensorRT fuses rightly (TensorRT issues 4328 and 4333). An image has no
-    padding, so there is no mask, whose Where would break the fusion.
-    """
-    scores = (query * scaling) @ key.transpose(2, 3)
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch's and transformers' chatter off the terminal; our errors say what matters."""
     transformers = require("transformers")
-    transformers.AttentionInterface.register(ATTENTION, _attention)
+    transformers.AttentionInterface.register(ATTENTION, attention.interface)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     level = logging.root.manager.disable
