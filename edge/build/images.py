@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from edge import storage
 from edge.errors import CalibrationError, ImageError
-from edge.preprocess.cpu import Preprocessor, load_image
+from edge.preprocess.cpu import Preprocessor
+from edge.preprocess.pictures import load_image
 from edge.preprocess.spec import Preprocess
 
 __all__ = ["MINIMUM", "class_of", "contents", "digest", "few", "find", "hold_out", "prepare"]
@@ -60,7 +61,7 @@ def prepare(
     preprocessor = Preprocessor(preprocess)
     for path in files:
         try:
-            yield path, preprocessor(load_image(path))
+            yield path, preprocessor(load_image(path, opaque=preprocess.opaque))
         except ImageError as error:
             skipped(error.what)
 
