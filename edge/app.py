@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +71,8 @@ def options(
 ) -> None:
     if debug:
         os.environ["EDGE_DEBUG"] = "1"
+    # They name no picture and no mend; what Pillow can read is read all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def say_unjudged(folder: Path, judged: bool) -> None:
