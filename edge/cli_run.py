@@ -236,7 +236,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.run.outputs import open_outputs
     from edge.run.service.reload import Reload
     from edge.run.service.systemd import StatusLine, Systemd, Watchdog
-    from edge.run.sources.camera import feed
+    from edge.run.sources.camera import check_camera, feed
     from edge.run.sources.cameras import Camera
     from edge.run.status import Status
 
@@ -249,6 +249,8 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     status, control = Status(), loop.Control()
     watchdog, line = Watchdog(systemd), StatusLine(systemd, status)
     assert wanted.engine is not None  # merge() has seen to it
+    for camera in wanted.cameras:  # an engine may take long to open
+        check_camera(camera)
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
 
@@ -303,19 +305,24 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
 
 
 def _print_lines(wanted: Config) -> None:
-    """What GStreamer would be told, for each source; without passwords."""
+    """What GStreamer would be told, for each source; without passwords.
+
+    The fault of a bad one is said in its place; then the exit code is 1.
+    """
     from edge import nvidia
+    from edge.errors import SourceError
     from edge.gst import detect_platform
     from edge.run.sources.access import resolve
     from edge.run.sources.pipelines import launch_line
 
     gpu, platform = wanted.backend != "onnxruntime" and nvidia.gpu() is not None, detect_platform()
+    bad = False
     for camera in wanted.cameras:
-        print(
-            launch_line(
-                camera,
-                resolve(camera.uri, credentials=camera.credentials),
-                platform=platform,
-                gpu=gpu,
-            )
-        )
+        try:
+            access = resolve(camera.uri, credentials=camera.credentials)
+            print(launch_line(camera, access, platform=platform, gpu=gpu), flush=True)
+        except SourceError as error:
+            console.error(str(error))
+            bad = True
+    if bad:
+        raise typer.Exit(1)

@@ -45,3 +45,40 @@ def test_a_transport_that_there_is_not_is_refused(edge_command, transport):
     assert (done.returncode, done.stdout) == (2, "")
     assert "'udp'" in done.stderr
     assert edge_command("run", "engine", *words, "udp").returncode == 0
+
+
+def test_a_dry_run_prints_the_good_sources_and_names_the_bad_ones(edge_command):
+    """All of them at once: nobody mends one fault at a time."""
+    bad = ["no.mp4", "test://bal", "/dev/video0?format=mjpeg", "rtsp://${NO_SUCH_VARIABLE}@cam/1"]
+    words = [word for uri in ["test://ball", *bad, "rtsp://cam/1"] for word in ("--source", uri)]
+    done = edge_command("run", "engine", "--dry-run", *words)
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert "pattern=ball" in first
+    assert "rtsp://cam/1" in second
+    errors = done.stderr.splitlines()
+    told = ["there is no file no.mp4", "did you mean test://ball?", "raw, mjpg, h264", "NO_SUCH_"]
+    assert len(errors) == len(told)
+    assert all(
+        line.startswith("error: ") and said in line for line, said in zip(errors, told, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("test://bal", "did you mean test://ball?"),
+        ("test://${WHICH}", "test://*** is no test picture"),
+        ("/dev/video0?format=mjpeg", "use one of: raw, mjpg, h264"),
+    ],
+)
+def test_a_source_that_never_can_be_is_refused_before_the_engine_is_opened(
+    edge_command, monkeypatch, source, said
+):
+    """Waiting for it, too, would be in vain."""
+    monkeypatch.setenv("WHICH", "bal")
+    words = ["--wait", "--source", "test://ball", "--source", source]
+    done = edge_command("run", "no-such-engine", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert said in line

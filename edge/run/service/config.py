@@ -31,9 +31,9 @@ from edge.run.record.recording import check_record
 from edge.run.record.rules import read_rule
 from edge.run.record.smoothing import smoothing
 from edge.run.service import toml
-from edge.run.sources.camera import named
-from edge.run.sources.cameras import Camera, Transport
-from edge.run.sources.uris import as_uri, check_scheme, redact, redact_address
+from edge.run.sources.cameras import Camera, Transport, named
+from edge.run.sources.pipelines import check_source
+from edge.run.sources.uris import as_uri, redact, redact_address
 from edge.run.telemetry.broker import Broker
 from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
@@ -226,7 +226,7 @@ def _camera(document: toml.Document, place: toml.Place, table: dict[str, Any]) -
         )
     try:
         uri = as_uri(settings.pop("source"))
-        check_scheme(uri)
+        check_source(uri)
     except SourceError as error:
         raise document.error((*place, "source"), error.what, error.mend) from error
     return Camera(uri, **{"name": redact(uri), **settings})

@@ -148,14 +148,26 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ('[[camera]]\nsource = " "', 2, "the source is empty", "use one of"),
         ('[[camera]]\nsource = "no.mp4"', 2, "there is no file no.mp4", "give a video"),
         (
+            '[[camera]]\nsource = "test://bal"',
+            2,
+            "test://bal is no test picture",
+            "did you mean test://ball?",
+        ),
+        (
+            '[[camera]]\nevery = 2\nsource = "/dev/video0?format=mjpeg"',
+            3,
+            "asks for the format 'mjpeg'",
+            "use one of: raw, mjpg, h264",
+        ),
+        (
             'camera = [\n{source = "test://ball"},\n{source = "test://ball"},\n]',
             3,
             "a camera 'test://ball' above",
             "a name of its own",
         ),
         (
-            '[[camera]]\nsource = "test://a"\nname = "x"\n'
-            '[[camera]]\nsource = "test://b"\nname = "x"',
+            '[[camera]]\nsource = "test://ball"\nname = "x"\n'
+            '[[camera]]\nsource = "test://snow"\nname = "x"',
             6,
             "a camera 'x' above",
             "a name of its own",
@@ -212,7 +224,8 @@ def test_a_run_without_a_file_is_the_command_line_s():
 
 
 @pytest.mark.parametrize(
-    ("given", "missing"), [({"engine": Path("a")}, "camera"), ({"source": ["test://x"]}, "engine")]
+    ("given", "missing"),
+    [({"engine": Path("a")}, "camera"), ({"source": ["test://bar"]}, "engine")],
 )
 def test_a_run_without_an_engine_or_a_camera_is_refused(given, missing):
     with pytest.raises(ConfigError, match=f"no {missing} was named"):
