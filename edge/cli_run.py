@@ -16,7 +16,7 @@ import typer
 
 from edge.app import console, open_engine
 from edge.cli_build import app  # the commands that make engines are on it
-from edge.options import Backend, ThreadsOption, Transport
+from edge.options import Backend, Transport
 
 if TYPE_CHECKING:
     from edge.run.loop import Summary
@@ -50,7 +50,9 @@ def run(
     backend: Annotated[
         Backend | None, typer.Option(help="what executes the engine  [default: auto]")
     ] = None,
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of onnxruntime; all by default")
+    ] = None,
     realtime: Annotated[
         bool | None,
         typer.Option("--realtime", help="play files at their own speed", rich_help_panel=_STREAMS),
@@ -77,7 +79,6 @@ def run(
     stall: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
             help="seconds of silence after which a camera is reopened  [default: 10]",
             rich_help_panel=_STREAMS,
         ),
@@ -102,15 +103,14 @@ def run(
         ),
     ] = False,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="stop after so many", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="stop after so many", rich_help_panel=_FRAMES)
     ] = None,
     every: Annotated[
-        int | None, typer.Option(min=1, help="label each N-th frame only", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="label each N-th frame only", rich_help_panel=_FRAMES)
     ] = None,
     max_fps: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
             help="label at most so many a second, per source",
             rich_help_panel=_FRAMES,
         ),
@@ -143,9 +143,7 @@ def run(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS
-        ),
+        typer.Option(help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS),
     ] = None,
     record: Annotated[
         str | None,
@@ -204,7 +202,7 @@ def run(
     from edge.storage import check_target
 
     _warn_of_passwords(context)
-    wanted = merge(load(config) if config else Config(), given)
+    wanted = merge(load(config, given) if config else Config(), given)
     if wanted.summary:
         check_target(wanted.summary)
     if dry_run:

@@ -82,3 +82,9 @@ def test_a_source_that_never_can_be_is_refused_before_the_engine_is_opened(
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert said in line
+
+
+def test_a_number_out_of_its_range_is_one_line(edge_command):
+    done = edge_command("run", "no-such-engine", "--source", "test://ball", "--every", "0")
+    told = "error: --every cannot be 0; write a whole number from 1, as in: --every 2\n"
+    assert (done.returncode, done.stderr) == (1, told)

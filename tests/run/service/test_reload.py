@@ -91,6 +91,7 @@ def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
         ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
         ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is no test picture"),
         (BEFORE, 'engine = "cats"\n', "no camera was named"),
+        ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
     ],
 )
 def test_a_file_with_a_fault_changes_nothing_and_says_why(run, old, new, why):
