@@ -383,7 +383,12 @@ def test_outputs_are_checked_before_the_work(
 ):
     source = ["run", built_engine, "--backend", "onnxruntime", "--source", "test://ball"]
     absent = tmp_path / "absent/file"
-    for words in ([*source, "--summary", absent], [*source, "--preview", f"{absent}.png"]):
+    for words in (
+        [*source, "--summary", absent],
+        [*source, "--preview", f"{absent}.png"],
+        [*source, "--record", f"{absent}.mkv"],
+        [*source, "--record", "/proc/x/y.mkv"],
+    ):
         done = edge_command(*words, timeout=20)
         fails(done, "mkdir -p")
         assert done.stdout == ""
