@@ -239,8 +239,6 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.run.status import Status
 
     stop, hangup = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     if path is not None:
         signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     systemd = Systemd.of(os.environ, console.warn)
@@ -256,8 +254,10 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
         model.warm()
-        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
         feeds = [opened(camera) for camera in wanted.cameras]
+        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
+        for number in (signal.SIGINT, signal.SIGTERM):  # until now they ended it where it was
+            signal.signal(number, lambda *_: stop.set())
         reload = None
         if path is not None:
             reload = Reload(path, given, wanted, control, opened, console.say, console.warn)
@@ -273,7 +273,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
 
         systemd.ready(f"{wanted.engine} on {model.backend}, {len(feeds)} cameras")
         stack.callback(systemd.stopping)
-        loop.run(
+        measured = loop.run(
             model,
             feeds,
             outputs.sinks,
@@ -287,10 +287,12 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             beat=beat,
             ended=lambda measured: _end(measured, outputs, wanted),
         )
+    if stop.is_set() and not measured.frames:  # its cameras were not there yet: it never began
+        raise KeyboardInterrupt
 
 
 def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
-    """Say what was measured, however the run ended."""
+    """Say what was measured, however the run ended; of one that never began there is nothing."""
     from edge import report
     from edge.storage import write_bytes
 
@@ -299,7 +301,8 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
     numbers = {**asdict(measured), **outputs.numbers()}
     if wanted.summary:
         write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
-    console.say(report.summary(numbers))
+    if measured.frames:
+        console.say(report.summary(numbers))
 
 
 def _print_lines(wanted: Config) -> None:
