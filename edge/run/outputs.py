@@ -132,7 +132,7 @@ def open_outputs(
             add(outputs.smooth)
         _add_pictures(config, engine, outputs, add_slow, say, warn)
         if config.mqtt:
-            mqtt = Mqtt(config.mqtt, warn)
+            mqtt = Mqtt(config.mqtt, say, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
         if config.web:
