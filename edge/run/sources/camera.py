@@ -24,7 +24,7 @@ from edge.run.sources.access import Access, resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
 from edge.run.sources.explain import explain, knock
-from edge.run.sources.launch import launch
+from edge.run.sources.launch import decoder_of, launch
 from edge.run.sources.pipelines import GATE, SINK, pipeline
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
@@ -62,7 +62,9 @@ def feed(
     """A camera as the loop wants it: opened anew as often as need be.
 
     device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
-    told, once, what is done to its pictures on their way. Raises SourceError as `check_camera`.
+    told, once, what decodes its pictures and what else is done to them on their way.
+
+    Raises SourceError as `check_camera`.
     """
     access, once = check_camera(camera, platform), lru_cache(maxsize=None)(say)
     live = is_live(access.uri)
@@ -103,7 +105,7 @@ class Source:
     ) -> None:
         """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
         come to system memory. first: the first frame's number. wait: seconds for it to come.
-        say: is told, when it is open, what is done to the pictures on their way.
+        say: is told, when it is open, what decodes the pictures, and what is done to them.
 
         Raises SourceError when the file or the device is not there, or a variable is not set.
         """
@@ -221,6 +223,8 @@ class Source:
                 arrived = self._sink.get_static_pad("sink").get_current_caps()
                 for text in remarks(self.name, self._gate.get_current_caps(), arrived):
                     self._say(text)
+                if decoder := decoder_of(self._pipeline):
+                    self._say(f"{self.name}: decoded by {decoder}")
                 return
             if message.type == kinds.PROGRESS:
                 # A camera that agreed to play may take as long as it was seen to take.
