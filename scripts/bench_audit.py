@@ -59,7 +59,7 @@ class Noise:
 
 def turn(engine: Engine, reference: Reference, every: int | None) -> dict[str, Any]:
     """Frames per second of a run, frames audited, and milliseconds that a due one held the loop."""
-    classes = len(engine.passport.labels)
+    classes = engine.passport.outputs
     opened = Audit(reference, classes, every, print) if every else None
     with opened or nullcontext() as audit:
         looked: list[float] = []
