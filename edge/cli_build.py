@@ -13,9 +13,12 @@ from edge.options import (
     GraphArgument,
     ImagesOption,
     Method,
+    NormaliseOption,
     OutOption,
     Plans,
+    PoolingOption,
     Precision,
+    TaskOption,
     Wanted,
 )
 
@@ -33,6 +36,9 @@ def build(
     heldout: Annotated[
         Path | None, typer.Option(help="folder of images that judge; else every fifth of those")
     ] = None,
+    task: TaskOption = None,
+    pooling: PoolingOption = None,
+    normalise: NormaliseOption = False,
     precision: Annotated[
         Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
     ] = None,
@@ -71,6 +77,9 @@ def build(
         "checkpoint": checkpoint,
         "calibration": calibration,
         "heldout": heldout,
+        "task": task,
+        "pooling": pooling,
+        "normalise": normalise or None,
         "precision": precision,
         "method": calibration_method,
         "max_batch": max_batch,
@@ -95,11 +104,16 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="Hugging Face checkpoint: a folder or hub id")],
     images: ImagesOption,
     out: OutOption = Path("model.onnx"),
+    task: TaskOption = None,
+    pooling: PoolingOption = None,
+    normalise: NormaliseOption = False,
 ) -> None:
     """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
     from edge.build import stages
+    from edge.build.checkpoint import Request
 
-    stages.export(checkpoint, images, out, console)
+    request = Request(task, pooling or "own", normalise)
+    stages.export(checkpoint, images, out, console, request)
 
 
 @app.command()

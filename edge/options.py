@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from edge.heads import Pooling, Task
+
 __all__ = [
     "Backend",
     "BackendOption",
@@ -14,9 +16,12 @@ __all__ = [
     "GraphArgument",
     "ImagesOption",
     "Method",
+    "NormaliseOption",
     "OutOption",
     "Plans",
+    "PoolingOption",
     "Precision",
+    "TaskOption",
     "ThreadsOption",
     "Transport",
     "Wanted",
@@ -36,6 +41,15 @@ GraphArgument = Annotated[
 ]
 ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images of your domain")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
+TaskOption = Annotated[
+    Task | None, typer.Option(help="what the engine is for; default: what the checkpoint is for")
+]
+PoolingOption = Annotated[
+    Pooling | None, typer.Option(help="how features become one vector; default own: the model's")
+]
+NormaliseOption = Annotated[
+    bool, typer.Option("--normalise", "--normalize", help="features of length 1")
+]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of onnxruntime; all by default")

@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 
 from edge.errors import EngineError
+from edge.heads import Head
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
 __all__ = ["EXACT_DB", "Accuracy", "Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
 
-SCHEMA = 3
+SCHEMA = 4
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
 
@@ -110,7 +111,8 @@ class Passport:
     fingerprint: str  # of all that it was built from: the same means nothing to rebuild
     precision: str  # fp32, fp16 or int8
     checkpoint: Origin
-    labels: tuple[str, ...]  # class id -> name
+    head: Head
+    outputs: int  # numbers that the network gives for a picture
     preprocess: Preprocess
     max_batch: int
     tools: dict[str, str]  # package -> version that built it
@@ -125,13 +127,20 @@ class Passport:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no build writes."""
-        if not self.labels or self.max_batch < 1 or "model.onnx" not in self.files:
-            raise ValueError("no labels, no batch or no model.onnx")
+        if self.outputs < 1 or self.max_batch < 1 or "model.onnx" not in self.files:
+            raise ValueError("no outputs, no batch or no model.onnx")
+        if self.labels and len(self.labels) != self.outputs:
+            raise ValueError(f"{len(self.labels)} labels for {self.outputs} outputs")
         graphs = {carried.graph for carried in self.candidates.values()}
         if self.plan:
             graphs.add(self.plan.graph)
         if not graphs <= set(self.files):
             raise ValueError(f"no file {sorted(graphs - set(self.files))}")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class id -> name; none where the engine gives embeddings."""
+        return self.head.labels
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

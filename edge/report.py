@@ -20,11 +20,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         ("checkpoint", f"{passport.checkpoint.name} ({passport.checkpoint.architecture})"),
         ("input", f"{'BGR' if spec.bgr else 'RGB'} [N, 3, {spec.height}, {spec.width}] float32"),
         ("preprocess", str(spec)),
-        (
-            "classes",
-            f"{len(passport.labels)}: {', '.join(passport.labels[:8])}"
-            + (", ..." if len(passport.labels) > 8 else ""),
-        ),
+        ("task", passport.head.task),
+        ("output", _output(passport)),
     ]
     if passport.calibration:
         made = passport.calibration
@@ -51,6 +48,15 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
     return "\n".join(f"{printable(key):<18} {printable(value)}" for key, value in lines)
+
+
+def _output(passport: Passport) -> str:
+    head, labels = passport.head, passport.head.labels
+    if not labels:
+        length = ", length 1" if head.normalised else ""
+        return f"embedding [N, {passport.outputs}] float32, pooling {head.pooling}{length}"
+    more = ", ..." if len(labels) > 8 else ""
+    return f"{len(labels)} classes, {head.activation}: {', '.join(labels[:8])}{more}"
 
 
 def _batches(largest: int) -> str:

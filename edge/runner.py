@@ -33,7 +33,7 @@ class Execution(ABC):
         """Raises `BackendError` without memory for it. The device's context is current."""
         device = runner.device
         self.batch, self._shape, self._stream = runner.batch, runner.input_shape, stream
-        self.logits = device.pinned((self.batch, runner.classes))
+        self.logits = device.pinned((self.batch, runner.outputs))
         self._memory = device.allocate(4 * self.batch * int(np.prod(self._shape)))
         self._output = device.allocate(self.logits.nbytes)
         self.input, self.output = int(self._memory), int(self._output)
@@ -60,14 +60,14 @@ class Runner(ABC):
 
     name                     of the backend
     device                   owns all memory; whoever shares the network makes streams of it
-    input_shape, classes     (channels, height, width) of a picture; how many logits it gives
+    input_shape, outputs     (channels, height, width) of a picture; how many numbers it gives
     batch                    the largest that it takes
     """
 
     def __init__(self, name: str, passport: Passport, batch: int):
         """Raises `MissingPackage` without PyCUDA, `BackendError` without a usable GPU."""
         self.name, self.batch = name, batch
-        self.input_shape, self.classes = passport.input_shape, len(passport.labels)
+        self.input_shape, self.outputs = passport.input_shape, passport.outputs
         self._executions: list[Execution] = []
         self._one: Execution | None = None
         self.device = Device()

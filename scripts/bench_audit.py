@@ -50,7 +50,7 @@ def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[
     with ExitStack() as stack:
         if extra.startswith("audit"):
             every = int(extra.partition("/")[2])
-            audit = stack.enter_context(Audit(reference, len(engine.passport.labels), every, print))
+            audit = stack.enter_context(Audit(reference, engine.passport.outputs, every, print))
         elif extra == "record":
             film = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "film.mkv"
             sinks.append(record(str(film), False, threading.Event(), lambda _: None, print))

@@ -40,6 +40,7 @@ from edge.bench import interleave  # noqa: E402
 from edge.build.compile import compile_plan  # noqa: E402
 from edge.cuda import Device  # noqa: E402
 from edge.cuda_bindings import NoCapture  # noqa: E402
+from edge.heads import Head  # noqa: E402
 from edge.ortcuda import OrtCuda  # noqa: E402
 from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
 from edge.preprocess.processors import from_processor  # noqa: E402
@@ -168,7 +169,9 @@ def described(max_batch: int, classes: int) -> Any:
         max_batch=max_batch,
         input_shape=(3, SPEC.height, SPEC.width),
         preprocess=SPEC,
+        head=Head(labels=tuple(map(str, range(classes)))),
         labels=tuple(map(str, range(classes))),
+        outputs=classes,
     )
 
 

@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Floors, lowest first: a module imports from its own floor and from those below it.
 FLOORS = [
-    {"edge.errors"},
+    {"edge.errors", "edge.heads"},
     {
         "edge.storage",
         "edge.nvidia",
@@ -60,6 +60,7 @@ PACKAGES = {
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
+    "edge.heads": {"numpy"},
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
     "edge.cuda_streams": {"numpy"},
@@ -121,8 +122,8 @@ PACKAGES = {
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
-    "torch": {"edge.build.export"},
-    "transformers": {"edge.build.export"},
+    "torch": {"edge.build.export", "edge.build.models"},
+    "transformers": {"edge.build.models"},
     "huggingface_hub": {"edge.build.checkpoint"},
     "safetensors": {"edge.build.checkpoint"},
     "onnx": {"edge.cli"},

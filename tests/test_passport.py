@@ -23,14 +23,15 @@ def test_survives_its_file(copy):
 def test_the_file_s_keys_are_the_schema(copy):
     """Other programs read this file: a change of its keys is a change of its schema."""
     data = json.loads((copy / "passport.json").read_text())
-    assert data["schema"] == 3
+    assert data["schema"] == 4
     assert list(data) == [
         "schema",
         "name",
         "fingerprint",
         "precision",
         "checkpoint",
-        "labels",
+        "head",
+        "outputs",
         "preprocess",
         "max_batch",
         "tools",
@@ -64,9 +65,10 @@ def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
 @pytest.mark.parametrize(
     "change",
     [
-        {"labels": None},
-        {"labels": [1, 2]},
-        {"labels": []},
+        {"head": None},
+        {"head": {"labels": [1, 2]}},
+        {"head": {"labels": []}},
+        {"outputs": 6},
         {"files": []},
         {"files": {}},
         {"preprocess": {}},
@@ -97,7 +99,7 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
         Passport.read(copy)
 
 
-@pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (2, "edge build")])
+@pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (3, "edge build")])
 def test_another_schema_is_named(copy, schema, mend):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))

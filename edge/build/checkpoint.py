@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.build.families import Family, family_of, task_of
 from edge.errors import CheckpointError, require
+from edge.heads import FEATURES, Head, Pooling, Task
 from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "Request", "read_checkpoint"]
 
-ARCHITECTURES = ("ViTForImageClassification", "DeiTForImageClassification")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a checkpoint, where it leaves a choice."""
+
+    task: Task | None = None  # None: the usual one of its architecture
+    pooling: Pooling = "own"  # of features
+    normalise: bool = False  # features to length 1
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class Checkpoint:
     name: str  # as the user gave it: a path or a hub id
     folder: Path
     architecture: str
-    labels: tuple[str, ...]
+    family: Family
+    head: Head
     preprocess: Preprocess
 
     @property
@@ -38,7 +49,7 @@ class Checkpoint:
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
 
-def read_checkpoint(name: str) -> Checkpoint:
+def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:
     """Read a checkpoint folder, or fetch a hub id's.
 
     Raises `CheckpointError` when it is missing, corrupt, has no safetensors, or is of an
@@ -48,13 +59,8 @@ def read_checkpoint(name: str) -> Checkpoint:
     if not folder.is_dir():
         folder = _fetch(name)
     config = _json(folder / "config.json", "this is no Hugging Face checkpoint")
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{name} is a {architecture}, which is not supported",
-            f"supported: {', '.join(ARCHITECTURES)}",
-        )
+    family, architecture = family_of(name, config)
+    task = task_of(name, family, architecture, request.task)
     _check_weights(name, folder)
     if config.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {config['num_channels']} channels", "use an RGB model")
@@ -63,7 +69,18 @@ def read_checkpoint(name: str) -> Checkpoint:
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
     preprocess = from_processor(processor, _image_size(name, config))
-    return Checkpoint(name, folder, architecture, _labels(name, config), preprocess)
+    return Checkpoint(
+        name, folder, architecture, family, _head(name, config, task, request), preprocess
+    )
+
+
+def _head(name: str, config: dict[str, Any], task: Task, request: Request) -> Head:
+    """What its graph will end in."""
+    if task == FEATURES:
+        return Head(task, (), "none", request.pooling, request.normalise)
+    labels = _labels(name, config)
+    several = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
+    return Head(task, labels, "sigmoid" if several else "softmax")
 
 
 def _image_size(name: str, config: dict[str, Any]) -> tuple[int, int]:

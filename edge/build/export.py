@@ -1,18 +1,15 @@
-"""Checkpoint -> graph: a Hugging Face ViT as ONNX, compared with the checkpoint on real images."""
+"""Checkpoint -> graph: a vision transformer as ONNX, compared with it on real images."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from edge.build import graph
+from edge.build import graph, models
 from edge.build.checkpoint import Checkpoint
 from edge.errors import CheckpointError, GraphError, require
 
@@ -21,7 +18,6 @@ __all__ = ["export"]
 OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3 documents
 # The graph may differ from the checkpoint by this, times the largest logit (at least 1).
 TOLERANCE = 1e-4
-ATTENTION = "edge_vit"
 MAX_BATCH = 4096  # of the graph's dynamic batch
 
 
@@ -33,33 +29,33 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     weights that do not fit the config, `GraphError` when the graph breaks a rule or disagrees.
     """
     torch = require("torch")
-    with _quiet():
-        model = _load(checkpoint)
+    head = checkpoint.head
+    with models.quiet():
+        model = models.load(checkpoint)
         with torch.inference_mode():
-            reference = model(pixel_values=torch.from_numpy(pictures)).logits.numpy()
+            reference = model(torch.from_numpy(pictures)).numpy()
         if not np.isfinite(reference).all():
             raise CheckpointError(
                 f"{checkpoint.name} itself gives NaN or infinity on real images",
                 "train it again: its weights are broken",
             )
-        if reference.shape[1] != len(checkpoint.labels):
+        if head.labels and reference.shape[1] != len(head.labels):
             raise CheckpointError(
-                f"{checkpoint.name} has {reference.shape[1]} outputs and "
-                f"{len(checkpoint.labels)} labels",
+                f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
                 "correct id2label in its config.json",
             )
-        model.set_attn_implementation(ATTENTION)
-        proto = _trace(model, pictures)
+        models.for_export(model)
+        proto = _trace(model, pictures, head.output)
     del model
     graph.set_metadata(
         proto,
         {
             "checkpoint": checkpoint.name,
-            "labels": checkpoint.labels,
+            "head": asdict(head),
             "preprocess": checkpoint.preprocess.to_dict(),
         },
     )
-    graph.check_operators(proto)
+    graph.check_operators(proto, checkpoint.family.fused)
     difference = compare(proto, pictures, reference, "the exported graph", "the checkpoint")
     return proto, difference
 
@@ -88,67 +84,17 @@ def compare(
     return difference
 
 
-def _load(checkpoint: Checkpoint) -> Any:
-    """The checkpoint as a torch module, every weight of it from the file."""
-    transformers, torch = require("transformers"), require("torch")
-    try:
-        model, info = transformers.AutoModelForImageClassification.from_pretrained(
-            checkpoint.folder,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # a config of odd values can raise anything in transformers
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(
-            f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.name} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
-            "fine-tune it for your classes first: scripts/train_demo.py --images DIR",
-        )
-    return model.eval()
-
-
-def _attention(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
-) -> tuple[Any, None]:
-    """Eager attention with the scale on the query, [batch, heads, tokens, head size] each.
-
-    Scaling the query before the product, not the product after it, keeps FP16 scores small, and is
-    the one form that every TensorRT fuses rightly (TensorRT issues 4328 and 4333). An image has no
-    padding, so there is no mask, whose Where would break the fusion.
-    """
-    scores = (query * scaling) @ key.transpose(2, 3)
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
-
-
-def _trace(model: Any, pictures: npt.NDArray[np.float32]) -> ModelProto:
+def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
     torch = require("torch")
-
-    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixel_values: Any) -> Any:
-            return self.model(pixel_values=pixel_values).logits
-
     example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.onnx.export(
-        Logits().eval(),
+        model,
         (example,),
         dynamo=True,
         opset_version=OPSET,
         input_names=["pixel_values"],
-        output_names=["logits"],
+        output_names=[output],
         dynamic_shapes={"pixel_values": {0: batch}},
         verbose=False,
     )
@@ -160,20 +106,3 @@ def _trace(model: Any, pictures: npt.NDArray[np.float32]) -> ModelProto:
         del node.metadata_props[:]
     del proto.graph.value_info[:]
     return proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's and transformers' chatter off the terminal; our errors say what matters."""
-    transformers = require("transformers")
-    transformers.AttentionInterface.register(ATTENTION, _attention)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -23,6 +23,7 @@ from edge.session import Session
 from edge.storage import atomic, writing
 
 __all__ = [
+    "FUSED",
     "Index",
     "check_operators",
     "fingerprint",
@@ -37,6 +38,7 @@ __all__ = [
 
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
 METADATA = "vit_edge"
+FUSED = ("LayerNormalization", "Gelu", "Softmax")  # operators that TensorRT fuses
 
 
 def load(path: Path) -> ModelProto:
@@ -103,7 +105,7 @@ def session(model: ModelProto, threads: int | None = None) -> Session:
 
 
 def metadata(model: ModelProto) -> dict[str, Any]:
-    """What export wrote into the graph: `labels`, `preprocess`, `checkpoint`."""
+    """What export wrote into the graph: `head`, `preprocess`, `checkpoint`."""
     found = {item.key: item.value for item in model.metadata_props}
     if METADATA not in found:
         raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
@@ -203,8 +205,11 @@ class Index:
             waiting.extend(node.input)
 
 
-def check_operators(model: ModelProto) -> None:
-    """See that what TensorRT fuses is still in one piece. Raises `GraphError` naming the node."""
+def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
+    """See that what TensorRT fuses is still in one piece. Raises `GraphError` naming the node.
+
+    fused: operators that must be there.
+    """
     index = Index(model)
     mend = "use the transformers and torch of constraints.txt: make setup"
     operators = {node.op_type for node in model.graph.node}
@@ -224,6 +229,6 @@ def check_operators(model: ModelProto) -> None:
             for reader in index.readers.get(node.output[0], ()):
                 if reader.op_type in ("IsNaN", "Where"):
                     raise GraphError(f"attention has {reader.op_type} at {reader.name}", mend)
-    for operator in ("LayerNormalization", "Gelu", "Softmax"):
+    for operator in fused:
         if operator not in operators:
-            raise GraphError(f"the graph has no {operator} node: it is not a ViT", mend)
+            raise GraphError(f"the graph has no {operator} node", mend)

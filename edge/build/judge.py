@@ -32,7 +32,7 @@ class Judge:
         self._files, self._checkpoint, self._observer = files, checkpoint, observer
         self._readable: list[Path] = []
         self._reference = self._run({"reference": model}, observer.warn)["reference"]
-        classes = [images.class_of(path, checkpoint.labels) for path in self._readable]
+        classes = [images.class_of(path, checkpoint.head.labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
         self.fp32 = verify.compare(self._reference, self._reference, self._classes)
@@ -65,9 +65,8 @@ class Judge:
         return shown, len(differ)
 
     def _says(self, logits: Tensor) -> tuple[str, float]:
-        weights = np.exp(logits - logits.max())
-        best = int(logits.argmax())
-        return self._checkpoint.labels[best], float(weights[best] / weights.sum())
+        head, best = self._checkpoint.head, int(logits.argmax())
+        return head.labels[best], float(head.probabilities(logits)[best])
 
     def _run(
         self, models: dict[str, ModelProto], skipped: Callable[[str], None]

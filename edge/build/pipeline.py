@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from edge.storage import alone, digest, make_folder
 
 __all__ = ["Built", "build"]
 
-CACHE_SCHEMA = 3
+CACHE_SCHEMA = 4
 ENOUGH = 100  # images for the gate to mean a percent
 
 
@@ -61,7 +61,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         raise EngineError(
             f"{folder} exists and is no engine", "choose another --name; nothing was changed"
         )
-    checkpoint = read_checkpoint(recipe.checkpoint)
+    checkpoint = read_checkpoint(recipe.checkpoint, recipe.request)
     calibrating, judging = _two_sets(recipe)
     tools = _tools()
     setting = Setting(
@@ -71,7 +71,9 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         judging=judging,
         set_sha256=images.digest(calibrating),
         cache=cache,
-        checkpoint_key=_key("checkpoint", [digest(path) for path in checkpoint.files], tools),
+        checkpoint_key=_key(
+            "checkpoint", [digest(path) for path in checkpoint.files], asdict(recipe.request), tools
+        ),
         table=digest(recipe.ranges) if recipe.ranges else None,
         # Without a gate nothing is refused, and no Linear returns to FP16 for it.
         gate=verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN,

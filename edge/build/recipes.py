@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.build.calibrate import METHODS
+from edge.build.checkpoint import Request
 from edge.build.export import MAX_BATCH
 from edge.build.placement import PLACES
 from edge.errors import EngineError
+from edge.heads import POOLINGS, TASKS, Pooling, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +26,12 @@ PRECISIONS = ("fp32", "fp16", "int8", "fp8", "auto")
 
 _PATHS = ("calibration", "heldout", "engines", "ranges", "graph")
 _REQUIRED = ("checkpoint", "calibration")
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "task": (None, *TASKS),
+    "pooling": POOLINGS,
+    "precision": PRECISIONS,
+    "method": METHODS,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class Recipe:
     checkpoint: str
     calibration: Path  # a folder of images from the user's own domain
     heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
+    task: Task | None = None  # None: the usual one of the checkpoint's architecture
+    pooling: Pooling = "own"  # of features
+    normalise: bool = False  # features to length 1
     precision: str = "int8"
     method: str = "auto"
     max_batch: int = 1
@@ -47,11 +58,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises `EngineError` for a setting that cannot be."""
-        for key, choices in (("precision", PRECISIONS), ("method", METHODS)):
+        for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
                 raise EngineError(
                     f"there is no {key} {getattr(self, key)!r}",
-                    f"choose one of: {', '.join(choices)}",
+                    f"choose one of: {', '.join(filter(None, choices))}",
                 )
         if not 1 <= self.max_batch <= MAX_BATCH:
             raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
@@ -76,6 +87,11 @@ class Recipe:
                 raise EngineError(f"there is no file {path}", f"check --{key}")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise EngineError(f"max_drop is {self.max_drop}", "use points of top-1, 0 to 100")
+
+    @property
+    def request(self) -> Request:
+        """What is wanted of the checkpoint."""
+        return Request(self.task, self.pooling, self.normalise)
 
     @property
     def engine(self) -> str:

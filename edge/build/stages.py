@@ -10,7 +10,7 @@ from edge.build import calibrate as calibrating
 from edge.build import export as exporting
 from edge.build import graph, images
 from edge.build import simplify as simplifying
-from edge.build.checkpoint import read_checkpoint
+from edge.build.checkpoint import Request, read_checkpoint
 from edge.build.observer import Observer
 from edge.build.plan import describe, make_forms
 from edge.build.ranges import Ranges
@@ -23,10 +23,16 @@ __all__ = ["calibrate", "export", "quantize", "simplify"]
 COMPARED = 4  # images on which a graph is compared with what it was made from
 
 
-def export(checkpoint: str, folder: Path, out: Path, observer: Observer) -> None:
+def export(
+    checkpoint: str,
+    folder: Path,
+    out: Path,
+    observer: Observer,
+    request: Request = Request(),  # noqa: B008 - frozen
+) -> None:
     """Checkpoint -> graph file."""
     check_target(out)
-    found = read_checkpoint(checkpoint)
+    found = read_checkpoint(checkpoint, request)
     observer.stage("export")
     few = images.few(images.find(folder), found.preprocess, COMPARED, observer.warn)
     model, difference = exporting.export(found, few)

@@ -203,7 +203,7 @@ class Engine:
         return self._path
 
     def predict(self, logits: Tensor) -> Prediction:
-        """Logits of one picture, float32 [classes] -> its probabilities by softmax.
+        """Logits of one picture, float32 [classes] -> its probabilities.
 
         Raises `EngineError` when there are not as many as labels.
         """
@@ -213,8 +213,7 @@ class Engine:
                 f"{len(self.passport.labels)} labels",
                 "build the engine again: edge build CHECKPOINT",
             )
-        weights = np.exp(logits - logits.max())
-        return Prediction(weights / weights.sum(), self.passport.labels)
+        return Prediction(self.passport.head.probabilities(logits), self.passport.labels)
 
     def __call__(self, image: Picture) -> Prediction:
         """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3]. Raises `ImageError`."""

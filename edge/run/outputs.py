@@ -192,7 +192,7 @@ def _add_watchers(
         except ValueError as error:
             raise OptionError(f"--audit {error}", "write --audit 1/500") from error
         reference = Reference.find(engine.passport, config.reference)
-        audit = Audit(reference, len(engine.passport.labels), every, warn)
+        audit = Audit(reference, engine.passport.outputs, every, warn)
         outputs.audit = outputs.stack.enter_context(audit)
     if config.metrics:
         device = engine.device

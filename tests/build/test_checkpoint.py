@@ -21,7 +21,7 @@ def edit(folder, **changes):
 
 def test_reads_labels_preprocessing_and_files(checkpoint):
     found = read_checkpoint(str(checkpoint))
-    assert found.labels == ("cat", "dog", "fox", "owl", "bee")
+    assert found.head.labels == ("cat", "dog", "fox", "owl", "bee")
     assert found.preprocess.resize == Resize("stretch", 32, 32)
     assert [path.name for path in found.files] == [
         "config.json",

@@ -323,7 +323,7 @@ def test_the_list_travels_with_the_graph(fp32, tmp_path):
     fp16.set_kept(model, {"node_conv2d": "too large"})
     graph.save(model, tmp_path / "model.onnx")
     assert fp16.kept(graph.load(tmp_path / "model.onnx")) == {"node_conv2d": "too large"}
-    assert graph.metadata(model)["labels"] == graph.metadata(fp32)["labels"]
+    assert graph.metadata(model)["head"] == graph.metadata(fp32)["head"]
     fp16.set_kept(model, {})
     assert graph.metadata(model) == graph.metadata(fp32)
     for damaged in (["node_conv2d"], {"node_conv2d": 1}):

@@ -95,7 +95,9 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             playing.source.set_caps(Gst.Caps.from_string(caps(self.size)))
             playing.size = self.size
         colourless = bytes([128]) * (width * height // 2)
-        self._latest = max(self._latest + 1, now_ms())  # no two pictures are alike
+        while (taken := now_ms()) == self._latest:  # no two pictures are alike
+            time.sleep(1e-3)
+        self._latest = taken
         picture = paint(Stamp(self.number, self._latest), width, height).tobytes() + colourless
         playing.source.emit("push-buffer", Gst.Buffer.new_wrapped(picture))
 

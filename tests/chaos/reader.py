@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.heads import Head
 from edge.passport import File, Origin, Passport
 from edge.preprocess.spec import Preprocess, Resize
 from tests.chaos.stamps import COLUMNS, FIELDS, ROWS
@@ -39,9 +40,12 @@ def build(folder: Path) -> Path:
         fingerprint="0",
         precision="fp32",
         checkpoint=Origin("none", "none", {}),
-        labels=tuple(
-            f"field {i} is {n}" for i, bits in enumerate(FIELDS) for n in range(1 << bits)
+        head=Head(
+            labels=tuple(
+                f"field {i} is {n}" for i, bits in enumerate(FIELDS) for n in range(1 << bits)
+            )
         ),
+        outputs=sum(1 << bits for bits in FIELDS),
         preprocess=Preprocess(
             HEIGHT, WIDTH, Resize("stretch", HEIGHT, WIDTH), 2, None, 1 / 255, None, None
         ),

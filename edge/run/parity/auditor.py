@@ -77,7 +77,8 @@ class Auditor:
 
     def __init__(self, folder: Path, graph: str):
         """graph: the file in the engine's folder that is in FP32."""
-        spec = Passport.read(folder).preprocess
+        passport = Passport.read(folder)
+        spec, self._head = passport.preprocess, passport.head
         self._prepare = Preprocessor(spec, compiled=False)
         self._session = Session(folder / graph, threads=1)
         table = spec.table().astype(np.float64)
@@ -86,7 +87,7 @@ class Auditor:
 
     def __call__(self, job: Job) -> Verdict:
         tensor = self._prepare(rgb_by_the_standard(job.surface))
-        expected = _softmax(self._session.logits(tensor[None])[0])
+        expected = self._head.probabilities(self._session.logits(tensor[None])[0])
         error = np.abs(job.tensor - tensor) / self._level
         return Verdict(
             agrees=int(job.probabilities.argmax()) == int(expected.argmax()),
@@ -95,12 +96,6 @@ class Auditor:
             mean=float(error.mean()),
             luma=_luma(job.surface),
         )
-
-
-def _softmax(logits: Tensor) -> npt.NDArray[np.float64]:
-    weights = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities: npt.NDArray[np.float64] = weights / weights.sum()
-    return probabilities
 
 
 def _luma(surface: Surface) -> Luma | None:

@@ -45,7 +45,7 @@ class Reference:
         if passport.checkpoint.sha256 != engine.checkpoint.sha256:
             other = f"another checkpoint, {passport.checkpoint.name}"
             raise EngineError(f"{folder} was built from {other}, than {engine.name}", build)
-        if (passport.labels, passport.preprocess) != (engine.labels, engine.preprocess):
+        if (passport.head, passport.preprocess) != (engine.head, engine.preprocess):
             raise EngineError(f"{folder} reads the checkpoint otherwise than {engine.name}", build)
         for name in {graph, f"{graph}.data"} & set(passport.files):
             passport.check_file(folder, name)

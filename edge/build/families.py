@@ -1,0 +1,72 @@
+"""The families of vision transformers that are built, by the model_type of config.json; no torch.
+
+What is known of a model before it is loaded: which tasks it has been made for, and what TensorRT
+must find in one piece in its graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge.build.graph import FUSED
+from edge.errors import CheckpointError
+from edge.heads import CLASSIFICATION, FEATURES, Task
+
+__all__ = ["FAMILIES", "Family", "family_of", "task_of"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Checkpoints of one model_type.
+
+    name   as people call it
+    tasks  class of transformers that saved the checkpoint -> what can be built of it, the usual
+           task first
+    fused  operators that its graph must have, each in one piece
+    """
+
+    name: str
+    tasks: Mapping[str, tuple[Task, ...]]
+    fused: tuple[str, ...] = FUSED
+
+
+def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
+    return {
+        f"{prefix}ForImageClassification": (CLASSIFICATION, FEATURES),
+        f"{prefix}Model": (FEATURES,),
+    }
+
+
+FAMILIES: dict[str, Family] = {
+    "vit": Family("ViT", _classifier("ViT")),
+    "deit": Family("DeiT", _classifier("DeiT")),
+}
+
+
+def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
+    """A checkpoint's family, and the architecture that config.json names.
+
+    Raises `CheckpointError` for what is none of ours.
+    """
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or architecture not in family.tasks:
+        known = sorted(each for family in FAMILIES.values() for each in family.tasks)
+        raise CheckpointError(
+            f"{name} is a {architecture}, which is not supported", f"supported: {', '.join(known)}"
+        )
+    return family, str(architecture)
+
+
+def task_of(name: str, family: Family, architecture: str, asked: Task | None) -> Task:
+    """The task that is asked for, or the usual one. Raises `CheckpointError` for another's."""
+    able = family.tasks[architecture]
+    if asked is not None and asked not in able:
+        raise CheckpointError(
+            f"{name} is a {architecture}, which is not for {asked}",
+            f"leave out --task, or choose of: {', '.join(able)}",
+        )
+    return asked or able[0]

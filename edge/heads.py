@@ -1,0 +1,76 @@
+"""`Head`: what an engine is for, and what the numbers that it gives for a picture mean.
+
+The tasks and their names are those of Hugging Face's pipelines. A zero-shot engine holds its text
+side as a constant matrix, so that for a device it is a classifier like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "CLASSIFICATION",
+    "FEATURES",
+    "POOLINGS",
+    "TASKS",
+    "ZERO_SHOT",
+    "Head",
+    "Pooling",
+    "Task",
+]
+
+Task: TypeAlias = Literal[
+    "image-classification", "image-feature-extraction", "zero-shot-image-classification"
+]
+Pooling: TypeAlias = Literal["own", "cls", "mean"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+CLASSIFICATION, FEATURES, ZERO_SHOT = TASKS
+
+Tensor = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a graph ends in.
+
+    labels      class id -> name; none for features
+    activation  what turns logits into probabilities; of features there are none
+    pooling     of features: how the tokens become one vector. own: as the checkpoint's model does
+                (`pooler_output`), cls: the first token, mean: of all tokens of patches
+    normalised  features have length 1
+    """
+
+    task: Task = "image-classification"
+    labels: tuple[str, ...] = ()
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    pooling: Pooling | None = None
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no build makes."""
+        features = self.task == FEATURES
+        if bool(self.labels) is features:
+            raise ValueError(f"{len(self.labels)} labels for {self.task}")
+        if (self.activation == "none") is not features or (self.pooling is None) is features:
+            raise ValueError(f"{self.activation}, pooling {self.pooling} for {self.task}")
+
+    @property
+    def output(self) -> str:
+        """The name of the graph's output."""
+        return "embedding" if self.task == FEATURES else "logits"
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits float32 [..., classes] -> probabilities, as Hugging Face's pipelines give them."""
+        if self.activation == "sigmoid":
+            with np.errstate(over="ignore"):  # a logit below -88 is a probability of 0
+                result: Tensor = (1 / (1 + np.exp(-logits))).astype(np.float32)
+            return result
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        result = weights / weights.sum(-1, keepdims=True)
+        return result
