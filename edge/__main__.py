@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from types import FrameType
 __all__ = ["main", "stop_on_signals"]
 
 PATIENCE = 0.05  # seconds between two looks whether an import is done
+END = 30.0  # seconds for Python to take itself down, on a machine that is busy
 
 
 def main() -> None:
@@ -44,6 +46,10 @@ def main() -> None:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        # Threads may be left behind, stuck in a driver or a network. Should one hold this end, it
+        # is shown where each of them was, and the process ends nevertheless.
+        if sys.stderr is not None:
+            faulthandler.dump_traceback_later(END, exit=True)
 
 
 def stop_on_signals() -> None:

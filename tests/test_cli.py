@@ -277,6 +277,20 @@ __main__.main()
     fails(done, "stopped, nothing half-made is left", code=130)
 
 
+def test_what_hangs_after_the_end_of_a_command_is_shown_and_does_not_hold_it():
+    code = """
+import threading
+from edge import __main__, cli
+def stuck(): threading.Event().wait()
+cli.app = threading.Thread(target=stuck).start
+__main__.END = 0.5
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "in stuck" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_module_that_is_being_loaded_is_not_interrupted(tmp_path, number):
     """Native ones of onnx and torch abort the process when something is raised in them."""

@@ -130,7 +130,7 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add_slow, say, warn)
+        _add_pictures(config, engine, outputs, add_slow, stop, say, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, say, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
@@ -150,6 +150,7 @@ def _add_pictures(
     engine: Engine,
     outputs: Outputs,
     add: Callable[[Sink], None],
+    stop: threading.Event,
     say: Say,
     warn: Say,
 ) -> None:
@@ -161,7 +162,7 @@ def _add_pictures(
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:
-        recording = record(config.record, len(config.cameras) > 1, say, warn)
+        recording = record(config.record, len(config.cameras) > 1, stop, say, warn)
         outputs.losses["recording"] = lambda: recording.lost
         add(recording)
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import SilenceError, SourceError
-from edge.gst import detect_platform, gstreamer
+from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
@@ -343,3 +343,4 @@ class Source:
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
             self._pipeline = self._sink = self._bus = self._gate = None
+            give_back()

@@ -383,3 +383,27 @@ def test_importing_loads_no_gstreamer() -> None:
     code = "import sys, edge.run.sources.camera, edge.run.loop; assert 'gi' not in sys.modules"
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_closed_gives_the_system_its_memory_back() -> None:
+    """Between blocks that live on, free memory stays with the process unless it is told."""
+    code = """
+import ctypes, os
+from pathlib import Path
+from edge.run.sources.camera import Source
+PAGE = os.sysconf("SC_PAGE_SIZE")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def megabytes(): return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
+with Source("test://ball") as source:
+    source.read(20)
+    blocks = [libc.malloc(64_000) for _ in range(2_000)]
+    for block in blocks: ctypes.memset(block, 1, 64_000)
+    for block in blocks[:-1]: libc.free(block)
+    before = megabytes()
+print(before - megabytes() > 100)
+"""
+    root = Path(__file__).parents[3]
+    command, env = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
