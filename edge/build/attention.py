@@ -99,10 +99,12 @@ def _swinv2(module: Any) -> Any:
     table = table.view(-1, module.num_attention_heads)[module.relative_position_index.view(-1)]
     bias = 16 * torch.sigmoid(table.view(area, area, -1).permute(2, 0, 1).contiguous())
     scale = torch.clamp(module.logit_scale, max=math.log(100)).exp()
+    shortest = torch.tensor(SHORTEST)
 
     def unit(states: Any) -> Any:
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        return states / length.clamp_min(SHORTEST)
+        # Not clamp: TensorRT takes a Clip without an end for one at FP32's largest number.
+        return states / torch.maximum(length, shortest)
 
     def forward(states: Any, mask: Any = None, *_: Any) -> tuple[Any]:
         query, key, value = (
