@@ -44,6 +44,7 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
 
 # DINOv2's giant has SiLU gates, as MobileViT has SiLU: no Gelu.
 _ATTENTION = ("LayerNormalization", "Softmax")
+_POINTWISE = ("LayerNormalization", "Gelu")
 
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT")),
@@ -58,9 +59,8 @@ FAMILIES: dict[str, Family] = {
     "dinov2_with_registers": Family(
         "DINOv2 with registers", _classifier("Dinov2WithRegisters"), _ATTENTION, sized=False
     ),
-    "convnext": Family(
-        "ConvNeXt", _classifier("ConvNext"), ("LayerNormalization", "Gelu"), sized=False
-    ),
+    "convnext": Family("ConvNeXt", _classifier("ConvNext"), _POINTWISE, sized=False),
+    "convnextv2": Family("ConvNeXt V2", _classifier("ConvNextV2"), _POINTWISE, sized=False),
     "mobilevit": Family("MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False),
 }
 
