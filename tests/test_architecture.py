@@ -116,7 +116,7 @@ PACKAGES = {
     "edge.run.memory.mapping": {"numpy"},
     "edge.run.record.caption": {"numpy", "PIL"},
     "edge.run.sinks": {"numpy", "PIL"},
-    "edge.run.service.config": {"msgspec"},
+    "edge.run.service.keys": {"msgspec"},
     "edge.run.service.toml": {"tomli"},
     "edge.run.record.smoothing": {"numpy"},
     "edge.run.record.snapshots": {"PIL"},
