@@ -15,10 +15,10 @@ END = 30.0  # seconds for Python to take itself down, on a machine that is busy
 
 
 def main() -> None:
-    """Exit code 0 done, 1 a named error, 2 usage."""
-    # While the command is being loaded, Ctrl-C ends it without a word.
+    """Exit code 0 done, 1 a named error, 2 usage, 130 stopped before it was done."""
+    # While the command is being loaded, Ctrl-C ends it without a word; a shell calls that 130, too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from edge.app import STOPPED, console
+    from edge.app import INTERRUPTED, STOPPED, console
     from edge.cli import app
     from edge.storage import drop_unread
 
@@ -29,7 +29,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # before the command began, or after its end
         console.error(STOPPED)
-        sys.exit(1)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         drop_unread(sys.stdout)
         sys.exit(1)

@@ -132,7 +132,7 @@ def open_outputs(
             add(outputs.smooth)
         _add_pictures(config, engine, outputs, add_slow, stop, say, warn)
         if config.mqtt:
-            mqtt = Mqtt(config.mqtt, warn)
+            mqtt = Mqtt(config.mqtt, say, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
         if config.web:
@@ -155,16 +155,6 @@ def _add_pictures(
     warn: Say,
 ) -> None:
     """Snapshots on rules, and recordings."""
-    if bool(config.on) != bool(config.snapshots):
-        raise OptionError(
-            "snapshots need a rule and a folder",
-            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
-        )
-    if config.keep and not config.snapshots:
-        raise OptionError(
-            f"--keep {config.keep} is about snapshots, and there are none",
-            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
-        )
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
@@ -181,11 +171,6 @@ def _add_watchers(
     config: Config, engine: Engine, status: Status, outputs: Outputs, say: Say, warn: Say
 ) -> None:
     """The audit, and the metrics, which tell of everything else."""
-    if bool(config.audit) != bool(config.reference):
-        raise OptionError(
-            "an audit needs a share of the frames and an engine to compare with",
-            "--audit 1/500 --reference engines/NAME-fp32",
-        )
     if config.audit and config.reference:
         try:
             every = parse_every(config.audit)

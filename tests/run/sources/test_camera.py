@@ -19,7 +19,7 @@ import pytest
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.run.frames import Frame
-from edge.run.sources.camera import Source
+from edge.run.sources.camera import Source, check_camera, feed
 from edge.run.sources.cameras import Camera
 from edge.run.sources.pipelines import GATE
 
@@ -213,6 +213,26 @@ def test_sources_that_cannot_be_opened(uri: str, said: str) -> None:
     with pytest.raises(SourceError) as caught, Source(uri):
         pass
     assert said in str(caught.value)
+
+
+def test_what_never_can_be_opened_is_refused_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a start and at a reload: a run that waits for it would wait for ever."""
+    monkeypatch.setenv("WHICH", "bal")
+    with pytest.raises(SourceError, match="is no test picture"):
+        feed(Camera("test://${WHICH}"))
+    with pytest.raises(SourceError, match="csi://0 needs a Jetson"):
+        feed(Camera("csi://0"), platform="pc")
+    feed(Camera("/dev/video97"))  # it may be plugged in later
+
+
+def test_no_fault_of_a_source_tells_what_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for uri in ("${SECRET}://x", "test://${SECRET}"):
+        with pytest.raises(SourceError) as caught:
+            check_camera(Camera(uri))
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_jetson_without_its_plugins(numbered: Path) -> None:

@@ -81,7 +81,7 @@ def publish(said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publis
     open_sinks: list[Mqtt] = []
 
     def publish(url: str, **options: Any) -> Mqtt:
-        open_sinks.append(Mqtt(url, said.append, **options))
+        open_sinks.append(Mqtt(url, said.append, said.append, **options))
         return open_sinks[-1]
 
     yield publish
@@ -373,7 +373,7 @@ def test_a_killed_run_is_offline_by_its_will(broker: Mosquitto, listen: Any) -> 
     code = """
 import sys, time
 from edge.run.telemetry.mqtt import Mqtt
-sink = Mqtt(sys.argv[1], print)
+sink = Mqtt(sys.argv[1], print, print)
 time.sleep(600)
 """
     run = subprocess.Popen(
@@ -412,4 +412,4 @@ def test_many_outages_leave_nothing_behind(
 def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(MissingPackage, match=r"run .*'\.\[service\]'"):
-        Mqtt("mqtt://127.0.0.1:1", print)
+        Mqtt("mqtt://127.0.0.1:1", print, print)
