@@ -155,10 +155,8 @@ def _draw(folder: Path) -> list[Path]:
 def table(figures: dict[str, Any]) -> str:
     """docs/models.md, from docs/measurements/models.json."""
     text = [INTRODUCTION]
-    for title, rows in (
-        ("Published sizes", [row for row in figures["rows"] if row["published"]]),
-        ("Tiny models", [row for row in figures["rows"] if not row["published"]]),
-    ):
+    for title, full in (("Published sizes", True), ("Tiny models", False)):
+        rows = [row for row in figures["rows"] if bool(row["published"]) is full]
         text.append(f"## {title}\n")
         heads = "family, shape, parameters, picture, task, precision, max abs error, SQNR dB"
         heads += ", TensorRT-RTX, quantised"

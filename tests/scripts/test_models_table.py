@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from edge.build.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,11 +23,13 @@ def measured(published):
 
 def test_every_family_has_a_model_and_every_model_three_rows_for_each_task():
     assert {name.partition(" ")[0] for name in tiny_models.MODELS} == set(FAMILIES)
-    for rows in (measured(False), measured(True)):
+    large = {row["model"] for row in measured(True)}
+    assert large  # those of --full, which takes long
+    for rows, names in ((measured(False), tiny_models.MODELS), (measured(True), large)):
         found = {(row["model"], row["task"], row["precision"]) for row in rows}
         assert found >= {
             (name, models_table.tasks(name)[0], precision)
-            for name in tiny_models.MODELS
+            for name in names
             for precision in models_table.PRECISIONS
         }
 
@@ -52,3 +56,11 @@ def test_a_row_says_what_was_measured():
     assert fp32["max_error"] < 1e-4 < fp16["max_error"] < int8["max_error"]
     assert int8["quantised"] == "4 of 4 fc1, 4 of 4 fc2"
     assert int8["not_quantised"] == {"convolution": 6, "classifier": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny_models.MODELS)
+def test_a_model_of_published_size_agrees_and_compiles(name):
+    for row in models_table.measure(name, full=True):
+        assert isinstance(row["plan_mb"], float), row
+        assert row["precision"] != "fp32" or row["max_error"] < 1e-4 * max(1, row["largest"])
