@@ -130,6 +130,7 @@ _EXTRAS = {
     "transformers": "build",
     "huggingface_hub": "build",
     "safetensors": "build",
+    "sentencepiece": "build",
     "onnxsim": "build",
     "jinja2": "build",
     "matplotlib": "build",

@@ -15,6 +15,7 @@ __all__ = [
     "EngineArgument",
     "GraphArgument",
     "ImagesOption",
+    "LabelsOption",
     "Method",
     "NormaliseOption",
     "OutOption",
@@ -22,6 +23,7 @@ __all__ = [
     "PoolingOption",
     "Precision",
     "TaskOption",
+    "TemplateOption",
     "ThreadsOption",
     "Transport",
     "Wanted",
@@ -49,6 +51,14 @@ PoolingOption = Annotated[
 ]
 NormaliseOption = Annotated[
     bool, typer.Option("--normalise", "--normalize", help="features of length 1")
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(help='of zero-shot: "a cat,a dog", or a .txt file with one label per line'),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(help='prompt for labels, "a photo of a {}."; again for more, which are averaged'),
 ]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[

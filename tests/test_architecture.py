@@ -26,6 +26,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"edge.errors", "edge.heads"},
     {
+        "edge.arrays",
         "edge.storage",
         "edge.nvidia",
         "edge.gst",
@@ -62,6 +63,7 @@ PACKAGES = {
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
     "edge.heads": {"numpy"},
+    "edge.arrays": {"numpy"},
     "edge.session": {"numpy"},
     "edge.cuda": {"numpy"},
     "edge.cuda_streams": {"numpy"},
@@ -124,9 +126,10 @@ PACKAGES = {
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
-    "torch": {"edge.build.export", "edge.build.models"},
-    "transformers": {"edge.build.models"},
+    "torch": {"edge.build.export", "edge.build.models", "edge.build.texts"},
+    "transformers": {"edge.build.models", "edge.build.texts"},
     "huggingface_hub": {"edge.build.checkpoint"},
+    "sentencepiece": {"edge.build.texts"},
     "safetensors": {"edge.build.checkpoint"},
     "onnx": {"edge.cli"},
     "onnxsim": {"edge.build.simplify"},

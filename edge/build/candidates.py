@@ -193,6 +193,8 @@ def verdict(
         speed = _against(ms[chosen.precision], ms["fp32"])
         parts.append(f"{speed} FP32 with {backend} here")
     parts.append(f"agreement {chosen.worst.agreement:.2f} %")
+    if chosen.worst.cosine is not None:
+        parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"

@@ -9,16 +9,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edge.build.families import Family, family_of, task_of
 from edge.errors import CheckpointError, require
-from edge.heads import FEATURES, Head, Pooling, Task
+from edge.heads import FEATURES, ZERO_SHOT, Head, Pooling, Task
 from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 
 __all__ = ["Checkpoint", "Request", "read_checkpoint"]
 
+TEMPLATE = "This is a photo of {}."  # where none is given, as in transformers' pipeline
+
+# What a tokenizer is made of: the first three hold its words.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "*.model",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_FETCHED = ("*.json", "*.safetensors", "merges.txt", "*.model")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -27,8 +41,10 @@ class Request:
     """What is wanted of a checkpoint, where it leaves a choice."""
 
     task: Task | None = None  # None: the usual one of its architecture
-    pooling: Pooling = "own"  # of features
+    pooling: Pooling | None = None  # of features; None: the model's own
     normalise: bool = False  # features to length 1
+    labels: tuple[str, ...] = ()  # of zero-shot
+    templates: tuple[str, ...] = ()  # that they are put into; none: `TEMPLATE`
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,8 @@ class Checkpoint:
 
     @property
     def files(self) -> list[Path]:
-        """What a fingerprint must cover: config, processor and weights."""
-        patterns = ("config.json", "preprocessor_config.json", "*.safetensors")
+        """What a fingerprint must cover: config, processor, tokenizer and weights."""
+        patterns = ("config.json", *_PROCESSORS, *_TOKENIZERS, "*.safetensors")
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
 
@@ -62,25 +78,83 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:
     family, architecture = family_of(name, config)
     task = task_of(name, family, architecture, request.task)
     _check_weights(name, folder)
-    if config.get("num_channels", 3) != 3:
-        raise CheckpointError(f"{name} takes {config['num_channels']} channels", "use an RGB model")
-    processor = _json(
-        folder / "preprocessor_config.json",
+    vision = config.get("vision_config", config)  # of a model that reads texts, too
+    if not isinstance(vision, dict):
+        raise CheckpointError(
+            f"{name}: vision_config in config.json is no object", "download the checkpoint again"
+        )
+    if vision.get("num_channels", 3) != 3:
+        raise CheckpointError(f"{name} takes {vision['num_channels']} channels", "use an RGB model")
+    head = _head(name, config, family, task, request)
+    if task == ZERO_SHOT and not any(any(folder.glob(words)) for words in _TOKENIZERS[:3]):
+        raise CheckpointError(
+            f"{name} has no tokenizer, which zero-shot labels need",
+            "save it beside the model: tokenizer.save_pretrained(folder)",
+        )
+    preprocess = from_processor(_processor(folder), _image_size(name, vision))
+    return Checkpoint(name, folder, architecture, family, head, preprocess)
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """The processor of pictures; one that was saved with a tokenizer's keeps it inside."""
+    if not (folder / _PROCESSORS[0]).is_file() and (folder / _PROCESSORS[1]).is_file():
+        whole = _json(folder / _PROCESSORS[1], "save the processor beside the model")
+        if isinstance(whole.get("image_processor"), dict):
+            return dict(whole["image_processor"])
+    return _json(
+        folder / _PROCESSORS[0],
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    preprocess = from_processor(processor, _image_size(name, config))
-    return Checkpoint(
-        name, folder, architecture, family, _head(name, config, task, request), preprocess
-    )
 
 
-def _head(name: str, config: dict[str, Any], task: Task, request: Request) -> Head:
-    """What its graph will end in."""
+def _head(name: str, config: dict[str, Any], family: Family, task: Task, request: Request) -> Head:
+    """What its graph will end in. Raises `CheckpointError` for what the task cannot have."""
+    if task != FEATURES and (request.pooling or request.normalise):
+        raise CheckpointError(
+            f"--pooling and --normalise are for {FEATURES}, {name} is built for {task}",
+            f"leave them out, or add: --task {FEATURES}",
+        )
+    if task != ZERO_SHOT and (request.labels or request.templates):
+        raise CheckpointError(
+            f"--labels and --template are for {ZERO_SHOT}, {name} is built for {task}",
+            "leave them out, or build a CLIP or SigLIP",
+        )
     if task == FEATURES:
-        return Head(task, (), "none", request.pooling, request.normalise)
+        if request.pooling == "cls" and not family.special:
+            raise CheckpointError(
+                f"{name} is a {family.name}, which has no class token",
+                "choose --pooling mean, or leave it out",
+            )
+        return Head(task, (), "none", request.pooling or "own", request.normalise)
+    if task == ZERO_SHOT:
+        _check_texts(name, family, request)
+        activation: Literal["softmax", "sigmoid"] = "sigmoid" if family.sigmoid else "softmax"
+        templates = request.templates or (TEMPLATE,)
+        return Head(task, request.labels, activation, templates=templates)
     labels = _labels(name, config)
     several = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
     return Head(task, labels, "sigmoid" if several else "softmax")
+
+
+def _check_texts(name: str, family: Family, request: Request) -> None:
+    labels = request.labels
+    mend = 'such as --labels "a cat,a dog", or a file with one per line: --labels labels.txt'
+    if not labels:
+        raise CheckpointError(f"{name} is a {family.name}, which needs labels", mend)
+    if not all(label.strip() for label in labels):
+        raise CheckpointError("one of the labels is empty", mend)
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise CheckpointError(f"the label {twice[0]!r} is given twice", "give each label once")
+    if len(labels) == 1 and not family.sigmoid:
+        raise CheckpointError(
+            f"{name} is a {family.name}, which compares labels, and one alone always has 100 %",
+            f"add what else a picture may show, {mend}",
+        )
+    if odd := [template for template in request.templates if template.count("{}") != 1]:
+        raise CheckpointError(
+            f"the template {odd[0]!r} has not one {{}}, where the label goes",
+            'such as --template "a photo of a {}."',
+        )
 
 
 def _image_size(name: str, config: dict[str, Any]) -> tuple[int, int]:
@@ -118,7 +192,7 @@ def _fetch(name: str) -> Path:
         raise CheckpointError(f"there is no checkpoint at {name}", "check the path")
     hub = require("huggingface_hub")
     try:
-        folder = hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])
+        folder = hub.snapshot_download(name, allow_patterns=[*_FETCHED])
     except Exception as error:  # every kind of network and hub failure
         reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
         raise CheckpointError(

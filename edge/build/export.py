@@ -86,6 +86,7 @@ def compare(
 
 def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
     torch = require("torch")
+    outside = f"{output}_of_the_graph"  # a module of the model may be called like the output
     example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.onnx.export(
@@ -94,14 +95,19 @@ def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelP
         dynamo=True,
         opset_version=OPSET,
         input_names=["pixel_values"],
-        output_names=[output],
+        output_names=[outside],
         dynamic_shapes={"pixel_values": {0: batch}},
         verbose=False,
     )
     proto: ModelProto = program.model_proto
     # torch notes the stack trace and source file of every node: several MB, and private paths.
     del proto.metadata_props[:]
+    names = {output: f"{output}_inside", outside: output}
+    for value in (*proto.graph.output, *proto.graph.initializer):
+        value.name = names.get(value.name, value.name)
     for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
         node.doc_string = ""
         del node.metadata_props[:]
     del proto.graph.value_info[:]

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge.build.graph import FUSED
 from edge.errors import CheckpointError
-from edge.heads import CLASSIFICATION, FEATURES, Task
+from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT, Task
 
 __all__ = ["FAMILIES", "Family", "family_of", "task_of"]
 
@@ -21,15 +21,20 @@ __all__ = ["FAMILIES", "Family", "family_of", "task_of"]
 class Family:
     """Checkpoints of one model_type.
 
-    name   as people call it
-    tasks  class of transformers that saved the checkpoint -> what can be built of it, the usual
-           task first
-    fused  operators that its graph must have, each in one piece
+    name     as people call it
+    tasks    class of transformers that saved the checkpoint -> what can be built of it, the usual
+             task first
+    fused    operators that its graph must have, each in one piece
+    special  tokens that stand before those of patches, the first of them the class's; 0: there are
+             none, or the last layer gives a map. Registers come on top, config.json counts them
+    sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
     """
 
     name: str
     tasks: Mapping[str, tuple[Task, ...]]
     fused: tuple[str, ...] = FUSED
+    special: int = 1
+    sigmoid: bool = False
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -39,9 +44,21 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
+_QUICK = ("LayerNormalization", "Softmax")
+
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT")),
-    "deit": Family("DeiT", _classifier("DeiT")),
+    "deit": Family("DeiT", _classifier("DeiT"), special=2),
+    "vit_mae": Family("ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}),
+    # A CLIP's GELU is most often x * sigmoid(1.702 x), which no single operator is.
+    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _QUICK),
+    "clip_vision_model": Family(
+        "CLIP",
+        {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
+        _QUICK,
+    ),
+    "siglip": Family("SigLIP", {"SiglipModel": (ZERO_SHOT, FEATURES)}, special=0, sigmoid=True),
+    "siglip_vision_model": Family("SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0),
 }
 
 

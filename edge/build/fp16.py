@@ -2,8 +2,8 @@
 
 FP16 ends at 65504 and loses precision below 2**-14; the activations of large ViTs reach beyond
 either. `peaks` measures them on real images, `risks` names the nodes that must stay FP32, and
-`to_fp16` keeps those, with what LayerNorm and Softmax sum up, in FP32. The list travels in the
-graph's metadata (`set_kept`, `kept`), since a board casts the portable graph without any image.
+`to_fp16` keeps those, with what LayerNorm, Softmax and norms sum up, in FP32. The list travels in
+the graph's metadata (`set_kept`, `kept`), since a board casts the portable graph without any image.
 
 Casts are explicit and strongly typed, as TensorRT wants them: QuantizeLinear reads, and
 DequantizeLinear makes, the type of its scale.
@@ -23,7 +23,7 @@ from edge.errors import CalibrationError, GraphError
 __all__ = ["MARGIN", "kept", "peaks", "risks", "set_kept", "to_fp16"]
 
 # Sums over many squares or exponentials: computed in FP32 inside an FP16 graph.
-FP32_OPERATORS = ("LayerNormalization", "Softmax")
+FP32_OPERATORS = ("LayerNormalization", "LpNormalization", "ReduceL2", "Softmax")
 LARGEST = 65504.0  # of FP16
 SMALLEST = 2.0**-14  # of FP16's normal numbers; below, precision is lost or a GPU flushes to zero
 MARGIN = 4.0  # two of FP16's 15 exponents: pictures that were not measured reach further
@@ -158,7 +158,7 @@ def set_kept(model: ModelProto, risks: Mapping[str, str]) -> None:
 
 
 def to_fp16(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
-    """Compute in FP16; inputs and outputs stay FP32, and so do LayerNorm and Softmax inside.
+    """Compute in FP16; inputs and outputs stay FP32, and so do `FP32_OPERATORS` inside.
 
     keep: names of more nodes that compute, and make what they make, in FP32; others cast what they
     read of it. A DequantizeLinear has the type of who reads it, so that no cast parts the two. The

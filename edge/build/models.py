@@ -6,11 +6,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from edge.build import features, texts
 from edge.build.checkpoint import Checkpoint
 from edge.errors import CheckpointError, require
-from edge.heads import CLASSIFICATION, FEATURES
+from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
 __all__ = ["for_export", "load", "quiet"]
 
@@ -26,45 +28,49 @@ def load(checkpoint: Checkpoint) -> Any:
     torch = require("torch")
 
     class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, model: Any, output: Any) -> None:
+        def __init__(self, model: Any, forward: Any) -> None:
             super().__init__()
-            self.model, self._output = model, output
+            self.model, self._forward = model, forward
 
         def forward(self, pixel_values: Any) -> Any:
-            return self._output(self.model(pixel_values=pixel_values))
+            return self._forward(pixel_values)
 
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
-        return Network(model, lambda output: output.logits).eval()
-    assert checkpoint.head.task == FEATURES
-    model = _pretrained(transformers.AutoModel, checkpoint)
-    return Network(model, _pooled(checkpoint)).eval()
+        return Network(model, lambda pictures: model(pixel_values=pictures).logits).eval()
+    model = _backbone(checkpoint)
+    see = getattr(model, "get_image_features", model)  # of two halves the one that sees
+    if checkpoint.head.task == ZERO_SHOT:
+        model.similarity = texts.similarity(checkpoint, model)
+        return Network(model, lambda pictures: model.similarity(see(pixel_values=pictures))).eval()
+    if hasattr(model, "get_text_features"):
+        model.text_model = model.text_projection = None  # nobody asks for it
+    pooled = features.pooled(checkpoint, model)
+    return Network(model, lambda pictures: pooled(see(pixel_values=pictures))).eval()
 
 
 def for_export(network: Any) -> None:
     """Let the network of `load` attend in the form that TensorRT fuses."""
     network.model.set_attn_implementation(ATTENTION)
+    for module in network.modules():
+        if type(module).__name__ == "SiglipMultiheadAttentionPoolingHead":
+            module.forward = partial(_attention_pooling, module)
 
 
-def _pooled(checkpoint: Checkpoint) -> Any:
-    """What makes one vector of a backbone's output, torch [N, channels]."""
-    torch = require("torch")
-    head = checkpoint.head
-
-    def pooled(output: Any) -> Any:
-        tokens = output.last_hidden_state
-        vector = {
-            "own": lambda: output.pooler_output,
-            "cls": lambda: tokens[:, 0],
-            "mean": lambda: tokens[:, 1:].mean(1),
-        }[head.pooling or "own"]()
-        return torch.nn.functional.normalize(vector, dim=-1) if head.normalised else vector
-
-    return pooled
+def _backbone(checkpoint: Checkpoint) -> Any:
+    """The model without a head for classes."""
+    transformers = require("transformers")
+    if CLASSIFICATION in checkpoint.family.tasks[checkpoint.architecture]:
+        return _pretrained(transformers.AutoModel, checkpoint)
+    if checkpoint.family.name == "ViTMAE":
+        # Its own class hides most of a picture, and shuffles the rest. What that trains is a ViT.
+        config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
+        return _pretrained(transformers.ViTModel, checkpoint, config=config)
+    return _pretrained(getattr(transformers, checkpoint.architecture), checkpoint)
 
 
-def _pretrained(auto: Any, checkpoint: Checkpoint) -> Any:
+def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
     torch = require("torch")
     try:
         model, info = auto.from_pretrained(
@@ -75,6 +81,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **more,
         )
     except Exception as error:  # a config of odd values can raise anything in transformers
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -82,11 +89,21 @@ def _pretrained(auto: Any, checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
         ) from error
     missing = sorted(info["missing_keys"])
+    if checkpoint.head.task == FEATURES:
+        # What was trained for classes, or to see what is hidden, has no pooler.
+        pooler = [name for name in missing if name.startswith("pooler.")]
+        if pooler and checkpoint.head.pooling == "own":
+            raise CheckpointError(
+                f"{checkpoint.name} was saved without the weights of its pooler", "--pooling cls"
+            )
+        missing = [name for name in missing if name not in pooler]
     if missing:
         raise CheckpointError(
             f"{checkpoint.name} has no weights for {', '.join(missing[:3])}"
             + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
-            "fine-tune it for your classes first: scripts/train_demo.py --images DIR",
+            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
+            if checkpoint.head.task == CLASSIFICATION
+            else "download the checkpoint again",
         )
     return model
 
@@ -102,6 +119,25 @@ def _attention(
     """
     scores = (query * scaling) @ key.transpose(2, 3)
     return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+
+def _attention_pooling(head: Any, tokens: Any) -> Any:
+    """The forward of SigLIP's attention pooling, tokens [N, tokens, C] -> [N, C].
+
+    torch's MultiheadAttention leaves a graph in which neither Linears nor attention stand as in a
+    block; here they do. Its one query is the same for all pictures.
+    """
+    attention, linear = head.attention, require("torch").nn.functional.linear
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    q, k, v = (
+        linear(inputs, weight, bias)
+        .view(*inputs.shape[:2], attention.num_heads, attention.head_dim)
+        .transpose(1, 2)
+        for inputs, weight, bias in zip((head.probe, tokens, tokens), weights, biases, strict=True)
+    )
+    mixed, _ = _attention(attention, q, k, v, None, attention.head_dim**-0.5)
+    residual = attention.out_proj(mixed.flatten(2))
+    return (residual + head.mlp(head.layernorm(residual)))[:, 0]
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Outcome:
     ms: dict[str, float]  # precision -> of one picture here
     verdict: str
     ranges: Ranges | None
-    alone_db: dict[str, float]  # Linear -> SQNR of the logits with it alone in INT8
+    alone_db: dict[str, float]  # Linear -> SQNR of the output with it alone in INT8
     risks: dict[str, str]  # node -> why it stays FP32 in FP16
 
     def carried(self, precision: str) -> list[Candidate]:
@@ -113,7 +113,7 @@ def _linears(
             LinearFinding(
                 name=called[name],
                 precision="FP16" if kept else number,
-                why="the gate: it harms the logits most"
+                why="the gate: it harms the output most"
                 if kept
                 else f"the gate {whole} with it in {number}",
                 alone_db=alone_db.get(name),

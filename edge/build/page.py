@@ -16,6 +16,7 @@ from PIL import Image
 
 from edge.build import plots
 from edge.build.findings import CandidateFinding, Disagreement, Findings
+from edge.build.verify import NEAR
 from edge.errors import printable, require
 from edge.passport import EXACT_DB
 from edge.storage import write_bytes
@@ -61,6 +62,8 @@ def _html(findings: Findings) -> str:
     template = Path(__file__).with_name("report.html.j2").read_text("utf-8")
     text: str = environment.from_string(template).render(
         found=findings,
+        embeds=any(one.accuracy.cosine is not None for one in findings.candidates),
+        near=NEAR,
         state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
         rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,

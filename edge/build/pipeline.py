@@ -30,6 +30,7 @@ from edge.build.publish import publish, recover, unchanged
 from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
+from edge.heads import FEATURES
 from edge.passport import Passport
 from edge.storage import alone, digest, make_folder
 
@@ -62,6 +63,11 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             f"{folder} exists and is no engine", "choose another --name; nothing was changed"
         )
     checkpoint = read_checkpoint(recipe.checkpoint, recipe.request)
+    if recipe.max_drop is not None and checkpoint.head.task == FEATURES:
+        raise EngineError(
+            "features have no top-1, which --max-drop is about",
+            "leave it out: --min-agreement is the percent of embeddings that stay near FP32's",
+        )
     calibrating, judging = _two_sets(recipe)
     tools = _tools()
     setting = Setting(

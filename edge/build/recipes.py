@@ -25,10 +25,11 @@ __all__ = ["PRECISIONS", "Recipe", "load"]
 PRECISIONS = ("fp32", "fp16", "int8", "fp8", "auto")
 
 _PATHS = ("calibration", "heldout", "engines", "ranges", "graph")
+_LISTS = ("also", "labels", "templates")
 _REQUIRED = ("checkpoint", "calibration")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "task": (None, *TASKS),
-    "pooling": POOLINGS,
+    "pooling": (None, *POOLINGS),
     "precision": PRECISIONS,
     "method": METHODS,
 }
@@ -42,13 +43,15 @@ class Recipe:
     calibration: Path  # a folder of images from the user's own domain
     heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
     task: Task | None = None  # None: the usual one of the checkpoint's architecture
-    pooling: Pooling = "own"  # of features
+    pooling: Pooling | None = None  # of features; None: the model's own
     normalise: bool = False  # features to length 1
+    labels: tuple[str, ...] = ()  # of zero-shot
+    templates: tuple[str, ...] = ()  # of prompts that they are put into; none: the usual one
     precision: str = "int8"
     method: str = "auto"
     max_batch: int = 1
     name: str | None = None
-    min_agreement: float = 99.0  # the gate, percent of top-1 that must stay
+    min_agreement: float = 99.0  # the gate, percent of top-1, or of embeddings, that must stay
     max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
     gate: bool = True
     ranges: Path | None = None  # a table of edge calibrate, instead of calibrating
@@ -91,7 +94,7 @@ class Recipe:
     @property
     def request(self) -> Request:
         """What is wanted of the checkpoint."""
-        return Request(self.task, self.pooling, self.normalise)
+        return Request(self.task, self.pooling, self.normalise, self.labels, self.templates)
 
     @property
     def engine(self) -> str:
@@ -124,7 +127,8 @@ def load(path: Path | None, given: dict[str, Any]) -> Recipe:
             raise EngineError(f"{path}: {key} is empty", "name a folder, or remove the line")
         if key in settings:
             settings[key] = Path(settings[key])
-    settings["also"] = tuple(settings.get("also", ()))
+    for key in _LISTS:
+        settings[key] = tuple(settings.get(key, ()))
     return Recipe(**settings)
 
 

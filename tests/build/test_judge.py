@@ -25,6 +25,10 @@ def judge(model, checkpoint, pictures):
 @pytest.fixture(scope="module")
 def contrary(model):
     """A graph that says of every picture what FP32 holds for the least likely."""
+    return negated(model)
+
+
+def negated(model):
     changed = ModelProto()
     changed.CopyFrom(model)
     name = changed.graph.output[0].name

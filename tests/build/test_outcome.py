@@ -75,7 +75,7 @@ def test_what_was_built_is_what_the_report_says(setting, outcome):
 def test_every_linear_has_its_precision_and_the_reason(setting, outcome):
     found = gather(setting, outcome).linears
     assert [one.precision for one in found] == ["FP16"] * 2 + ["INT8"] * 6
-    assert found[0].why == "the gate: it harms the logits most"
+    assert found[0].why == "the gate: it harms the output most"
     assert found[2].why == "the gate passes with it in INT8"
     assert {one.alone_db for one in found} == {30.0}
     assert len({one.name for one in found}) == 8

@@ -252,7 +252,7 @@ def test_decibels_that_were_not_measured_are_said_to_be_so(findings, read):
     linears = [replace(linear(0), alone_db=None, output_db=float("inf"), strength=None)]
     found = read(replace(findings, linears=linears))
     assert found.rows["linears"][1][3:7] == ["–", "exact", "100 → 10", "–"]
-    assert "How much each Linear harms the logits was not measured." in found.text
+    assert "How much each Linear harms the output was not measured." in found.text
 
 
 def test_empty_findings_are_said_to_be_so(findings, read):
