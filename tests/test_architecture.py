@@ -62,6 +62,7 @@ PACKAGES = {
     "edge.console": {"rich"},
     "edge.options": {"typer"},
     "edge.build.cached": {"onnx"},
+    "edge.build.census": {"onnx"},
     "edge.heads": {"numpy"},
     "edge.arrays": {"numpy"},
     "edge.session": {"numpy"},
@@ -126,7 +127,12 @@ PACKAGES = {
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
-    "torch": {"edge.build.export", "edge.build.models", "edge.build.texts"},
+    "torch": {
+        "edge.build.attention",
+        "edge.build.export",
+        "edge.build.models",
+        "edge.build.texts",
+    },
     "transformers": {"edge.build.models", "edge.build.texts"},
     "huggingface_hub": {"edge.build.checkpoint"},
     "sentencepiece": {"edge.build.texts"},

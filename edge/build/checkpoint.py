@@ -91,7 +91,8 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:
             f"{name} has no tokenizer, which zero-shot labels need",
             "save it beside the model: tokenizer.save_pretrained(folder)",
         )
-    preprocess = from_processor(_processor(folder), _image_size(name, vision))
+    size = _image_size(name, vision) if family.sized else None
+    preprocess = from_processor(_processor(folder), size)
     return Checkpoint(name, folder, architecture, family, head, preprocess)
 
 

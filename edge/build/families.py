@@ -25,6 +25,8 @@ class Family:
     tasks    class of transformers that saved the checkpoint -> what can be built of it, the usual
              task first
     fused    operators that its graph must have, each in one piece
+    sized    pictures must be of config.json's image_size; else it is that of pretraining, and the
+             processor says which size the checkpoint is used with
     special  tokens that stand before those of patches, the first of them the class's; 0: there are
              none, or the last layer gives a map. Registers come on top, config.json counts them
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
@@ -33,6 +35,7 @@ class Family:
     name: str
     tasks: Mapping[str, tuple[Task, ...]]
     fused: tuple[str, ...] = FUSED
+    sized: bool = True
     special: int = 1
     sigmoid: bool = False
 
@@ -44,18 +47,40 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
-_QUICK = ("LayerNormalization", "Softmax")
+# DINOv2's giant has SiLU gates, as MobileViT has SiLU, and most CLIPs x * sigmoid(1.702 x).
+_ATTENTION = ("LayerNormalization", "Softmax")
 
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT")),
-    "deit": Family("DeiT", _classifier("DeiT"), special=2),
+    "deit": Family(
+        "DeiT",
+        {
+            **_classifier("DeiT"),
+            "DeiTForImageClassificationWithTeacher": (CLASSIFICATION, FEATURES),
+        },
+        special=2,
+    ),
+    "beit": Family("BEiT", _classifier("Beit")),
+    "swin": Family("Swin", _classifier("Swin"), special=0),
+    "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
+    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False),
+    "dinov2_with_registers": Family(
+        "DINOv2 with registers", _classifier("Dinov2WithRegisters"), _ATTENTION, sized=False
+    ),
+    "convnext": Family(
+        "ConvNeXt",
+        _classifier("ConvNext"),
+        ("LayerNormalization", "Gelu"),
+        sized=False,
+        special=0,
+    ),
+    "mobilevit": Family("MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False, special=0),
     "vit_mae": Family("ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}),
-    # A CLIP's GELU is most often x * sigmoid(1.702 x), which no single operator is.
-    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _QUICK),
+    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION),
     "clip_vision_model": Family(
         "CLIP",
         {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
-        _QUICK,
+        _ATTENTION,
     ),
     "siglip": Family("SigLIP", {"SiglipModel": (ZERO_SHOT, FEATURES)}, special=0, sigmoid=True),
     "siglip_vision_model": Family("SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0),

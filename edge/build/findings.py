@@ -61,6 +61,7 @@ class Findings:
     gate: str  # such as "99 % agreement"
     candidates: list[CandidateFinding] = field(default_factory=list)
     linears: list[LinearFinding] = field(default_factory=list)
+    quantised: str = ""  # of all products, by kind: such as "12 of 12 qkv, 0 of 1 convolution"
     fp32_nodes: dict[str, str] = field(default_factory=dict)  # kept FP32 in FP16 -> why
     disagreements: list[Disagreement] = field(default_factory=list)  # some, the worst first
     differing: int = 0  # images, of which those are some

@@ -216,11 +216,7 @@ def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
     for node in model.graph.node:
         if node.op_type == "Erf":
             raise GraphError(f"GELU is decomposed: Erf at {node.name}", mend)
-        if node.op_type == "ReduceMean" and any(
-            maker.op_type in ("Pow", "Mul", "Sub")
-            for maker in [index.maker.get(node.input[0])]
-            if maker is not None
-        ):
+        if node.op_type == "ReduceMean" and _is_deviation(index.maker.get(node.input[0])):
             raise GraphError(f"LayerNorm is decomposed: Pow and ReduceMean at {node.name}", mend)
         if node.op_type == "Softmax":
             for other in index.upstream(node, stop=("MatMul", "Gemm")):
@@ -232,3 +228,11 @@ def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
     for operator in fused:
         if operator not in operators:
             raise GraphError(f"the graph has no {operator} node", mend)
+
+
+def _is_deviation(node: NodeProto | None) -> bool:
+    """Whether a node makes what a LayerNorm in pieces takes the mean of: x - mean, or a square."""
+    if node is None:
+        return False
+    square = node.op_type == "Mul" and node.input[0] == node.input[1]  # SiLU multiplies, too
+    return square or node.op_type in ("Pow", "Sub")

@@ -41,7 +41,8 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
     result = ModelProto()
     result.CopyFrom(model)
     named: dict[str, Range] = {}
-    for site in sites(result):
+    everywhere = sites(result)
+    for site in everywhere:
         found = ranges.get(site.activation)
         if found is None:
             raise GraphError(
@@ -52,7 +53,9 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
         named[site.activation] = found
         if found.scale:
             _scale(result, site, np.array(found.scale, np.float32))
-        if found.shift:
+    # A shift goes into a bias, which would have to be scaled after it.
+    for site in everywhere:
+        if (found := named[site.activation]).shift:
             name = _shift(result, site, np.float32(found.shift))
             named[name] = named.pop(site.activation)
     unknown = set(ranges) - {site.activation for site in sites(model)}
@@ -117,19 +120,20 @@ def _shift(model: ModelProto, site: Site, shift: np.float32) -> str:
 
 
 def add_to_bias(model: ModelProto, linear: Linear, extra: npt.NDArray[np.float64]) -> None:
-    """Add a vector [outputs] to a Linear's bias; one without a bias gets one."""
+    """Add a vector [outputs] to a Linear's bias; outputs without one get one."""
     index = Index(model)
-    places = biases(index, linear)
-    for place in places:
-        old = index.array(place.node.input[place.position]).astype(np.float64)
-        vector = old + extra[place.first : place.first + place.count]
-        _set(model, place.node, place.position, vector.astype(np.float32))
-    if not places:
-        out, bias = linear.node.output[0], f"{linear.node.output[0]}_bias"
-        add = helper.make_node("Add", [f"{out}_unbiased", bias], [out], f"{linear.node.name}_bias")
-        linear.node.output[0] = add.input[0]
-        model.graph.initializer.append(numpy_helper.from_array(extra.astype(np.float32), bias))
-        model.graph.node.insert(_place(model, linear.node) + 1, add)
+    for place in biases(index, linear):
+        vector = extra[place.first : place.first + place.count]
+        if place.node is not None:
+            old = index.array(place.node.input[place.position]).astype(np.float64)
+            _set(model, place.node, place.position, (old + vector).astype(np.float32))
+            continue
+        out, bias = place.tensor, f"{place.tensor}_bias"
+        outputs = list(place.maker.output)
+        place.maker.output[outputs.index(out)] = f"{out}_unbiased"
+        add = helper.make_node("Add", [f"{out}_unbiased", bias], [out], bias)
+        model.graph.initializer.append(numpy_helper.from_array(vector.astype(np.float32), bias))
+        model.graph.node.insert(_place(model, place.maker) + 1, add)
 
 
 def _place(model: ModelProto, node: NodeProto) -> int:

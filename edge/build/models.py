@@ -6,10 +6,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-from edge.build import features, texts
+from edge.build import attention, features, texts
 from edge.build.checkpoint import Checkpoint
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
@@ -52,10 +51,8 @@ def load(checkpoint: Checkpoint) -> Any:
 
 def for_export(network: Any) -> None:
     """Let the network of `load` attend in the form that TensorRT fuses."""
+    attention.rewrite(network.model)
     network.model.set_attn_implementation(ATTENTION)
-    for module in network.modules():
-        if type(module).__name__ == "SiglipMultiheadAttentionPoolingHead":
-            module.forward = partial(_attention_pooling, module)
 
 
 def _backbone(checkpoint: Checkpoint) -> Any:
@@ -108,43 +105,11 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
     return model
 
 
-def _attention(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
-) -> tuple[Any, None]:
-    """Eager attention with the scale on the query, [batch, heads, tokens, head size] each.
-
-    Scaling the query before the product, not the product after it, keeps FP16 scores small, and is
-    the one form that every TensorRT fuses rightly (TensorRT issues 4328 and 4333). An image has no
-    padding, so there is no mask, whose Where would break the fusion.
-    """
-    scores = (query * scaling) @ key.transpose(2, 3)
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
-
-
-def _attention_pooling(head: Any, tokens: Any) -> Any:
-    """The forward of SigLIP's attention pooling, tokens [N, tokens, C] -> [N, C].
-
-    torch's MultiheadAttention leaves a graph in which neither Linears nor attention stand as in a
-    block; here they do. Its one query is the same for all pictures.
-    """
-    attention, linear = head.attention, require("torch").nn.functional.linear
-    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    q, k, v = (
-        linear(inputs, weight, bias)
-        .view(*inputs.shape[:2], attention.num_heads, attention.head_dim)
-        .transpose(1, 2)
-        for inputs, weight, bias in zip((head.probe, tokens, tokens), weights, biases, strict=True)
-    )
-    mixed, _ = _attention(attention, q, k, v, None, attention.head_dim**-0.5)
-    residual = attention.out_proj(mixed.flatten(2))
-    return (residual + head.mlp(head.layernorm(residual)))[:, 0]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch's and transformers' chatter off the terminal; our errors say what matters."""
     transformers = require("transformers")
-    transformers.AttentionInterface.register(ATTENTION, _attention)
+    transformers.AttentionInterface.register(ATTENTION, attention.interface)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     level = logging.root.manager.disable

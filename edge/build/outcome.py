@@ -9,6 +9,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge.build.candidates import Candidate
+from edge.build.census import census, in_words
 from edge.build.checkpoint import Checkpoint
 from edge.build.findings import CandidateFinding, Findings, LinearFinding
 from edge.build.judge import Judge
@@ -64,6 +65,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
     # FP32 never disagrees with itself: then the last candidate, the smallest, is of interest.
     chosen = outcome.chosen
     shown = chosen if chosen.precision != "fp32" else outcome.judged[-1]
+    small = _small(outcome.judged)
     disagreements, differing = outcome.judge.disagreements(shown.forms[shown.worst_form])
     return Findings(
         name=setting.recipe.engine,
@@ -86,6 +88,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
             for one in outcome.judged
         ],
         linears=_linears(outcome.model, outcome.judged, outcome.ranges, outcome.alone_db),
+        quantised=in_words(census(small.forms["portable"])) if small else "",
         fp32_nodes=outcome.risks,
         disagreements=disagreements,
         differing=differing,
@@ -100,7 +103,7 @@ def _linears(
     alone_db: Mapping[str, float],
 ) -> list[LinearFinding]:
     """The Linears of the candidate that was quantised with these ranges, if there is one."""
-    small = next((one for one in judged if one.precision in NUMBERS), None)
+    small = _small(judged)
     if ranges is None or small is None:
         return []
     called, found = roles(model), []
@@ -125,6 +128,11 @@ def _linears(
             )
         )
     return found
+
+
+def _small(judged: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with quantised Linears."""
+    return next((one for one in judged if one.precision in NUMBERS), None)
 
 
 def _megabytes(model: ModelProto) -> float:

@@ -146,6 +146,8 @@ def _targets(index: Index, place: str) -> Iterator[tuple[NodeProto, int]]:
             yield from ((node, 0), (node, 1))
         elif place == "attention" and node.op_type == "Softmax":
             product = index.maker[node.input[0]]
+            if product.op_type == "Add":  # of relative positions, or of a mask
+                product = next(index.maker[n] for n in product.input if n in index.maker)
             yield from ((product, 0), (product, 1))
             for reader in index.readers[node.output[0]]:
                 yield from ((reader, 0), (reader, 1))

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge import nvidia
 from edge.build import graph, placement
+from edge.build.census import census, in_words
 from edge.errors import EdgeError
 from edge.passport import Passport
 from edge.trt import TensorRT
@@ -38,6 +39,7 @@ def prove(folder: Path, passport: Passport) -> list[tuple[str, str]]:
                     f"{name}, none elsewhere{more}",
                 )
             )
+            facts.append((f"products {precision}", in_words(census(model))))
     if passport.plan is None or nvidia.gpu() is None:
         return facts
     try:

@@ -17,6 +17,7 @@ from edge.errors import GraphError
 __all__ = ["Bias", "Linear", "Site", "Values", "biases", "linears", "roles", "sites"]
 
 _MOVES = ("Reshape", "Transpose")  # what moves numbers about and changes none
+_ACTIVATIONS = ("Gelu", "Mul", "Relu", "Sigmoid", "Split", "Tanh")  # SiLU and gates multiply
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Values:
 
 @dataclass(frozen=True)
 class Bias:
-    """An Add of a constant vector after a Linear, and which of the Linear's outputs it is for."""
+    """Some of a Linear's outputs, and the Add of a constant vector to them, where there is one."""
 
-    node: NodeProto
-    position: int  # of the vector among the node's inputs
+    maker: NodeProto  # the MatMul, or the Split behind it
+    tensor: str  # what it makes
+    node: NodeProto | None  # the Add
+    position: int  # of the vector among its inputs
     first: int
     count: int
 
@@ -113,21 +116,61 @@ def sites(model: ModelProto) -> list[Site]:
 
 
 def roles(model: ModelProto) -> dict[str, str]:
-    """What people call each Linear: its MatMul's name -> such as "3/fc1", blocks from 0."""
+    """What people call each Linear: its MatMul's name -> such as "3/fc1", blocks from 0.
+
+    qkv, proj, fc1, fc2; merge: Swin's between two stages; linear: what is none of these. A block
+    begins with qkv, and where there is no attention, as in ConvNeXt, with fc1.
+    """
+    index, everywhere = Index(model), sites(model)
+    attended = {site.values.node.name for site in everywhere if site.values is not None}
+    behind = {site.activation: _behind(index, site.activation) for site in everywhere}
+    first = set().union(*behind.values())
     found: dict[str, str] = {}
-    everywhere = sites(model)
-    block = -1
-    for at, site in enumerate(everywhere):
-        following = everywhere[at + 1] if at + 1 < len(everywhere) else None
-        if site.norm is not None and following is not None and following.values is not None:
-            block, role = block + 1, "qkv"
-        elif site.values is not None:
-            role = "proj"
-        else:
-            role = "fc1" if site.norm is not None else "fc2"
+    block, role = -1, ""
+    for site in everywhere:
+        names = {linear.node.name for linear in site.linears}
+        before, role = role, _role(index, site, names, attended, first, behind[site.activation])
+        if role == "qkv" or (role == "fc1" and before != "proj"):
+            block += 1
         for number, linear in enumerate(site.linears):
             which = f"{role}.{number}" if len(site.linears) > 1 else role
             found[linear.node.name] = f"{max(block, 0)}/{which}"
+    return found
+
+
+def _role(
+    index: Index,
+    site: Site,
+    names: set[str],
+    attended: set[str],
+    first: set[str],
+    behind: set[str],
+) -> str:
+    """What a site's Linears are; attended: Linears that make values, first: all fc1."""
+    if names & attended:
+        return "qkv"
+    if site.values is not None:
+        return "proj"
+    if behind:
+        return "fc2"
+    if names & first:
+        return "fc1"
+    inputs, outputs = index.weights[site.linears[0].weight].dims
+    return "merge" if inputs == 2 * outputs else "linear"
+
+
+def _behind(index: Index, activation: str) -> set[str]:
+    """The Linears from which an activation is made element by element, as fc2's is from fc1."""
+    waiting, found = [activation], set()
+    while waiting:
+        node = index.maker.get(waiting.pop())
+        if node is None:
+            continue
+        made = [name for name in node.input if name not in index.weights]
+        if node.op_type == "MatMul" and node.input[1] in index.weights:
+            found.add(node.name)
+        elif node.op_type in _ACTIVATIONS or (node.op_type == "Add" and len(made) == 1):
+            waiting += made  # an Add of two is a residual, which comes from everywhere
     return found
 
 
@@ -169,24 +212,22 @@ def _back(index: Index, name: str) -> NodeProto | None:
 
 
 def biases(index: Index, linear: Linear) -> list[Bias]:
-    """Where the constants stand that are added to a Linear's outputs; none if not to all."""
-    outputs = index.weights[linear.weight].dims[1]
+    """Where a constant is added to a Linear's outputs, or can be, in the order of the outputs."""
     after = index.readers.get(linear.node.output[0], [])
     if len(after) == 1 and after[0].op_type == "Split":
         sizes = [int(size) for size in index.array(after[0].input[1])]
-        parts = list(zip(after[0].output, sizes, strict=True))
+        parts = [(after[0], name, size) for name, size in zip(after[0].output, sizes, strict=True)]
     else:
-        parts = [(linear.node.output[0], outputs)]
+        outputs = index.weights[linear.weight].dims[1]
+        parts = [(linear.node, linear.node.output[0], outputs)]
     found, first = [], 0
-    for name, count in parts:
+    for maker, name, count in parts:
         readers = index.readers.get(name, [])
-        if len(readers) != 1 or readers[0].op_type != "Add":
-            return []
-        add = readers[0]
-        position = 1 - list(add.input).index(name)
-        vector = index.weights.get(add.input[position])
+        add = readers[0] if len(readers) == 1 and readers[0].op_type == "Add" else None
+        position = 1 - list(add.input).index(name) if add is not None else 0
+        vector = index.weights.get(add.input[position]) if add is not None else None
         if vector is None or list(vector.dims) != [count]:
-            return []
-        found.append(Bias(add, position, first, count))
+            add = None
+        found.append(Bias(maker, name, add, position, first, count))
         first += count
     return found

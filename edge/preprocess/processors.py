@@ -113,8 +113,9 @@ _IGNORED = {
 }
 
 
-def from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
-    """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes.
+def from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
+    """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes, None
+    when it takes any.
 
     Raises `CheckpointError` for a processor, key or value that is not understood, and when
     the processor makes pictures of another size than the model takes.
@@ -137,7 +138,7 @@ def _reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Preprocess:
+def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
     kind = _kind(config)
     defaults = _PROCESSORS[kind]
     unknown = {
@@ -178,6 +179,11 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Prep
         if crop is not None and pad != crop:
             raise ValueError(f"pad_size {pad} after a crop to {crop}")
         pad = None if crop is not None else pad
+    if image_size is None:
+        stretched = (resize.height, resize.width) if resize and resize.how == "stretch" else None
+        image_size = pad or crop or stretched
+        if image_size is None:
+            raise ValueError("pictures of any size; an engine takes one")
     mean, std = defaults["stats"]
     normalise = value("do_normalize")
     return Preprocess(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,9 +20,15 @@ from edge.build.verify import cosines
 from edge.errors import CheckpointError, EngineError, GateError
 from edge.heads import CLASSIFICATION, FEATURES
 from edge.passport import Passport
+from scripts.tiny_models import save
 from tests.build.test_judge import negated
 from tests.build.tiny import save_backbone, save_clip, save_siglip
-from tests.conftest import Recorder, needs_rtx
+from tests.conftest import LABELS, Recorder, needs_rtx
+
+
+def save_classifier(name, folder):
+    return save(name, folder, LABELS)
+
 
 MAE = {
     "decoder_hidden_size": 32,
@@ -37,12 +44,26 @@ FAMILIES = {
     "clip": (save_clip, ("own", "cls", "mean"), 1),
     "siglip": (save_siglip, ("own", "mean"), 0),
 }
-EVERY = [(name, way) for name, (_, ways, _) in FAMILIES.items() for way in ways]
 # Their graphs take seconds each: one pooling of each family.
 ONE = [
     (name, ways[0] if name in ("clip", "siglip") else ways[-1])
     for name, (_, ways, _) in FAMILIES.items()
 ]
+# Checkpoints with heads for classes, whose graphs are exported elsewhere.
+FAMILIES |= {
+    name: (partial(save_classifier, name), ways, special)
+    for name, ways, special in [
+        ("deit distilled", ("cls", "mean"), 2),
+        ("beit", ("own", "cls", "mean"), 1),
+        ("swin", ("own", "mean"), 0),
+        ("swinv2", ("own", "mean"), 0),
+        ("dinov2", ("own", "cls", "mean"), 1),
+        ("dinov2_with_registers", ("own", "cls", "mean"), 5),
+        ("convnext", ("own", "mean"), 0),
+        ("mobilevit", ("own", "mean"), 0),
+    ]
+}
+EVERY = [(name, way) for name, (_, ways, _) in FAMILIES.items() for way in ways]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +106,8 @@ def expected(folder, name, way, few):
     tokens = output.last_hidden_state
     if way == "own":
         return output.pooler_output.numpy()
+    if tokens.ndim == 4:  # a map
+        return tokens.mean((2, 3)).numpy()
     return (tokens[:, 0] if way == "cls" else tokens[:, FAMILIES[name][2] :].mean(1)).numpy()
 
 

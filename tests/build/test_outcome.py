@@ -70,6 +70,11 @@ def test_what_was_built_is_what_the_report_says(setting, outcome):
     assert (int8.precision, int8.passed, int8.note) == ("int8", True, "2 of 8 Linears kept FP16")
     assert 0 < int8.megabytes < fp32.megabytes
     assert int8.accuracy == outcome.chosen.worst
+    # The first two Linears are kept FP16.
+    assert found.quantised == (
+        "0 of 1 convolution, 1 of 2 qkv, 0 of 4 attention, 1 of 2 proj, 2 of 2 fc1, 2 of 2 fc2, "
+        "0 of 1 classifier"
+    )
 
 
 def test_every_linear_has_its_precision_and_the_reason(setting, outcome):

@@ -129,6 +129,12 @@ def test_the_page_says_what_was_built_and_how_it_did(findings, read):
     assert ("p", {"class": "verdict good"}) in found.tags
 
 
+def test_the_page_says_what_is_quantised_of_all_products(findings, read):
+    said = "Of all products INT8: 12 of 12 qkv, 0 of 1 convolution."
+    assert said in read(replace(findings, quantised="12 of 12 qkv, 0 of 1 convolution")).text
+    assert "Of all products" not in read(findings).text
+
+
 def test_every_candidate_is_a_row(findings, read):
     header, fp32, _, int8 = read(findings).rows["candidates"]
     assert len(header) == 11

@@ -23,3 +23,5 @@ def test_without_a_gpu_the_rules_are_proved_on_the_graph(built_engine):
     facts = dict(prove(built_engine, Passport.read(built_engine)))
     kept = len(Passport.read(built_engine).kept_fp16)
     assert facts["placement int8"].startswith(f"{8 - kept} of 8 Linears INT8 by the Q/DQ")
+    assert facts["products int8"].endswith("0 of 1 classifier")
+    assert "of 2 qkv" in facts["products int8"] and "0 of 4 attention" in facts["products int8"]

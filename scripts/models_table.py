@@ -1,0 +1,239 @@
+"""The table of docs/models.md: family x task x precision, measured with random weights.
+
+Each model of tiny_models.py is exported for each task that its family has, and made FP32, FP16 and
+INT8; each graph is held against transformers on the same pictures, and compiled by TensorRT-RTX.
+`--full` measures the published sizes instead (about an hour, 16 GB of memory, a process for each).
+What the other run measured stays in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tiny_models import MODELS, save
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from figures import commit, machine, versions
+
+from edge.build import calibrate, export, fp16, graph, images, models, plan
+from edge.build.census import census, in_words
+from edge.build.checkpoint import Checkpoint, Request, read_checkpoint
+from edge.build.compile import compile_plan
+from edge.build.families import FAMILIES
+from edge.build.ranges import Ranges
+from edge.build.simplify import simplify
+from edge.build.sites import linears
+from edge.errors import EdgeError, require
+from edge.heads import FEATURES, ZERO_SHOT, Task
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "docs/measurements/models.json"
+TABLE = ROOT / "docs/models.md"
+LABELS = ("cat", "dog", "fox", "owl", "bee", "elk", "ant")
+PRECISIONS = ("fp32", "fp16", "int8")
+PICTURES = 12
+
+Row = dict[str, Any]
+
+
+def tasks(name: str) -> tuple[Task, ...]:
+    """What can be built of a model of `MODELS`."""
+    return FAMILIES[name.partition(" ")[0]].tasks[MODELS[name].architecture]
+
+
+def measure(name: str, full: bool) -> list[Row]:
+    """The rows of one model: a row for each task and precision."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        checkpoint = save(name, folder / "checkpoint", LABELS, full)
+        pictures = _draw(folder / "pictures")
+        rows = []
+        for task in tasks(name):
+            if task == FEATURES and "Classification" in MODELS[name].architecture:
+                continue  # a classifier's checkpoint may lack the pooling of its backbone
+            extra = {"labels": LABELS} if task == ZERO_SHOT else {}
+            found = read_checkpoint(str(checkpoint), Request(task=task, **extra))
+            about = {
+                "model": name,
+                "family": FAMILIES[name.partition(" ")[0]].name,
+                "architecture": MODELS[name].architecture,
+                "published": MODELS[name].published if full else None,
+                "picture": found.preprocess.height,
+                "parameters": _parameters(found.files),
+                "task": task,
+            }
+            rows += [{**about, **row} for row in _precisions(found, pictures, folder)]
+        return rows
+
+
+def _precisions(found: Checkpoint, files: list[Path], folder: Path) -> Iterator[Row]:
+    """What was measured of each precision of a checkpoint."""
+    pictures = images.few(files, found.preprocess, PICTURES, print)
+    with models.quiet():
+        torch = require("torch")
+        with torch.inference_mode():
+            reference = models.load(found)(torch.from_numpy(pictures)).numpy()
+    model, _ = simplify(export.export(found, pictures[:4])[0], pictures[:4])
+    fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(pictures))))
+    ranges = Ranges(
+        "minmax", len(pictures), "", calibrate.calibrate(model, iter(pictures), "minmax", 12)
+    )
+    for precision in PRECISIONS:
+        forms = plan.make_forms(model, precision, ranges)
+        form = forms.get("device", forms["portable"])
+        session = graph.session(form)
+        logits = np.concatenate([session.logits(picture[None]) for picture in pictures])
+        del session
+        error = logits.astype(np.float64) - reference
+        signal, noise = float((reference.astype(np.float64) ** 2).sum()), float((error**2).sum())
+        counts = census(forms["portable"])
+        yield {
+            "precision": precision,
+            "max_error": float(f"{abs(error).max():.2g}"),
+            "largest": float(f"{abs(reference).max():.3g}"),
+            "sqnr_db": round(10 * math.log10(signal / noise), 1),
+            "plan_mb": _compiled(form, found, folder),
+            "linears": len(linears(model)),
+            "quantised": in_words({k: n for k, n in counts.items() if n.quantised}),
+            "not_quantised": {k: n.all for k, n in counts.items() if not n.quantised},
+            "fp32_nodes": len(fp16.kept(model)),
+        }
+
+
+def _compiled(form: Any, found: Checkpoint, folder: Path) -> float | str:
+    """Megabytes of the plan that TensorRT-RTX makes of a graph, or why it makes none."""
+    path = folder / "form.onnx"
+    graph.save(form, path)
+    shape = (3, found.preprocess.height, found.preprocess.width)
+    try:
+        compiled = compile_plan(
+            path,
+            "tensorrt-rtx",
+            input_shape=shape,
+            max_batch=4,
+            cache=folder,
+            progress=lambda *_: None,
+        )
+    except EdgeError as error:
+        return str(error)
+    return round(len(compiled.data) / 1e6, 1)
+
+
+def _parameters(files: list[Path]) -> int:
+    safetensors = require("safetensors")
+    total = 0
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(str(path), framework="np") as weights:
+                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+                total += sum(math.prod(shape) for shape in shapes)
+    return total
+
+
+def _draw(folder: Path) -> list[Path]:
+    """Smooth random pictures of many shapes."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(PICTURES):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+        size = (320 - 9 * number, 240 + 7 * number)
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
+    return images.find(folder)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """docs/models.md, from docs/measurements/models.json."""
+    text = [INTRODUCTION]
+    for title, rows in (
+        ("Published sizes", [row for row in figures["rows"] if row["published"]]),
+        ("Tiny models", [row for row in figures["rows"] if not row["published"]]),
+    ):
+        text.append(f"## {title}\n")
+        heads = "family, shape, parameters, picture, task, precision, max abs error, SQNR dB"
+        heads += ", TensorRT-RTX, quantised"
+        text.append(f"| {' | '.join(heads.split(', '))} |")
+        text.append("|" + " --- |" * len(heads.split(", ")))
+        text += [f"| {' | '.join(_cells(row))} |" for row in rows]
+        text.append("")
+    return "\n".join(text)
+
+
+def _cells(row: Row) -> list[str]:
+    size = row["parameters"]
+    mb = row["plan_mb"]
+    return [
+        row["family"],
+        row["published"] or row["architecture"],
+        f"{size / 1e6:.1f} M" if size >= 1e6 else f"{size / 1e3:.0f} k",
+        f"{row['picture']}",
+        row["task"],
+        row["precision"].upper(),
+        f"{row['max_error']:.2g} of {row['largest']:.3g}",
+        f"{row['sqnr_db']:.0f}",
+        f"{mb:.1f} MB" if isinstance(mb, float) else mb,
+        row["quantised"] or "–",
+    ]
+
+
+INTRODUCTION = """# Models
+
+Made by `scripts/models_table.py` (`--full` for the published sizes) from
+`docs/measurements/models.json`; a test sees that every family is here. Weights are random, since
+what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
+
+* **max abs error**: the largest difference of an output to transformers on 12 pictures, of the
+  largest output. FP16 and INT8 are the graphs that are compiled, run with onnxruntime.
+* **TensorRT-RTX**: megabytes of the plan that it makes of this very graph.
+* **quantised**: Linears by kind. A convolution, an attention product, and a classifier never are by
+  default: patch embeddings, ConvNeXt's 7x7 and downsampling convolutions, and all 1x1
+  convolutions of MobileViT's inverted residuals stay FP16. ConvNeXt's pointwise convolutions are
+  Linears (fc1, fc2), and Swin's merging of patches is one (merge).
+* A fine-tuned MAE is a ViT: `transformers` has no classifier of its own for it, and checkpoints are
+  saved as `ViTForImageClassification`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="the published sizes")
+    parser.add_argument("--only", nargs="*", default=list(MODELS), choices=list(MODELS))
+    given = parser.parse_args()
+    known = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {"rows": []}
+    rows = {(r["model"], bool(r["published"]), r["task"], r["precision"]): r for r in known["rows"]}
+    # A process for each: what torch and TensorRT took for a large one is given back.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for name in given.only:
+            made = pool.apply(measure, (name, given.full))
+            for row in made:
+                rows[name, given.full, row["task"], row["precision"]] = row
+                print(" ".join(_cells(row)), file=sys.stderr)
+            figures = {
+                "commit": commit(),
+                "machine": machine(),
+                "versions": versions("torch", "transformers", "onnxruntime", "onnxsim"),
+                "rows": sorted(
+                    rows.values(),
+                    key=lambda r: (
+                        list(MODELS).index(r["model"]),
+                        r["task"],
+                        PRECISIONS.index(r["precision"]),
+                    ),
+                ),
+            }
+            FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+            TABLE.write_text(table(figures))
+
+
+if __name__ == "__main__":
+    main()
