@@ -144,6 +144,14 @@ MODELS: dict[str, Model] = {
         {},
         ({"size": {"shortest_edge": 32}}, {"size": {"shortest_edge": 224}}),
     ),
+    "convnextv2": Model(
+        "ConvNextV2ForImageClassification",
+        "ConvNext",
+        "convnextv2-tiny-1k-224",
+        _STAGES,
+        {},
+        ({"size": {"shortest_edge": 32}}, {"size": {"shortest_edge": 224}}),
+    ),
     "mobilevit": Model(
         "MobileViTForImageClassification",
         "MobileViT",

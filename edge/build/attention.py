@@ -32,7 +32,11 @@ def interface(
 
 
 def rewrite(model: Any) -> None:
-    """Change those modules of a torch model that would not be exported in the form above."""
+    """Change those modules of a torch model that would not be exported in the form above.
+
+    The model must then be run once before it is traced: what does not depend on the picture is
+    worked out there, and is a constant in the trace.
+    """
     torch = require("torch")
     written = {
         "SwinAttention": _swin,
@@ -40,13 +44,29 @@ def rewrite(model: Any) -> None:
         "MobileViTSelfAttention": _mobilevit,
         "SiglipMultiheadAttentionPoolingHead": _siglip_pooling,
     }
-    with torch.no_grad():
-        for module in model.modules():
-            if (make := written.get(type(module).__name__)) is not None:
-                module.forward = make(module)
-            elif isinstance(module, torch.nn.AdaptiveAvgPool1d) and module.output_size == 1:
-                # As it is it becomes a Gather of indices that are made for each batch.
-                module.forward = partial(torch.mean, dim=-1, keepdim=True)
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind in written:
+            module.forward = written[kind](module)
+        elif kind == "BeitRelativePositionBias":
+            module.forward = _once(module.forward)
+        elif kind in ("SwinLayer", "Swinv2Layer"):
+            module.get_attn_mask = _once(module.get_attn_mask)
+        elif kind == "AdaptiveAvgPool1d" and module.output_size == 1:
+            # As it is it becomes a Gather of indices that are made for each batch.
+            module.forward = partial(torch.mean, dim=-1, keepdim=True)
+
+
+def _once(make: Any) -> Any:
+    """A function that gives what `make` gave at the first call; an engine has one picture size."""
+    kept: list[Any] = []
+
+    def call(*given: Any, **named: Any) -> Any:
+        if not kept:
+            kept.append(make(*given, **named))
+        return kept[0]
+
+    return call
 
 
 def _mixed(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
@@ -57,22 +77,25 @@ def _mixed(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
     return scores.softmax(-1) @ value
 
 
-def _in_windows(query: Any, key: Any, value: Any, bias: Any, mask: Any) -> Any:
+def _in_windows(query: Any, key: Any, value: Any, constant: Any) -> Any:
     """Attention within windows, [batch * windows, tokens, channels].
 
-    Each is [batch * windows, heads, tokens, head size]; bias [heads, tokens, tokens], mask
-    [windows, tokens, tokens], or None where windows are not shifted. With a mask the windows count
-    as further heads, so that bias and mask are one constant whatever the batch.
+    Each is [batch * windows, heads, tokens, head size], the constant [windows or 1, heads, tokens,
+    tokens]. Where windows differ in it they count as further heads: then it fits any batch.
     """
     _, heads, tokens, size = query.shape
-    if mask is None:
-        mixed = _mixed(query, key, value, bias[None])
-    else:
-        many = heads * mask.shape[0]
+    if len(constant) > 1:
+        many = len(constant) * heads
         query, key, value = (each.reshape(-1, many, tokens, size) for each in (query, key, value))
-        constant = (bias[None] + mask[:, None]).reshape(1, many, tokens, tokens)
-        mixed = _mixed(query, key, value, constant).reshape(-1, heads, tokens, size)
+        constant = constant.reshape(1, many, tokens, tokens)
+    mixed = _mixed(query, key, value, constant).reshape(-1, heads, tokens, size)
     return mixed.transpose(1, 2).reshape(-1, tokens, heads * size)
+
+
+def _added(bias: Any, mask: Any) -> Any:
+    """What is added to scores: bias [heads, tokens, tokens], of shifted windows with their mask
+    [windows, tokens, tokens]."""
+    return bias[None] if mask is None else bias[None] + mask[:, None]
 
 
 def _split(states: Any, size: int) -> Any:
@@ -81,13 +104,13 @@ def _split(states: Any, size: int) -> Any:
 
 
 def _swin(module: Any) -> Any:
-    bias = module.relative_position_bias()[0]
     size = module.head_dim
+    constant = _once(lambda mask: _added(module.relative_position_bias()[0], mask))
 
     def forward(states: Any, mask: Any = None, **_: Any) -> tuple[Any, None]:
         query = _split(module.q_proj(states), size) * module.scaling
         key, value = (_split(each(states), size) for each in (module.k_proj, module.v_proj))
-        return module.o_proj(_in_windows(query, key, value, bias, mask)), None
+        return module.o_proj(_in_windows(query, key, value, constant(mask))), None
 
     return forward
 
@@ -96,23 +119,26 @@ def _swinv2(module: Any) -> Any:
     """The scores are cosines, times a factor of each head; the mask counts twice."""
     torch = require("torch")
     size, area = module.attention_head_size, module.window_size[0] * module.window_size[1]
-    table = module.continuous_position_bias_mlp(module.relative_coords_table)
-    table = table.view(-1, module.num_attention_heads)[module.relative_position_index.view(-1)]
-    bias = 16 * torch.sigmoid(table.view(area, area, -1).permute(2, 0, 1).contiguous())
-    scale = torch.clamp(module.logit_scale, max=math.log(100)).exp()
     shortest = torch.tensor(SHORTEST)
+
+    def positions() -> Any:
+        table = module.continuous_position_bias_mlp(module.relative_coords_table)
+        table = table.view(-1, module.num_attention_heads)[module.relative_position_index.view(-1)]
+        return 16 * torch.sigmoid(table.view(area, area, -1).permute(2, 0, 1).contiguous())
+
+    constant = _once(lambda mask: _added(positions(), None if mask is None else 2 * mask))
+    scale = _once(lambda: torch.clamp(module.logit_scale, max=math.log(100)).exp())
 
     def unit(states: Any) -> Any:
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         # Not clamp: TensorRT takes a Clip without an end for one at FP32's largest number.
         return states / torch.maximum(length, shortest)
 
-    def forward(states: Any, mask: Any = None, *_: Any) -> tuple[Any]:
+    def forward(states: Any, mask: Any = None, *_: Any, **__: Any) -> tuple[Any]:
         query, key, value = (
             _split(each(states), size) for each in (module.query, module.key, module.value)
         )
-        both = None if mask is None else 2 * mask
-        return (_in_windows(unit(query) * scale, unit(key), value, bias, both),)
+        return (_in_windows(unit(query) * scale(), unit(key), value, constant(mask)),)
 
     return forward
 

@@ -44,7 +44,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
                 f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
                 "correct id2label in its config.json",
             )
-        models.for_export(model)
+        models.for_export(model, torch.from_numpy(pictures[:1]))
         proto = _trace(model, pictures, head.output)
     del model
     graph.set_metadata(

@@ -49,6 +49,7 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
 
 # DINOv2's giant has SiLU gates, as MobileViT has SiLU, and most CLIPs x * sigmoid(1.702 x).
 _ATTENTION = ("LayerNormalization", "Softmax")
+_POINTWISE = ("LayerNormalization", "Gelu")
 
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT")),
@@ -73,6 +74,9 @@ FAMILIES: dict[str, Family] = {
         ("LayerNormalization", "Gelu"),
         sized=False,
         special=0,
+    ),
+    "convnextv2": Family(
+        "ConvNeXt V2", _classifier("ConvNextV2"), _POINTWISE, sized=False, special=0
     ),
     "mobilevit": Family("MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False, special=0),
     "vit_mae": Family("ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}),

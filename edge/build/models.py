@@ -49,10 +49,15 @@ def load(checkpoint: Checkpoint) -> Any:
     return Network(model, lambda pictures: pooled(see(pixel_values=pictures))).eval()
 
 
-def for_export(network: Any) -> None:
-    """Let the network of `load` attend in the form that TensorRT fuses."""
+def for_export(network: Any, example: Any) -> None:
+    """Let the network of `load` attend in the form that TensorRT fuses.
+
+    example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
+    """
     attention.rewrite(network.model)
     network.model.set_attn_implementation(ATTENTION)
+    with require("torch").no_grad():
+        network(example)
 
 
 def _backbone(checkpoint: Checkpoint) -> Any:

@@ -161,17 +161,19 @@ def _role(
 
 def _behind(index: Index, activation: str) -> set[str]:
     """The Linears from which an activation is made element by element, as fc2's is from fc1."""
-    waiting, found = [activation], set()
-    while waiting:
-        node = index.maker.get(waiting.pop())
-        if node is None:
-            continue
-        made = [name for name in node.input if name not in index.weights]
-        if node.op_type == "MatMul" and node.input[1] in index.weights:
-            found.add(node.name)
-        elif node.op_type in _ACTIVATIONS or (node.op_type == "Add" and len(made) == 1):
-            waiting += made  # an Add of two is a residual, which comes from everywhere
-    return found
+    node = index.maker.get(activation)
+    if node is None:
+        return set()
+    if node.op_type == "MatMul" and node.input[1] in index.weights:
+        return {node.name}
+    if node.op_type not in (*_ACTIVATIONS, "Add"):
+        return set()
+    made = [_behind(index, name) for name in node.input if name not in index.weights]
+    if node.op_type in _ACTIVATIONS:
+        return set().union(*made)
+    # The two sides of a residual come from different places.
+    same = node.op_type == "Add" and all(other == made[0] for other in made)
+    return made[0] if same else set()
 
 
 def _values(index: Index, activation: str) -> Values | None:

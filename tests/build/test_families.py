@@ -12,9 +12,9 @@ from PIL import Image
 
 import edge
 import edge.passport
-from edge.build import calibrate, export, fp16, graph, images, plan
+from edge.build import calibrate, export, fp16, graph, images, placement, plan
 from edge.build import compile as compiling
-from edge.build.census import census
+from edge.build.census import Count, census
 from edge.build.checkpoint import read_checkpoint
 from edge.build.migrate import migrate
 from edge.build.pipeline import build
@@ -40,9 +40,10 @@ QUANTISED = {
     "dinov2": ENCODER,
     "dinov2_with_registers": ENCODER,
     "convnext": {"fc1": 4, "fc2": 4},
+    "convnextv2": {"fc1": 4, "fc2": 4},
     "mobilevit": {"qkv": 9, "proj": 9, "fc1": 9, "fc2": 9},
 }
-CONVOLUTIONS = {"convnext": 6, "mobilevit": 35}
+CONVOLUTIONS = {"convnext": 6, "convnextv2": 6, "mobilevit": 35}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +164,18 @@ def test_int8_comes_near_and_its_linears_alone_are_quantised(made):
     assert counts["classifier"].quantised == 0
 
 
+def test_attention_is_quantised_where_that_is_asked_for(made):
+    """Beneath the relative positions and the mask, too."""
+    portable = made.forms("int8")["portable"]
+    softmaxes = sum(node.op_type == "Softmax" for node in portable.graph.node)
+    if not softmaxes:
+        pytest.skip("no attention")
+    more = placement.add(portable, fp16.peaks(portable, iter(made.prepared)), ["attention"])
+    assert census(more)["attention"] == Count(2 * softmaxes, 2 * softmaxes)
+    reference = graph.session(made.fp32).logits(made.prepared)
+    assert sqnr(reference, graph.session(more).logits(made.prepared)) > 10
+
+
 def test_migrating_outliers_changes_no_output(made):
     migrated, _ = migrate(made.fp32, made.ranges.ranges)
     assert len([one for one in made.ranges.ranges.values() if one.scale or one.shift]) > 0
@@ -213,8 +226,13 @@ def test_windows_that_do_not_divide_the_picture_are_padded(name, tmp_path, pictu
     assert difference < 1e-4
     simpler, difference = simplify(model, pictures_of(40))
     assert difference < 1e-4
-    # What is padded makes vectors of length 0, which FP16 must not divide by 0.
+    # What is padded makes vectors of length 0, which FP16 must not divide by 0. A length is summed
+    # up in FP32: its square may be beyond FP16 where it is not.
     half = fp16.to_fp16(simpler)
+    index = graph.Index(half)
+    lengths = [node for node in half.graph.node if node.op_type == "ReduceL2"]
+    assert len(lengths) == (8 if name == "swinv2" else 0)
+    assert all(index.maker[node.input[0]].op_type == "Cast" for node in lengths)
     batch = pictures_of(40)
     assert sqnr(graph.session(simpler).logits(batch), graph.session(half).logits(batch)) > 35
 
