@@ -68,13 +68,7 @@ FAMILIES: dict[str, Family] = {
     "dinov2_with_registers": Family(
         "DINOv2 with registers", _classifier("Dinov2WithRegisters"), _ATTENTION, sized=False
     ),
-    "convnext": Family(
-        "ConvNeXt",
-        _classifier("ConvNext"),
-        ("LayerNormalization", "Gelu"),
-        sized=False,
-        special=0,
-    ),
+    "convnext": Family("ConvNeXt", _classifier("ConvNext"), _POINTWISE, sized=False, special=0),
     "convnextv2": Family(
         "ConvNeXt V2", _classifier("ConvNextV2"), _POINTWISE, sized=False, special=0
     ),
