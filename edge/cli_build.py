@@ -11,6 +11,7 @@ from edge.app import app, console, say_unjudged
 from edge.options import (
     EngineArgument,
     GraphArgument,
+    ImageSizeOption,
     ImagesOption,
     Method,
     NormaliseOption,
@@ -39,6 +40,7 @@ def build(
     task: TaskOption = None,
     pooling: PoolingOption = None,
     normalise: NormaliseOption = False,
+    image_size: ImageSizeOption = None,
     precision: Annotated[
         Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
     ] = None,
@@ -80,6 +82,7 @@ def build(
         "task": task,
         "pooling": pooling,
         "normalise": normalise or None,
+        "image_size": image_size,
         "precision": precision,
         "method": calibration_method,
         "max_batch": max_batch,
@@ -107,12 +110,13 @@ def export(
     task: TaskOption = None,
     pooling: PoolingOption = None,
     normalise: NormaliseOption = False,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
     from edge.build import stages
     from edge.build.checkpoint import Request
 
-    request = Request(task, pooling or "own", normalise)
+    request = Request(task, pooling or "own", normalise, image_size)
     stages.export(checkpoint, images, out, console, request)
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "BackendOption",
     "EngineArgument",
     "GraphArgument",
+    "ImageSizeOption",
     "ImagesOption",
     "Method",
     "NormaliseOption",
@@ -49,6 +50,10 @@ PoolingOption = Annotated[
 ]
 NormaliseOption = Annotated[
     bool, typer.Option("--normalise", "--normalize", help="features of length 1")
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="pixels of a side, such as 384; default: as it was trained"),
 ]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[

@@ -38,7 +38,12 @@ FLOORS = [
         "edge.preprocess.surface",
     },
     {"edge.preprocess.spec", "edge.preprocess.colour", "edge.preprocess.reference"},
-    {"edge.preprocess.processors", "edge.preprocess.compiled", "edge.preprocess.cuda"},
+    {
+        "edge.preprocess.processors",
+        "edge.preprocess.sizes",
+        "edge.preprocess.compiled",
+        "edge.preprocess.cuda",
+    },
     {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
     {"edge.report", "edge.runner"},
     {"edge.trt", "edge.ortcuda"},
@@ -122,8 +127,16 @@ PACKAGES = {
 }
 # What `require` may fetch, and who may ask for it.
 REQUIRED = {
-    "torch": {"edge.build.export", "edge.build.models"},
-    "transformers": {"edge.build.models"},
+    "torch": {
+        "edge.build.export",
+        "edge.build.models",
+        "edge.build.resolution",
+        "edge.build.timm_library",
+        "edge.build.timm_models",
+    },
+    "transformers": {"edge.build.models", "edge.build.timm_library"},
+    "timm": {"edge.build.timm_library"},
+    "safetensors.torch": {"edge.build.timm_models"},
     "huggingface_hub": {"edge.build.checkpoint"},
     "safetensors": {"edge.build.checkpoint"},
     "onnx": {"edge.cli"},

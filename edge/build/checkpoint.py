@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.build.families import Family, family_of, task_of
+from edge.build import timm_library
+from edge.build.families import FAMILIES, TIMM, Family, family_of, task_of
+from edge.build.resolution import check_side
 from edge.errors import CheckpointError, require
 from edge.heads import FEATURES, Head, Pooling, Task
-from edge.preprocess.processors import from_processor
+from edge.preprocess.processors import from_processor, from_timm
+from edge.preprocess.sizes import resized
 from edge.preprocess.spec import Preprocess
 
 __all__ = ["Checkpoint", "Request", "read_checkpoint"]
@@ -29,6 +32,7 @@ class Request:
     task: Task | None = None  # None: the usual one of its architecture
     pooling: Pooling = "own"  # of features
     normalise: bool = False  # features to length 1
+    image_size: int | None = None  # pixels of a side; None: those that it was trained with
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Checkpoint:
     family: Family
     head: Head
     preprocess: Preprocess
+    image_size: int | None = None  # pixels of a side, if others than it was trained with
 
     @property
     def files(self) -> list[Path]:
@@ -64,21 +69,52 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:
     _check_weights(name, folder)
     if config.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {config['num_channels']} channels", "use an RGB model")
+    preprocess = _preprocess(name, folder, config, family)
+    side = request.image_size
+    if side in (preprocess.height, None) and side in (preprocess.width, None):
+        side = None
+    else:
+        preprocess = _resized(name, config, family, preprocess, side)
+    head = _head(name, config, family, task, request)
+    return Checkpoint(name, folder, architecture, family, head, preprocess, side)
+
+
+def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family) -> Preprocess:
+    """How pictures are prepared of the size that it was trained with."""
+    if family is FAMILIES[TIMM]:
+        return from_timm(config["pretrained_cfg"])
     processor = _json(
         folder / "preprocessor_config.json",
         "save the processor beside the model: processor.save_pretrained(folder)",
     )
-    preprocess = from_processor(processor, _image_size(name, config))
-    return Checkpoint(
-        name, folder, architecture, family, _head(name, config, task, request), preprocess
-    )
+    return from_processor(processor, _image_size(name, config))
 
 
-def _head(name: str, config: dict[str, Any], task: Task, request: Request) -> Head:
+def _resized(
+    name: str, config: dict[str, Any], family: Family, preprocess: Preprocess, side: int
+) -> Preprocess:
+    """How pictures of `side` x `side` are prepared. Raises `CheckpointError` if it takes none."""
+    width, height = preprocess.width, preprocess.height
+    # transformers takes any table of positions for that of a square.
+    if family.step is None or (width != height and family is not FAMILIES[TIMM]):
+        raise CheckpointError(
+            f"{name} is a {family.name} that takes pictures of {width}x{height} only",
+            "leave out --image-size",
+        )
+    check_side(name, side, family.step(config))
+    try:
+        return resized(preprocess, side)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{name} cannot have --image-size {side}: {error}", "choose a smaller one"
+        ) from error
+
+
+def _head(name: str, config: dict[str, Any], family: Family, task: Task, request: Request) -> Head:
     """What its graph will end in."""
     if task == FEATURES:
         return Head(task, (), "none", request.pooling, request.normalise)
-    labels = _labels(name, config)
+    labels = (timm_library.labels if family is FAMILIES[TIMM] else _labels)(name, config)
     several = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
     return Head(task, labels, "sigmoid" if several else "softmax")
 

@@ -6,7 +6,7 @@ must find in one piece in its graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from edge.build.graph import FUSED
 from edge.errors import CheckpointError
 from edge.heads import CLASSIFICATION, FEATURES, Task
 
-__all__ = ["FAMILIES", "Family", "family_of", "task_of"]
+__all__ = ["FAMILIES", "TIMM", "Family", "family_of", "task_of"]
+
+TIMM = "timm_wrapper"
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,14 @@ class Family:
     tasks  class of transformers that saved the checkpoint -> what can be built of it, the usual
            task first
     fused  operators that its graph must have, each in one piece
+    step   config.json -> what the sides of pictures are multiples of, when they are of another size
+           than it was trained with (1: its model says more); None: it takes none
     """
 
     name: str
     tasks: Mapping[str, tuple[Task, ...]]
     fused: tuple[str, ...] = FUSED
+    step: Callable[[Mapping[str, Any]], int] | None = None
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -39,9 +44,24 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
+def _patch(usual: int) -> Callable[[Mapping[str, Any]], int]:
+    """The side of a patch, or of the largest where config.json has two; `usual` where it has none.
+
+    Of a model with a text side it is that of the side of pictures.
+    """
+
+    def step(config: Mapping[str, Any]) -> int:
+        size = config.get("vision_config", config).get("patch_size", usual)
+        return int(max(size) if isinstance(size, list) else size)
+
+    return step
+
+
 FAMILIES: dict[str, Family] = {
-    "vit": Family("ViT", _classifier("ViT")),
-    "deit": Family("DeiT", _classifier("DeiT")),
+    "vit": Family("ViT", _classifier("ViT"), step=_patch(16)),
+    "deit": Family("DeiT", _classifier("DeiT"), step=_patch(16)),
+    # Of many architectures: what they have in common is checked, their sizes by timm itself.
+    TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), lambda _: 1),
 }
 
 
@@ -50,9 +70,13 @@ def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
 
     Raises `CheckpointError` for what is none of ours.
     """
-    architectures = config.get("architectures")
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    if "pretrained_cfg" in config and model_type in (None, TIMM):  # as timm itself writes it
+        model_type = TIMM
+        usual = "ForImageClassification" if config.get("num_classes") else "Model"
+        architectures = architectures or [f"TimmWrapper{usual}"]
     architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = FAMILIES.get(str(model_type))
     if family is None or architecture not in family.tasks:
         known = sorted(each for family in FAMILIES.values() for each in family.tasks)
         raise CheckpointError(

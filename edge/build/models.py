@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edge.build import resolution, timm_models
 from edge.build.checkpoint import Checkpoint
+from edge.build.families import FAMILIES, TIMM
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES
 
@@ -26,25 +28,32 @@ def load(checkpoint: Checkpoint) -> Any:
     torch = require("torch")
 
     class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, model: Any, output: Any) -> None:
+        def __init__(self, model: Any, forward: Any) -> None:
             super().__init__()
-            self.model, self._output = model, output
+            self.model, self._forward = model, forward
 
         def forward(self, pixel_values: Any) -> Any:
-            return self._output(self.model(pixel_values=pixel_values))
+            return self._forward(pixel_values)
 
+    if checkpoint.family is FAMILIES[TIMM]:
+        model = timm_models.load(checkpoint)
+        return Network(model, timm_models.output(checkpoint, model)).eval()
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
-        return Network(model, lambda output: output.logits).eval()
+        return Network(model, lambda pictures: model(pixel_values=pictures).logits).eval()
     assert checkpoint.head.task == FEATURES
     model = _pretrained(transformers.AutoModel, checkpoint)
-    return Network(model, _pooled(checkpoint)).eval()
+    pooled = _pooled(checkpoint)
+    return Network(model, lambda pictures: pooled(model(pixel_values=pictures))).eval()
 
 
 def for_export(network: Any) -> None:
     """Let the network of `load` attend in the form that TensorRT fuses."""
-    network.model.set_attn_implementation(ATTENTION)
+    if hasattr(network.model, "set_attn_implementation"):
+        network.model.set_attn_implementation(ATTENTION)
+    else:
+        timm_models.for_export(network.model)
 
 
 def _pooled(checkpoint: Checkpoint) -> Any:
@@ -88,6 +97,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint) -> Any:
             + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
             "fine-tune it for your classes first: scripts/train_demo.py --images DIR",
         )
+    if checkpoint.image_size is not None:
+        resolution.interpolate(model, checkpoint.image_size)
     return model
 
 

@@ -44,6 +44,7 @@ class Recipe:
     task: Task | None = None  # None: the usual one of the checkpoint's architecture
     pooling: Pooling = "own"  # of features
     normalise: bool = False  # features to length 1
+    image_size: int | None = None  # pixels of a side; None: those that it was trained with
     precision: str = "int8"
     method: str = "auto"
     max_batch: int = 1
@@ -66,6 +67,8 @@ class Recipe:
                 )
         if not 1 <= self.max_batch <= MAX_BATCH:
             raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
+        if self.image_size is not None and self.image_size < 1:
+            raise EngineError(f"image_size is {self.image_size}", "use pixels of a side, as in 384")
         if not 0 <= self.min_agreement <= 100:
             raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
         if unknown := sorted(set(self.also) - set(PLACES)):
@@ -91,7 +94,7 @@ class Recipe:
     @property
     def request(self) -> Request:
         """What is wanted of the checkpoint."""
-        return Request(self.task, self.pooling, self.normalise)
+        return Request(self.task, self.pooling, self.normalise, self.image_size)
 
     @property
     def engine(self) -> str:
