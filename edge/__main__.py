@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -10,13 +11,14 @@ from types import FrameType
 __all__ = ["main", "stop_on_signals"]
 
 PATIENCE = 0.05  # seconds between two looks whether an import is done
+END = 30.0  # seconds for Python to take itself down, on a machine that is busy
 
 
 def main() -> None:
-    """Exit code 0 done, 1 a named error, 2 usage."""
-    # While the command is being loaded, Ctrl-C ends it without a word.
+    """Exit code 0 done, 1 a named error, 2 usage, 130 stopped before it was done."""
+    # While the command is being loaded, Ctrl-C ends it without a word; a shell calls that 130, too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from edge.app import STOPPED, console
+    from edge.app import INTERRUPTED, STOPPED, console
     from edge.cli import app
     from edge.storage import drop_unread
 
@@ -27,7 +29,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # before the command began, or after its end
         console.error(STOPPED)
-        sys.exit(1)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         drop_unread(sys.stdout)
         sys.exit(1)
@@ -44,6 +46,10 @@ def main() -> None:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        # Threads may be left behind, stuck in a driver or a network. Should one hold this end, it
+        # is shown where each of them was, and the process ends nevertheless.
+        if sys.stderr is not None:
+            faulthandler.dump_traceback_later(END, exit=True)
 
 
 def stop_on_signals() -> None:

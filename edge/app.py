@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,10 @@ from edge.options import Backend
 if TYPE_CHECKING:
     from edge.run.engine import Engine
 
-__all__ = ["STOPPED", "app", "console", "open_engine", "say_unjudged"]
+__all__ = ["INTERRUPTED", "STOPPED", "app", "console", "open_engine", "say_unjudged"]
 
 STOPPED = "stopped, nothing half-made is left; run the same command again"
+INTERRUPTED = 130  # as a shell has it, 128 and the signal's number, for Ctrl-C
 
 console = Console()
 
@@ -36,13 +38,13 @@ class Commands(TyperGroup):
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):
                 raise
-            problem = str(error)
+            problem, code = str(error), 1
         except KeyboardInterrupt:
-            problem = STOPPED
+            problem, code = STOPPED, INTERRUPTED
         finally:
             console.close()
         console.error(problem)
-        raise typer.Exit(1)
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -70,6 +72,8 @@ def options(
 ) -> None:
     if debug:
         os.environ["EDGE_DEBUG"] = "1"
+    # They name no picture and no mend; what Pillow can read is read all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def say_unjudged(folder: Path, judged: bool) -> None:

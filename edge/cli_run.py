@@ -16,7 +16,7 @@ import typer
 
 from edge.app import console, open_engine
 from edge.cli_build import app  # the commands that make engines are on it
-from edge.options import Backend, ThreadsOption, Transport
+from edge.options import Backend, Transport
 
 if TYPE_CHECKING:
     from edge.run.loop import Summary
@@ -50,7 +50,9 @@ def run(
     backend: Annotated[
         Backend | None, typer.Option(help="what executes the engine  [default: auto]")
     ] = None,
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of onnxruntime; all by default")
+    ] = None,
     realtime: Annotated[
         bool | None,
         typer.Option("--realtime", help="play files at their own speed", rich_help_panel=_STREAMS),
@@ -77,7 +79,6 @@ def run(
     stall: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
             help="seconds of silence after which a camera is reopened  [default: 10]",
             rich_help_panel=_STREAMS,
         ),
@@ -102,15 +103,14 @@ def run(
         ),
     ] = False,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="stop after so many", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="stop after so many", rich_help_panel=_FRAMES)
     ] = None,
     every: Annotated[
-        int | None, typer.Option(min=1, help="label each N-th frame only", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="label each N-th frame only", rich_help_panel=_FRAMES)
     ] = None,
     max_fps: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
             help="label at most so many a second, per source",
             rich_help_panel=_FRAMES,
         ),
@@ -143,9 +143,7 @@ def run(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS
-        ),
+        typer.Option(help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS),
     ] = None,
     record: Annotated[
         str | None,
@@ -204,7 +202,7 @@ def run(
     from edge.storage import check_target
 
     _warn_of_passwords(context)
-    wanted = merge(load(config) if config else Config(), given)
+    wanted = merge(load(config, given) if config else Config(), given)
     if wanted.summary:
         check_target(wanted.summary)
     if dry_run:
@@ -236,19 +234,19 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.run.outputs import open_outputs
     from edge.run.service.reload import Reload
     from edge.run.service.systemd import StatusLine, Systemd, Watchdog
-    from edge.run.sources.camera import feed
+    from edge.run.sources.camera import check_camera, feed
     from edge.run.sources.cameras import Camera
     from edge.run.status import Status
 
     stop, hangup = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     if path is not None:
         signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     systemd = Systemd.of(os.environ, console.warn)
     status, control = Status(), loop.Control()
     watchdog, line = Watchdog(systemd), StatusLine(systemd, status)
     assert wanted.engine is not None  # merge() has seen to it
+    for camera in wanted.cameras:  # an engine may take long to open
+        check_camera(camera)
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
 
@@ -256,8 +254,10 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
         model.warm()
-        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
         feeds = [opened(camera) for camera in wanted.cameras]
+        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
+        for number in (signal.SIGINT, signal.SIGTERM):  # until now they ended it where it was
+            signal.signal(number, lambda *_: stop.set())
         reload = None
         if path is not None:
             reload = Reload(path, given, wanted, control, opened, console.say, console.warn)
@@ -273,7 +273,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
 
         systemd.ready(f"{wanted.engine} on {model.backend}, {len(feeds)} cameras")
         stack.callback(systemd.stopping)
-        loop.run(
+        measured = loop.run(
             model,
             feeds,
             outputs.sinks,
@@ -287,10 +287,12 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             beat=beat,
             ended=lambda measured: _end(measured, outputs, wanted),
         )
+    if stop.is_set() and not measured.frames:  # its cameras were not there yet: it never began
+        raise KeyboardInterrupt
 
 
 def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
-    """Say what was measured, however the run ended."""
+    """Say what was measured, however the run ended; of one that never began there is nothing."""
     from edge import report
     from edge.storage import write_bytes
 
@@ -299,23 +301,29 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
     numbers = {**asdict(measured), **outputs.numbers()}
     if wanted.summary:
         write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
-    console.say(report.summary(numbers))
+    if measured.frames:
+        console.say(report.summary(numbers))
 
 
 def _print_lines(wanted: Config) -> None:
-    """What GStreamer would be told, for each source; without passwords."""
+    """What GStreamer would be told, for each source; without passwords.
+
+    The fault of a bad one is said in its place; then the exit code is 1.
+    """
     from edge import nvidia
+    from edge.errors import SourceError
     from edge.gst import detect_platform
     from edge.run.sources.access import resolve
     from edge.run.sources.pipelines import launch_line
 
     gpu, platform = wanted.backend != "onnxruntime" and nvidia.gpu() is not None, detect_platform()
+    bad = False
     for camera in wanted.cameras:
-        print(
-            launch_line(
-                camera,
-                resolve(camera.uri, credentials=camera.credentials),
-                platform=platform,
-                gpu=gpu,
-            )
-        )
+        try:
+            access = resolve(camera.uri, credentials=camera.credentials)
+            print(launch_line(camera, access, platform=platform, gpu=gpu), flush=True)
+        except SourceError as error:
+            console.error(str(error))
+            bad = True
+    if bad:
+        raise typer.Exit(1)

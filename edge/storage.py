@@ -113,7 +113,9 @@ def check_target(target: Path) -> None:
 
 def _is_special(target: Path) -> bool:
     """A device or a pipe, or a name for what this process already has open."""
-    if str(target).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+    if str(target).startswith(("/dev/std", "/dev/fd/")):
+        return True
+    if str(target).startswith("/proc/") and target.parent.name == "fd":
         return True
     return target.exists() and not target.is_file() and not target.is_dir()
 

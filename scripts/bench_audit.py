@@ -1,11 +1,15 @@
-"""What an audit takes from a run: its rate with and without one, taking turns.
+"""What an audit or a recording takes from a run: rates and ages with and without, taking turns.
 
-    .venv/bin/python scripts/bench_audit.py [--rounds 5]
+    .venv/bin/python scripts/bench_audit.py [--rounds 3] [--threads 2] [--out FILE]
 
-The demo's INT8 engine labels 1280x720 NV12 frames as fast as it can, on one thread, without an
-audit, with one of a frame in 500, and with one of a frame in 20: then the auditing process always
-has something to do. Prints one JSON object: frames per second, and the share of the rate without.
-Needs engines/demo-int8 and demo-fp32 (make demo).
+The demo's INT8 engine labels the demo's film (1280x720 H.264) alone, with an audit of one frame in
+500 and of one in 50, and recorded to a Matroska file. Each in turn, of two sources:
+
+    film     read as fast as it can be: what waits for what shows in the rate
+    camera   the film at its own 30 frames a second, the newest first: what is late shows in the age
+
+`share` is the rate over that without, of the same round; all figures are medians over the rounds
+but for `audited` and `lost`, which are sums. Needs what make demo makes.
 """
 
 from __future__ import annotations
@@ -13,91 +17,116 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
+import threading
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import figures
-import numpy as np
 
-from edge.preprocess.surface import Colour, Layout, Surface
 from edge.run import loop
 from edge.run.engine import Engine
-from edge.run.frames import Frame
-from edge.run.loop import Feed
 from edge.run.parity.audit import Audit
 from edge.run.parity.reference import Reference
+from edge.run.record.recording import record
+from edge.run.sinks import Sink
+from edge.run.sources.camera import feed
+from edge.run.sources.cameras import Camera
 
-ENGINES = Path(__file__).resolve().parents[1] / "engines"
-FRAMES = 2_000
-EVERY = (None, 500, 20)
-
-
-class Noise:
-    """A film of one picture of noise."""
-
-    name, live, dropped, interval = "noise", False, 0, None
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        planes = (rng.integers(0, 256, shape, np.uint8) for shape in ((720, 1280), (360, 1280)))
-        self._surface = Surface(Layout("NV12", 1280, 720, Colour(full_range=True)), tuple(planes))
-        self._number = 0
-
-    def __enter__(self) -> Noise:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def read(self, timeout: float) -> Frame:
-        self._number += 1
-        return Frame(self.name, self._number, None, time.monotonic(), "system", self._surface)
-
-    def stop(self) -> None: ...
+ROOT = Path(__file__).resolve().parents[1]
+ENGINES, FILM = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"
+SOURCES = {"film": Camera(str(FILM)), "camera": Camera(str(FILM), realtime=True, loop=True)}
+FRAMES = {"film": 600, "camera": 450}
+EXTRAS = ("alone", "audit 1/500", "audit 1/50", "record")
 
 
-def turn(engine: Engine, reference: Reference, every: int | None) -> dict[str, Any]:
-    """Frames per second of a run, frames audited, and milliseconds that a due one held the loop."""
-    classes = engine.passport.outputs
-    opened = Audit(reference, classes, every, print) if every else None
-    with opened or nullcontext() as audit:
-        looked: list[float] = []
+def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[str, Any]:
+    """One run: its rate and ages, what was left out, and what a due frame's copy took."""
+    sinks: list[Sink] = []
+    looked: list[float] = []
+    audit = None
+    with ExitStack() as stack:
+        if extra.startswith("audit"):
+            every = int(extra.partition("/")[2])
+            audit = stack.enter_context(Audit(reference, engine.passport.outputs, every, print))
+        elif extra == "record":
+            film = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "film.mkv"
+            sinks.append(record(str(film), False, threading.Event(), lambda _: None, print))
 
         def look(*shown: Any) -> None:
+            assert audit is not None
             began = time.perf_counter()
             audit.look(*shown)
             looked.append(time.perf_counter() - began)
 
-        feed = Feed("noise", lambda first, wait: Noise())
-        measured = loop.run(engine, [feed], [], frames=FRAMES, look=look if audit else None)
-    audited = sum(source.frames for source in audit.sources) if audit else 0
+        measured = loop.run(
+            engine,
+            [feed(SOURCES[source])],
+            sinks,
+            frames=FRAMES[source],
+            look=look if audit else None,
+        )
+    audited = sum(each.frames for each in audit.sources) if audit else 0
     due = sorted(looked)[-audited:] if audited else [0.0]
-    return {"fps": measured.fps, "audited": audited, "held_ms": 1e3 * statistics.median(due)}
+    return {
+        "fps": measured.fps,
+        "age_p50_ms": measured.age_ms["p50"],
+        "age_p99_ms": measured.age_ms["p99"],
+        "dropped": measured.dropped + measured.stale,
+        "audited": audited,
+        "held_ms": 1e3 * statistics.median(due),
+        "lost": sum(sink.lost for sink in sinks),
+    }
+
+
+def row(rounds: list[dict[str, dict[str, Any]]], extra: str) -> dict[str, Any]:
+    """The figures of one extra over all rounds with one source."""
+    mine = [each[extra] for each in rounds]
+    shares = [each[extra]["fps"] / each["alone"]["fps"] for each in rounds]
+    middle = {
+        name: statistics.median(one[name] for one in mine)
+        for name in ("fps", "age_p50_ms", "age_p99_ms", "dropped", "held_ms")
+    }
+    sums = {name: sum(one[name] for one in mine) for name in ("audited", "lost")}
+    rounded = {name: float(f"{value:.3g}") for name, value in middle.items()}
+    return {"share": round(statistics.median(shares), 3), **rounded, **sums}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    with Engine.open(ENGINES / "demo-int8", "onnxruntime", 1) as engine:
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with Engine.open(ENGINES / "demo-int8", "onnxruntime", arguments.threads) as engine:
+        engine.warm()
         reference = Reference.find(engine.passport, ENGINES / "demo-fp32")
-        turn(engine, reference, None)
-        turns = [{every: turn(engine, reference, every) for every in EVERY} for _ in range(rounds)]
-    rows = {}
-    for every in EVERY:
-        mine = [each[every] for each in turns]
-        rows[f"1/{every}" if every else "none"] = {
-            "fps": round(statistics.median(row["fps"] for row in mine), 1),
-            "share": round(
-                statistics.median(each[every]["fps"] / each[None]["fps"] for each in turns), 3
-            ),
-            "audited": sum(row["audited"] for row in mine),
-            "held_ms": round(statistics.median(row["held_ms"] for row in mine), 2),
+        taken = {
+            source: [
+                {extra: turn(engine, reference, source, extra) for extra in EXTRAS}
+                for _ in range(arguments.rounds)
+            ]
+            for source in SOURCES
         }
-    print(json.dumps({**figures.machine(), "commit": figures.commit(), "audit": rows}, indent=1))
+    measured = {
+        "command": f"scripts/bench_audit.py --rounds {arguments.rounds}",
+        **figures.machine(),
+        **figures.versions("numpy", "onnxruntime"),
+        "threads": arguments.threads,
+        "commit": figures.commit(),
+        **{
+            source: {extra: row(rounds, extra) for extra in EXTRAS}
+            for source, rounds in taken.items()
+        },
+    }
+    text = json.dumps(measured, indent=1)
+    if arguments.out:
+        arguments.out.write_text(f"{text}\n")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from tests.conftest import add_outliers, save_checkpoint
 EDGE = Path(sys.executable).with_name("edge")
 
 
-def fails(done, *named):
+def fails(done, *named, code=1):
     """It ended with one line that says what is wrong and what to do, and no traceback."""
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1, done.stderr
     assert "; " in lines[0]
@@ -218,7 +218,9 @@ def test_bad_inputs_are_named(edge_command, checkpoint, pictures, built_engine, 
     source = ["run", built_engine, "--backend", "onnxruntime", "--source"]
     fails(edge_command(*source, "ftp://a"), "ftp")
     fails(edge_command(*source, "file:///none.mp4"), "/none.mp4")
-    fails(edge_command(*source, "rtsp://127.0.0.1:9/x"), "127.0.0.1")
+    done = edge_command(*source, "rtsp://127.0.0.1:9/x")
+    fails(done, "127.0.0.1")
+    assert " fps; latency" not in done.stderr, "it never ran: there is no summary"
 
 
 def test_an_engine_cut_off_in_a_copy_is_named(edge_command, built_engine, pictures, tmp_path):
@@ -272,7 +274,21 @@ cli.app = interrupted
 __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    fails(done, "stopped, nothing half-made is left")
+    fails(done, "stopped, nothing half-made is left", code=130)
+
+
+def test_what_hangs_after_the_end_of_a_command_is_shown_and_does_not_hold_it():
+    code = """
+import threading
+from edge import __main__, cli
+def stuck(): threading.Event().wait()
+cli.app = threading.Thread(target=stuck).start
+__main__.END = 0.5
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "in stuck" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -337,13 +353,13 @@ def test_stopped_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_pat
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     # 0: it was quicker; the signal's own: all was done, and Python was about to exit.
-    assert process.returncode in (0, 1, -number), stderr
+    assert process.returncode in (0, 1, 130, -number), stderr
     assert "Traceback" not in stderr, stderr
     left = [path.name for path in tmp_path.iterdir() if path.name != ".cache"]
     assert left in ([], ["a"])
     assert not list(tmp_path.glob(".cache/.*"))
-    if process.returncode == 1:
-        assert "stopped, nothing" in stderr or "the gate" in stderr
+    assert (process.returncode == 130) == ("stopped, nothing" in stderr)
+    assert process.returncode != 1 or "the gate" in stderr
 
 
 def test_run_stops_on_ctrl_c_with_a_summary(built_engine, tmp_path):
@@ -383,7 +399,12 @@ def test_outputs_are_checked_before_the_work(
 ):
     source = ["run", built_engine, "--backend", "onnxruntime", "--source", "test://ball"]
     absent = tmp_path / "absent/file"
-    for words in ([*source, "--summary", absent], [*source, "--preview", f"{absent}.png"]):
+    for words in (
+        [*source, "--summary", absent],
+        [*source, "--preview", f"{absent}.png"],
+        [*source, "--record", f"{absent}.mkv"],
+        [*source, "--record", "/proc/x/y.mkv"],
+    ):
         done = edge_command(*words, timeout=20)
         fails(done, "mkdir -p")
         assert done.stdout == ""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+
 import pytest
 
 CAMERA = "rtsp://joe:s3cret@cam/1"
@@ -45,3 +51,97 @@ def test_a_transport_that_there_is_not_is_refused(edge_command, transport):
     assert (done.returncode, done.stdout) == (2, "")
     assert "'udp'" in done.stderr
     assert edge_command("run", "engine", *words, "udp").returncode == 0
+
+
+def test_a_dry_run_prints_the_good_sources_and_names_the_bad_ones(edge_command):
+    """All of them at once: nobody mends one fault at a time."""
+    bad = ["no.mp4", "test://bal", "/dev/video0?format=mjpeg", "rtsp://${NO_SUCH_VARIABLE}@cam/1"]
+    words = [word for uri in ["test://ball", *bad, "rtsp://cam/1"] for word in ("--source", uri)]
+    done = edge_command("run", "engine", "--dry-run", *words)
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert "pattern=ball" in first
+    assert "rtsp://cam/1" in second
+    errors = done.stderr.splitlines()
+    told = ["there is no file no.mp4", "did you mean test://ball?", "raw, mjpg, h264", "NO_SUCH_"]
+    assert len(errors) == len(told)
+    assert all(
+        line.startswith("error: ") and said in line for line, said in zip(errors, told, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("test://bal", "did you mean test://ball?"),
+        ("test://${WHICH}", "test://*** is no test picture"),
+        ("/dev/video0?format=mjpeg", "use one of: raw, mjpg, h264"),
+    ],
+)
+def test_a_source_that_never_can_be_is_refused_before_the_engine_is_opened(
+    edge_command, monkeypatch, source, said
+):
+    """Waiting for it, too, would be in vain."""
+    monkeypatch.setenv("WHICH", "bal")
+    words = ["--wait", "--source", "test://ball", "--source", source]
+    done = edge_command("run", "no-such-engine", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
+def test_a_number_out_of_its_range_is_one_line(edge_command):
+    done = edge_command("run", "no-such-engine", "--source", "test://ball", "--every", "0")
+    told = "error: --every cannot be 0; write a whole number from 1, as in: --every 2\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def stopped_while_starting(request):
+    """Start `edge run`, wait until it has begun something, stop it: its exit code and stderr."""
+
+    def play(begun, *words):
+        command = [sys.executable, "-m", "edge", "run", *map(str, words)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            begun()
+            process.send_signal(request.param)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        return process.returncode, stderr.splitlines()
+
+    return play
+
+
+def test_stopped_while_its_engine_is_opened_it_says_so_in_one_line(
+    stopped_while_starting, tmp_path
+):
+    os.mkfifo(tmp_path / "passport.json")
+    # This waits until somebody reads it; and nobody who reads it comes to its end.
+    writers = []
+    code, said = stopped_while_starting(
+        lambda: writers.append((tmp_path / "passport.json").open("w")),
+        tmp_path,
+        *("--source", "test://ball"),
+    )
+    writers.pop().close()
+    assert code == 130
+    assert said == ["error: stopped, nothing half-made is left; run the same command again"]
+
+
+def test_stopped_before_its_first_frame_it_says_no_more(stopped_while_starting, built_engine):
+    """The camera takes the connection, and does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/1"
+        taken = []
+        code, said = stopped_while_starting(
+            # The first connection only knocks.
+            lambda: taken.extend(server.accept() for _ in range(2)),
+            *(built_engine, "--backend", "onnxruntime", "--source", url),
+        )
+        for connection, _ in taken:
+            connection.close()
+    assert code == 130
+    assert said[1:] == ["error: stopped, nothing half-made is left; run the same command again"]

@@ -37,6 +37,43 @@ except Exception as error:
     assert (done.returncode, done.stdout.split()[:1]) == (0, ["raised"])
 
 
+def in_a_process_of_its_own(code: str) -> list[str]:
+    """What it prints, in words."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_many_threads_share_two_heaps(tmp_path: Path) -> None:
+    code = f"""
+import ctypes, threading
+from edge.gst import gstreamer
+gstreamer()
+libc = ctypes.CDLL(None)
+libc.fopen.restype, libc.fclose.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+barrier = threading.Barrier(20)
+def allocate():
+    barrier.wait()
+    libc.malloc(1000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = libc.fopen(b"{tmp_path}/heaps", b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(open("{tmp_path}/heaps").read().count("<heap nr="))
+"""
+    assert in_a_process_of_its_own(code) == ["2"]
+
+
+def test_a_c_library_without_such_functions_is_left_alone() -> None:
+    gst._glibc("no_such_function", 1)
+
+
 def test_detect_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGE_PLATFORM", raising=False)
     monkeypatch.setattr(nvidia, "l4t_version", lambda: "R36.4.3")

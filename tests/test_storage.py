@@ -63,6 +63,17 @@ def test_a_target_is_checked_before_the_work_is_done(tmp_path):
         check_target(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["/proc/x/y.mkv", "/proc/y.mkv", "/sys/y.mkv"])
+def test_where_the_kernel_makes_the_names_no_file_can_be_written(name):
+    with pytest.raises(StorageError, match=f"cannot write {name}"):
+        check_target(Path(name))
+
+
+@pytest.mark.parametrize("place", ["/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"])
+def test_a_name_for_what_is_open_already_is_not_looked_for_in_its_folder(place):
+    check_target(Path(place) / "1")
+
+
 def test_looking_whether_a_folder_can_be_written_leaves_no_name_in_it(tmp_path, monkeypatch):
     """So an interruption at any moment leaves nothing."""
     seen, opened = [], tempfile.TemporaryFile

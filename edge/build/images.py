@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from edge import storage
 from edge.errors import CalibrationError, ImageError
-from edge.preprocess.cpu import Preprocessor, load_image
+from edge.preprocess.cpu import Preprocessor
+from edge.preprocess.pictures import load_image
 from edge.preprocess.spec import Preprocess
 
 __all__ = ["MINIMUM", "class_of", "contents", "digest", "few", "find", "hold_out", "prepare"]
@@ -27,12 +29,18 @@ Tensor = npt.NDArray[np.float32]
 
 
 def find(folder: Path) -> list[Path]:
-    """All images below a folder, sorted. Raises `CalibrationError` when there are none."""
+    """All images below a folder, sorted. Raises `CalibrationError` when there are none.
+
+    What is named like one and cannot be read, a link to nothing for example, is among them: it is
+    named and skipped later.
+    """
     if not folder.is_dir():
         raise CalibrationError(f"there is no folder {folder}", "give a folder of images")
     try:
         files = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.is_dir()
         )
     except OSError as error:
         raise CalibrationError(f"{folder} cannot be read ({error})", "check its owner") from error
@@ -60,7 +68,7 @@ def prepare(
     preprocessor = Preprocessor(preprocess)
     for path in files:
         try:
-            yield path, preprocessor(load_image(path))
+            yield path, preprocessor(load_image(path, opaque=preprocess.opaque))
         except ImageError as error:
             skipped(error.what)
 
@@ -92,6 +100,8 @@ def contents(files: Sequence[Path]) -> list[str]:
     def one(path: Path) -> str:
         try:
             state = path.stat()
+            if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
+                return UNREADABLE
             return _content(path, state.st_size, state.st_mtime_ns)
         except OSError:
             return UNREADABLE

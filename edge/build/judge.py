@@ -14,7 +14,7 @@ from edge.build.checkpoint import Checkpoint
 from edge.build.findings import Disagreement
 from edge.build.observer import Observer
 from edge.passport import Accuracy
-from edge.preprocess.cpu import load_image
+from edge.preprocess.pictures import load_image
 
 __all__ = ["Judge"]
 

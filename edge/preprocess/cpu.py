@@ -12,53 +12,25 @@ import importlib.util
 import io
 import threading
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from edge.errors import ImageError, StorageError
+from edge.errors import StorageError
 from edge.preprocess.colour import to_rgb
+from edge.preprocess.pictures import load_image
 from edge.preprocess.resample import NEAREST, taps
 from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import Layout, Surface
 from edge.storage import check_target, write_bytes
 
-__all__ = ["Picture", "Preprocessor", "as_pixels", "load_image", "to_rgb", "write_tensor"]
+__all__ = ["Preprocessor", "to_rgb", "write_tensor"]
 
 Pixels = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
-Picture: TypeAlias = "str | PathLike[str] | Image.Image | Pixels"
-
-
-def load_image(path: str | PathLike[str]) -> Pixels:
-    """Decode a picture as transformers' `load_image` does: EXIF rotation applied, RGB.
-
-    Returns uint8 [H, W, 3]. Raises `ImageError` for a file that is missing or is no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture", "give a JPEG, PNG, WebP or BMP file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path} is a folder", f"name a picture in it: {path}/...") from None
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist", "check the path") from None
-    except Exception as error:  # Pillow raises many kinds, struct.error for damaged EXIF among them
-        raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
-
-
-def as_pixels(picture: Picture) -> Pixels:
-    """A path, a PIL image or an array as uint8 RGB [H, W, 3]. Raises `ImageError`."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    return load_image(picture)
 
 
 def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
@@ -70,7 +42,8 @@ def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
         raise StorageError(f"{out} is no name of a .npy file", f"write --out {out.stem or 'x'}.npy")
     check_target(out)
     memory = io.BytesIO()
-    np.save(memory, Preprocessor(spec)(load_image(image)), allow_pickle=False)
+    pixels = load_image(image, opaque=spec.opaque)
+    np.save(memory, Preprocessor(spec)(pixels), allow_pickle=False)
     write_bytes(out, memory.getvalue())
 
 

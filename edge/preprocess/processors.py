@@ -44,9 +44,10 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
         "resample": BICUBIC,
         "size": {"shortest_edge": 224},
         "default_to_square": False,
+        "do_convert_rgb": True,
         "stats": _CLIP,
     },
-    "Siglip": _BASE | {"resample": BICUBIC, "default_to_square": False},
+    "Siglip": _BASE | {"resample": BICUBIC, "default_to_square": False, "do_convert_rgb": True},
     "ConvNext": _BASE
     | {
         "resample": BICUBIC,
@@ -83,9 +84,9 @@ _HARMLESS = {
     "backend",
     "do_reduce_labels",  # of segmentation maps
     "reduce_labels",
-    "do_convert_rgb",  # pictures are RGB when they come here
 }
 _UNDERSTOOD = {
+    "do_convert_rgb",
     "do_resize",
     "size",
     "default_to_square",
@@ -190,6 +191,7 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int]) -> Prep
         std=_triple(value("image_std", std), "image_std") if normalise else None,
         pad=pad,
         bgr=bool(value("do_flip_channel_order", False)),
+        opaque=bool(value("do_convert_rgb", False)),
     )
 
 

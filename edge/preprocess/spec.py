@@ -103,6 +103,7 @@ class Preprocess:
     fill: tuple[int, int, int] = (0, 0, 0)  # RGB of what a crop takes from outside the picture
     pad: tuple[int, int] | None = None  # pad below and right with 0 after normalising
     bgr: bool = False  # the network sees blue, green, red
+    opaque: bool = False  # a picture file must have no clear colour: see `load_image`
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no processor can mean."""

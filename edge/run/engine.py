@@ -15,7 +15,8 @@ import numpy.typing as npt
 from edge import nvidia
 from edge.errors import EdgeError, EngineError
 from edge.passport import Passport
-from edge.preprocess.cpu import Picture, Preprocessor, as_pixels
+from edge.preprocess.cpu import Preprocessor
+from edge.preprocess.pictures import Picture, as_pixels
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.run.cpu import CpuPath, CpuPlace
 from edge.run.frames import Frame
@@ -217,7 +218,7 @@ class Engine:
 
     def __call__(self, image: Picture) -> Prediction:
         """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3]. Raises `ImageError`."""
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, opaque=self.passport.preprocess.opaque)
         return self.predict(self.infer(self.preprocess(pixels)[None])[0])
 
     def close(self) -> None:

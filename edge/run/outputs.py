@@ -130,9 +130,9 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add_slow, say, warn)
+        _add_pictures(config, engine, outputs, add_slow, stop, say, warn)
         if config.mqtt:
-            mqtt = Mqtt(config.mqtt, warn)
+            mqtt = Mqtt(config.mqtt, say, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
         if config.web:
@@ -150,20 +150,11 @@ def _add_pictures(
     engine: Engine,
     outputs: Outputs,
     add: Callable[[Sink], None],
+    stop: threading.Event,
     say: Say,
     warn: Say,
 ) -> None:
     """Snapshots on rules, and recordings."""
-    if bool(config.on) != bool(config.snapshots):
-        raise OptionError(
-            "snapshots need a rule and a folder",
-            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
-        )
-    if config.keep and not config.snapshots:
-        raise OptionError(
-            f"--keep {config.keep} is about snapshots, and there are none",
-            '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR',
-        )
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
@@ -171,7 +162,7 @@ def _add_pictures(
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:
-        recording = record(config.record, len(config.cameras) > 1, say, warn)
+        recording = record(config.record, len(config.cameras) > 1, stop, say, warn)
         outputs.losses["recording"] = lambda: recording.lost
         add(recording)
 
@@ -180,11 +171,6 @@ def _add_watchers(
     config: Config, engine: Engine, status: Status, outputs: Outputs, say: Say, warn: Say
 ) -> None:
     """The audit, and the metrics, which tell of everything else."""
-    if bool(config.audit) != bool(config.reference):
-        raise OptionError(
-            "an audit needs a share of the frames and an engine to compare with",
-            "--audit 1/500 --reference engines/NAME-fp32",
-        )
     if config.audit and config.reference:
         try:
             every = parse_every(config.audit)

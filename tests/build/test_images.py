@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from edge.build import images
 from edge.errors import CalibrationError
 from edge.preprocess.spec import Preprocess, Resize
+from tests.preprocess.picture_files import CLEAR, REFUSED
 
 SPEC = Preprocess(8, 8, Resize("stretch", 8, 8), 2, None, 1 / 255, None, None)
 
@@ -81,10 +83,44 @@ def test_no_readable_picture_is_an_error(tmp_path):
     assert told == [f"{bad} is not a picture"]
 
 
-def test_folders_and_dangling_links_named_like_images_are_passed_over(tmp_path):
+def test_folders_named_like_images_are_passed_over_and_odd_names_are_not(tmp_path):
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "link.png").symlink_to(tmp_path / "absent.png")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
     Path(odd).write_bytes(b"x")
     assert images.find(tmp_path) == [Path(odd)]
     assert len(images.digest(images.find(tmp_path))) == 64
+
+
+def test_bad_pictures_among_good_ones_are_each_named_and_left_out(pictures, tmp_path):
+    good = images.find(pictures)
+    expected = [tensor.tobytes() for _, tensor in images.prepare(good, SPEC, print)]
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    # Nothing is there, or pictures may lie below; to wait for a pipe is the command's tests' risk.
+    bad = {*REFUSED} - {"absent.jpg", "folder.jpg", "pipe.jpg", "device.jpg"}
+    for name in bad:
+        REFUSED[name][0](tmp_path / "dog" / name)
+    told = []
+    prepared = images.prepare(images.find(tmp_path), SPEC, told.append)
+    assert [tensor.tobytes() for _, tensor in prepared] == expected
+    for name, text in zip(sorted(bad), told, strict=True):
+        words = REFUSED[name][1].partition(";")[0]
+        assert text.startswith(f"{tmp_path / 'dog' / name} {words}")
+
+
+def test_a_clear_colour_is_left_out_where_the_processor_may_paint_it(tmp_path):
+    CLEAR["rgb.png"].make(tmp_path / "clear.png")
+    files, told = [tmp_path / "clear.png"], []
+    assert len(list(images.prepare(files, SPEC, told.append))) == 1
+    assert not told
+    spec = dataclasses.replace(SPEC, opaque=True)
+    assert list(images.prepare(files, spec, told.append)) == []
+    assert told[0].startswith(f"{files[0]} has a clear colour")
+
+
+def test_a_pipe_or_a_link_to_nothing_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(images.storage, "digest", lambda path: pytest.fail(f"{path} was opened"))
+    for name in ("pipe.jpg", "device.jpg", "dangling.jpg", "circle.jpg"):
+        REFUSED[name][0](tmp_path / name)
+    files = images.find(tmp_path)
+    assert len(files) == 4
+    assert images.contents(files) == [images.UNREADABLE] * 4

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 __all__ = ["Cameras"]
 
@@ -22,11 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 class Cameras:
     """`tests/chaos/cameras.py` with these options, on the same port after each restart.
 
-    What hurts or mends them returns the `time.monotonic()` seconds at which it was done.
+    kind: "webcams" are those of `tests/chaos/webcams.py`, over HTTP. What hurts or mends them
+    returns the `time.monotonic()` seconds at which it was done.
     """
 
     options: Sequence[object] = ()
     port: int = 0
+    kind: Literal["cameras", "webcams"] = "cameras"
     _process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Cameras:
@@ -39,7 +42,8 @@ class Cameras:
     def start(self) -> float:
         """Returns when clients can connect."""
         self.port = self.port or _port()
-        command = [sys.executable, "-m", "tests.chaos.cameras", "--port", self.port, *self.options]
+        module = f"tests.chaos.{self.kind}"
+        command = [sys.executable, "-m", module, "--port", self.port, *self.options]
         self._process = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.PIPE,
@@ -84,7 +88,8 @@ class Cameras:
 
     def url(self, camera: int = 0, port: int | None = None, user: str = "") -> str:
         """user: "NAME:PASSWORD@", if need be. port: a proxy's."""
-        return f"rtsp://{user}127.0.0.1:{port or self.port}/{camera}"
+        scheme = {"cameras": "rtsp", "webcams": "http"}[self.kind]
+        return f"{scheme}://{user}127.0.0.1:{port or self.port}/{camera}"
 
 
 def _port() -> int:

@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from edge.errors import ImageError
-from edge.preprocess.cpu import Preprocessor, load_image, to_rgb
+from edge.preprocess.cpu import Preprocessor, to_rgb, write_tensor
 from edge.preprocess.processors import from_processor
 from edge.preprocess.surface import FORMATS, Colour
+from tests.preprocess.picture_files import CLEAR
 from tests.preprocess.pictures import noise
 
 WITHIN = {"max_height": 96, "max_width": 64}
@@ -182,28 +183,14 @@ def test_refuses_what_is_no_rgb_picture(pixels):
         Preprocessor(spec)(pixels)
 
 
-def test_images_are_turned_as_their_exif_says(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    assert load_image(tmp_path / "turned.jpg").shape == (40, 20, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "named"),
-    [
-        ("text.jpg", b"not a picture", "is not a picture"),
-        ("cut.png", None, "cannot be decoded"),
-        ("absent.png", b"", "does not exist"),
-    ],
-)
-def test_unreadable_images_are_named(tmp_path, name, content, named):
-    path = tmp_path / name
-    if content is None:
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-        path.write_bytes(path.read_bytes()[:500])
-    elif content:
-        path.write_bytes(content)
-    with pytest.raises(ImageError, match=named) as caught:
-        load_image(path)
-    assert name in caught.value.what
+def test_a_tensor_is_not_written_of_a_clear_colour_that_the_processor_may_paint(tmp_path):
+    CLEAR["rgb.png"].make(tmp_path / "clear.png")
+    vit, clip = (
+        from_processor(processor.to_dict(), size)
+        for processor, size in (PROCESSORS["vit"], PROCESSORS["clip"])
+    )
+    write_tensor(vit, tmp_path / "clear.png", tmp_path / "vit.npy")
+    assert np.load(tmp_path / "vit.npy").shape == (3, 224, 224)
+    with pytest.raises(ImageError, match=r"clear\.png has a clear colour"):
+        write_tensor(clip, tmp_path / "clear.png", tmp_path / "clip.npy")
+    assert not (tmp_path / "clip.npy").exists()

@@ -81,6 +81,22 @@ def test_survives_the_passport(config, size):
     assert Preprocess.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
+@pytest.mark.parametrize(
+    ("kind", "says", "opaque"),
+    [
+        ("ViT", None, False),
+        ("ViT", True, True),
+        ("CLIP", None, True),
+        ("Bit", None, True),
+        ("Siglip", None, True),
+        ("CLIP", False, False),
+    ],
+)
+def test_who_converts_to_rgb_itself_takes_no_clear_colours(kind, says, opaque):
+    config = {"image_processor_type": f"{kind}ImageProcessor", "do_convert_rgb": says}
+    assert from_processor(config, (224, 224)).opaque is opaque
+
+
 def test_what_one_class_reads_another_refuses():
     config = {"size": {"shortest_edge": 224}, "crop_pct": 0.9}
     ours = from_processor({"image_processor_type": "ConvNextImageProcessor", **config}, (224, 224))

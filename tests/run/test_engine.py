@@ -12,6 +12,7 @@ from edge.passport import Passport, Plan
 from edge.run import engine as engines_module
 from edge.run.engine import Engine, Prediction, check_plan
 from edge.run.frames import Frame
+from tests.preprocess.picture_files import CLEAR
 from tests.preprocess.pictures import noise
 
 
@@ -54,9 +55,44 @@ def test_probabilities_are_a_softmax_that_does_not_overflow(built_engine):
     assert sure.probabilities.sum() == pytest.approx(1)
 
 
-def test_a_picture_that_is_none(built_engine, tmp_path):
-    with Engine.open(built_engine, backend="onnxruntime") as opened, pytest.raises(ImageError):
-        opened(tmp_path / "absent.png")
+@pytest.mark.parametrize(
+    ("picture", "named"),
+    [
+        ("absent.png", "absent.png does not exist; check the path"),
+        (None, "a picture cannot be a NoneType; give a path, a PIL image or uint8 RGB"),
+        (b"\xff\xd8\xff", "a picture cannot be a bytes"),
+        (Image.new("La", (4, 4)), "a PIL image of mode La does not become RGB"),
+        (Image.new("RGB", (4, 0)), "the picture is uint8 [0, 4, 3]"),
+        (np.zeros((4, 4), np.uint8), "the picture is uint8 [4, 4]; give uint8 RGB [height"),
+        (np.zeros((4, 4, 4), np.uint8), "the picture is uint8 [4, 4, 4]"),
+        (np.zeros((3, 4, 4), np.uint8), "the picture is uint8 [3, 4, 4]"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "the picture is uint8 [2, 4, 4, 3]"),
+        (np.zeros((4, 4, 3), np.float32), "the picture is float32 [4, 4, 3]"),
+        (np.zeros((4, 4, 3), np.uint16), "the picture is uint16 [4, 4, 3]"),
+        (np.zeros((4, 4, 3), bool), "the picture is bool [4, 4, 3]"),
+        (np.zeros((4, 4, 3), object), "the picture is object [4, 4, 3]"),
+        (np.zeros((0, 4, 3), np.uint8), "the picture is uint8 [0, 4, 3]"),
+        (np.uint8(7) * np.ones((), np.uint8), "a picture cannot be a uint8"),
+    ],
+)
+def test_a_picture_that_is_none(built_engine, picture, named):
+    with Engine.open(built_engine, backend="onnxruntime") as opened:
+        with pytest.raises(ImageError) as caught:
+            opened(picture)
+        assert str(caught.value).startswith(named)
+
+
+def test_a_clear_colour_is_refused_where_the_processor_may_paint_it(copy, tmp_path):
+    CLEAR["rgb.png"].make(tmp_path / "clear.png")
+    passport = Passport.read(copy)
+    with Engine.open(copy, backend="onnxruntime") as opened:
+        assert opened(tmp_path / "clear.png").label
+    preprocess = dataclasses.replace(passport.preprocess, opaque=True)
+    dataclasses.replace(passport, preprocess=preprocess).write(copy)
+    with Engine.open(copy, backend="onnxruntime") as opened:
+        for picture in (tmp_path / "clear.png", Image.open(tmp_path / "clear.png")):
+            with pytest.raises(ImageError, match="has a clear colour"):
+                opened(picture)
 
 
 def test_a_batch_of_another_shape_is_a_backend_error(built_engine):

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from edge.errors import OptionError
 from edge.run import loop
 from edge.run.engine import Engine
 from edge.run.outputs import Outputs, Together, open_outputs
@@ -31,20 +30,6 @@ ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), 
 def opened(stack: ExitStack, **asked: Any) -> Outputs:
     config = Config(cameras=(Camera("test://ball", name="ball"),), **asked)
     return open_outputs(config, ENGINE, Status(), stack, threading.Event(), print, print)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"on": ("label=dog",)}, "snapshots need a rule and a folder"),
-        ({"snapshots": Path("x")}, "snapshots need a rule and a folder"),
-        ({"keep": 3}, "--keep 3 is about snapshots, and there are none"),
-        ({"audit": "1/500"}, "an audit needs a share of the frames and an engine"),
-    ],
-)
-def test_what_means_nothing_without_another_is_refused(asked: dict[str, Any], said: str) -> None:
-    with ExitStack() as stack, pytest.raises(OptionError, match=said):
-        opened(stack, **asked)
 
 
 class Meeting(Sink):

@@ -1,4 +1,4 @@
-"""Work on a thread of its own: whoever gives it never waits, and what is too much is left out.
+"""Work on a thread of its own: whoever gives it need not wait; what is too much is left out then.
 
 Nor does it stop whoever gives it: whatever goes wrong is said and counted, and the work goes on.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ __all__ = ["Background", "step_back"]
 
 Item = TypeVar("Item")
 
+_NAP = 0.1  # seconds between looks at whether a wait is over
+_HANGS = 20.0  # seconds without an end after which work is no longer waited for
 _NICENESS = 5  # a third of the processor, against as many threads that infer and never wait
 
 
@@ -50,25 +53,37 @@ class Background(Generic[Item]):
         self._counts: Counter[str] = Counter()
         self._bell = threading.Condition()
         self._closed = False
+        self._hangs = False  # the work that is being done has no end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, key: str, item: Item) -> None:
-        """Leave an item; when too many of this key wait, the oldest of them is lost."""
+    def put(self, key: str, item: Item, until: threading.Event | None = None) -> None:
+        """Leave an item; when too many of this key wait, the oldest of them is lost.
+
+        until: wait for room first, at most until this is set, and not for work that hangs.
+        """
         with self._bell:
+            if until is not None:
+                self._await_room(key, until)
             if self._counts[key] == self._room:
                 del self._waiting[next(i for i, (of, _) in enumerate(self._waiting) if of == key)]
                 self._counts[key] -= 1
                 self.lost += 1
             self._waiting.append((key, item))
             self._counts[key] += 1
-            self._bell.notify()
+            self._bell.notify_all()
+
+    def _await_room(self, key: str, until: threading.Event) -> None:
+        deadline = time.monotonic() + _HANGS
+        while self._counts[key] == self._room and not self._hangs and not until.is_set():
+            self._bell.wait(_NAP)
+            self._hangs = time.monotonic() > deadline
 
     def close(self) -> None:
         """Work on what waits, and end the thread; what its patience is too short for is lost."""
         with self._bell:
             self._closed = True
-            self._bell.notify()
+            self._bell.notify_all()
         self._thread.join(self._patience)
         with self._bell:
             self.lost += len(self._waiting)
@@ -89,6 +104,8 @@ class Background(Generic[Item]):
                     return
                 key, item = self._waiting.popleft()
                 self._counts[key] -= 1
+                self._hangs = False
+                self._bell.notify_all()
             try:
                 self._work(item)
             except Exception as error:  # of a codec, a library, the system: the labels go on

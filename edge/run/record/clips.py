@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ _MUXERS = {".mkv": "matroskamux", ".mp4": "mp4mux fragment-duration=1000"}
 SUFFIXES = tuple(_MUXERS)
 
 _BACKLOG = 10  # pictures that wait for the encoder before more are left out
+_AHEAD = 4  # pictures that wait of a source that can wait: all of them hold the end of a run
+_STUCK = 10.0  # seconds without room for one more after which the encoder is given up
+_SLICE = 0.005  # seconds between looks at whether there is room
 _FINISH = 3  # seconds that the last pictures get to reach the disk
 # Nanoseconds: between two pictures at least, and for which the last one is shown.
 _STEP, _MOMENT = 1_000_000, 33_000_000
@@ -62,8 +66,8 @@ class Clip:
             self.close()
             raise
 
-    def behind(self) -> bool:
-        """Whether the encoder, or the disk, does not keep up: a picture more would only wait.
+    def behind(self, backlog: int = _BACKLOG) -> bool:
+        """Whether the encoder, or the disk, does not keep up: so many pictures wait for it.
 
         Raises StorageError when writing has failed.
         """
@@ -71,7 +75,22 @@ class Clip:
             self._error = self._failure(message)
         if self._error is not None:
             raise self._error
-        return bool(self._source.get_property("current-level-buffers") >= _BACKLOG)
+        return bool(self._source.get_property("current-level-buffers") >= backlog)
+
+    def await_room(self) -> None:
+        """Wait until the encoder has work for a moment only.
+
+        Raises StorageError when writing has failed, and when it is stuck.
+        """
+        deadline = time.monotonic() + _STUCK
+        while self.behind(_AHEAD):
+            if time.monotonic() > deadline:
+                self._error = StorageError(
+                    f"cannot write {self.path} (no picture went into it for {_STUCK:.0f} s)",
+                    "look at the disk: dmesg",
+                )
+                raise self._error
+            time.sleep(_SLICE)
 
     def add(self, picture: Surface, seconds: float) -> None:
         """Append a picture, shown from `seconds` after the first on."""

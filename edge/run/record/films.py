@@ -109,6 +109,8 @@ class Films:
             self.lost += 1
             return
         try:
+            if track.clip is not None and not frame.live:
+                track.clip.await_room()
             if track.clip is not None and track.clip.behind():
                 self.lost += 1
                 if not track.slow:

@@ -4,12 +4,14 @@
     one thread for drawing   copies the picture with its words, at a lower priority
     GStreamer's threads      encode and write, one pipeline per source
 
-What the encoder or the disk cannot keep up with is left out and counted; nothing here waits.
+A camera waits for nobody: what the encoder or the disk cannot keep up with is left out and counted.
+A source that can wait does, as a film that is read faster than it is encoded, and loses nothing.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +46,10 @@ class Outlet(Protocol):
     lost: int
 
     def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
-        """Show what `draw` makes of a frame, or leave it out. Draws only if it is shown."""
+        """Show what `draw` makes of a frame, or leave it out. Draws only if it is shown.
+
+        May wait for a frame that is not live, for seconds at most.
+        """
 
     def end(self, source: str) -> None:
         """Nothing comes from this source any more."""
@@ -64,9 +69,10 @@ class _Shot:
 class Recording(Sink):
     """Hands labelled pictures of all sources to an outlet, which it owns."""
 
-    def __init__(self, outlet: Outlet, warn: Callable[[str], None]):
-        """warn: is told at the end how many frames are missing."""
+    def __init__(self, outlet: Outlet, stop: threading.Event, warn: Callable[[str], None]):
+        """stop: no source waits any more. warn: is told at the end how many frames are missing."""
         self._outlet = outlet
+        self._stop = stop
         self._warn = warn
         self._background: Background[_Shot | Transition | None] = Background(
             "recording", self._work, _ROOM, _PATIENCE, warn
@@ -79,11 +85,13 @@ class Recording(Sink):
 
     def write(self, result: Result) -> None:
         shot = _Shot(result, time.time() - result.age_ms / 1e3)
-        self._background.put(result.frame.source, shot)
+        until = None if result.frame.live else self._stop
+        self._background.put(result.frame.source, shot, until)
 
     def changed(self, transition: Transition) -> None:
         if transition.state in ("ended", "failed"):
-            self._background.put(transition.source, transition)
+            # Apart from its frames: it takes the place of none of them.
+            self._background.put(f"end of {transition.source}", transition)
 
     def close(self) -> None:
         # On its thread: a disk that hangs must not hold the exit.
@@ -115,18 +123,22 @@ def check_record(target: str) -> None:
 
 
 def record(
-    target: str, several: bool, say: Callable[[str], None], warn: Callable[[str], None]
+    target: str,
+    several: bool,
+    stop: threading.Event,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Recording:
     """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
 
-    several: there is more than one source, so that names get theirs. say, warn: are told, on any
-    thread, where the video is, and what is not in it. Raises OptionError or
-    AddressError, StorageError when nothing can be written there, and MissingPackage.
+    several: there is more than one source, so that names get theirs. stop: ends every wait, when it
+    is set. say, warn: are told, on any thread, where the video is, and what is not in it. Raises
+    OptionError or AddressError, StorageError when nothing can be written there, and MissingPackage.
     """
     check_record(target)
     if target.startswith(_SERVED):
-        return Recording(Broadcast(address(target), several, say, warn), warn)
-    return Recording(Films(target, several, say, warn), warn)
+        return Recording(Broadcast(address(target), several, say, warn), stop, warn)
+    return Recording(Films(target, several, say, warn), stop, warn)
 
 
 def _drawn(shot: _Shot) -> Surface:

@@ -18,7 +18,7 @@ from edge.run.record.durations import seconds
 from edge.run.record.rhythm import Rhythm, moment
 from edge.run.sinks import Result
 
-__all__ = ["Rule", "Seen", "Watch", "check_labels", "read_rule"]
+__all__ = ["Rule", "Seen", "Watch", "check_labels", "check_sources", "read_rule"]
 
 _GRAMMAR = r"""
     rule: either [_FOR DURATION]
@@ -91,16 +91,18 @@ Condition: TypeAlias = Callable[[Seen], bool]
 class Rule:
     """A rule that was understood.
 
-    text    as it was written
-    holds   whether it is true of a frame
-    hold    seconds that it must be true for
-    labels  the labels that it names
+    text     as it was written
+    holds    whether it is true of a frame
+    hold     seconds that it must be true for
+    labels   the labels that it names
+    sources  the sources that it names
     """
 
     text: str
     holds: Condition
     hold: float
     labels: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def read_rule(text: str) -> Rule:
@@ -118,22 +120,24 @@ def read_rule(text: str) -> Rule:
         hold = seconds(length) if length else 0.0
     except OptionError as error:
         raise _wrong(text, length.start_pos, error.mend) from None
-    labels = {
-        _bare(value) for name, _, value in (test.children for test in tests) if name == "label"
-    }
-    return Rule(text, _meaning(condition), hold, tuple(sorted(labels)))
+    named: dict[str, set[str]] = {"label": set(), "source": set()}
+    for name, _, value in (test.children for test in tests):
+        if name in named:
+            named[name].add(_bare(value))
+    labels, sources = (tuple(sorted(names)) for names in named.values())
+    return Rule(text, _meaning(condition), hold, labels, sources)
 
 
 def check_labels(rules: Iterable[Rule], labels: Sequence[str]) -> None:
     """Raises OptionError when a rule names a label that the engine has not: it would never fire."""
     for rule in rules:
-        for label in rule.labels:
-            if label not in labels:
-                near = difflib.get_close_matches(label, labels, cutoff=0.4) or labels[:3]
-                raise OptionError(
-                    f"the engine has no label {label!r}, which the rule {rule.text!r} names",
-                    f"write one of its own, such as: {', '.join(map(repr, near))}",
-                )
+        _check_names(rule, rule.labels, labels, "the engine has no label")
+
+
+def check_sources(rules: Iterable[Rule], sources: Sequence[str]) -> None:
+    """Raises OptionError when a rule names a source that the run has not."""
+    for rule in rules:
+        _check_names(rule, rule.sources, sources, "the run has no source")
 
 
 class Watch:
@@ -197,6 +201,17 @@ def _meaning(tree: Any) -> Condition:
         return lambda seen: not parts[0](seen)
     among = any if tree.data == "either" else all
     return lambda seen: among(part(seen) for part in parts)
+
+
+def _check_names(rule: Rule, names: Iterable[str], known: Sequence[str], none: str) -> None:
+    """Raises OptionError for the first of the names that is not known; none: how that begins."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, cutoff=0.4) or known[:3]
+            raise OptionError(
+                f"{none} {name!r}, which the rule {rule.text!r} names",
+                f"write one of its own, such as: {', '.join(map(repr, near))}",
+            )
 
 
 def _bare(name: str) -> str:

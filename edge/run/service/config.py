@@ -14,29 +14,20 @@ relative to the current folder, as on the command line.
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import MappingProxyType
+from typing import Any
 
-import msgspec
-
-from edge.errors import ConfigError, EdgeError, SourceError
+from edge.errors import ConfigError, OptionError, SourceError
 from edge.options import Backend
-from edge.run.parity.audit import parse_every
-from edge.run.record.recording import check_record
-from edge.run.record.rules import read_rule
-from edge.run.record.smoothing import smoothing
+from edge.run.record.rules import check_sources, read_rule
 from edge.run.service import toml
-from edge.run.sources.camera import named
-from edge.run.sources.cameras import Camera, Transport
-from edge.run.sources.uris import as_uri, check_scheme, redact, redact_address
-from edge.run.telemetry.broker import Broker
-from edge.run.telemetry.metrics import listen_address
-from edge.run.web.access import parse_address
+from edge.run.service.keys import CAMERA, RUN, check_number, check_pairs, lonely, settings
+from edge.run.sources.cameras import Camera, named
+from edge.run.sources.pipelines import check_source
+from edge.run.sources.uris import as_uri, redact
 
 __all__ = ["Config", "Diff", "diff", "load", "merge"]
 
@@ -100,72 +91,17 @@ class Diff:
     restart: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Key:
-    """One key of the file: what msgspec makes of its value, what a person writes, an example.
+def load(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """Read a configuration file. Raises ConfigError, with its line, for the first fault in it.
 
-    check  raises an EdgeError or a ValueError for a text, or one of a list, that means nothing
+    given: what the command line says on top, as for `merge`: it may complete what the file says.
     """
-
-    kind: Any
-    wanted: str
-    example: str
-    check: Callable[[str], object] = str
-
-
-_Count = Annotated[int, msgspec.Meta(ge=1)]
-_Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
-_Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
-
-_RUN = {
-    "engine": _Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
-    "backend": _Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
-    "threads": _Key(_Count, "a whole number from 1", "2"),
-    "frames": _Key(_Count, "a whole number from 1", "1000"),
-    "reconnect": _Key(bool, "true or false", "true"),
-    "wait": _Key(bool, "true or false", "true"),
-    "summary": _Key(Path, "a file", '"summary.json"'),
-    "preview": _Key(Path, "a file", '"frame.png"'),
-    "web": _Key(_Text, "an address", '":8080"', parse_address),
-    "metrics": _Key(_Text, "an address", '":9100"', listen_address),
-    "mqtt": _Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
-    "smooth": _Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
-    "on": _Key(
-        tuple[_Text, ...],
-        "a list of rules",
-        '["label=dog and confidence>0.8 for 2s"]',
-        read_rule,
-    ),
-    "snapshots": _Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
-    "keep": _Key(_Count, "a whole number from 1", "1000"),
-    "record": _Key(
-        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record
-    ),
-    "audit": _Key(_Text, "one frame of how many", '"1/500"', parse_every),
-    "reference": _Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
-}
-_CAMERA = {
-    "source": _Key(_Text, "a source", '"rtsp://10.0.0.5/stream1"'),
-    "name": _Key(_Name, "a name on one line", '"door"'),
-    "every": _Key(_Count, "a whole number from 1", "2"),
-    "max_fps": _Key(_Span, "a number above 0", "10"),
-    "stall": _Key(_Span, "a number of seconds above 0", "10"),
-    "realtime": _Key(bool, "true or false", "true"),
-    "loop": _Key(bool, "true or false", "true"),
-    "transport": _Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
-    "credentials": _Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
-}
-
-
-def load(path: Path) -> Config:
-    """Read a configuration file. Raises ConfigError, with its line, for the first fault in it."""
     document = toml.read(path)
     tables = document.data.get("camera", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise document.error(("camera",), "camera is no list of tables", "write [[camera]]")
     options = {key: value for key, value in document.data.items() if key != "camera"}
-    settings = _settings(document, (), options, _RUN)
+    found = settings(document, (), options, RUN)
     cameras: dict[str, Camera] = {}
     for number, table in enumerate(tables):
         place: toml.Place = ("camera", number)
@@ -177,7 +113,17 @@ def load(path: Path) -> Config:
                 'give this one a name of its own: name = "..."',
             )
         cameras[camera.name] = camera
-    return Config(**settings, cameras=tuple(cameras.values()))
+    said = _said(given)
+    for key, needed in lonely({*_said(found), *said}).items():
+        if key in found:
+            raise document.error(
+                (key,),
+                f"{key} means nothing without {needed}",
+                f"write: {needed} = {RUN[needed].example}",
+            )
+    if "source" not in said:
+        _check_rules(document, found.get("on", ()), cameras)
+    return Config(**found, cameras=tuple(cameras.values()))
 
 
 def merge(config: Config, given: Mapping[str, Any]) -> Config:
@@ -187,12 +133,14 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
 
     Its keys are those of the file. `source` is a list of URIs that stand in for all cameras of the
     file, and the other keys of a camera hold for every one.
-    Raises ConfigError when there is no engine, or no camera.
+    Raises ConfigError when there is no engine, or no camera, and OptionError for what cannot be.
     """
-    said = {key: value for key, value in given.items() if value is not None and value != []}
+    said = _said(given)
+    for key, value in said.items():
+        check_number(key, value)
     if "source" in said:
         config = replace(config, cameras=tuple(Camera(uri) for uri in said.pop("source")))
-    of_each = {key: said.pop(key) for key in _CAMERA if key in said}
+    of_each = {key: said.pop(key) for key in CAMERA if key in said}
     if "on" in said:
         said["on"] = tuple(said["on"])
     cameras = tuple(replace(camera, **of_each) for camera in config.cameras)
@@ -201,7 +149,10 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
         raise ConfigError("no engine was named", 'type it, or write engine = "..." into the file')
     if not config.cameras:
         raise ConfigError("no camera was named", "type --source URI, or write a [[camera]]")
-    return replace(config, cameras=tuple(named(config.cameras)))
+    check_pairs(_said(vars(config)))
+    config = replace(config, cameras=tuple(named(config.cameras)))
+    check_sources(map(read_rule, config.on), [camera.name for camera in config.cameras])
+    return config
 
 
 def diff(old: Config, new: Config) -> Diff:
@@ -218,71 +169,29 @@ def diff(old: Config, new: Config) -> Diff:
     )
 
 
+def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for: whatever is not None or empty."""
+    return {key: value for key, value in given.items() if value not in (None, [], ())}
+
+
+def _check_rules(document: toml.Document, rules: Collection[str], cameras: Collection[str]) -> None:
+    """Raises ConfigError for a rule that names none of these cameras."""
+    for number, text in enumerate(rules):
+        try:
+            check_sources([read_rule(text)], list(cameras))
+        except OptionError as error:
+            raise document.error(("on", number), f"on: {error.what}", error.mend) from error
+
+
 def _camera(document: toml.Document, place: toml.Place, table: dict[str, Any]) -> Camera:
-    settings = _settings(document, place, table, _CAMERA)
-    if "source" not in settings:
+    found = settings(document, place, table, CAMERA)
+    if "source" not in found:
         raise document.error(
-            place, "this camera has no source", f"write: source = {_CAMERA['source'].example}"
+            place, "this camera has no source", f"write: source = {CAMERA['source'].example}"
         )
     try:
-        uri = as_uri(settings.pop("source"))
-        check_scheme(uri)
+        uri = as_uri(found.pop("source"))
+        check_source(uri)
     except SourceError as error:
         raise document.error((*place, "source"), error.what, error.mend) from error
-    return Camera(uri, **{"name": redact(uri), **settings})
-
-
-def _settings(
-    document: toml.Document, place: toml.Place, table: dict[str, Any], keys: dict[str, _Key]
-) -> dict[str, Any]:
-    """The values of a table, each as its key wants it."""
-    settings = {}
-    for name, value in table.items():
-        here = (*place, name)
-        if name not in keys:
-            raise document.error(here, f"there is no key {name!r} here", _advice(name, keys))
-        try:
-            settings[name] = msgspec.convert(value, keys[name].kind, dec_hook=_path)
-        except msgspec.ValidationError as error:
-            # A password may be in it.
-            shown = redact_address(json.dumps(value, default=str, ensure_ascii=False))
-            element = re.search(r"\$\[(\d+)\]`$", str(error))
-            raise document.error(
-                (*here, int(element[1])) if element else here,
-                f"{name} cannot be {shown}",
-                f"write {keys[name].wanted}, as in: {name} = {keys[name].example}",
-            ) from error
-        _check(document, here, keys[name], settings[name])
-    return settings
-
-
-def _check(document: toml.Document, place: toml.Place, key: _Key, value: Any) -> None:
-    """Raise what the one that will read a text, or the texts of a list, finds wrong with it."""
-    texts = [(place, value)]
-    if isinstance(value, tuple):
-        texts = [((*place, number), text) for number, text in enumerate(value)]
-    for here, text in texts:
-        try:
-            key.check(text)
-        except (EdgeError, ValueError) as error:
-            what = error.what if isinstance(error, EdgeError) else str(error)
-            mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
-            raise document.error(here, f"{place[-1]}: {what}", mend) from error
-
-
-def _advice(name: str, keys: dict[str, _Key]) -> str:
-    """What to write in place of a key that is not there."""
-    if name in _RUN:  # TOML gives a [[camera]] all keys that follow it
-        return f"move {name} above the first [[camera]]"
-    if name in _CAMERA:
-        return f"move {name} into a [[camera]]"
-    known = keys if keys is _CAMERA else {**keys, "camera": None}
-    if near := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]}?"
-    return f"use one of: {', '.join(known)}"
-
-
-def _path(kind: type, value: Any) -> Path:
-    if not isinstance(value, str) or not value:
-        raise ValueError("no path")
-    return Path(value)
+    return Camera(uri, **{"name": redact(uri), **found})

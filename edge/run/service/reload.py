@@ -45,7 +45,7 @@ class Reload:
     def __call__(self) -> None:
         """Read the file anew. One with a fault in it changes nothing at all."""
         try:
-            wanted = merge(load(self._path), self._given)
+            wanted = merge(load(self._path, self._given), self._given)
             change = diff(self.config, wanted)
             feeds = [self._feed(camera) for camera in change.added]
         except EdgeError as error:

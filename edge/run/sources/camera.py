@@ -9,28 +9,28 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import SilenceError, SourceError
-from edge.gst import detect_platform, gstreamer
+from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
 from edge.run.reader import Feed
-from edge.run.sources.access import resolve
+from edge.run.sources.access import Access, resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
 from edge.run.sources.explain import explain, knock
-from edge.run.sources.launch import launch
-from edge.run.sources.pipelines import GATE, SINK
+from edge.run.sources.launch import decoder_of, launch
+from edge.run.sources.pipelines import GATE, SINK, pipeline
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
-from edge.run.sources.uris import as_uri, check, check_scheme, is_live, is_network, path_of, redact
+from edge.run.sources.uris import check, is_live, is_network, path_of
 
-__all__ = ["Source", "feed", "named"]
+__all__ = ["Source", "check_camera", "feed"]
 
 if TYPE_CHECKING:
     from edge.cuda import Device
@@ -40,21 +40,15 @@ _SLICE = 0.1
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
 
 
-def named(cameras: Iterable[Camera]) -> list[Camera]:
-    """The cameras, each with a name of its own: of the same one twice, the second is called #2.
+def check_camera(camera: Camera, platform: str | None = None) -> Access:
+    """What opens a camera. Raises SourceError for one that could never be opened on this machine.
 
-    Raises SourceError for one of a kind that there is not.
+    What is only not there yet, such as a USB camera, may come.
     """
-    found: dict[str, Camera] = {}
-    for camera in cameras:
-        check_scheme(as_uri(camera.uri))
-        name = first = camera.name or redact(as_uri(camera.uri))
-        same = 1
-        while name in found:
-            same += 1
-            name = f"{first}#{same}"
-        found[name] = replace(camera, name=name)
-    return list(found.values())
+    access = resolve(camera.uri, credentials=camera.credentials)
+    with access.hidden():
+        pipeline(replace(camera, uri=access.uri), platform=platform or detect_platform())
+    return access
 
 
 def feed(
@@ -68,9 +62,11 @@ def feed(
     """A camera as the loop wants it: opened anew as often as need be.
 
     device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
-    told, once, what is done to its pictures on their way.
+    told, once, what decodes its pictures and what else is done to them on their way.
+
+    Raises SourceError as `check_camera`.
     """
-    access, once = resolve(camera.uri, credentials=camera.credentials), lru_cache(maxsize=None)(say)
+    access, once = check_camera(camera, platform), lru_cache(maxsize=None)(say)
     live = is_live(access.uri)
 
     def open_(first: int, wait: float) -> Source:
@@ -109,7 +105,7 @@ class Source:
     ) -> None:
         """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
         come to system memory. first: the first frame's number. wait: seconds for it to come.
-        say: is told, when it is open, what is done to the pictures on their way.
+        say: is told, when it is open, what decodes the pictures, and what is done to them.
 
         Raises SourceError when the file or the device is not there, or a variable is not set.
         """
@@ -227,6 +223,8 @@ class Source:
                 arrived = self._sink.get_static_pad("sink").get_current_caps()
                 for text in remarks(self.name, self._gate.get_current_caps(), arrived):
                     self._say(text)
+                if decoder := decoder_of(self._pipeline):
+                    self._say(f"{self.name}: decoded by {decoder}")
                 return
             if message.type == kinds.PROGRESS:
                 # A camera that agreed to play may take as long as it was seen to take.
@@ -345,3 +343,4 @@ class Source:
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
             self._pipeline = self._sink = self._bus = self._gate = None
+            give_back()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-__all__ = ["STALL", "Camera", "Thinning", "Transport"]
+from edge.errors import SourceError
+from edge.run.sources.uris import as_uri, redact, redact_address
+
+__all__ = ["STALL", "Camera", "Thinning", "Transport", "named"]
 
 Transport: TypeAlias = Literal["tcp", "udp"]
 STALL = 10.0
@@ -35,6 +39,26 @@ class Camera:
     loop: bool = False
     transport: Transport = "tcp"
     credentials: str = ""
+
+
+def named(cameras: Iterable[Camera]) -> list[Camera]:
+    """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
+    found: dict[str, Camera] = {}
+    for camera in cameras:
+        name = first = camera.name or _name_of(camera.uri)
+        same = 1
+        while name in found:
+            same += 1
+            name = f"{first}#{same}"
+        found[name] = replace(camera, name=name)
+    return list(found.values())
+
+
+def _name_of(typed: str) -> str:
+    try:
+        return redact(as_uri(typed))
+    except SourceError:  # raised again where it is opened; a dry run goes on to the next
+        return redact_address(typed)
 
 
 class Thinning:

@@ -82,7 +82,7 @@ def explain(
             "copy it again, whole, or convert it: ffmpeg -i FILE out.mp4",
         )
     if uri.startswith("test://"):
-        return SourceError(f"{name} is no test picture ({reason})", "use test://ball")
+        return SourceError(f"{name} cannot be shown ({reason})", "use test://ball")
     alone = name.removeprefix("gst:").strip()
     # What a pipeline says of itself is found before it runs, and told as a failure to link.
     if "alternate" in uri and re.search(rf"link .*\b({SINK}|{GATE} to)\b", reason):

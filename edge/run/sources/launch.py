@@ -49,7 +49,7 @@ def _prefer_hardware() -> None:
 
 
 def decoder_of(built: Any) -> str:
-    """The element that decodes the pictures of a pipeline which plays; "" where none does."""
+    """What decodes the pictures of a pipeline which plays, and in what; "" where nothing does."""
     gst, elements = gstreamer(), built.iterate_recurse()
     while True:
         result, element = elements.next()
@@ -60,4 +60,7 @@ def decoder_of(built: Any) -> str:
         elif (factory := element.get_factory()) is not None:
             kinds = factory.get_metadata("klass").split("/")
             if "Decoder" in kinds and {"Video", "Image"} & set(kinds):
-                return str(factory.get_name())
+                name = str(factory.get_name())
+                # Those of a Jetson do not say of themselves that they are hardware.
+                is_hardware = "Hardware" in kinds or name.startswith("nv")
+                return f"{name}, in {'hardware' if is_hardware else 'software'}"

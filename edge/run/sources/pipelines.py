@@ -11,6 +11,7 @@ it is, and converts only what `FORMATS` does not name, such as 10-bit video.
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from dataclasses import replace
@@ -23,6 +24,7 @@ from edge.run.sources.cameras import Camera
 from edge.run.sources.uris import (
     KNOWN,
     VARIABLE,
+    check_scheme,
     device_of,
     is_live,
     options_of,
@@ -32,7 +34,7 @@ from edge.run.sources.uris import (
     split_login,
 )
 
-__all__ = ["CAMERA", "GATE", "SINK", "launch_line", "pipeline"]
+__all__ = ["CAMERA", "GATE", "PATTERNS", "SINK", "check_source", "launch_line", "pipeline"]
 
 # What brings decoded frames to system memory.
 _TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
@@ -53,6 +55,20 @@ _SINK = f"name={SINK} sync=false qos=false enable-last-sample=false"
 # The kinds of stream that a USB camera offers, by the names that people give them.
 _KINDS = {"raw": "video/x-raw", "mjpg": "image/jpeg", "h264": "video/x-h264"}
 _MODE = ("width", "height", "fps")
+# What `videotestsrc` can show.
+PATTERNS = (
+    *("smpte", "snow", "black", "white", "red", "green", "blue", "checkers-1", "checkers-2"),
+    *("checkers-4", "checkers-8", "circular", "blink", "smpte75", "zone-plate", "gamut"),
+    *("chroma-zone-plate", "solid-color", "ball", "smpte100", "bar", "pinwheel", "spokes"),
+    *("gradient", "colors", "smpte-rp-219"),
+)
+
+
+def check_source(uri: str) -> None:
+    """Raises SourceError for words that mean nothing on any machine; variables may be anything."""
+    check_scheme(uri)
+    if not VARIABLE.search(uri):
+        pipeline(Camera(uri), platform="jetson")
 
 
 def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
@@ -127,8 +143,7 @@ def _head(camera: Camera, platform: str) -> tuple[str, str]:
     if scheme == "test":
         pattern, mode = options_of(uri, _MODE)
         caps = _caps("video/x-raw", {"width": "640", "height": "480", "fps": "30"} | mode, uri)
-        source = f"videotestsrc pattern={_word(pattern.removeprefix('test://'), uri)}"
-        return f"{source} is-live=true ! {caps}", ""
+        return f"videotestsrc pattern={_pattern(pattern, uri)} is-live=true ! {caps}", ""
     if scheme == "file":
         # Percent-encoded, so that no character of a file's name means anything to the parser.
         return f"uridecodebin uri={path_of(uri).as_uri()}", decoded
@@ -198,6 +213,18 @@ def _location(uri: str) -> str:
     # Inside double quotes only a quote and a backslash mean something: both are encoded.
     address = quote(split_login(uri)[1], safe=":/?#[]@!$&'()*+,;=%-._~")
     return f'location="{address}"'
+
+
+def _pattern(plain: str, uri: str) -> str:
+    """The test picture that `plain`, a `test://` URI without its query, names."""
+    name = _word(plain.removeprefix("test://"), uri)
+    if name not in PATTERNS:
+        near = difflib.get_close_matches(name, PATTERNS, n=1)
+        raise SourceError(
+            f"test://{name} is no test picture",
+            f"did you mean test://{near[0]}?" if near else f"use one of: {', '.join(PATTERNS)}",
+        )
+    return name
 
 
 def _word(text: str, uri: str) -> str:

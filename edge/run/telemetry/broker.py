@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from edge.errors import AddressError, require
 from edge.run.sources.uris import redact, redact_address
 
-__all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message"]
+__all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message", "why_not"]
 
 PREFIX = "vit-edge"
 ONLINE, OFFLINE = "online", "offline"
@@ -24,6 +24,8 @@ _CONNECT = 5.0  # seconds for TCP, and as many for TLS
 # At least once: what the broker has not acknowledged is sent again, so that none is lost unseen.
 _QOS = 1
 _UNKNOWN = (134, 135)  # bad user name or password, not authorised: MQTT's reason codes
+_OUT_OF_TIME = (9, 10)  # not valid yet, or no longer: OpenSSL's codes
+_ANOTHER_NAME = (62, 64)  # of a host, of an IP address
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ class Broker:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"MQTT broker {host}:{self.port}"
+
+
+def why_not(error: OSError | ValueError) -> str:
+    """Why a broker could not be connected to, and what mends it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        mend = "name its authority's: SSL_CERT_FILE=ca.pem edge run ..."
+        if error.verify_code in _OUT_OF_TIME:
+            mend = "check this machine's clock, or have it renewed"
+        elif error.verify_code in _ANOTHER_NAME:
+            mend = "write mqtts:// with a name that it holds"
+        return f"its certificate is not trusted ({error.verify_message.rstrip('.')}): {mend}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails ({error.reason or error}): if it speaks none, write mqtt:// for mqtts://"
+    return f"cannot be reached ({getattr(error, 'strerror', None) or error})"
 
 
 def _unusable(url: str) -> AddressError:

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from edge.errors import require
 from edge.run.sinks import Result, Sink, as_json
 from edge.run.status import Transition
-from edge.run.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message
+from edge.run.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message, why_not
 
 __all__ = ["QUEUE", "Mqtt", "topic_part"]
 
@@ -44,14 +44,21 @@ class Mqtt(Sink):
     anew with each connection: the broker need not remember.
     """
 
-    def __init__(self, url: str, say: Callable[[str], None], *, limit: int = QUEUE):
-        """say: is told, on the sink's thread, that the broker is there, or why not; each once.
+    def __init__(
+        self,
+        url: str,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+        *,
+        limit: int = QUEUE,
+    ):
+        """say, warn: are told, on the sink's thread, that the broker is there; why not; each once.
 
         Raises AddressError when `url` is no broker's, MissingPackage without paho-mqtt.
         """
         self._broker = Broker.from_url(url)
         require("paho.mqtt.client")
-        self._say = say
+        self._say, self._warn = say, warn
         self._limit = limit
         self._parts: dict[str, str] = {}
         # The same for each connection: a broker that has not noticed the end of the last one ends
@@ -106,7 +113,7 @@ class Mqtt(Sink):
             self._queue.clear()
             self._flying.clear()
         if lost:
-            self._say(f"{self._broker}: the last {lost} results did not reach it")
+            self._warn(f"{self._broker}: the last {lost} results did not reach it")
 
     def _topic(self, source: str, kind: str) -> str:
         if source not in self._parts:
@@ -126,26 +133,29 @@ class Mqtt(Sink):
         """Connect again and again, at growing intervals; once more when `close` wakes it."""
         attempts, told, dropped = 0, "", 0
 
-        def tell(text: str) -> None:
+        def tell(how: Callable[[str], None], text: str) -> None:
             nonlocal told
             if text != told:
                 told = text
-                self._say(f"{self._broker}: {text}")
+                how(f"{self._broker}: {text}")
 
         def connected() -> None:
             nonlocal dropped
             lost, dropped = self._dropped - dropped, self._dropped
-            tell(f"connected; {lost} results were dropped meanwhile" if lost else "connected")
+            if lost:
+                tell(self._warn, f"connected; {lost} results were dropped meanwhile")
+            else:
+                tell(self._say, "connected")
 
         while True:
             last, began = self._deadline is not None, time.monotonic()
             try:
                 trouble = self._converse(connected)
             except (OSError, ValueError) as error:
-                trouble = f"cannot be reached ({getattr(error, 'strerror', None) or error})"
+                trouble = why_not(error)
             if last or not trouble:
                 return
-            tell(f"{trouble}; results wait for it, {self._limit} at most")
+            tell(self._warn, f"{trouble}; results wait for it, {self._limit} at most")
             attempts = 1 if time.monotonic() - began > _PAUSE else attempts + 1
             # Not all devices of a site at once, when its broker comes back.
             pause = min(_PAUSE, 2.0 ** min(attempts, 10)) * random.uniform(0.25, 0.5)

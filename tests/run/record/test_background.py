@@ -6,6 +6,9 @@ import os
 import threading
 from collections.abc import Callable
 
+import pytest
+
+from edge.run.record import background
 from edge.run.record.background import Background
 
 
@@ -84,6 +87,26 @@ def test_work_that_hangs_does_not_hold_the_exit_and_is_said() -> None:
     assert worker.lost == 1
     assert ["test: the rest could not be written" in text for text in said] == [True]
     slow.go.set()
+
+
+def test_whoever_can_wait_does_so_for_room_but_not_for_work_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "_HANGS", 0.5)
+    slow, never = Slow(), threading.Event()
+    worker = start(slow, 2)
+    worker.put("a", 0)
+    assert slow.begun.acquire(timeout=30)
+    for number in range(1, 100):  # each would wait half a second
+        worker.put("a", number, never)
+    assert worker.lost == 97
+    slow.go.set()
+    assert slow.begun.acquire(timeout=30)
+    for number in range(100, 200):
+        worker.put("a", number, never)
+    worker.close()
+    assert slow.done == [0, *range(98, 200)], "work that goes on is waited for again"
+    assert worker.lost == 97
 
 
 def test_the_work_steps_back_behind_the_threads_that_infer() -> None:

@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from edge.run.frames import Frame
 from edge.run.record import clips
 from edge.run.record import films as films_module
 from edge.run.record.caption import captioned
-from edge.run.record.clips import Clip
+from edge.run.record.encoder import Encoder
 from edge.run.record.films import Films
 from edge.run.sources.camera import Source
 
@@ -35,31 +34,15 @@ def frame(pixels: np.ndarray, number: int, source: str = "gate", rate: float = 3
 
 
 def record(films: Films, shown: Frame, label: str = "a label") -> None:
-    """Record a frame as soon as the encoder takes one."""
-    track = films._tracks.get(shown.source)
-    wait_until(lambda: track is None or track.clip is None or not is_full(track.clip))
+    """Record a frame; of a film it waits for the encoder."""
     assert isinstance(shown.surface, Surface)
     drawn = captioned(shown.surface, (label,))
     films.take(shown, lambda: drawn)
 
 
-def is_full(clip: Clip) -> bool:
-    try:
-        return clip.behind()
-    except StorageError:
-        return False
-
-
 def frames_of(path: Path) -> list[Frame]:
     with Source(str(path)) as source:
         return list(iter(lambda: source.read(20), None))
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline, "nothing happened for a minute"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
@@ -156,16 +139,37 @@ def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
     assert len(frames_of(tmp_path / "film-yard.mkv")) == 2
 
 
-def test_what_the_encoder_cannot_keep_up_with_is_left_out_and_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("live", [True, False], ids=["camera", "film"])
+def test_what_the_encoder_cannot_keep_up_with_is_left_out_of_a_camera_and_waits_of_a_film(
+    live: bool, tmp_path: Path
+) -> None:
     films = Films(str(tmp_path / "film.mkv"), False, print, print)
     noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8)
     drawn = captioned(Surface.from_rgb(noise), ("noise",))
-    for number in range(100):
-        films.take(frame(noise, number), lambda: drawn)
+    for number in range(60):
+        films.take(replace(frame(noise, number), live=live), lambda: drawn)
     films.close()
     shown = frames_of(tmp_path / "film.mkv")
+    assert (films.lost > 0) == live
+    assert len(shown) + films.lost == 60
+
+
+def test_an_encoder_that_takes_nothing_more_is_given_up_and_said(
+    paint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "_STUCK", 0.2)
+    said: list[str] = []
+    films = Films(str(tmp_path / "film.mkv"), False, print, said.append)
+    hour = 3600 * 10**9
+    waits = f"identity sync=true ts-offset={hour} ! {films._encoder.elements}"
+    films._encoder = Encoder("waits", waits, "")
+    for number in range(20):
+        record(films, frame(paint(number), number))
+    films.close()
+    [why] = said
+    assert "no picture went into it for" in why
+    assert "the recording of gate pauses" in why
     assert films.lost > 0
-    assert len(shown) + films.lost == 100
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
@@ -176,7 +180,6 @@ import itertools, time
 import numpy as np
 from edge.preprocess.surface import Surface
 from edge.run.record.caption import captioned
-from edge.run.record.clips import Clip
 from edge.run.record.films import Films
 from edge.run.frames import Frame
 

@@ -12,7 +12,7 @@ import pytest
 from edge.errors import OptionError
 from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
-from edge.run.record.rules import Seen, Watch, check_labels, read_rule
+from edge.run.record.rules import Seen, Watch, check_labels, check_sources, read_rule
 from edge.run.sinks import Result
 
 SURFACE = Surface.from_rgb(np.zeros((1, 1, 3), np.uint8))
@@ -125,6 +125,13 @@ def test_a_label_that_the_engine_has_not_is_refused_with_the_nearest() -> None:
     check_labels(rules, ["dog", "dgo", "cat"])
     with pytest.raises(OptionError, match=r"no label 'dgo'.*such as: 'dog'"):
         check_labels(rules, ["cat", "dog", "fox"])
+
+
+def test_a_source_that_the_run_has_not_is_refused_with_the_nearest() -> None:
+    rules = [read_rule("source=door and (label=dog or source='the yard')")]
+    check_sources(rules, ["the yard", "door", "gate"])
+    with pytest.raises(OptionError, match=r"no source 'door'.*such as: 'doors'"):
+        check_sources(rules, ["the yard", "doors"])
 
 
 def test_without_a_time_a_rule_fires_when_it_comes_true_and_again_after_it_was_false() -> None:

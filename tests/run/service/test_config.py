@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import ConfigError
-from edge.run.service import config
+from edge.errors import ConfigError, OptionError
+from edge.run.service import config, keys
 from edge.run.service.config import Config
 from edge.run.sources.cameras import Camera
 
@@ -76,22 +76,22 @@ def test_what_a_file_leaves_out_is_as_without_it(write):
 
 
 def test_every_field_of_a_run_and_of_a_camera_has_a_key():
-    assert {*config._RUN} == {field.name for field in fields(Config)} - {"cameras"}
+    assert {*keys.RUN} == {field.name for field in fields(Config)} - {"cameras"}
     named = {field.name for field in fields(Camera)} - {"uri"}
-    assert {*config._CAMERA} == named | {"source"}
+    assert {*keys.CAMERA} == named | {"source"}
 
 
-@pytest.mark.parametrize("keys", [config._RUN, config._CAMERA], ids=["run", "camera"])
-def test_what_an_error_tells_to_write_is_right(write, keys):
-    lines = [f"{name} = {key.example}" for name, key in keys.items()]
-    table = ["[[camera]]"] if keys is config._CAMERA else []
-    config.load(write("\n".join([*table, *lines])))
+@pytest.mark.parametrize("table", [keys.RUN, keys.CAMERA], ids=["run", "camera"])
+def test_what_an_error_tells_to_write_is_right(write, table):
+    lines = [f"{name} = {key.example}" for name, key in table.items()]
+    header = ["[[camera]]"] if table is keys.CAMERA else []
+    config.load(write("\n".join([*header, *lines])))
 
 
 def test_the_documentation_names_every_key_and_its_example_is_valid(write):
     text = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
     tables = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
-    assert {*re.findall(r"`(\w+)`", tables)} == {*config._RUN, *config._CAMERA}
+    assert {*re.findall(r"`(\w+)`", tables)} == {*keys.RUN, *keys.CAMERA}
     (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
     assert [camera.name for camera in config.load(write(example)).cameras] == ["door", "belt"]
 
@@ -148,14 +148,43 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ('[[camera]]\nsource = " "', 2, "the source is empty", "use one of"),
         ('[[camera]]\nsource = "no.mp4"', 2, "there is no file no.mp4", "give a video"),
         (
+            '[[camera]]\nsource = "test://bal"',
+            2,
+            "test://bal is no test picture",
+            "did you mean test://ball?",
+        ),
+        (
+            '[[camera]]\nevery = 2\nsource = "/dev/video0?format=mjpeg"',
+            3,
+            "asks for the format 'mjpeg'",
+            "use one of: raw, mjpg, h264",
+        ),
+        (
+            'wait = true\non = ["label=dog"]',
+            2,
+            "on means nothing without snapshots",
+            'write: snapshots = "/var/lib/vit-edge/snapshots"',
+        ),
+        ('snapshots = "x"', 1, "snapshots means nothing without on", "write: on = "),
+        ("keep = 3", 1, "keep means nothing without snapshots", "write: snapshots = "),
+        ('\naudit = "1/9"', 2, "audit means nothing without reference", "write: reference = "),
+        ('reference = "x"', 1, "reference means nothing without audit", "write: audit = "),
+        (
+            'snapshots = "x"\non = [\n  "label=dog",\n  "source=dor",\n]\n'
+            '[[camera]]\nsource = "test://ball"\nname = "door"',
+            4,
+            "on: the run has no source 'dor', which the rule 'source=dor' names",
+            "such as: 'door'",
+        ),
+        (
             'camera = [\n{source = "test://ball"},\n{source = "test://ball"},\n]',
             3,
             "a camera 'test://ball' above",
             "a name of its own",
         ),
         (
-            '[[camera]]\nsource = "test://a"\nname = "x"\n'
-            '[[camera]]\nsource = "test://b"\nname = "x"',
+            '[[camera]]\nsource = "test://ball"\nname = "x"\n'
+            '[[camera]]\nsource = "test://snow"\nname = "x"',
             6,
             "a camera 'x' above",
             "a name of its own",
@@ -212,11 +241,43 @@ def test_a_run_without_a_file_is_the_command_line_s():
 
 
 @pytest.mark.parametrize(
-    ("given", "missing"), [({"engine": Path("a")}, "camera"), ({"source": ["test://x"]}, "engine")]
+    ("given", "missing"),
+    [({"engine": Path("a")}, "camera"), ({"source": ["test://bar"]}, "engine")],
 )
 def test_a_run_without_an_engine_or_a_camera_is_refused(given, missing):
     with pytest.raises(ConfigError, match=f"no {missing} was named"):
         config.merge(Config(), given)
+
+
+def test_what_a_file_leaves_out_may_be_typed(write):
+    path, typed = write('engine = "e"\non = ["source=door"]\n'), Path("shots")
+    given = {"snapshots": typed, "source": ["test://ball"]}
+    with pytest.raises(OptionError, match=r"the run has no source 'door'.*'test://ball'"):
+        config.merge(config.load(path, given), given)
+    given["on"] = ["source=test://ball"]
+    assert config.merge(config.load(path, given), given).snapshots == typed
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"on": ["label=dog"]}, "--on means nothing without --snapshots; write --on"),
+        ({"snapshots": Path("x")}, "--snapshots means nothing without --on"),
+        ({"keep": 3}, "--keep means nothing without --snapshots"),
+        ({"audit": "1/500"}, "--audit means nothing without --reference; write --audit 1/500"),
+        ({"every": 0}, "--every cannot be 0; write a whole number from 1, as in: --every 2"),
+        ({"frames": -1}, "--frames cannot be -1; write a whole number from 1"),
+        ({"threads": 0}, "--threads cannot be 0; "),
+        ({"keep": 0}, "--keep cannot be 0; "),
+        ({"max_fps": 0.0}, "--max-fps cannot be 0.0; write a number above 0"),
+        ({"stall": float("nan")}, "--stall cannot be nan; write a number of seconds above 0"),
+        ({"on": ["source=nope"], "snapshots": Path("x")}, "the run has no source 'nope'"),
+        ({"on": ["label~dog"], "snapshots": Path("x")}, "column 6"),
+    ],
+)
+def test_what_is_typed_is_judged_before_anything_is_opened(asked, said):
+    with pytest.raises(OptionError, match=said):
+        config.merge(Config(), {"engine": Path("a"), "source": ["test://ball"], **asked})
 
 
 DOOR, YARD, GATE = (Camera(f"rtsp://host/{name}", name=name) for name in ("door", "yard", "gate"))

@@ -44,8 +44,8 @@ class Run:
         )
 
     def feed(self, camera):
-        if camera.uri == "test://refused":
-            raise SourceError("there is no such pattern", "use another")
+        if camera.uri == "rtsp://refused":
+            raise SourceError("there is no such camera", "use another")
         return Feed(camera.name, open=lambda first, wait: None, stall=camera.stall)
 
     def change(self, old, new):
@@ -88,8 +88,10 @@ def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
         ('name = "yard"', 'name = "door"', "cameras.toml:9: there is a camera 'door'"),
         ('name = "yard"', "every = 0", "cameras.toml:9: every cannot be 0"),
         ('name = "yard"', "name = ", "cameras.toml:9: this is not valid TOML"),
-        ('"test://ball"', '"test://refused"', "there is no such pattern"),
+        ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
+        ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is no test picture"),
         (BEFORE, 'engine = "cats"\n', "no camera was named"),
+        ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
     ],
 )
 def test_a_file_with_a_fault_changes_nothing_and_says_why(run, old, new, why):

@@ -19,7 +19,7 @@ import pytest
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.run.frames import Frame
-from edge.run.sources.camera import Source
+from edge.run.sources.camera import Source, check_camera, feed
 from edge.run.sources.cameras import Camera
 from edge.run.sources.pipelines import GATE
 
@@ -215,6 +215,26 @@ def test_sources_that_cannot_be_opened(uri: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_what_never_can_be_opened_is_refused_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a start and at a reload: a run that waits for it would wait for ever."""
+    monkeypatch.setenv("WHICH", "bal")
+    with pytest.raises(SourceError, match="is no test picture"):
+        feed(Camera("test://${WHICH}"))
+    with pytest.raises(SourceError, match="csi://0 needs a Jetson"):
+        feed(Camera("csi://0"), platform="pc")
+    feed(Camera("/dev/video97"))  # it may be plugged in later
+
+
+def test_no_fault_of_a_source_tells_what_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for uri in ("${SECRET}://x", "test://${SECRET}"):
+        with pytest.raises(SourceError) as caught:
+            check_camera(Camera(uri))
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_jetson_without_its_plugins(numbered: Path) -> None:
     with pytest.raises(SourceError, match=r"no element nvvidconv; .* nvidia-l4t-gstreamer"):
         Source(str(numbered), platform="jetson").open()
@@ -363,3 +383,27 @@ def test_importing_loads_no_gstreamer() -> None:
     code = "import sys, edge.run.sources.camera, edge.run.loop; assert 'gi' not in sys.modules"
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_closed_gives_the_system_its_memory_back() -> None:
+    """Between blocks that live on, free memory stays with the process unless it is told."""
+    code = """
+import ctypes, os
+from pathlib import Path
+from edge.run.sources.camera import Source
+PAGE = os.sysconf("SC_PAGE_SIZE")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def megabytes(): return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
+with Source("test://ball") as source:
+    source.read(20)
+    blocks = [libc.malloc(64_000) for _ in range(2_000)]
+    for block in blocks: ctypes.memset(block, 1, 64_000)
+    for block in blocks[:-1]: libc.free(block)
+    before = megabytes()
+print(before - megabytes() > 100)
+"""
+    root = Path(__file__).parents[3]
+    command, env = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

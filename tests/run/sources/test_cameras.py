@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.run.sources.camera import named
-from edge.run.sources.cameras import Camera, Thinning
+from edge.run.sources.cameras import Camera, Thinning, named
 
 
 def wanted(thinning: Thinning, fps: float, count: int) -> list[int]:
@@ -55,3 +54,9 @@ def test_names_are_the_uris_without_credentials_and_never_twice():
         "rtsp://***@h/s#2",
         "door",
     ]
+
+
+def test_a_source_that_cannot_be_has_a_name_without_a_password():
+    """A dry run says what is wrong with it, and goes on to the next."""
+    cameras = [Camera("nothing.mp4"), Camera("rtsp:/joe:pw@h/s")]
+    assert [camera.name for camera in named(cameras)] == ["nothing.mp4", "***@h/s"]

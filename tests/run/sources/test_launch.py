@@ -23,7 +23,7 @@ from edge.run.frames import Frame
 from edge.run.sources.access import CREDENTIALS, resolve
 from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera
-from edge.run.sources.launch import decoder_of, launch
+from edge.run.sources.launch import launch
 from tests.run.conftest import FRAMES
 from tests.run.conftest import launch as convert
 from tests.run.sources.test_camera import python
@@ -82,10 +82,11 @@ def agree(frames: list[Frame], number_in: NumberIn) -> bool:
 
 
 def test_a_web_camera_is_live(jpegs: list[bytes], number_in: NumberIn) -> None:
-    with webcam(jpegs) as url, Source(f"{url}/video?quality=high") as source:
+    said: list[str] = []
+    with webcam(jpegs) as url, Source(f"{url}/video?quality=high", say=said.append) as source:
         frames = some(source)
-        assert decoder_of(source._pipeline) == "jpegdec"
     assert source.live
+    assert said == [f"{source.name}: decoded by jpegdec, in software"]
     assert len(frames) == 5
     assert agree(frames, number_in)
     # Its pictures bear no time of their own: they get that of their arrival.
@@ -151,10 +152,11 @@ def test_rtsp_in_other_codecs(
     codec: str, rtsp: Serve, coded: Callable[[str], Path], number_in: NumberIn
 ) -> None:
     url, _ = rtsp("--codec", codec, video=coded(codec))
-    with Source(url) as source:
+    said: list[str] = []
+    with Source(url, say=said.append) as source:
         assert agree(some(source), number_in)
-        decoder = decoder_of(source._pipeline)
-    assert decoder.endswith({"h265": "h265", "h265dec": "", "jpeg": "jpegdec"}[codec])
+    (text,) = said
+    assert {"h265": "265", "jpeg": "jpegdec"}[codec] in text.partition(": decoded by ")[2]
 
 
 @pytest.fixture
@@ -203,12 +205,12 @@ def test_a_test_picture_in_another_size() -> None:
 def test_a_decoder_is_chosen_by_its_rank(numbered: Path) -> None:
     code = (
         "from edge.run.sources.camera import Source\n"
-        "from edge.run.sources.launch import decoder_of\n"
-        f"with Source({str(numbered)!r}) as source: print(decoder_of(source._pipeline))"
+        f"with Source({str(numbered)!r}, say=print): pass"
     )
     for first in ("avdec_h264", "openh264dec"):
         done = python(code, GST_PLUGIN_FEATURE_RANK=f"{first}:MAX")
-        assert done.stdout.strip() == first
+        told = f"{numbered.as_uri()}: decoded by {first}, in software"
+        assert done.stdout.strip() == told
 
 
 def test_hardware_goes_before_software_of_the_same_rank() -> None:
@@ -222,16 +224,29 @@ def register(name, kind, rank):
     kinds = {"__gstmetadata__": (name, f"Codec/Decoder/{kind}", name, "a test")}
     Gst.Element.register(None, name, rank, type(name, (Gst.Element,), kinds))
 
+class Passes(Gst.Bin):  # and says that it decodes, in hardware
+    __gstmetadata__ = ("passes", "Codec/Decoder/Video/Hardware", "passes", "a test")
+
+    def __init__(self):
+        super().__init__()
+        inner = Gst.ElementFactory.make("identity")
+        self.add(inner)
+        for name in ("sink", "src"):
+            self.add_pad(Gst.GhostPad.new(name, inner.get_static_pad(name)))
+
+Gst.Element.register(None, "zz_passes", 0, Passes)
 register("zz_hard", "Video/Hardware", Gst.Rank.PRIMARY)
 register("zz_distrusted", "Video/Hardware", Gst.Rank.SECONDARY)
 register("zz_soft", "Video", Gst.Rank.PRIMARY)
-with Source("test://ball"):
+with Source("gst:videotestsrc ! zz_passes", say=print):
     pass
 print(*(int(Gst.ElementFactory.find(f"zz_{name}").get_rank()) - int(Gst.Rank.PRIMARY)
         for name in ("hard", "soft", "distrusted")))
 """
     done = python(code)
-    assert done.stdout.split() == ["1", "0", "-128"], done.stderr
+    said, ranks = done.stdout.splitlines()
+    assert said.endswith(": decoded by zz_passes, in hardware")
+    assert ranks == "1 0 -128", done.stderr
 
 
 def test_what_a_pipeline_complains_of_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

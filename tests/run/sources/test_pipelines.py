@@ -19,7 +19,7 @@ from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.run.sources.access import resolve
 from edge.run.sources.cameras import Camera
-from edge.run.sources.pipelines import launch_line, pipeline
+from edge.run.sources.pipelines import PATTERNS, check_source, launch_line, pipeline
 from tests.run.conftest import FRAMES
 
 NEWEST = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
@@ -154,6 +154,33 @@ def test_unknown_uri_names_the_known_ones(uri: str) -> None:
     with pytest.raises(SourceError) as caught:
         pipeline(Camera(uri), platform="jetson")
     assert "file:///" in caught.value.mend
+
+
+def test_the_test_pictures_are_those_of_gstreamer() -> None:
+    element = gstreamer().ElementFactory.make("videotestsrc")
+    kinds = type(element.get_property("pattern")).__enum_values__.values()
+    assert {kind.value_nick for kind in kinds} == {*PATTERNS}
+
+
+@pytest.mark.parametrize(
+    ("uri", "mend"),
+    [
+        ("test://bal", "did you mean test://ball\\?"),
+        ("test://18?width=200", "use one of: smpte, snow"),
+        ("/dev/video0?format=mjpeg", "use one of: raw, mjpg, h264"),
+        ("/dev/video0?size=9", "it may ask for: format, width"),
+        ("csi://0?width=wide", r"write \?width=1280"),
+        ("ftp://h/x", "use one of: test://ball"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_on_any_machine(uri: str, mend: str) -> None:
+    with pytest.raises(SourceError, match=mend):
+        check_source(uri)
+
+
+@pytest.mark.parametrize("uri", ["csi://0", "test://${WHICH}", "${CAMERA}", "/dev/video${N}?fps=x"])
+def test_what_a_variable_or_another_machine_may_make_right_is_not(uri: str) -> None:
+    check_source(uri)
 
 
 def test_csi_needs_a_jetson() -> None:

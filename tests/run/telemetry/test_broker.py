@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import AddressError
-from edge.run.telemetry.broker import Broker
+from edge.run.telemetry.broker import Broker, why_not
 from edge.run.telemetry.mqtt import Mqtt
 from tests.run.telemetry.mosquitto import Listener, Mosquitto, wait_until
 
@@ -83,28 +85,29 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 def test_who_has_the_password_is_let_in_and_who_has_not_is_told_once(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
-    passwords, said = tmp_path / "passwords", []
+    passwords, said, warned = tmp_path / "passwords", [], []
     subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "ann", "p/s3cret"], check=True)
     broker.lines = ["allow_anonymous false", f"password_file {passwords}"]
     broker.start()
     address = f"127.0.0.1:{broker.port}"
     listener = Listener(broker, "ann", "p/s3cret")
-    with closing(Mqtt(f"mqtt://ann:wr0ng@{address}/wrong", said.append)):
-        wait_until(lambda: said)
-    assert said == [
+    with closing(Mqtt(f"mqtt://ann:wr0ng@{address}/wrong", said.append, warned.append)):
+        wait_until(lambda: warned)
+    assert warned == [
         f"MQTT broker {address}: it refuses the connection (Not authorized): check user and "
         "password; results wait for it, 1000 at most"
     ], "the last attempt, when it is closed, says no more"
-    with closing(Mqtt(f"mqtt://ann:p%2Fs3cret@{address}/right", said.append)):
+    with closing(Mqtt(f"mqtt://ann:p%2Fs3cret@{address}/right", said.append, warned.append)):
         wait_until(lambda: listener.last("right/status") == "online")
-    assert said[1:] == [f"MQTT broker {address}: connected"]
+    assert said == [f"MQTT broker {address}: connected"], "that is no warning"
+    assert len(warned) == 1
     listener.close()
 
 
 def test_tls_is_for_a_broker_whose_certificate_is_trusted(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, certificate, said = tmp_path / "key.pem", tmp_path / "certificate.pem", []
+    key, certificate, said, warned = tmp_path / "key.pem", tmp_path / "certificate.pem", [], []
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", key, "-out", certificate]
@@ -112,11 +115,34 @@ def test_tls_is_for_a_broker_whose_certificate_is_trusted(
     broker.lines += [f"certfile {certificate}", f"keyfile {key}"]
     broker.start()
     url = f"mqtts://localhost:{broker.port}"
-    with closing(Mqtt(url, said.append)):
-        wait_until(lambda: said)
-    assert "certificate verify failed" in said[0]
+    with closing(Mqtt(url, said.append, warned.append)):
+        wait_until(lambda: warned)
+    assert "its certificate is not trusted (self" in warned[0]
+    assert "): name its authority's: SSL_CERT_FILE=ca.pem edge run ...; results wait" in warned[0]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    with closing(Mqtt(url, said.append)):
-        wait_until(lambda: said[-1].endswith("connected"))
-    with closing(Mqtt(url.replace("localhost", "127.0.0.1"), said.append)):
-        wait_until(lambda: "not valid for '127.0.0.1'" in said[-1])
+    with closing(Mqtt(url, said.append, warned.append)):
+        wait_until(lambda: said)
+    assert said == [f"MQTT broker localhost:{broker.port}: connected"]
+    with closing(Mqtt(url.replace("localhost", "127.0.0.1"), said.append, warned.append)):
+        wait_until(lambda: len(warned) > 1)
+    assert "not valid for '127.0.0.1'): write mqtts:// with a name that it holds" in warned[1]
+
+
+@pytest.mark.parametrize("code", [9, 10])
+def test_a_certificate_that_is_out_of_time_may_be_this_machines_clock(code: int) -> None:
+    """A board without a battery begins in 1970."""
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "certificate is not yet valid"
+    assert "(certificate is not yet valid): check this machine's clock" in why_not(error)
+
+
+def test_a_broker_that_speaks_no_tls_is_told_from_one_that_is_away() -> None:
+    warned: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        sink = Mqtt(f"mqtts://{address}", print, warned.append)
+        with closing(sink), closing(server.accept()[0]) as connection:
+            connection.sendall(b"this is no TLS")
+            wait_until(lambda: warned)
+    assert warned[0].startswith(f"MQTT broker {address}: TLS fails (WRONG_VERSION_NUMBER): ")
+    assert "if it speaks none, write mqtt:// for mqtts://" in warned[0]

@@ -63,6 +63,31 @@ def test_each_metric_of_the_dashboard_is_one_of_a_run(tmp_path):
         assert labels <= known[named.pop()] | {"instance"}, target
 
 
+def test_the_dashboard_shows_all_that_an_audit_finds(tmp_path):
+    shown = set().union(
+        *(
+            metrics_in(target["expr"])
+            for panel in DASHBOARD["panels"]
+            for target in panel["targets"]
+        )
+    )
+    audited = {name for name in exposition(tmp_path) if name.startswith("edge_audit_")}
+    kinds = {re.sub(r"_(bucket|count|sum)$", "", name) for name in audited}
+    assert len(kinds) > 7
+    assert kinds <= {re.sub(r"_bucket$", "", name) for name in shown}
+
+
+def test_panels_lie_beside_each_other_and_not_over():
+    taken = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24
+
+
 def test_the_dashboard_asks_the_prometheus_and_the_device_that_were_chosen():
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     assert variables == {"datasource", "instance"}

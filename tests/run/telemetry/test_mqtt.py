@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def publish(said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publis
     open_sinks: list[Mqtt] = []
 
     def publish(url: str, **options: Any) -> Mqtt:
-        open_sinks.append(Mqtt(url, said.append, **options))
+        open_sinks.append(Mqtt(url, said.append, said.append, **options))
         return open_sinks[-1]
 
     yield publish
@@ -296,15 +296,28 @@ def test_a_broker_that_hangs_holds_neither_the_run_nor_its_end(
     wait_until(lambda: not threads())
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["silent", "not there"])
+def trickle(server: socket.socket) -> None:
+    """Answer whoever calls with a TLS record that does not end, a byte at a time."""
+    with suppress(OSError):
+        connection, _ = server.accept()
+        connection.sendall(b"\x16\x03\x03\x40\x00")
+        while True:
+            connection.sendall(b"\0")
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+@pytest.mark.parametrize("broker_is", ["silent", "slow", "not there"])
 def test_the_run_ends_without_a_broker(
-    there: bool, publish: Publish, result: Any, said: list[str]
+    broker_is: str, scheme: str, publish: Publish, result: Any, said: list[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        if not there:
+        if broker_is == "not there":
             server.close()
-        sink = publish(f"mqtt://127.0.0.1:{port}")
+        elif broker_is == "slow":
+            threading.Thread(target=trickle, args=(server,), daemon=True).start()
+        sink = publish(f"{scheme}://127.0.0.1:{port}")
         sink.write(result(0))
         began = time.monotonic()
         sink.close()
@@ -312,6 +325,22 @@ def test_the_run_ends_without_a_broker(
     assert sink.dropped == 1
     assert said[-1] == f"MQTT broker 127.0.0.1:{port}: the last 1 results did not reach it"
     wait_until(lambda: not threads())
+
+
+def test_the_process_ends_while_a_broker_does_not_answer_tls() -> None:
+    code = """
+import sys, time
+from edge.run.telemetry import broker, mqtt
+broker._CONNECT = 600.0
+sink = mqtt.Mqtt(sys.argv[1], print)
+time.sleep(0.5)
+sink.close()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = [sys.executable, "-c", code, f"mqtts://127.0.0.1:{server.getsockname()[1]}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_run_ends_while_a_connection_is_being_made(
@@ -344,7 +373,7 @@ def test_a_killed_run_is_offline_by_its_will(broker: Mosquitto, listen: Any) -> 
     code = """
 import sys, time
 from edge.run.telemetry.mqtt import Mqtt
-sink = Mqtt(sys.argv[1], print)
+sink = Mqtt(sys.argv[1], print, print)
 time.sleep(600)
 """
     run = subprocess.Popen(
@@ -383,4 +412,4 @@ def test_many_outages_leave_nothing_behind(
 def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(MissingPackage, match=r"run .*'\.\[service\]'"):
-        Mqtt("mqtt://127.0.0.1:1", print)
+        Mqtt("mqtt://127.0.0.1:1", print, print)

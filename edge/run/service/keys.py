@@ -1,0 +1,181 @@
+"""What a run can be asked for, key by key: what each value must be, and how a person writes it.
+
+The keys of a configuration file are the long names of the command's options, with `_` for `-`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+from edge.errors import EdgeError, OptionError
+from edge.options import Backend
+from edge.run.parity.audit import parse_every
+from edge.run.record.recording import check_record
+from edge.run.record.rules import read_rule
+from edge.run.record.smoothing import smoothing
+from edge.run.service import toml
+from edge.run.sources.cameras import Transport
+from edge.run.sources.uris import redact_address
+from edge.run.telemetry.broker import Broker
+from edge.run.telemetry.metrics import listen_address
+from edge.run.web.access import parse_address
+
+__all__ = ["CAMERA", "RUN", "Key", "check_number", "check_pairs", "lonely", "settings"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the file: what msgspec makes of its value, what a person writes, an example.
+
+    check  raises an EdgeError or a ValueError for a text, or one of a list, that means nothing
+    """
+
+    kind: Any
+    wanted: str
+    example: str
+    check: Callable[[str], object] = str
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+
+RUN = {
+    "engine": Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
+    "backend": Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
+    "threads": Key(_Count, "a whole number from 1", "2"),
+    "frames": Key(_Count, "a whole number from 1", "1000"),
+    "reconnect": Key(bool, "true or false", "true"),
+    "wait": Key(bool, "true or false", "true"),
+    "summary": Key(Path, "a file", '"summary.json"'),
+    "preview": Key(Path, "a file", '"frame.png"'),
+    "web": Key(_Text, "an address", '":8080"', parse_address),
+    "metrics": Key(_Text, "an address", '":9100"', listen_address),
+    "mqtt": Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
+    "smooth": Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
+    "on": Key(
+        tuple[_Text, ...],
+        "a list of rules",
+        '["label=dog and confidence>0.8 for 2s"]',
+        read_rule,
+    ),
+    "snapshots": Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
+    "keep": Key(_Count, "a whole number from 1", "1000"),
+    "record": Key(
+        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record
+    ),
+    "audit": Key(_Text, "one frame of how many", '"1/500"', parse_every),
+    "reference": Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
+}
+CAMERA = {
+    "source": Key(_Text, "a source", '"rtsp://10.0.0.5/stream1"'),
+    "name": Key(_Name, "a name on one line", '"door"'),
+    "every": Key(_Count, "a whole number from 1", "2"),
+    "max_fps": Key(_Span, "a number above 0", "10"),
+    "stall": Key(_Span, "a number of seconds above 0", "10"),
+    "realtime": Key(bool, "true or false", "true"),
+    "loop": Key(bool, "true or false", "true"),
+    "transport": Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
+    "credentials": Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
+}
+# What means nothing without another, and how both are typed.
+_SNAPSHOTS = '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR'
+_AUDIT = "--audit 1/500 --reference engines/NAME-fp32"
+_NEEDS = {
+    "on": ("snapshots", _SNAPSHOTS),
+    "snapshots": ("on", _SNAPSHOTS),
+    "keep": ("snapshots", _SNAPSHOTS),
+    "audit": ("reference", _AUDIT),
+    "reference": ("audit", _AUDIT),
+}
+
+
+def lonely(asked: Collection[str]) -> dict[str, str]:
+    """The keys of those asked for that mean nothing alone, each with the one that it needs."""
+    needs = {key: needed for key, (needed, _) in _NEEDS.items() if key in asked}
+    return {key: needed for key, needed in needs.items() if needed not in asked}
+
+
+def check_pairs(asked: Collection[str]) -> None:
+    """Raises OptionError when what is asked for on the command line means nothing alone."""
+    for key, needed in lonely(asked).items():
+        raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises OptionError for a number, of the command line, that is out of its key's range."""
+    key = RUN[name] if name in RUN else CAMERA[name]
+    if not isinstance(value, int | float):
+        return
+    try:
+        msgspec.convert(value, key.kind)
+    except msgspec.ValidationError:
+        option = f"--{name.replace('_', '-')}"
+        raise OptionError(
+            f"{option} cannot be {value}", f"write {key.wanted}, as in: {option} {key.example}"
+        ) from None
+
+
+def settings(
+    document: toml.Document, place: toml.Place, table: dict[str, Any], keys: dict[str, Key]
+) -> dict[str, Any]:
+    """The values of a table, each as its key wants it."""
+    settings = {}
+    for name, value in table.items():
+        here = (*place, name)
+        if name not in keys:
+            raise document.error(here, f"there is no key {name!r} here", _advice(name, keys))
+        try:
+            settings[name] = msgspec.convert(value, keys[name].kind, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            # A password may be in it.
+            shown = redact_address(json.dumps(value, default=str, ensure_ascii=False))
+            element = re.search(r"\$\[(\d+)\]`$", str(error))
+            raise document.error(
+                (*here, int(element[1])) if element else here,
+                f"{name} cannot be {shown}",
+                f"write {keys[name].wanted}, as in: {name} = {keys[name].example}",
+            ) from error
+        _check(document, here, keys[name], settings[name])
+    return settings
+
+
+def _check(document: toml.Document, place: toml.Place, key: Key, value: Any) -> None:
+    """Raise what the one that will read a text, or the texts of a list, finds wrong with it."""
+    texts = [(place, value)]
+    if isinstance(value, tuple):
+        texts = [((*place, number), text) for number, text in enumerate(value)]
+    for here, text in texts:
+        try:
+            key.check(text)
+        except (EdgeError, ValueError) as error:
+            what = error.what if isinstance(error, EdgeError) else str(error)
+            mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
+            raise document.error(here, f"{place[-1]}: {what}", mend) from error
+
+
+def _advice(name: str, keys: dict[str, Key]) -> str:
+    """What to write in place of a key that is not there."""
+    if name in RUN:  # TOML gives a [[camera]] all keys that follow it
+        return f"move {name} above the first [[camera]]"
+    if name in CAMERA:
+        return f"move {name} into a [[camera]]"
+    known = keys if keys is CAMERA else {**keys, "camera": None}
+    if near := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]}?"
+    return f"use one of: {', '.join(known)}"
+
+
+def _path(kind: type, value: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("no path")
+    return Path(value)
