@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
     try:
         _check_file(path)
         with Image.open(path) as image:
-            pixels, clear = _rgb(image)
+            pixels, clear = _rgb(image, opaque)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -50,7 +50,9 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
             mend = "check the path, its owner and its permissions"
             raise ImageError(f"{path} cannot be read ({error.strerror})", mend) from None
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
-    return _check_opaque(str(path), pixels, clear) if opaque else pixels
+    if clear:
+        raise _clear(str(path))
+    return pixels
 
 
 def as_pixels(picture: Picture, *, opaque: bool = False) -> Pixels:
@@ -63,13 +65,15 @@ def as_pixels(picture: Picture, *, opaque: bool = False) -> Pixels:
         return picture
     if isinstance(picture, Image.Image):
         try:
-            pixels, clear = _rgb(picture)
+            pixels, clear = _rgb(picture, opaque)
         except Exception as error:  # a file that is damaged shows only now, among others
             raise ImageError(
                 f"a PIL image of mode {picture.mode} does not become RGB ({error})",
                 "convert it before, or give another",
             ) from error
-        return _check_opaque("a PIL image", pixels, clear) if opaque else pixels
+        if clear:
+            raise _clear("a PIL image")
+        return pixels
     if isinstance(picture, (str, PathLike)):
         return load_image(picture, opaque=opaque)
     raise ImageError(
@@ -78,20 +82,20 @@ def as_pixels(picture: Picture, *, opaque: bool = False) -> Pixels:
     )
 
 
-def _rgb(image: Image.Image) -> tuple[Pixels, Any]:
-    """The pixels, and the colour that is clear, if the file names one."""
+def _rgb(image: Image.Image, opaque: bool) -> tuple[Pixels, bool]:
+    """The pixels, and whether they show a clear colour where there must be none."""
     converted = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(converted), converted.info.get("transparency")
+    pixels = np.asarray(converted)
+    clear = converted.info.get("transparency") if opaque else None
+    return pixels, clear is not None and bool((pixels == clear).all(axis=-1).any())
 
 
-def _check_opaque(name: str, pixels: Pixels, clear: Any) -> Pixels:
-    if clear is not None and (pixels == clear).all(axis=-1).any():
-        raise ImageError(
-            f"{name} has a clear colour, which this engine's processor paints white in some "
-            "versions of transformers and not in others",
-            "save it without transparency",
-        )
-    return pixels
+def _clear(name: str) -> ImageError:
+    return ImageError(
+        f"{name} has a clear colour, which this engine's processor paints white in some versions "
+        "of transformers and not in others",
+        "save it without transparency",
+    )
 
 
 def _check_file(path: str | PathLike[str]) -> None:

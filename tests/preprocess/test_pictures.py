@@ -187,6 +187,10 @@ def test_a_pil_image_that_cannot_be_rgb_is_refused(tmp_path):
         as_pixels(cut)
     with pytest.raises(ImageError, match="mode RGB does not become RGB"):
         as_pixels(cut)  # closed
+    odd = Image.new("RGB", (4, 4))
+    odd.info["transparency"] = (1, 2)
+    with pytest.raises(ImageError, match="mode RGB does not become RGB"):
+        as_pixels(odd, opaque=True)
 
 
 @pytest.mark.parametrize("picture", [None, 3, b"\xff\xd8\xff", ["a.jpg"], object()])

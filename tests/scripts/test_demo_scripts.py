@@ -55,7 +55,7 @@ def test_the_shipped_checkpoint_is_small_and_reads():
 
     folder = ROOT / "scripts/demo-vit"
     assert (folder / "model.safetensors").stat().st_size <= 4e6
-    assert read_checkpoint(str(folder)).labels == tuple("0123456789")
+    assert read_checkpoint(str(folder)).head.labels == tuple("0123456789")
 
 
 def train(*words):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import EngineError
+from edge.heads import Head
 from edge.passport import Carried, Origin, Passport
 from edge.run.parity.reference import Reference
 
@@ -58,7 +59,10 @@ def test_an_engine_that_carries_an_fp32_graph_is_one(engine, fp32_engine, copy):
     ("changes", "words"),
     [
         ({"checkpoint": Origin("other", "ViT", {})}, "built from another checkpoint, other"),
-        ({"labels": ("a", "b")}, "reads the checkpoint otherwise than tiny-int8"),
+        (
+            {"head": Head(labels=("a", "b")), "outputs": 2},
+            "reads the checkpoint otherwise than tiny-int8",
+        ),
         ({"precision": "int8"}, "is in int8, which is no reference"),
     ],
 )

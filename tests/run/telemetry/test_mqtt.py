@@ -332,7 +332,7 @@ def test_the_process_ends_while_a_broker_does_not_answer_tls() -> None:
 import sys, time
 from edge.run.telemetry import broker, mqtt
 broker._CONNECT = 600.0
-sink = mqtt.Mqtt(sys.argv[1], print)
+sink = mqtt.Mqtt(sys.argv[1], print, print)
 time.sleep(0.5)
 sink.close()
 """
