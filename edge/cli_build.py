@@ -11,6 +11,7 @@ from edge.app import app, console, say_unjudged
 from edge.options import (
     EngineArgument,
     GraphArgument,
+    ImageSizeOption,
     ImagesOption,
     LabelsOption,
     Method,
@@ -41,6 +42,7 @@ def build(
     task: TaskOption = None,
     pooling: PoolingOption = None,
     normalise: NormaliseOption = False,
+    image_size: ImageSizeOption = None,
     labels: LabelsOption = None,
     template: TemplateOption = None,
     precision: Annotated[
@@ -85,6 +87,7 @@ def build(
         "task": task,
         "pooling": pooling,
         "normalise": normalise or None,
+        "image_size": image_size,
         "labels": read_labels(labels) if labels is not None else None,
         "templates": template,
         "precision": precision,
@@ -116,14 +119,15 @@ def export(
     normalise: NormaliseOption = False,
     labels: LabelsOption = None,
     template: TemplateOption = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
     from edge.build import stages
-    from edge.build.checkpoint import Request
+    from edge.build.tasks import Request
     from edge.build.texts import read_labels
 
     texts = (tuple(read_labels(labels)) if labels is not None else (), tuple(template or ()))
-    request = Request(task, pooling, normalise, *texts)
+    request = Request(task, pooling, normalise, *texts, image_size=image_size)
     stages.export(checkpoint, images, out, console, request)
 
 

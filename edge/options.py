@@ -14,6 +14,7 @@ __all__ = [
     "BackendOption",
     "EngineArgument",
     "GraphArgument",
+    "ImageSizeOption",
     "ImagesOption",
     "LabelsOption",
     "Method",
@@ -59,6 +60,10 @@ LabelsOption = Annotated[
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option(help='prompt for labels, "a photo of a {}."; again for more, which are averaged'),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="pixels of a side, such as 384; default: as it was trained"),
 ]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[

@@ -28,12 +28,13 @@ from figures import commit, machine, versions
 
 from edge.build import calibrate, export, fp16, graph, images, models, plan
 from edge.build.census import census, in_words
-from edge.build.checkpoint import Checkpoint, Request, read_checkpoint
+from edge.build.checkpoint import Checkpoint, read_checkpoint
 from edge.build.compile import compile_plan
 from edge.build.families import FAMILIES
 from edge.build.ranges import Ranges
 from edge.build.simplify import simplify
 from edge.build.sites import linears
+from edge.build.tasks import Request
 from edge.errors import EdgeError, require
 from edge.heads import FEATURES, ZERO_SHOT, Task
 

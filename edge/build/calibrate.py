@@ -143,12 +143,11 @@ def _run(
 ) -> int:
     """Run the pictures, and let each counter see its activation. Returns how many there were."""
     tensors = sorted(counters)
-    probed = ModelProto()
-    probed.CopyFrom(model)
+    probed = graph.skeleton(model)
     probed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
     )
-    session = graph.session(probed)
+    session = graph.session(probed, weights=model)
     ran = 0
     for picture in pictures:
         for name, values in zip(tensors, session.run(picture[None], tensors), strict=True):

@@ -6,7 +6,7 @@ must find in one piece in its graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from edge.build.graph import FUSED
 from edge.errors import CheckpointError
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT, Task
 
-__all__ = ["FAMILIES", "Family", "family_of", "task_of"]
+__all__ = ["FAMILIES", "TIMM", "Family", "family_of", "task_of"]
+
+TIMM = "timm_wrapper"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Family:
              processor says which size the checkpoint is used with
     special  tokens that stand before those of patches, the first of them the class's; 0: there are
              none, or the last layer gives a map. Registers come on top, config.json counts them
+    step     config.json -> what the sides of pictures are multiples of, when they are of another
+             size than it was trained with (1: its model says more); None: it takes none
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
     """
 
@@ -38,6 +42,7 @@ class Family:
     sized: bool = True
     special: int = 1
     sigmoid: bool = False
+    step: Callable[[Mapping[str, Any]], int] | None = None
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -47,12 +52,30 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
+def _patch(usual: int) -> Callable[[Mapping[str, Any]], int]:
+    """The side of a patch, or of the largest where config.json has two; `usual` where it has none.
+
+    Of a model with a text side it is that of the side of pictures.
+    """
+
+    def step(config: Mapping[str, Any]) -> int:
+        size = config.get("vision_config", config).get("patch_size", usual)
+        return int(max(size) if isinstance(size, list) else size)
+
+    return step
+
+
+def _stages(config: Mapping[str, Any]) -> int:
+    """The pixels of a side that become one token: each stage but the first halves a side."""
+    return int(config.get("patch_size", 4)) << len(config.get("depths", "four")) - 1
+
+
 # DINOv2's giant has SiLU gates, as MobileViT has SiLU, and most CLIPs x * sigmoid(1.702 x).
 _ATTENTION = ("LayerNormalization", "Softmax")
 _POINTWISE = ("LayerNormalization", "Gelu")
 
 FAMILIES: dict[str, Family] = {
-    "vit": Family("ViT", _classifier("ViT")),
+    "vit": Family("ViT", _classifier("ViT"), step=_patch(16)),
     "deit": Family(
         "DeiT",
         {
@@ -60,28 +83,51 @@ FAMILIES: dict[str, Family] = {
             "DeiTForImageClassificationWithTeacher": (CLASSIFICATION, FEATURES),
         },
         special=2,
+        step=_patch(16),
     ),
     "beit": Family("BEiT", _classifier("Beit")),
-    "swin": Family("Swin", _classifier("Swin"), special=0),
+    "swin": Family("Swin", _classifier("Swin"), special=0, step=_stages),
     "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
-    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False),
+    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False, step=_patch(14)),
     "dinov2_with_registers": Family(
-        "DINOv2 with registers", _classifier("Dinov2WithRegisters"), _ATTENTION, sized=False
+        "DINOv2 with registers",
+        _classifier("Dinov2WithRegisters"),
+        _ATTENTION,
+        sized=False,
+        step=_patch(14),
     ),
-    "convnext": Family("ConvNeXt", _classifier("ConvNext"), _POINTWISE, sized=False, special=0),
+    "convnext": Family(
+        "ConvNeXt", _classifier("ConvNext"), _POINTWISE, sized=False, special=0, step=lambda _: 32
+    ),
     "convnextv2": Family(
-        "ConvNeXt V2", _classifier("ConvNextV2"), _POINTWISE, sized=False, special=0
+        "ConvNeXt V2",
+        _classifier("ConvNextV2"),
+        _POINTWISE,
+        sized=False,
+        special=0,
+        step=lambda _: 32,
     ),
-    "mobilevit": Family("MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False, special=0),
-    "vit_mae": Family("ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}),
-    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION),
+    "mobilevit": Family(
+        "MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False, special=0, step=lambda _: 64
+    ),
+    # Of many architectures: what they have in common is checked, their sizes by timm itself.
+    TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), step=lambda _: 1),
+    "vit_mae": Family(
+        "ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}, step=_patch(16)
+    ),
+    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION, step=_patch(32)),
     "clip_vision_model": Family(
         "CLIP",
         {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
         _ATTENTION,
+        step=_patch(32),
     ),
-    "siglip": Family("SigLIP", {"SiglipModel": (ZERO_SHOT, FEATURES)}, special=0, sigmoid=True),
-    "siglip_vision_model": Family("SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0),
+    "siglip": Family(
+        "SigLIP", {"SiglipModel": (ZERO_SHOT, FEATURES)}, special=0, sigmoid=True, step=_patch(16)
+    ),
+    "siglip_vision_model": Family(
+        "SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0, step=_patch(16)
+    ),
 }
 
 
@@ -90,9 +136,13 @@ def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
 
     Raises `CheckpointError` for what is none of ours.
     """
-    architectures = config.get("architectures")
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    if "pretrained_cfg" in config and model_type in (None, TIMM):  # as timm itself writes it
+        model_type = TIMM
+        usual = "ForImageClassification" if config.get("num_classes") else "Model"
+        architectures = architectures or [f"TimmWrapper{usual}"]
     architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = FAMILIES.get(str(model_type))
     if family is None or architecture not in family.tasks:
         known = sorted(each for family in FAMILIES.values() for each in family.tasks)
         raise CheckpointError(

@@ -52,8 +52,7 @@ def peaks(
     """
     floats = graph.floats(model)
     names = [name for node in model.graph.node for name in node.output if name in floats]
-    probed = ModelProto()
-    probed.CopyFrom(model)
+    probed = graph.skeleton(model)
     wanted = []
     for name in names:
         size, peak, total = (f"{name}_{what}" for what in ("size", "peak", "total"))
@@ -69,7 +68,7 @@ def peaks(
     probed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in wanted
     )
-    session = graph.session(probed)
+    session = graph.session(probed, weights=model)
     found = dict.fromkeys(names, 0.0)
     ran = 0
     for picture in pictures:
@@ -193,7 +192,7 @@ def to_fp16(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
     del result.graph.value_info[:]
     del result.graph.node[:]
     result.graph.node.extend(nodes)
-    return result
+    return graph.compact(result)
 
 
 class _Types:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edge.build.graph import Index
+from edge.build.graph import Index, compact
 from edge.build.ranges import Range
 from edge.build.sites import Linear, Site, biases, sites
 from edge.errors import GraphError
@@ -64,7 +64,7 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
             f"the ranges name {sorted(unknown)[0]}, which no Linear of this graph reads",
             "calibrate this very graph: edge calibrate",
         )
-    return result, named
+    return compact(result), named
 
 
 def _check_lengths(index: Index, site: Site, found: Range) -> None:

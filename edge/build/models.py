@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge.build import attention, features, texts
+from edge.build import attention, features, resolution, texts, timm_models
 from edge.build.checkpoint import Checkpoint
+from edge.build.families import FAMILIES, TIMM
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
@@ -34,6 +35,9 @@ def load(checkpoint: Checkpoint) -> Any:
         def forward(self, pixel_values: Any) -> Any:
             return self._forward(pixel_values)
 
+    if checkpoint.family is FAMILIES[TIMM]:
+        model = timm_models.load(checkpoint)
+        return Network(model, timm_models.output(checkpoint, model)).eval()
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
@@ -54,8 +58,11 @@ def for_export(network: Any, example: Any) -> None:
 
     example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
     """
-    attention.rewrite(network.model)
-    network.model.set_attn_implementation(ATTENTION)
+    if hasattr(network.model, "set_attn_implementation"):
+        attention.rewrite(network.model)
+        network.model.set_attn_implementation(ATTENTION)
+    else:
+        timm_models.for_export(network.model)
     with require("torch").no_grad():
         network(example)
 
@@ -107,6 +114,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             if checkpoint.head.task == CLASSIFICATION
             else "download the checkpoint again",
         )
+    if checkpoint.image_size is not None:
+        resolution.interpolate(model, checkpoint.image_size)
     return model
 
 

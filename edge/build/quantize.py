@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edge.build.graph import Index
+from edge.build.graph import Index, compact
 from edge.build.migrate import add_to_bias, migrate
 from edge.build.numbers import FP8, INT8, Number
 from edge.build.placement import check
@@ -113,7 +113,7 @@ def to_qdq(
         nodes += [*before.get(node.name, ()), node]
     _replace_nodes(result, nodes)
     check(result)
-    return result
+    return compact(result)
 
 
 def _activation_pair(

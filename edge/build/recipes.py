@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edge.build.calibrate import METHODS
-from edge.build.checkpoint import Request
 from edge.build.export import MAX_BATCH
 from edge.build.placement import PLACES
+from edge.build.tasks import Request
 from edge.errors import EngineError
 from edge.heads import POOLINGS, TASKS, Pooling, Task
 
@@ -45,6 +45,7 @@ class Recipe:
     task: Task | None = None  # None: the usual one of the checkpoint's architecture
     pooling: Pooling | None = None  # of features; None: the model's own
     normalise: bool = False  # features to length 1
+    image_size: int | None = None  # pixels of a side; None: those that it was trained with
     labels: tuple[str, ...] = ()  # of zero-shot
     templates: tuple[str, ...] = ()  # of prompts that they are put into; none: the usual one
     precision: str = "int8"
@@ -69,6 +70,8 @@ class Recipe:
                 )
         if not 1 <= self.max_batch <= MAX_BATCH:
             raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
+        if self.image_size is not None and self.image_size < 1:
+            raise EngineError(f"image_size is {self.image_size}", "use pixels of a side, as in 384")
         if not 0 <= self.min_agreement <= 100:
             raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
         if unknown := sorted(set(self.also) - set(PLACES)):
@@ -94,7 +97,14 @@ class Recipe:
     @property
     def request(self) -> Request:
         """What is wanted of the checkpoint."""
-        return Request(self.task, self.pooling, self.normalise, self.labels, self.templates)
+        return Request(
+            task=self.task,
+            pooling=self.pooling,
+            normalise=self.normalise,
+            labels=self.labels,
+            templates=self.templates,
+            image_size=self.image_size,
+        )
 
     @property
     def engine(self) -> str:

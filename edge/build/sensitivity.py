@@ -49,8 +49,8 @@ def measure(
     migrated, named = migrate(model, ranges)
     found = linears(migrated)
     parts = quantized(migrated, named)
-    weights = {linear.node.name: graph.Index(migrated).array(linear.weight) for linear in found}
-    session, logits = graph.session(_with_deltas(migrated, found)), model.graph.output[0].name
+    index, logits = graph.Index(migrated), model.graph.output[0].name
+    session = graph.session(_with_deltas(migrated, found), weights=migrated)
     tensors = sorted({linear.activation for linear in found})
     noise = dict.fromkeys((linear.node.name for linear in found), 0.0)
     signal, done = 0.0, 0
@@ -62,7 +62,7 @@ def measure(
             name, part = linear.node.name, parts[linear.node.name]
             x = activations[linear.activation]
             y = fake_quantized(x, named[linear.activation].amax) @ part.restored
-            delta = y + part.correction.astype(np.float32) - x @ weights[name]
+            delta = y + part.correction.astype(np.float32) - x @ index.array(linear.weight)
             (changed,) = session.run(picture[None], [logits], {_delta(linear): delta})
             noise[name] += float(((changed.astype(np.float64) - reference) ** 2).sum())
             done += 1
@@ -78,10 +78,9 @@ def _delta(linear: Linear) -> str:
 
 
 def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
-    """The graph with an optional input added to the output of each Linear, and its activations as
-    outputs."""
-    result = ModelProto()
-    result.CopyFrom(model)
+    """The graph's skeleton with an optional input added to the output of each Linear, and its
+    activations as outputs."""
+    result = graph.skeleton(model)
     by_name = {node.name: node for node in result.graph.node}
     adds = {}
     for linear in found:

@@ -10,12 +10,13 @@ import torch
 
 from edge.build import compile as compiling
 from edge.build import fp16, graph, images, models
-from edge.build.checkpoint import Request, read_checkpoint
+from edge.build.checkpoint import read_checkpoint
 from edge.build.export import export
 from edge.build.judge import Judge
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
+from edge.build.tasks import Request
 from edge.build.verify import cosines
 from edge.errors import CheckpointError, EngineError, GateError
 from edge.heads import CLASSIFICATION, FEATURES

@@ -10,12 +10,13 @@ from PIL import Image
 import edge
 from edge.build import compile as compiling
 from edge.build import fp16, graph, images, models, placement
-from edge.build.checkpoint import TEMPLATE, Request, read_checkpoint
+from edge.build.checkpoint import read_checkpoint
 from edge.build.export import export
 from edge.build.pipeline import build
 from edge.build.recipes import Recipe, load
 from edge.build.simplify import simplify
 from edge.build.sites import linears
+from edge.build.tasks import TEMPLATE, Request
 from edge.build.texts import read_labels
 from edge.errors import CheckpointError, EngineError
 from edge.heads import ZERO_SHOT
