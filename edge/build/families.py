@@ -74,6 +74,12 @@ def _stages(config: Mapping[str, Any]) -> int:
 _ATTENTION = ("LayerNormalization", "Softmax")
 _POINTWISE = ("LayerNormalization", "Gelu")
 
+
+def _map(name: str, prefix: str, fused: tuple[str, ...], step: int) -> Family:
+    """One whose layers make maps, whatever the size of pictures; step: pixels of its last one's."""
+    return Family(name, _classifier(prefix), fused, sized=False, special=0, step=lambda _: step)
+
+
 FAMILIES: dict[str, Family] = {
     "vit": Family("ViT", _classifier("ViT"), step=_patch(16)),
     "deit": Family(
@@ -96,24 +102,15 @@ FAMILIES: dict[str, Family] = {
         sized=False,
         step=_patch(14),
     ),
-    "convnext": Family(
-        "ConvNeXt", _classifier("ConvNext"), _POINTWISE, sized=False, special=0, step=lambda _: 32
-    ),
-    "convnextv2": Family(
-        "ConvNeXt V2",
-        _classifier("ConvNextV2"),
-        _POINTWISE,
-        sized=False,
-        special=0,
-        step=lambda _: 32,
-    ),
-    "mobilevit": Family(
-        "MobileViT", _classifier("MobileViT"), _ATTENTION, sized=False, special=0, step=lambda _: 64
-    ),
+    "convnext": _map("ConvNeXt", "ConvNext", _POINTWISE, step=32),
+    "convnextv2": _map("ConvNeXt V2", "ConvNextV2", _POINTWISE, step=32),
+    "mobilevit": _map("MobileViT", "MobileViT", _ATTENTION, step=64),
     # Of many architectures: what they have in common is checked, their sizes by timm itself.
     TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), step=lambda _: 1),
     "vit_mae": Family(
-        "ViTMAE", {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)}, step=_patch(16)
+        "ViTMAE",
+        {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)},
+        step=_patch(16),
     ),
     "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION, step=_patch(32)),
     "clip_vision_model": Family(
@@ -123,7 +120,11 @@ FAMILIES: dict[str, Family] = {
         step=_patch(32),
     ),
     "siglip": Family(
-        "SigLIP", {"SiglipModel": (ZERO_SHOT, FEATURES)}, special=0, sigmoid=True, step=_patch(16)
+        "SigLIP",
+        {"SiglipModel": (ZERO_SHOT, FEATURES)},
+        special=0,
+        sigmoid=True,
+        step=_patch(16),
     ),
     "siglip_vision_model": Family(
         "SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0, step=_patch(16)
