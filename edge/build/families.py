@@ -142,14 +142,25 @@ def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
         model_type = TIMM
         usual = "ForImageClassification" if config.get("num_classes") else "Model"
         architectures = architectures or [f"TimmWrapper{usual}"]
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    family = FAMILIES.get(str(model_type))
-    if family is None or architecture not in family.tasks:
-        known = sorted(each for family in FAMILIES.values() for each in family.tasks)
+    if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(
-            f"{name} is a {architecture}, which is not supported", f"supported: {', '.join(known)}"
+            f"{name}: config.json names no architectures",
+            'write the class that saved it: "architectures": ["ViTForImageClassification"]',
         )
-    return family, str(architecture)
+    architecture = str(architectures[0])
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        known = sorted({family.name for family in FAMILIES.values()})
+        raise CheckpointError(
+            f"{name} is a {architecture}, which is no vision transformer that vit-edge builds",
+            f"use one of these families: {', '.join(known)}",
+        )
+    if architecture not in family.tasks:
+        raise CheckpointError(
+            f"{name} is a {architecture}, which vit-edge does not build",
+            f"of {family.name} it builds: {', '.join(family.tasks)}",
+        )
+    return family, architecture
 
 
 def task_of(name: str, family: Family, architecture: str, asked: Task | None) -> Task:

@@ -100,10 +100,20 @@ def test_no_processor(copy):
     refused(copy, "has no preprocessor_config.json", "processor.save_pretrained")
 
 
-@pytest.mark.parametrize("name", ["BertForSequenceClassification", "ViTForMaskedImageModeling"])
-def test_another_architecture(copy, name):
-    edit(copy, architectures=[name])
-    refused(copy, name, "ViTForImageClassification")
+@pytest.mark.parametrize(
+    "kind", ["BertForSequenceClassification", "DetrForObjectDetection", "YolosForObjectDetection"]
+)
+def test_what_reads_texts_or_detects_objects(tmp_path, kind):
+    import transformers
+
+    config = getattr(transformers, f"{kind.partition('For')[0]}Config")
+    config(architectures=[kind]).save_pretrained(tmp_path)
+    refused(tmp_path, f"{kind}, which is no vision transformer that", "DINOv2")
+
+
+def test_another_head_of_a_family(copy):
+    edit(copy, architectures=["ViTForMaskedImageModeling"])
+    refused(copy, "ViTForMaskedImageModeling", "of ViT it builds: ViTForImageClassification")
 
 
 def test_labels_with_a_hole(copy):
@@ -136,4 +146,4 @@ def test_grey_pictures(copy):
 )
 def test_a_config_of_odd_types_is_refused(copy, change):
     edit(copy, **change)
-    refused(copy, next(iter(change)) if "architectures" not in change else "not supported")
+    refused(copy, next(iter(change)))

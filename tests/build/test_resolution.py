@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from edge.build import export as exporting
 from edge.build import graph, models
 from edge.build.checkpoint import read_checkpoint
+from edge.build.families import FAMILIES
 from edge.build.tasks import Request
 from edge.errors import CheckpointError
+from scripts.tiny_models import MODELS, save
 from tests.build.timm import checkpoints
 
 TINY = {
@@ -68,6 +70,34 @@ def test_positions_are_those_that_transformers_interpolates(kind):
     interpolate(model, 48)
     with torch.inference_mode():
         assert torch.equal(model(pictures).last_hidden_state, expected)
+
+
+SIZED = [name for name in MODELS if FAMILIES[name.partition(" ")[0]].step is not None]
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_every_family_that_takes_another_size_says_what_transformers_says(name, tmp_path):
+    import inspect
+
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    side = 2 * read_checkpoint(str(folder)).preprocess.height
+    found = read_checkpoint(str(folder), Request(image_size=side))
+    model, _ = exporting.export(found, pixels(side))
+    theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
+    asked = "interpolate_pos_encoding" in inspect.signature(theirs.forward).parameters
+    flag = {"interpolate_pos_encoding": True} if asked else {}
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(pixels(side)), **flag).logits.numpy()
+    assert graph.session(model).logits(pixels(side)) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in SIZED])
+def test_a_family_whose_positions_are_relative_takes_its_own_size_only(name, tmp_path):
+    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    refused(folder, 64, "takes pictures of 32x32 only", "leave out --image-size")
 
 
 def test_timms_positions_are_those_that_timm_makes(tmp_path):
