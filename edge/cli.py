@@ -115,7 +115,7 @@ def inspect(
         except MissingPackage as missing:  # a device that only runs plans needs none
             facts = [("placement", f"not proved: {missing}")]
         else:
-            from edge.build.proof import prove
+            from edge.build.report.proof import prove
 
             facts = prove(engine, passport)
         print(report.describe(engine, passport, facts))

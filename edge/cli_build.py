@@ -78,7 +78,7 @@ def build(
 ) -> None:
     """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
     from edge.build import pipeline, recipes
-    from edge.build.texts import read_labels
+    from edge.build.models.texts import read_labels
 
     given: dict[str, Any] = {
         "checkpoint": checkpoint,
@@ -123,8 +123,8 @@ def export(
 ) -> None:
     """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
     from edge.build import stages
-    from edge.build.tasks import Request
-    from edge.build.texts import read_labels
+    from edge.build.models.tasks import Request
+    from edge.build.models.texts import read_labels
 
     texts = (tuple(read_labels(labels)) if labels is not None else (), tuple(template or ()))
     request = Request(task, pooling, normalise, *texts, image_size=image_size)

@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil, ViTModel
 
 import edge
 from edge.errors import EngineError
-from tests.build.tiny import LABELS, save_backbone, save_clip
+from tests.build.models.tiny import LABELS, save_backbone, save_clip
 from tests.test_cli import fails
 
 

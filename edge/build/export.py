@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from edge.build import graph, models
-from edge.build.checkpoint import Checkpoint
+from edge.build import graph
+from edge.build.models import network
+from edge.build.models.checkpoint import Checkpoint
 from edge.errors import CheckpointError, GraphError, require
 
 __all__ = ["export"]
@@ -30,8 +31,8 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     """
     torch = require("torch")
     head = checkpoint.head
-    with models.quiet():
-        model = models.load(checkpoint)
+    with network.quiet():
+        model = network.load(checkpoint)
         with torch.inference_mode():
             reference = model(torch.from_numpy(pictures)).numpy()
         if not np.isfinite(reference).all():
@@ -44,7 +45,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
                 f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
                 "correct id2label in its config.json",
             )
-        models.for_export(model, torch.from_numpy(pictures[:1]))
+        network.for_export(model, torch.from_numpy(pictures[:1]))
         proto = _trace(model, pictures, head.output)
     del model
     graph.set_metadata(

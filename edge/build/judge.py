@@ -10,9 +10,9 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edge.build import images, verify
-from edge.build.checkpoint import Checkpoint
-from edge.build.findings import Disagreement
+from edge.build.models.checkpoint import Checkpoint
 from edge.build.observer import Observer
+from edge.build.report.findings import Disagreement
 from edge.heads import FEATURES
 from edge.passport import Accuracy
 from edge.preprocess.pictures import load_image

@@ -18,17 +18,19 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge import __version__
-from edge.build import cached, candidates, fp16, images, page, verify
+from edge.build import cached, candidates, images, verify
 from edge.build import compile as compiling
-from edge.build.checkpoint import read_checkpoint
 from edge.build.judge import Judge
-from edge.build.numbers import NUMBERS
+from edge.build.models.checkpoint import read_checkpoint
 from edge.build.observer import Observer
-from edge.build.outcome import Outcome, Setting, gather
 from edge.build.plan import make_forms
+from edge.build.precision import fp16
+from edge.build.precision.numbers import NUMBERS
+from edge.build.precision.ranges import Ranges
 from edge.build.publish import publish, recover, unchanged
-from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
+from edge.build.report import page
+from edge.build.report.outcome import Outcome, Setting, gather
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
 from edge.heads import FEATURES
 from edge.passport import Passport

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edge.build.calibrate import METHODS
 from edge.build.export import MAX_BATCH
-from edge.build.placement import PLACES
-from edge.build.tasks import Request
+from edge.build.models.tasks import Request
+from edge.build.precision.calibrate import METHODS
+from edge.build.precision.placement import PLACES
 from edge.errors import EngineError
 from edge.heads import POOLINGS, TASKS, Pooling, Task
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.build import graph
-from edge.build.families import FAMILIES
+from edge.build.models.families import FAMILIES
 from edge.errors import GraphError, StorageError
 
 

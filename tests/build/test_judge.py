@@ -6,8 +6,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edge.build import graph, images
 from edge.build import judge as judging
-from edge.build.checkpoint import read_checkpoint
 from edge.build.judge import Judge
+from edge.build.models.checkpoint import read_checkpoint
 from tests.conftest import Recorder
 
 

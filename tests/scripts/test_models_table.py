@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from edge.build.families import FAMILIES
+from edge.build.models.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
