@@ -58,6 +58,44 @@ def classify(
 
 
 @app.command()
+def embed(
+    engine: EngineArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".npy file for all: float32 [N, channels]")
+    ] = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Embed pictures: one JSON line each on stdout, or one .npy file of all."""
+    from edge.arrays import check_npy, write_npy
+
+    if out:
+        check_npy(out)
+    failed, rows = 0, []
+    with open_engine(engine, backend, threads) as model:
+        for path in images:
+            try:
+                vector = model.embed(path)
+            except ImageError as error:
+                if out:  # a row that is missing would move all others
+                    raise
+                console.error(str(error))
+                failed += 1
+                continue
+            if out:
+                rows.append(vector)
+            else:  # the fewest digits that give the very float32 again
+                numbers = [float(str(value)) for value in vector]
+                print(json.dumps({"image": str(path), "embedding": numbers}), flush=True)
+    if out:
+        write_npy(out, rows)
+        console.say(f"{out}: {len(rows)} embeddings")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def inspect(
     engine: EngineArgument,
     as_json: Annotated[bool, typer.Option("--json", help="the passport as it is")] = False,
@@ -77,7 +115,7 @@ def inspect(
         except MissingPackage as missing:  # a device that only runs plans needs none
             facts = [("placement", f"not proved: {missing}")]
         else:
-            from edge.build.proof import prove
+            from edge.build.report.proof import prove
 
             facts = prove(engine, passport)
         print(report.describe(engine, passport, facts))

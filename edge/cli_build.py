@@ -11,7 +11,9 @@ from edge.app import app, console, say_unjudged
 from edge.options import (
     EngineArgument,
     GraphArgument,
+    ImageSizeOption,
     ImagesOption,
+    LabelsOption,
     Method,
     NormaliseOption,
     OutOption,
@@ -19,6 +21,7 @@ from edge.options import (
     PoolingOption,
     Precision,
     TaskOption,
+    TemplateOption,
     Wanted,
 )
 
@@ -39,6 +42,9 @@ def build(
     task: TaskOption = None,
     pooling: PoolingOption = None,
     normalise: NormaliseOption = False,
+    image_size: ImageSizeOption = None,
+    labels: LabelsOption = None,
+    template: TemplateOption = None,
     precision: Annotated[
         Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
     ] = None,
@@ -52,7 +58,7 @@ def build(
     engines: Annotated[Path | None, typer.Option(help="where engines live")] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="the gate: percent of top-1 equal to FP32; default 99"),
+        typer.Option(min=0, max=100, help="the gate: percent that agree with FP32; default 99"),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -72,6 +78,7 @@ def build(
 ) -> None:
     """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
     from edge.build import pipeline, recipes
+    from edge.build.models.texts import read_labels
 
     given: dict[str, Any] = {
         "checkpoint": checkpoint,
@@ -80,6 +87,9 @@ def build(
         "task": task,
         "pooling": pooling,
         "normalise": normalise or None,
+        "image_size": image_size,
+        "labels": read_labels(labels) if labels is not None else None,
+        "templates": template,
         "precision": precision,
         "method": calibration_method,
         "max_batch": max_batch,
@@ -107,12 +117,17 @@ def export(
     task: TaskOption = None,
     pooling: PoolingOption = None,
     normalise: NormaliseOption = False,
+    labels: LabelsOption = None,
+    template: TemplateOption = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Checkpoint -> ONNX graph, compared with the checkpoint on real images."""
     from edge.build import stages
-    from edge.build.checkpoint import Request
+    from edge.build.models.tasks import Request
+    from edge.build.models.texts import read_labels
 
-    request = Request(task, pooling or "own", normalise)
+    texts = (tuple(read_labels(labels)) if labels is not None else (), tuple(template or ()))
+    request = Request(task, pooling, normalise, *texts, image_size=image_size)
     stages.export(checkpoint, images, out, console, request)
 
 

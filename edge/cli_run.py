@@ -249,6 +249,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         check_camera(camera)
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
+        model.check_labels()
 
         def opened(camera: Camera) -> loop.Feed:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)

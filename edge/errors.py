@@ -130,6 +130,7 @@ _EXTRAS = {
     "transformers": "build",
     "huggingface_hub": "build",
     "safetensors": "build",
+    "sentencepiece": "build",
     "onnxsim": "build",
     "jinja2": "build",
     "matplotlib": "build",
@@ -143,6 +144,8 @@ _EXTRAS = {
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }
+# What lies in a folder of its own: see edge.build.timm_library.
+_APART = {"timm": "--no-deps --target .venv/timm timm torchvision"}
 # What comes from the system, since it belongs to the system's Python.
 _SYSTEM = {
     "gi": "sudo apt install python3-gi python3-gst-1.0, then make setup",
@@ -154,7 +157,7 @@ def mend(package: str) -> str:
     """The command that installs an optional package."""
     if package in _SYSTEM:
         return _SYSTEM[package]
-    wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+    wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else _APART.get(package, package)
     return f"in the vit-edge folder: .venv/bin/pip install -c constraints.txt {wanted}"
 
 

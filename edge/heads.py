@@ -44,6 +44,7 @@ class Head:
     pooling     of features: how the tokens become one vector. own: as the checkpoint's model does
                 (`pooler_output`), cls: the first token, mean: of all tokens of patches
     normalised  features have length 1
+    templates   of zero-shot: the prompts that a label was put into, averaged
     """
 
     task: Task = "image-classification"
@@ -51,6 +52,7 @@ class Head:
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     pooling: Pooling | None = None
     normalised: bool = False
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no build makes."""
@@ -59,6 +61,8 @@ class Head:
             raise ValueError(f"{len(self.labels)} labels for {self.task}")
         if (self.activation == "none") is not features or (self.pooling is None) is features:
             raise ValueError(f"{self.activation}, pooling {self.pooling} for {self.task}")
+        if bool(self.templates) is not (self.task == ZERO_SHOT):
+            raise ValueError(f"{len(self.templates)} templates for {self.task}")
 
     @property
     def output(self) -> str:

@@ -14,7 +14,9 @@ __all__ = [
     "BackendOption",
     "EngineArgument",
     "GraphArgument",
+    "ImageSizeOption",
     "ImagesOption",
+    "LabelsOption",
     "Method",
     "NormaliseOption",
     "OutOption",
@@ -22,6 +24,7 @@ __all__ = [
     "PoolingOption",
     "Precision",
     "TaskOption",
+    "TemplateOption",
     "ThreadsOption",
     "Transport",
     "Wanted",
@@ -49,6 +52,18 @@ PoolingOption = Annotated[
 ]
 NormaliseOption = Annotated[
     bool, typer.Option("--normalise", "--normalize", help="features of length 1")
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(help='of zero-shot: "a cat,a dog", or a .txt file with one label per line'),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(help='prompt for labels, "a photo of a {}."; again for more, which are averaged'),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="pixels of a side, such as 384; default: as it was trained"),
 ]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[

@@ -56,7 +56,8 @@ def _output(passport: Passport) -> str:
         length = ", length 1" if head.normalised else ""
         return f"embedding [N, {passport.outputs}] float32, pooling {head.pooling}{length}"
     more = ", ..." if len(labels) > 8 else ""
-    return f"{len(labels)} classes, {head.activation}: {', '.join(labels[:8])}{more}"
+    prompts = f", prompts: {' | '.join(head.templates)}" if head.templates else ""
+    return f"{len(labels)} classes, {head.activation}: {', '.join(labels[:8])}{more}{prompts}"
 
 
 def _batches(largest: int) -> str:
@@ -69,6 +70,8 @@ def _measured(accuracy: Accuracy) -> str:
         + (f"SQNR {accuracy.sqnr_db:.1f} dB, " if accuracy.max_error else "")
         + f"max error {accuracy.max_error:.3g}"
     )
+    if accuracy.cosine is not None:
+        text += f"; lowest cosine {accuracy.cosine:.5f}"
     if accuracy.top1 is not None:
         text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"
     return text

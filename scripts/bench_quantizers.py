@@ -163,7 +163,7 @@ def measure_case(
 def fp32_graph(case: Case) -> Any:
     """The checkpoint's graph, exported and simplified."""
     from edge.build import export, images, simplify
-    from edge.build.checkpoint import read_checkpoint
+    from edge.build.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(str(case.checkpoint))
     few = images.few(images.find(case.calibration), checkpoint.preprocess, 4, say)
@@ -206,7 +206,7 @@ def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> No
     import outliers
 
     from edge.build import images
-    from edge.build.checkpoint import read_checkpoint
+    from edge.build.models.checkpoint import read_checkpoint
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
@@ -295,7 +295,7 @@ def versions(peer: Peer) -> dict[str, str]:
 
 
 def our_methods(asked: str | None) -> list[str]:
-    from edge.build.calibrate import METHODS
+    from edge.build.precision.calibrate import METHODS
 
     methods = asked.split(",") if asked else ["auto"] if "auto" in METHODS else ["mse", "minmax"]
     if unknown := sorted({*methods} - {*METHODS}):

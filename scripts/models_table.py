@@ -26,14 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from figures import commit, machine, versions
 
-from edge.build import calibrate, export, fp16, graph, images, models, plan
-from edge.build.census import census, in_words
-from edge.build.checkpoint import Checkpoint, Request, read_checkpoint
+from edge.build import export, graph, images, plan
 from edge.build.compile import compile_plan
-from edge.build.families import FAMILIES
-from edge.build.ranges import Ranges
+from edge.build.models import network
+from edge.build.models.checkpoint import Checkpoint, read_checkpoint
+from edge.build.models.families import FAMILIES
+from edge.build.models.tasks import Request
+from edge.build.precision import calibrate, fp16
+from edge.build.precision.census import census, in_words
+from edge.build.precision.ranges import Ranges
+from edge.build.precision.sites import linears
 from edge.build.simplify import simplify
-from edge.build.sites import linears
 from edge.errors import EdgeError, require
 from edge.heads import FEATURES, ZERO_SHOT, Task
 
@@ -80,10 +83,10 @@ def measure(name: str, full: bool) -> list[Row]:
 def _precisions(found: Checkpoint, files: list[Path], folder: Path) -> Iterator[Row]:
     """What was measured of each precision of a checkpoint."""
     pictures = images.few(files, found.preprocess, PICTURES, print)
-    with models.quiet():
+    with network.quiet():
         torch = require("torch")
         with torch.inference_mode():
-            reference = models.load(found)(torch.from_numpy(pictures)).numpy()
+            reference = network.load(found)(torch.from_numpy(pictures)).numpy()
     model, _ = simplify(export.export(found, pictures[:4])[0], pictures[:4])
     fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(pictures))))
     ranges = Ranges(

@@ -68,7 +68,8 @@ class Outcome:
 def ours(job: Job) -> Callable[[], None]:
     import onnxruntime  # noqa: F401  imported here, so that its loading is not timed
 
-    from edge.build import calibrate, graph, images, plan
+    from edge.build import graph, images, plan
+    from edge.build.precision import calibrate
     from edge.console import Console
 
     def quantise() -> None:
@@ -88,7 +89,7 @@ def onnxruntime_linears(job: Job) -> Callable[[], None]:
     """Q/DQ where ours stands: on the input and the weight of the blocks' Linears, nowhere else."""
 
     def options(model: Any) -> dict[str, Any]:
-        from edge.build.sites import linears
+        from edge.build.precision.sites import linears
 
         wanted = {linear.node.name for linear in linears(model)}
         names = [node.name for node in model.graph.node if node.op_type == "MatMul"]

@@ -131,8 +131,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fp32_graph(checkpoint: Path, pictures: Path) -> Path:
     """The tiny checkpoint's exported and simplified graph, as a file."""
     from edge.build import graph, images
-    from edge.build.checkpoint import read_checkpoint
     from edge.build.export import export
+    from edge.build.models.checkpoint import read_checkpoint
     from edge.build.simplify import simplify
 
     found = read_checkpoint(str(checkpoint))

@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from edge import nvidia, options
-from edge.build.calibrate import METHODS
-from edge.build.numbers import NUMBERS
+from edge.build.precision.calibrate import METHODS
+from edge.build.precision.numbers import NUMBERS
 from edge.build.recipes import PRECISIONS
 from edge.run import engine
 from edge.run.sources import cameras

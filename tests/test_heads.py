@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edge.heads import FEATURES, Head
+from edge.heads import FEATURES, ZERO_SHOT, Head
 
 LOGITS = arrays(np.float32, (3, 4), elements=st.floats(-200, 200, width=32))
 
@@ -30,6 +30,8 @@ def test_softmax_and_sigmoid_are_torch_s(logits):
         {"task": FEATURES, "activation": "none"},
         {"labels": ("a",), "pooling": "cls"},
         {"labels": ("a",), "activation": "none"},
+        {"labels": ("a",), "templates": ("{}",)},
+        {"labels": ("a",), "task": ZERO_SHOT},
     ],
 )
 def test_what_no_build_makes_is_refused(odd):

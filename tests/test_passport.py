@@ -51,6 +51,7 @@ def test_the_file_s_keys_are_the_schema(copy):
         "max_error",
         "top1",
         "top1_fp32",
+        "cosine",
     ]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge.build import export as exporting
-from edge.build import fp16, graph, images, sensitivity
+from edge.build import graph, images
 from edge.build.cache import is_kept, keep
-from edge.build.calibrate import from_images
-from edge.build.checkpoint import Checkpoint
+from edge.build.models.checkpoint import Checkpoint
 from edge.build.observer import Observer
-from edge.build.ranges import Ranges
+from edge.build.precision import fp16, sensitivity
+from edge.build.precision.calibrate import from_images
+from edge.build.precision.ranges import Ranges
 from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.storage import write_bytes

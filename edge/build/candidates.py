@@ -11,10 +11,11 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from edge.bench import interleave
-from edge.build import fp16, graph, placement
+from edge.build import graph
 from edge.build.judge import Judge
 from edge.build.observer import Observer
 from edge.build.plan import device_form, make_forms
+from edge.build.precision import fp16, placement
 from edge.build.verify import Gate
 from edge.errors import GraphError
 from edge.passport import Accuracy
@@ -193,6 +194,8 @@ def verdict(
         speed = _against(ms[chosen.precision], ms["fp32"])
         parts.append(f"{speed} FP32 with {backend} here")
     parts.append(f"agreement {chosen.worst.agreement:.2f} %")
+    if chosen.worst.cosine is not None:
+        parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"

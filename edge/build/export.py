@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from edge.build import graph, models
-from edge.build.checkpoint import Checkpoint
+from edge.build import graph
+from edge.build.models import network
+from edge.build.models.checkpoint import Checkpoint
 from edge.errors import CheckpointError, GraphError, require
 
 __all__ = ["export"]
@@ -30,8 +31,8 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     """
     torch = require("torch")
     head = checkpoint.head
-    with models.quiet():
-        model = models.load(checkpoint)
+    with network.quiet():
+        model = network.load(checkpoint)
         with torch.inference_mode():
             reference = model(torch.from_numpy(pictures)).numpy()
         if not np.isfinite(reference).all():
@@ -44,7 +45,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
                 f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
                 "correct id2label in its config.json",
             )
-        models.for_export(model, torch.from_numpy(pictures[:1]))
+        network.for_export(model, torch.from_numpy(pictures[:1]))
         proto = _trace(model, pictures, head.output)
     del model
     graph.set_metadata(
@@ -86,6 +87,7 @@ def compare(
 
 def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
     torch = require("torch")
+    outside = f"{output}_of_the_graph"  # a module of the model may be called like the output
     example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.onnx.export(
@@ -94,14 +96,19 @@ def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelP
         dynamo=True,
         opset_version=OPSET,
         input_names=["pixel_values"],
-        output_names=[output],
+        output_names=[outside],
         dynamic_shapes={"pixel_values": {0: batch}},
         verbose=False,
     )
     proto: ModelProto = program.model_proto
     # torch notes the stack trace and source file of every node: several MB, and private paths.
     del proto.metadata_props[:]
+    names = {output: f"{output}_inside", outside: output}
+    for value in (*proto.graph.output, *proto.graph.initializer):
+        value.name = names.get(value.name, value.name)
     for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
         node.doc_string = ""
         del node.metadata_props[:]
     del proto.graph.value_info[:]

@@ -26,6 +26,7 @@ __all__ = [
     "FUSED",
     "Index",
     "check_operators",
+    "compact",
     "fingerprint",
     "floats",
     "inline_constants",
@@ -34,9 +35,14 @@ __all__ = [
     "save",
     "session",
     "set_metadata",
+    "skeleton",
 ]
 
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
+# Of weights: beyond, onnxruntime gets them in a file, which it maps, and not as bytes to be parsed.
+MAPPED = 200_000_000
+PAGE = 4096  # bytes that mapped weights begin at a multiple of
+SHORT = 1024  # bytes that stay in the graph: shapes among them, which are read while it is loaded
 METADATA = "vit_edge"
 FUSED = ("LayerNormalization", "Gelu", "Softmax")  # operators that TensorRT fuses
 
@@ -76,16 +82,67 @@ def save(model: ModelProto, path: Path) -> list[Path]:
         tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
         atomic(path) as scratch,
     ):
-        copy = ModelProto()
-        copy.CopyFrom(model)  # onnx moves the weights out of what it saves
-        made = Path(folder) / path.name
-        onnx.save(copy, str(made), save_as_external_data=True, location=data.name)
-        made.replace(scratch)
+        made = Path(folder) / data.name
+        scratch.write_bytes(_outside(skeleton(model), model, made))
         path.unlink(missing_ok=True)  # never an old graph beside new weights
-        with (Path(folder) / data.name).open("rb+") as file:
+        with made.open("rb+") as file:
             os.fsync(file.fileno())
-        (Path(folder) / data.name).replace(data)
+        made.replace(data)
     return [path, data]
+
+
+def _outside(graph: ModelProto, weights: ModelProto, data: Path) -> bytes:
+    """Write the weights of a model to the file `data`; returns `graph`, with their places in it.
+
+    One weight at a time is held: a copy of all would be another 2.5 GB for a ViT-H.
+    """
+    with data.open("wb") as file:
+        for tensor in weights.graph.initializer:
+            if len(tensor.raw_data) < SHORT:
+                graph.graph.initializer.add().CopyFrom(tensor)
+                continue
+            file.seek(-file.tell() % PAGE, os.SEEK_CUR)
+            place = {"location": data.name, "offset": file.tell(), "length": len(tensor.raw_data)}
+            file.write(tensor.raw_data)
+            graph.graph.initializer.append(
+                TensorProto(
+                    name=tensor.name,
+                    dims=tensor.dims,
+                    data_type=tensor.data_type,
+                    data_location=TensorProto.EXTERNAL,
+                    external_data=[{"key": key, "value": str(at)} for key, at in place.items()],
+                )
+            )
+    serialized: bytes = graph.SerializeToString()
+    return serialized
+
+
+def skeleton(model: ModelProto) -> ModelProto:
+    """A copy of a model without its weights, to be changed and run with them: `session`."""
+    result = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if hasattr(value, "extend"):
+            getattr(result, field.name).extend(value)
+        else:
+            setattr(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name == "initializer":
+            continue
+        if hasattr(value, "extend"):
+            getattr(result.graph, field.name).extend(value)
+        else:
+            setattr(result.graph, field.name, value)
+    return result
+
+
+def compact(model: ModelProto) -> ModelProto:
+    """A copy that holds its own weights only: protobuf frees what was replaced or removed in a
+    model with the whole of it, and not before."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    return result
 
 
 def _size(model: ModelProto) -> int:
@@ -93,14 +150,27 @@ def _size(model: ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
-def session(model: ModelProto, threads: int | None = None) -> Session:
-    """A graph in memory, ready to run on the CPU."""
-    fp8 = any(t.data_type == TensorProto.FLOAT8E4M3FN for t in model.graph.initializer)
-    if _size(model) < INLINE_LIMIT:
-        return Session(model.SerializeToString(), threads, fuse_qdq=not fp8)
+def session(
+    model: ModelProto, threads: int | None = None, *, weights: ModelProto | None = None
+) -> Session:
+    """A graph in memory, ready to run on the CPU.
+
+    weights: a model whose weights it has, too, if it is a `skeleton`.
+    """
+    source = model if weights is None else weights
+    fp8 = any(t.data_type == TensorProto.FLOAT8E4M3FN for t in source.graph.initializer)
+    whole = model if weights is None else skeleton(model)
+    if _size(source) < MAPPED:
+        if weights is not None:
+            whole.graph.initializer.extend(model.graph.initializer)
+            whole.graph.initializer.extend(weights.graph.initializer)
+        return Session(whole.SerializeToString(), threads, fuse_qdq=not fp8)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        save(model, path)
+        bare = skeleton(model)
+        if weights is not None:
+            bare.graph.initializer.extend(model.graph.initializer)
+        path.write_bytes(_outside(bare, source, Path(scratch) / "weights"))
         return Session(path, threads, fuse_qdq=not fp8)
 
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edge.build import images, verify
-from edge.build.checkpoint import Checkpoint
-from edge.build.findings import Disagreement
+from edge.build.models.checkpoint import Checkpoint
 from edge.build.observer import Observer
+from edge.build.report.findings import Disagreement
+from edge.heads import FEATURES
 from edge.passport import Accuracy
 from edge.preprocess.pictures import load_image
 
@@ -32,25 +33,26 @@ class Judge:
         self._files, self._checkpoint, self._observer = files, checkpoint, observer
         self._readable: list[Path] = []
         self._reference = self._run({"reference": model}, observer.warn)["reference"]
+        self._embeds = checkpoint.head.task == FEATURES
         classes = [images.class_of(path, checkpoint.head.labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
-        self.fp32 = verify.compare(self._reference, self._reference, self._classes)
+        self.fp32 = self._compare(self._reference)
 
     def __call__(self, forms: dict[str, ModelProto]) -> dict[str, Accuracy]:
         """form -> how near it comes. Raises `GateError` for NaN or infinity."""
         logits = self._run(forms, lambda _: None)
-        return {
-            form: verify.compare(self._reference, found, self._classes)
-            for form, found in logits.items()
-        }
+        return {form: self._compare(found) for form, found in logits.items()}
 
     def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]:
         """The images of which FP32 and `model` say different things, up to `SHOWN`, and how many.
 
-        Those of which FP32 is surest come first: to be sure of something else is worse.
+        Those of which FP32 is surest come first: to be sure of something else is worse. An
+        embedding says nothing that could be shown: of those only how many are not near.
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
+        if self._embeds:
+            return [], int((verify.cosines(self._reference, logits) < verify.NEAR).sum())
         differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))
         surest = sorted(differ, key=lambda at: -self._says(self._reference[at])[1])[:SHOWN]
         shown = [
@@ -63,6 +65,11 @@ class Judge:
             for at in surest
         ]
         return shown, len(differ)
+
+    def _compare(self, found: Tensor) -> Accuracy:
+        if self._embeds:
+            return verify.compare_embeddings(self._reference, found)
+        return verify.compare(self._reference, found, self._classes)
 
     def _says(self, logits: Tensor) -> tuple[str, float]:
         head, best = self._checkpoint.head, int(logits.argmax())

@@ -18,18 +18,21 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge import __version__
-from edge.build import cached, candidates, fp16, images, page, verify
+from edge.build import cached, candidates, images, verify
 from edge.build import compile as compiling
-from edge.build.checkpoint import read_checkpoint
 from edge.build.judge import Judge
-from edge.build.numbers import NUMBERS
+from edge.build.models.checkpoint import read_checkpoint
 from edge.build.observer import Observer
-from edge.build.outcome import Outcome, Setting, gather
 from edge.build.plan import make_forms
+from edge.build.precision import fp16
+from edge.build.precision.numbers import NUMBERS
+from edge.build.precision.ranges import Ranges
 from edge.build.publish import publish, recover, unchanged
-from edge.build.ranges import Ranges
 from edge.build.recipes import Recipe
+from edge.build.report import page
+from edge.build.report.outcome import Outcome, Setting, gather
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
+from edge.heads import FEATURES
 from edge.passport import Passport
 from edge.storage import alone, digest, make_folder
 
@@ -62,6 +65,11 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             f"{folder} exists and is no engine", "choose another --name; nothing was changed"
         )
     checkpoint = read_checkpoint(recipe.checkpoint, recipe.request)
+    if recipe.max_drop is not None and checkpoint.head.task == FEATURES:
+        raise EngineError(
+            "features have no top-1, which --max-drop is about",
+            "leave it out: --min-agreement is the percent of embeddings that stay near FP32's",
+        )
     calibrating, judging = _two_sets(recipe)
     tools = _tools()
     setting = Setting(

@@ -17,10 +17,11 @@ from onnx import ModelProto
 from edge import nvidia
 from edge.bench import interleave
 from edge.build import compile as compiling
-from edge.build import fp16, graph, placement, quantize
-from edge.build.numbers import NUMBERS
+from edge.build import graph
 from edge.build.observer import Observer
-from edge.build.ranges import Ranges
+from edge.build.precision import fp16, placement, quantize
+from edge.build.precision.numbers import NUMBERS
+from edge.build.precision.ranges import Ranges
 from edge.errors import CalibrationError, CompileError
 from edge.passport import File, Passport, Plan
 from edge.storage import alone, write_bytes, writing

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from edge.build import compile as compiling
-from edge.build import graph, page
+from edge.build import graph
 from edge.build.observer import Observer
-from edge.build.outcome import Outcome, Setting, gather
 from edge.build.plan import add_plan, time_on_gpu
+from edge.build.report import page
+from edge.build.report.outcome import Outcome, Setting, gather
 from edge.errors import EngineError
 from edge.passport import Carried, File, Origin, Passport
 from edge.storage import digest, writing

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edge.build.calibrate import METHODS
-from edge.build.checkpoint import Request
 from edge.build.export import MAX_BATCH
-from edge.build.placement import PLACES
+from edge.build.models.tasks import Request
+from edge.build.precision.calibrate import METHODS
+from edge.build.precision.placement import PLACES
 from edge.errors import EngineError
 from edge.heads import POOLINGS, TASKS, Pooling, Task
 
@@ -25,10 +25,11 @@ __all__ = ["PRECISIONS", "Recipe", "load"]
 PRECISIONS = ("fp32", "fp16", "int8", "fp8", "auto")
 
 _PATHS = ("calibration", "heldout", "engines", "ranges", "graph")
+_LISTS = ("also", "labels", "templates")
 _REQUIRED = ("checkpoint", "calibration")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "task": (None, *TASKS),
-    "pooling": POOLINGS,
+    "pooling": (None, *POOLINGS),
     "precision": PRECISIONS,
     "method": METHODS,
 }
@@ -42,13 +43,16 @@ class Recipe:
     calibration: Path  # a folder of images from the user's own domain
     heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
     task: Task | None = None  # None: the usual one of the checkpoint's architecture
-    pooling: Pooling = "own"  # of features
+    pooling: Pooling | None = None  # of features; None: the model's own
     normalise: bool = False  # features to length 1
+    image_size: int | None = None  # pixels of a side; None: those that it was trained with
+    labels: tuple[str, ...] = ()  # of zero-shot
+    templates: tuple[str, ...] = ()  # of prompts that they are put into; none: the usual one
     precision: str = "int8"
     method: str = "auto"
     max_batch: int = 1
     name: str | None = None
-    min_agreement: float = 99.0  # the gate, percent of top-1 that must stay
+    min_agreement: float = 99.0  # the gate, percent of top-1, or of embeddings, that must stay
     max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
     gate: bool = True
     ranges: Path | None = None  # a table of edge calibrate, instead of calibrating
@@ -66,6 +70,8 @@ class Recipe:
                 )
         if not 1 <= self.max_batch <= MAX_BATCH:
             raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
+        if self.image_size is not None and self.image_size < 1:
+            raise EngineError(f"image_size is {self.image_size}", "use pixels of a side, as in 384")
         if not 0 <= self.min_agreement <= 100:
             raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
         if unknown := sorted(set(self.also) - set(PLACES)):
@@ -91,7 +97,14 @@ class Recipe:
     @property
     def request(self) -> Request:
         """What is wanted of the checkpoint."""
-        return Request(self.task, self.pooling, self.normalise)
+        return Request(
+            task=self.task,
+            pooling=self.pooling,
+            normalise=self.normalise,
+            labels=self.labels,
+            templates=self.templates,
+            image_size=self.image_size,
+        )
 
     @property
     def engine(self) -> str:
@@ -124,7 +137,8 @@ def load(path: Path | None, given: dict[str, Any]) -> Recipe:
             raise EngineError(f"{path}: {key} is empty", "name a folder, or remove the line")
         if key in settings:
             settings[key] = Path(settings[key])
-    settings["also"] = tuple(settings.get("also", ()))
+    for key in _LISTS:
+        settings[key] = tuple(settings.get(key, ()))
     return Recipe(**settings)
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from edge.build import calibrate as calibrating
 from edge.build import export as exporting
 from edge.build import graph, images
 from edge.build import simplify as simplifying
-from edge.build.checkpoint import Request, read_checkpoint
+from edge.build.models.checkpoint import read_checkpoint
+from edge.build.models.tasks import Request
 from edge.build.observer import Observer
 from edge.build.plan import describe, make_forms
-from edge.build.ranges import Ranges
+from edge.build.precision import calibrate as calibrating
+from edge.build.precision.ranges import Ranges
 from edge.errors import GraphError
 from edge.preprocess.spec import Preprocess
 from edge.storage import check_target

@@ -15,9 +15,10 @@ from edge.build import graph
 from edge.errors import CalibrationError, GateError, GraphError
 from edge.passport import EXACT_DB, Accuracy
 
-__all__ = ["OPEN", "Gate", "compare", "outputs"]
+__all__ = ["NEAR", "OPEN", "Gate", "compare", "compare_embeddings", "cosines", "outputs"]
 
 BATCH = 16
+NEAR = 0.99  # cosine with FP32's from which two embeddings agree: 8 degrees apart
 FEW = 20  # images below which not one may differ beyond the share
 
 Tensor = npt.NDArray[np.float32]
@@ -28,7 +29,7 @@ def outputs(
     pictures: Iterable[Tensor],
     ran: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tensor]:
-    """Logits float32 [N, classes] of each model, on prepared images float32 [3, H, W], streamed.
+    """Outputs float32 [N, outputs] of each model, on prepared images float32 [3, H, W], streamed.
 
     `ran` hears how many images each batch had. Raises `CalibrationError` when there is no image.
     """
@@ -50,33 +51,64 @@ def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Acc
 
     classes: the right class of each image, where known. Raises `GateError` for NaN or infinity.
     """
-    if logits.shape != reference.shape:
-        raise GraphError(
-            f"the graph has {logits.shape[1]} outputs, the checkpoint {reference.shape[1]}",
-            "give the graph of this very checkpoint",
-        )
-    if not np.isfinite(logits).all():
-        raise GateError(
-            "the engine's outputs are NaN or infinity on real images", "try --precision fp32"
-        )
-    noise = float(((reference.astype(np.float64) - logits) ** 2).sum())
-    signal = float((reference.astype(np.float64) ** 2).sum())
+    sqnr_db = _sqnr(reference, logits)
     top, top_reference = logits.argmax(1), reference.argmax(1)
     return Accuracy(
         images=len(reference),
         agreement=100 * float((top == top_reference).mean()),
-        sqnr_db=10 * math.log10(max(signal, 1e-300) / noise) if noise else EXACT_DB,
+        sqnr_db=sqnr_db,
         max_error=float(abs(reference - logits).max()),
         top1=100 * float((top == classes).mean()) if classes else None,
         top1_fp32=100 * float((top_reference == classes).mean()) if classes else None,
     )
 
 
+def compare_embeddings(reference: Tensor, found: Tensor) -> Accuracy:
+    """How near embeddings come to `reference`, both float32 [N, channels].
+
+    Two agree when their cosine is at least `NEAR`. Raises `GateError` for NaN or infinity.
+    """
+    sqnr_db = _sqnr(reference, found)
+    near = cosines(reference, found)
+    return Accuracy(
+        images=len(reference),
+        agreement=100 * float((near >= NEAR).mean()),
+        sqnr_db=sqnr_db,
+        max_error=float(abs(reference - found).max()),
+        top1=None,
+        top1_fp32=None,
+        cosine=float(near.min()),
+    )
+
+
+def cosines(reference: Tensor, found: Tensor) -> npt.NDArray[np.float64]:
+    """Of each embedding with its reference, both float32 [N, channels]; 0 for one of zeros."""
+    one, other = reference.astype(np.float64), found.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.asarray((one * other).sum(1) / np.maximum(lengths, 1e-300))
+
+
+def _sqnr(reference: Tensor, found: Tensor) -> float:
+    """Signal to noise in dB. Raises `GraphError` for another shape, `GateError` for NaN."""
+    if found.shape != reference.shape:
+        raise GraphError(
+            f"the graph has {found.shape[1]} outputs, the checkpoint {reference.shape[1]}",
+            "give the graph of this very checkpoint",
+        )
+    if not np.isfinite(found).all():
+        raise GateError(
+            "the engine's outputs are NaN or infinity on real images", "try --precision fp32"
+        )
+    noise = float(((reference.astype(np.float64) - found) ** 2).sum())
+    signal = float((reference.astype(np.float64) ** 2).sum())
+    return 10 * math.log10(max(signal, 1e-300) / noise) if noise else EXACT_DB
+
+
 @dataclass(frozen=True)
 class Gate:
     """What an engine must reach on images that did not calibrate it."""
 
-    min_agreement: float  # percent of top-1 equal to FP32
+    min_agreement: float  # percent of top-1 equal to FP32, or of embeddings that are near
     max_drop: float | None  # points of top-1 that may be lost, where the classes are known
 
     def __str__(self) -> str:
@@ -94,8 +126,9 @@ class Gate:
             few = measured.images < FEW
             allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
             if round(measured.images * (100 - measured.agreement) / 100) > allowed:
+                near = f" (a cosine of {NEAR:g})" if measured.cosine is not None else ""
                 return (
-                    f"the {form} form agrees with FP32 on {measured.agreement:.2f} % of "
+                    f"the {form} form agrees with FP32{near} on {measured.agreement:.2f} % of "
                     f"{measured.images} images, the gate is {self.min_agreement:g} %"
                 )
             if self.max_drop is None or measured.top1 is None or measured.top1_fp32 is None:

@@ -9,7 +9,6 @@ do not let them.
 from __future__ import annotations
 
 import importlib.util
-import io
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge.errors import StorageError
+from edge.arrays import check_npy, write_npy
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.pictures import load_image
 from edge.preprocess.resample import NEAREST, taps
 from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import Layout, Surface
-from edge.storage import check_target, write_bytes
 
 __all__ = ["Preprocessor", "to_rgb", "write_tensor"]
 
@@ -38,13 +36,8 @@ def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
 
     Raises `ImageError` for the picture, `StorageError` for the file.
     """
-    if out.suffix != ".npy":
-        raise StorageError(f"{out} is no name of a .npy file", f"write --out {out.stem or 'x'}.npy")
-    check_target(out)
-    memory = io.BytesIO()
-    pixels = load_image(image, opaque=spec.opaque)
-    np.save(memory, Preprocessor(spec)(pixels), allow_pickle=False)
-    write_bytes(out, memory.getvalue())
+    check_npy(out)
+    write_npy(out, Preprocessor(spec)(load_image(image, opaque=spec.opaque)))
 
 
 class Preprocessor:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edge import nvidia
 from edge.errors import EdgeError, EngineError
+from edge.heads import FEATURES
 from edge.passport import Passport
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.pictures import Picture, as_pixels
@@ -41,7 +42,7 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     def infer(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
+        """Pictures float32 [N, 3, H, W] -> outputs float32 [N, classes or channels]."""
 
     def close(self) -> None: ...
 
@@ -140,7 +141,7 @@ class Engine:
         return getattr(self._backend, "device", None)
 
     def infer(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]."""
+        """Pictures float32 [N, 3, H, W] -> logits or embeddings, float32 [N, outputs]."""
         return self._backend.infer(batch)
 
     @property
@@ -217,9 +218,37 @@ class Engine:
         return Prediction(self.passport.head.probabilities(logits), self.passport.labels)
 
     def __call__(self, image: Picture) -> Prediction:
-        """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3]. Raises `ImageError`."""
+        """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3].
+
+        Raises `ImageError`, and `EngineError` for an engine that gives embeddings.
+        """
+        self.check_labels()
+        return self.predict(self._output(image))
+
+    def embed(self, image: Picture) -> Tensor:
+        """The embedding of a picture, float32 [channels]; see `__call__` for what it may be.
+
+        Raises `ImageError`, and `EngineError` for an engine that gives classes.
+        """
+        if self.passport.labels:
+            raise EngineError(
+                f"{self.passport.name} gives classes, and no embedding",
+                "edge classify ENGINE IMAGE, or build one: edge build --task " + FEATURES,
+            )
+        return self._output(image)
+
+    def check_labels(self) -> None:
+        """Raises `EngineError` for an engine that gives embeddings, and no classes."""
+        if not self.passport.labels:
+            raise EngineError(
+                f"{self.passport.name} gives embeddings, and no classes",
+                "edge embed ENGINE IMAGE, or model.embed(image) in Python",
+            )
+
+    def _output(self, image: Picture) -> Tensor:
         pixels = as_pixels(image, opaque=self.passport.preprocess.opaque)
-        return self.predict(self.infer(self.preprocess(pixels)[None])[0])
+        result: Tensor = self.infer(self.preprocess(pixels)[None])[0]
+        return result
 
     def close(self) -> None:
         self._backend.close()

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from edge.build import graph, quantize
-from edge.build.ranges import Range
+from edge.build import graph
+from edge.build.precision import quantize
+from edge.build.precision.ranges import Range
+from edge.build.precision.sites import linears
 from edge.build.recipes import Recipe
-from edge.build.sites import linears
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edge.build import candidates, graph
-from edge.build.calibrate import calibrate
 from edge.build.candidates import Candidate
 from edge.build.plan import make_forms
-from edge.build.ranges import Ranges
+from edge.build.precision.calibrate import calibrate
+from edge.build.precision.ranges import Ranges
 from edge.build.verify import Gate
 from edge.passport import Accuracy
 from tests.conftest import Recorder

@@ -10,9 +10,10 @@ import pytest
 
 from edge import nvidia
 from edge.build import compile as compiling
-from edge.build import fp16, graph, quantize
-from edge.build.ranges import Range
-from edge.build.sites import sites
+from edge.build import graph
+from edge.build.precision import fp16, quantize
+from edge.build.precision.ranges import Range
+from edge.build.precision.sites import sites
 from edge.errors import CompileError
 from tests.conftest import needs_rtx
 

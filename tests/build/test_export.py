@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from edge.build import export as exporting
 from edge.build import graph, images
-from edge.build.checkpoint import read_checkpoint
+from edge.build.models.checkpoint import read_checkpoint
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, GraphError
 from tests.conftest import save_checkpoint

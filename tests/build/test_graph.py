@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.build import graph
-from edge.build.families import FAMILIES
+from edge.build.models.families import FAMILIES
 from edge.errors import GraphError, StorageError
 
 
@@ -102,6 +102,22 @@ def test_weights_beyond_the_limit_go_beside_the_graph(fp32_graph, tmp_path, monk
     expected = graph.session(graph.load(fp32_graph)).logits(pictures)
     assert (graph.session(graph.load(written[0])).logits(pictures) == expected).all()
     assert (graph.session(loaded).logits(pictures) == expected).all()  # the caller's is untouched
+
+
+@pytest.mark.parametrize("mapped", [0, 10**9])
+def test_a_skeleton_runs_with_the_weights_of_its_model(fp32_graph, monkeypatch, mapped):
+    monkeypatch.setattr(graph, "MAPPED", mapped)  # as bytes, and from a file
+    model = graph.load(fp32_graph)
+    bare = graph.skeleton(model)
+    assert not bare.graph.initializer
+    assert graph.metadata(bare) == graph.metadata(model)
+    inner = model.graph.node[5].output[0]
+    bare.graph.output.append(onnx.ValueInfoProto(name=inner))
+    pictures = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    session = graph.session(bare, weights=model)
+    assert session.outputs[1:] == [inner]
+    assert (session.logits(pictures) == graph.session(model).logits(pictures)).all()
+    assert len(model.graph.output) == 1 and not bare.graph.initializer
 
 
 def test_torch_leaves_no_paths_behind(fp32_graph):

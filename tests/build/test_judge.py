@@ -6,8 +6,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edge.build import graph, images
 from edge.build import judge as judging
-from edge.build.checkpoint import read_checkpoint
 from edge.build.judge import Judge
+from edge.build.models.checkpoint import read_checkpoint
 from tests.conftest import Recorder
 
 
@@ -25,6 +25,10 @@ def judge(model, checkpoint, pictures):
 @pytest.fixture(scope="module")
 def contrary(model):
     """A graph that says of every picture what FP32 holds for the least likely."""
+    return negated(model)
+
+
+def negated(model):
     changed = ModelProto()
     changed.CopyFrom(model)
     name = changed.graph.output[0].name

@@ -7,8 +7,9 @@ import sys
 import onnx
 import pytest
 
-from edge.build import fp16, graph, plan
+from edge.build import graph, plan
 from edge.build.pipeline import build
+from edge.build.precision import fp16
 from edge.build.recipes import Recipe
 from edge.errors import CompileError, EngineError
 from edge.nvidia import Gpu

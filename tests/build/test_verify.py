@@ -83,3 +83,17 @@ def test_outputs_are_streamed_in_order(fp32_graph):
 def test_no_image_to_judge_with_is_an_error(fp32_graph):
     with pytest.raises(CalibrationError, match="judge"):
         verify.outputs({"a": graph.load(fp32_graph)}, iter([]))
+
+
+def test_embeddings_are_near_by_their_cosine_and_not_by_their_length():
+    turned = np.array([[4.0, 2.0], [0.0, 1.0], [3.0, 0.6], [1.0, 0.1]], np.float32)
+    measured = verify.compare_embeddings(REFERENCE, turned)
+    assert measured.agreement == 75.0  # 3, 0.6 is 11 degrees away
+    assert measured.cosine == pytest.approx(3 / np.hypot(3, 0.6))
+    assert measured.max_error == 2.0
+    assert measured.top1 is measured.top1_fp32 is None
+    why = verify.Gate(99, None).refuses({"device": measured})
+    assert why is not None and "agrees with FP32 (a cosine of 0.99) on 75.00 % of 4" in why
+    assert verify.cosines(REFERENCE, np.zeros_like(REFERENCE)).max() == 0
+    with pytest.raises(GateError, match="NaN or infinity"):
+        verify.compare_embeddings(REFERENCE, np.full_like(REFERENCE, np.inf))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.build.families import FAMILIES
+from edge.build.models.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -1,0 +1,175 @@
+"""Attention in the one form that every TensorRT fuses rightly, for whatever transformers wrote.
+
+The scale is on the query, before the product: that keeps FP16 scores small (TensorRT issues 4328
+and 4333). What is added to the scores (relative positions, the mask of shifted windows) is one
+constant, and nothing stands between the products but it and Softmax. Most models ask transformers'
+AttentionInterface for `mixed`; those that have their attention written out are given a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from edge.errors import require
+
+__all__ = ["interface", "rewrite"]
+
+# A shorter vector is all zeros, as those of padding are; smaller numbers FP16 has not.
+SHORTEST = 2.0**-14
+
+
+def interface(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
+) -> tuple[Any, None]:
+    """Attention as transformers' AttentionInterface calls it, [batch, heads, tokens, head size].
+
+    A picture has no padding: a mask is what the model adds to the scores, such as relative
+    positions.
+    """
+    return _mixed(query * scaling, key, value, mask).transpose(1, 2).contiguous(), None
+
+
+def rewrite(model: Any) -> None:
+    """Change those modules of a torch model that would not be exported in the form above.
+
+    The model must then be run once before it is traced: what does not depend on the picture is
+    worked out there, and is a constant in the trace.
+    """
+    torch = require("torch")
+    written = {
+        "SwinAttention": _swin,
+        "Swinv2SelfAttention": _swinv2,
+        "MobileViTSelfAttention": _mobilevit,
+        "SiglipMultiheadAttentionPoolingHead": _siglip_pooling,
+    }
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind in written:
+            module.forward = written[kind](module)
+        elif kind == "BeitRelativePositionBias":
+            module.forward = _once(module.forward)
+        elif kind in ("SwinLayer", "Swinv2Layer"):
+            module.get_attn_mask = _once(module.get_attn_mask)
+        elif kind == "AdaptiveAvgPool1d" and module.output_size == 1:
+            # As it is it becomes a Gather of indices that are made for each batch.
+            module.forward = partial(torch.mean, dim=-1, keepdim=True)
+
+
+def _once(make: Any) -> Any:
+    """A function that gives what `make` gave at the first call; an engine has one picture size."""
+    kept: list[Any] = []
+
+    def call(*given: Any, **named: Any) -> Any:
+        if not kept:
+            kept.append(make(*given, **named))
+        return kept[0]
+
+    return call
+
+
+def _mixed(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
+    """[batch, heads, tokens, head size] of each; query is scaled, bias fits the scores."""
+    scores = query @ key.transpose(2, 3)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1) @ value
+
+
+def _in_windows(query: Any, key: Any, value: Any, constant: Any) -> Any:
+    """Attention within windows, [batch * windows, tokens, channels].
+
+    Each is [batch * windows, heads, tokens, head size], the constant [windows or 1, heads, tokens,
+    tokens]. Where windows differ in it they count as further heads: then it fits any batch.
+    """
+    _, heads, tokens, size = query.shape
+    if len(constant) > 1:
+        many = len(constant) * heads
+        query, key, value = (each.reshape(-1, many, tokens, size) for each in (query, key, value))
+        constant = constant.reshape(1, many, tokens, tokens)
+    mixed = _mixed(query, key, value, constant).reshape(-1, heads, tokens, size)
+    return mixed.transpose(1, 2).reshape(-1, tokens, heads * size)
+
+
+def _added(bias: Any, mask: Any) -> Any:
+    """What is added to scores: bias [heads, tokens, tokens], of shifted windows with their mask
+    [windows, tokens, tokens]."""
+    return bias[None] if mask is None else bias[None] + mask[:, None]
+
+
+def _split(states: Any, size: int) -> Any:
+    """[batch, tokens, channels] -> [batch, heads, tokens, head size]."""
+    return states.view(*states.shape[:2], -1, size).transpose(1, 2)
+
+
+def _swin(module: Any) -> Any:
+    size = module.head_dim
+    constant = _once(lambda mask: _added(module.relative_position_bias()[0], mask))
+
+    def forward(states: Any, mask: Any = None, **_: Any) -> tuple[Any, None]:
+        query = _split(module.q_proj(states), size) * module.scaling
+        key, value = (_split(each(states), size) for each in (module.k_proj, module.v_proj))
+        return module.o_proj(_in_windows(query, key, value, constant(mask))), None
+
+    return forward
+
+
+def _swinv2(module: Any) -> Any:
+    """The scores are cosines, times a factor of each head; the mask counts twice."""
+    torch = require("torch")
+    size, area = module.attention_head_size, module.window_size[0] * module.window_size[1]
+    shortest = torch.tensor(SHORTEST)
+
+    def positions() -> Any:
+        table = module.continuous_position_bias_mlp(module.relative_coords_table)
+        table = table.view(-1, module.num_attention_heads)[module.relative_position_index.view(-1)]
+        return 16 * torch.sigmoid(table.view(area, area, -1).permute(2, 0, 1).contiguous())
+
+    constant = _once(lambda mask: _added(positions(), None if mask is None else 2 * mask))
+    scale = _once(lambda: torch.clamp(module.logit_scale, max=math.log(100)).exp())
+
+    def unit(states: Any) -> Any:
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        # Not clamp: TensorRT takes a Clip without an end for one at FP32's largest number.
+        return states / torch.maximum(length, shortest)
+
+    def forward(states: Any, mask: Any = None, *_: Any, **__: Any) -> tuple[Any]:
+        query, key, value = (
+            _split(each(states), size) for each in (module.query, module.key, module.value)
+        )
+        return (_in_windows(unit(query) * scale(), unit(key), value, constant(mask)),)
+
+    return forward
+
+
+def _mobilevit(module: Any) -> Any:
+    size = module.attention_head_size
+
+    def forward(states: Any) -> Any:
+        query, key, value = (
+            _split(each(states), size) for each in (module.query, module.key, module.value)
+        )
+        mixed = _mixed(query * size**-0.5, key, value)
+        return mixed.transpose(1, 2).reshape(*states.shape[:2], -1)
+
+    return forward
+
+
+def _siglip_pooling(module: Any) -> Any:
+    """Tokens [batch, tokens, channels] -> [batch, channels]; the query is one, a constant.
+
+    torch's MultiheadAttention leaves a graph in which no Linear stands as in a block.
+    """
+    linear, inside = require("torch").nn.functional.linear, module.attention
+    size = inside.head_dim
+    weights, biases = inside.in_proj_weight.chunk(3), inside.in_proj_bias.chunk(3)
+    query = _split(linear(module.probe, weights[0], biases[0]), size) * size**-0.5
+
+    def forward(tokens: Any) -> Any:
+        key, value = (_split(linear(tokens, weights[at], biases[at]), size) for at in (1, 2))
+        mixed = _mixed(query, key, value).transpose(1, 2).flatten(2)
+        residual = inside.out_proj(mixed)
+        return (residual + module.mlp(module.layernorm(residual)))[:, 0]
+
+    return forward

@@ -1,0 +1,136 @@
+"""Checkpoint -> the torch module that is exported: pictures in, logits or an embedding out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edge.build.models import attention, features, resolution, texts, timm_models
+from edge.build.models.checkpoint import Checkpoint
+from edge.build.models.families import FAMILIES, TIMM
+from edge.errors import CheckpointError, require
+from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
+
+__all__ = ["for_export", "load", "quiet"]
+
+ATTENTION = "edge_vit"
+
+
+def load(checkpoint: Checkpoint) -> Any:
+    """The checkpoint as transformers runs it, every weight of it from the file.
+
+    A torch module: pixel_values float32 [N, 3, H, W] -> float32 [N, outputs], logits or embeddings
+    by `checkpoint.head`. Raises `CheckpointError` for weights that do not fit the config.
+    """
+    torch = require("torch")
+
+    class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, model: Any, forward: Any) -> None:
+            super().__init__()
+            self.model, self._forward = model, forward
+
+        def forward(self, pixel_values: Any) -> Any:
+            return self._forward(pixel_values)
+
+    if checkpoint.family is FAMILIES[TIMM]:
+        model = timm_models.load(checkpoint)
+        return Network(model, timm_models.output(checkpoint, model)).eval()
+    transformers = require("transformers")
+    if checkpoint.head.task == CLASSIFICATION:
+        model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
+        return Network(model, lambda pictures: model(pixel_values=pictures).logits).eval()
+    model = _backbone(checkpoint)
+    see = getattr(model, "get_image_features", model)  # of two halves the one that sees
+    if checkpoint.head.task == ZERO_SHOT:
+        model.similarity = texts.similarity(checkpoint, model)
+        return Network(model, lambda pictures: model.similarity(see(pixel_values=pictures))).eval()
+    if hasattr(model, "get_text_features"):
+        model.text_model = model.text_projection = None  # nobody asks for it
+    pooled = features.pooled(checkpoint, model)
+    return Network(model, lambda pictures: pooled(see(pixel_values=pictures))).eval()
+
+
+def for_export(network: Any, example: Any) -> None:
+    """Let the network of `load` attend in the form that TensorRT fuses.
+
+    example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
+    """
+    if hasattr(network.model, "set_attn_implementation"):
+        attention.rewrite(network.model)
+        network.model.set_attn_implementation(ATTENTION)
+    else:
+        timm_models.for_export(network.model)
+    with require("torch").no_grad():
+        network(example)
+
+
+def _backbone(checkpoint: Checkpoint) -> Any:
+    """The model without a head for classes."""
+    transformers = require("transformers")
+    if CLASSIFICATION in checkpoint.family.tasks[checkpoint.architecture]:
+        return _pretrained(transformers.AutoModel, checkpoint)
+    if checkpoint.family.name == "ViTMAE":
+        # Its own class hides most of a picture, and shuffles the rest. What that trains is a ViT.
+        config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
+        return _pretrained(transformers.ViTModel, checkpoint, config=config)
+    return _pretrained(getattr(transformers, checkpoint.architecture), checkpoint)
+
+
+def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
+    torch = require("torch")
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint.folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **more,
+        )
+    except Exception as error:  # a config of odd values can raise anything in transformers
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if checkpoint.head.task == FEATURES:
+        # What was trained for classes, or to see what is hidden, has no pooler.
+        pooler = [name for name in missing if name.startswith("pooler.")]
+        if pooler and checkpoint.head.pooling == "own":
+            raise CheckpointError(
+                f"{checkpoint.name} was saved without the weights of its pooler", "--pooling cls"
+            )
+        missing = [name for name in missing if name not in pooler]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.name} has no weights for {', '.join(missing[:3])}"
+            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
+            if checkpoint.head.task == CLASSIFICATION
+            else "download the checkpoint again",
+        )
+    if checkpoint.image_size is not None:
+        resolution.interpolate(model, checkpoint.image_size)
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's and transformers' chatter off the terminal; our errors say what matters."""
+    transformers = require("transformers")
+    transformers.AttentionInterface.register(ATTENTION, attention.interface)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,115 @@
+"""Zero-shot labels: prompts of them become a constant matrix, so that no device runs a text model.
+
+A label is put into each template, the text model makes a vector of each prompt, and their mean is
+the label's, as CLIP's authors do it (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.build.models.checkpoint import Checkpoint
+from edge.build.models.features import unit
+from edge.errors import CheckpointError, require
+
+__all__ = ["read_labels", "similarity"]
+
+CHUNK = 256  # prompts that the text model runs at once
+
+
+def read_labels(text: str) -> list[str]:
+    """`a cat,a dog`, or the lines of a file whose name ends in .txt.
+
+    Raises `CheckpointError` for a file that cannot be read.
+    """
+    if not text.endswith(".txt"):
+        return [label.strip() for label in text.split(",")]
+    try:
+        lines = Path(text).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"the labels in {text} cannot be read ({error})", 'write them: --labels "a cat,a dog"'
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def similarity(checkpoint: Checkpoint, model: Any) -> Any:
+    """A torch module: image embeddings [N, channels] -> logits [N, labels], text side built in.
+
+    model: a CLIP or SigLIP as transformers has it; afterwards it has no text model. Raises
+    `CheckpointError` for a tokenizer that does not fit it, and for a prompt that is too long.
+    """
+    torch = require("torch")
+
+    class Similarity(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, matrix: Any, bias: Any) -> None:
+            super().__init__()
+            self.register_buffer("matrix", matrix)
+            self.register_buffer("bias", bias)
+
+        def forward(self, output: Any) -> Any:
+            logits = unit(output.pooler_output) @ self.matrix
+            return logits if self.bias is None else logits + self.bias
+
+    with torch.no_grad():
+        matrix = (_vectors(checkpoint, model) * model.logit_scale.exp()).T.contiguous()
+    bias = getattr(model, "logit_bias", None)
+    model.text_model = model.text_projection = None
+    return Similarity(matrix, None if bias is None else bias.detach())
+
+
+def _vectors(checkpoint: Checkpoint, model: Any) -> Any:
+    """A vector of length 1 per label, torch [labels, channels]."""
+    torch = require("torch")
+    labels, templates = checkpoint.head.labels, checkpoint.head.templates
+    prompts = [template.replace("{}", label) for label in labels for template in templates]
+    tokenizer = _tokenizer(checkpoint)
+    room = model.config.text_config.max_position_embeddings
+    _check(checkpoint, tokenizer, prompts, room, model.config.text_config.vocab_size)
+    # A SigLIP was trained on prompts of full length, and reads the last token, padding or not.
+    padding = {"padding": "max_length", "max_length": room, "truncation": True}
+    parts = []
+    for first in range(0, len(prompts), CHUNK):
+        tokens = tokenizer(
+            prompts[first : first + CHUNK],
+            return_tensors="pt",
+            **(padding if checkpoint.family.sigmoid else {"padding": True}),
+        )
+        parts.append(unit(model.get_text_features(**tokens).pooler_output))
+    return unit(torch.cat(parts).reshape(len(labels), len(templates), -1).mean(1))
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    transformers = require("transformers")
+    if any(checkpoint.folder.glob("*.model")):
+        require("sentencepiece")  # transformers would only say that it knows no such tokenizer
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # its files can be wrong in as many ways as there are tokenizers
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint.name} cannot be loaded ({reason})",
+            "save it beside the model: tokenizer.save_pretrained(folder)",
+        ) from error
+
+
+def _check(
+    checkpoint: Checkpoint, tokenizer: Any, prompts: Sequence[str], room: int, vocabulary: int
+) -> None:
+    """Raises `CheckpointError` for a prompt that the text model has no room or no words for."""
+    for prompt, ids in zip(prompts, tokenizer(prompts)["input_ids"], strict=True):
+        if len(ids) > room:
+            raise CheckpointError(
+                f"{prompt!r} has {len(ids)} tokens, {checkpoint.name} takes {room}",
+                "shorten that label, or the template",
+            )
+        if max(ids) >= vocabulary:
+            raise CheckpointError(
+                f"the tokenizer of {checkpoint.name} gives token {max(ids)}, its text model has "
+                f"{vocabulary} words",
+                "save the tokenizer that the model was trained with beside it",
+            )

@@ -1,0 +1,1 @@
+"""What a build found, in a page for people; and what a compiled plan proves."""

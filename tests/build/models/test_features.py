@@ -1,0 +1,290 @@
+"""Embeddings are those of transformers' own models, pooled as asked."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from edge.build import compile as compiling
+from edge.build import graph, images
+from edge.build.export import export
+from edge.build.judge import Judge
+from edge.build.models import network
+from edge.build.models.checkpoint import read_checkpoint
+from edge.build.models.tasks import Request
+from edge.build.pipeline import build
+from edge.build.precision import fp16
+from edge.build.recipes import Recipe
+from edge.build.simplify import simplify
+from edge.build.verify import cosines
+from edge.errors import CheckpointError, EngineError, GateError
+from edge.heads import CLASSIFICATION, FEATURES
+from edge.passport import Passport
+from scripts.tiny_models import save
+from tests.build.models.tiny import save_backbone, save_clip, save_siglip
+from tests.build.test_judge import negated
+from tests.conftest import LABELS, Recorder, needs_rtx
+
+
+def save_classifier(name, folder):
+    return save(name, folder, LABELS)
+
+
+MAE = {
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 64,
+}
+# What saves a tiny one, the poolings that it has, and how many tokens are of no patch.
+FAMILIES = {
+    "vit": (lambda folder: save_backbone(folder, "ViT"), ("own", "cls", "mean"), 1),
+    "deit": (lambda folder: save_backbone(folder, "DeiT"), ("own", "cls", "mean"), 2),
+    "mae": (lambda folder: save_backbone(folder, "ViTMAE", **MAE), ("cls", "mean"), 1),
+    "clip": (save_clip, ("own", "cls", "mean"), 1),
+    "siglip": (save_siglip, ("own", "mean"), 0),
+}
+# Their graphs take seconds each: one pooling of each family.
+ONE = [
+    (name, ways[0] if name in ("clip", "siglip") else ways[-1])
+    for name, (_, ways, _) in FAMILIES.items()
+]
+# Checkpoints with heads for classes, whose graphs are exported elsewhere.
+FAMILIES |= {
+    name: (partial(save_classifier, name), ways, special)
+    for name, ways, special in [
+        ("deit distilled", ("cls", "mean"), 2),
+        ("beit", ("own", "cls", "mean"), 1),
+        ("swin", ("own", "mean"), 0),
+        ("swinv2", ("own", "mean"), 0),
+        ("dinov2", ("own", "cls", "mean"), 1),
+        ("dinov2_with_registers", ("own", "cls", "mean"), 5),
+        ("convnext", ("own", "mean"), 0),
+        ("mobilevit", ("own", "mean"), 0),
+    ]
+}
+EVERY = [(name, way) for name, (_, ways, _) in FAMILIES.items() for way in ways]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """name -> the folder of its tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("backbones")
+    return {name: save(folder / name) for name, (save, _, _) in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def simple(saved, pictures):
+    """(name, pooling) -> checkpoint, its simplified graph, pictures; embeddings of length 1."""
+    made = {}
+
+    def make(name, way):
+        if (name, way) not in made:
+            found = read_checkpoint(str(saved[name]), Request(FEATURES, way, normalise=True))
+            few = images.few(images.find(pictures), found.preprocess, 8, print)
+            model, _ = export(found, few[:3])
+            made[name, way] = found, simplify(model, few[:3])[0], few
+        return made[name, way]
+
+    return make
+
+
+def expected(folder, name, way, few):
+    """What transformers gives, each family by its own class; a MAE that hides nothing."""
+    import transformers
+
+    batch = torch.from_numpy(few)
+    with torch.inference_mode():
+        if name == "mae":
+            config = transformers.ViTMAEConfig.from_pretrained(folder)
+            config.mask_ratio = 0.0
+            model = transformers.ViTMAEModel.from_pretrained(folder, config=config).eval()
+            output = model(batch, noise=torch.arange(16.0).expand(len(few), -1))  # in their order
+        else:
+            model = transformers.AutoModel.from_pretrained(folder).eval()
+            output = getattr(model, "get_image_features", model)(batch)
+    tokens = output.last_hidden_state
+    if way == "own":
+        return output.pooler_output.numpy()
+    if tokens.ndim == 4:  # a map
+        return tokens.mean((2, 3)).numpy()
+    return (tokens[:, 0] if way == "cls" else tokens[:, FAMILIES[name][2] :].mean(1)).numpy()
+
+
+@pytest.mark.parametrize(("name", "way"), EVERY)
+def test_each_pooling_is_transformers_own(saved, pictures, name, way):
+    found = read_checkpoint(str(saved[name]), Request(FEATURES, way))
+    few = images.few(images.find(pictures), found.preprocess, 4, print)
+    with network.quiet(), torch.inference_mode():
+        given = network.load(found)(torch.from_numpy(few)).numpy()
+    reference = expected(saved[name], name, way, few)
+    np.testing.assert_allclose(given, reference, atol=1e-4 * abs(reference).max())
+    assert abs(reference).max() > 0.1  # and is no embedding of nothing
+    assert cosines(reference[:1], reference[1:2]) < 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("clip", "CLIPVisionModel"),
+        ("clip", "CLIPVisionModelWithProjection"),
+        ("siglip", "SiglipVisionModel"),
+    ],
+)
+def test_a_tower_that_was_saved_alone_is_itself(saved, tmp_path, name, architecture):
+    import transformers
+
+    kind = getattr(transformers, architecture)
+    shutil.copytree(saved[name], tmp_path / "tower")
+    alone = kind.from_pretrained(saved[name]).eval()
+    alone.save_pretrained(tmp_path / "tower")
+    picture = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        output = alone(picture)
+        expected = getattr(output, "image_embeds", output.get("pooler_output"))
+        with network.quiet():
+            found = read_checkpoint(str(tmp_path / "tower"), Request(FEATURES))
+            given = network.load(found)(picture)
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    assert given.shape[1] == (48 if "Projection" in architecture else 64)
+
+
+@pytest.mark.parametrize(("name", "way"), ONE)
+def test_the_graph_gives_the_same_at_length_1(saved, simple, name, way):
+    _, model, few = simple(name, way)
+    given = graph.session(model).logits(few)
+    assert (cosines(expected(saved[name], name, way, few), given) >= 0.9999).all()
+    np.testing.assert_allclose(np.linalg.norm(given, axis=1), 1, atol=1e-5)
+    assert model.graph.output[0].name == "embedding"
+
+
+@pytest.mark.parametrize(("name", "way"), ONE)
+def test_fp16_stays_near(simple, name, way):
+    _, model, few = simple(name, way)
+    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, few)))
+    reference = graph.session(model).logits(few)
+    assert (cosines(reference, graph.session(half).logits(few)) > 0.999).all()
+
+
+@needs_rtx
+@pytest.mark.parametrize(("name", "way"), ONE)
+def test_tensorrt_compiles_it_in_fp16(simple, tmp_path, name, way):
+    _, model, _ = simple(name, way)
+    graph.save(fp16.to_fp16(model), tmp_path / "model.onnx")
+    plan = compiling.compile_plan(
+        tmp_path / "model.onnx",
+        "tensorrt-rtx",
+        input_shape=(3, 32, 32),
+        max_batch=2,
+        cache=tmp_path,
+        progress=lambda *_: None,
+    )
+    assert plan.data
+
+
+def test_the_half_that_reads_is_not_in_the_graph(simple):
+    """Neither its weights, nor what only sees to them."""
+    _, model, _ = simple("clip", "own")
+    assert not [tensor.name for tensor in model.graph.initializer if "text" in tensor.name]
+    assert [value.name for value in model.graph.input] == ["pixel_values"]
+
+
+def refused(folder, request, named, mend, load=False):
+    with pytest.raises(CheckpointError) as caught:
+        found = read_checkpoint(str(folder), request)
+        if load:
+            with network.quiet():
+                network.load(found)
+    assert named in caught.value.what, str(caught.value)
+    assert mend in caught.value.mend
+
+
+def test_weights_that_a_classifier_has_not_are_never_made_up(checkpoint, saved):
+    """transformers would put random ones in their place."""
+    for folder in (checkpoint, saved["mae"]):
+        refused(folder, Request(FEATURES), "without the weights of its pooler", "cls", load=True)
+    found = read_checkpoint(str(checkpoint), Request(FEATURES, "cls"))
+    with network.quiet():
+        assert network.load(found)(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
+
+
+def test_a_class_token_that_there_is_not(saved):
+    refused(saved["siglip"], Request(FEATURES, "cls"), "no class token", "--pooling mean")
+
+
+def test_a_classifier_is_not_pooled(checkpoint):
+    for request in (Request(pooling="own"), Request(CLASSIFICATION, normalise=True)):
+        refused(checkpoint, request, "--pooling and --normalise", f"--task {FEATURES}")
+
+
+@pytest.fixture(scope="module")
+def recipe(saved, pictures, tmp_path_factory):
+    return Recipe(
+        str(saved["vit"]),
+        pictures,
+        name="embeds",
+        task=FEATURES,
+        normalise=True,
+        min_agreement=90,
+        engines=tmp_path_factory.mktemp("engines"),
+    )
+
+
+@pytest.fixture(scope="module")
+def built(recipe):
+    return build(recipe, Recorder())
+
+
+def test_an_int8_engine_is_judged_by_cosine(built):
+    passport = built.passport
+    assert (passport.head.pooling, passport.head.normalised) == ("own", True)
+    assert (passport.outputs, passport.labels, passport.precision) == (64, (), "int8")
+    for measured in passport.accuracy.values():
+        assert 0.9 < measured.cosine < 1
+        assert measured.top1 is None  # though the pictures lie in folders of classes
+    assert "lowest cosine 0.9" in passport.verdict
+    assert Passport.read(built.folder) == passport
+
+
+def test_its_report_tells_cosines_and_shows_no_labels(built):
+    page = (built.folder / "report.html").read_text()
+    assert "lowest cosine" in page and "top-1" not in page
+    assert "of 8 embeddings have a cosine below 0.99 with FP32's" in page
+    assert "<img" not in page
+
+
+def test_a_judge_counts_what_is_far_away_and_shows_none_of_it(simple, pictures):
+    found, model, _ = simple("vit", "mean")
+    judge = Judge(model, images.find(pictures)[:5], found, Recorder())
+    assert judge.disagreements(model) == ([], 0)
+    assert judge.disagreements(negated(model)) == ([], 5)
+    assert judge({"device": negated(model)})["device"].cosine == pytest.approx(-1)
+
+
+def test_the_gate_says_what_near_is(recipe, built, monkeypatch):
+    from edge.build import verify
+
+    monkeypatch.setattr(verify, "NEAR", 1.1)
+    strict = Recipe(**{**vars(recipe), "name": "strict", "precision": "fp16"})
+    with pytest.raises(GateError, match=r"agrees with FP32 \(a cosine of 1.1\) on 0.00 % of 8"):
+        build(strict, Recorder())
+
+
+def test_features_have_no_top_1_to_lose(recipe):
+    with pytest.raises(EngineError, match="no top-1"):
+        build(Recipe(**{**vars(recipe), "max_drop": 1.0}), Recorder())
+
+
+def test_a_processor_saved_with_a_tokenizer_is_found_inside(saved, tmp_path):
+    """As transformers 5 saves a CLIPProcessor."""
+    folder = shutil.copytree(saved["clip"], tmp_path / "clip")
+    inner = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    whole = {"processor_class": "CLIPProcessor", "image_processor": inner}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    found, same = (read_checkpoint(str(one), Request(FEATURES)) for one in (folder, saved["clip"]))
+    assert found.preprocess == same.preprocess
+    assert folder / "processor_config.json" in found.files

@@ -1,0 +1,172 @@
+"""--image-size: the network is the one that transformers interpolates on every call."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from edge.build import export as exporting
+from edge.build import graph
+from edge.build.models import network
+from edge.build.models.checkpoint import read_checkpoint
+from edge.build.models.families import FAMILIES
+from edge.build.models.tasks import Request
+from edge.errors import CheckpointError
+from scripts.tiny_models import MODELS, save
+from tests.build.models.timm import checkpoints
+
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.2,
+}
+
+
+def pixels(side, count=2):
+    values = np.random.default_rng(0).standard_normal((count, 3, side, side))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_a_vit_says_what_transformers_says_when_it_interpolates(checkpoint, side):
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    found = read_checkpoint(str(checkpoint), Request(image_size=side))
+    assert (found.preprocess.height, found.preprocess.width) == (side, side)
+    model, _ = exporting.export(found, pixels(side))
+    theirs = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    with torch.inference_mode():
+        pictures = torch.from_numpy(pixels(side))
+        expected = theirs(pictures, interpolate_pos_encoding=True).logits.numpy()
+    assert graph.session(model).logits(pixels(side)) == pytest.approx(expected, abs=1e-4)
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Resize", "Floor", "Cast"}  # nothing of it is left to the device
+
+
+# How each family keeps its positions: as a parameter, with a token more, looked at on every call,
+# or as a table that is indexed; and where the sizes are of the side of pictures only.
+@pytest.mark.parametrize(
+    "kind", ["ViT", "DeiT", "Dinov2", "Dinov2WithRegisters", "CLIPVision", "SiglipVision"]
+)
+def test_positions_are_those_that_transformers_interpolates(kind):
+    import torch
+    import transformers
+
+    from edge.build.models.resolution import interpolate
+
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**TINY))
+    model = model.eval()
+    flag = {} if kind.startswith("Dinov2") else {"interpolate_pos_encoding": True}
+    with torch.inference_mode():
+        pictures = torch.from_numpy(pixels(48))
+        expected = model(pictures, **flag).last_hidden_state
+    interpolate(model, 48)
+    with torch.inference_mode():
+        assert torch.equal(model(pictures).last_hidden_state, expected)
+
+
+SIZED = [name for name in MODELS if FAMILIES[name.partition(" ")[0]].step is not None]
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_every_family_that_takes_another_size_says_what_transformers_says(name, tmp_path):
+    import inspect
+
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    side = 2 * read_checkpoint(str(folder)).preprocess.height
+    found = read_checkpoint(str(folder), Request(image_size=side))
+    model, _ = exporting.export(found, pixels(side))
+    theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
+    asked = "interpolate_pos_encoding" in inspect.signature(theirs.forward).parameters
+    flag = {"interpolate_pos_encoding": True} if asked else {}
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(pixels(side)), **flag).logits.numpy()
+    assert graph.session(model).logits(pixels(side)) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in SIZED])
+def test_a_family_whose_positions_are_relative_takes_its_own_size_only(name, tmp_path):
+    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    refused(folder, 64, "takes pictures of 32x32 only", "leave out --image-size")
+
+
+def test_timms_positions_are_those_that_timm_makes(tmp_path):
+    import torch
+
+    from edge.build.models.timm_library import library
+
+    folder = checkpoints.save(tmp_path / "timm", "patch16")
+    architecture, arguments = checkpoints.ARCHITECTURES["patch16"]
+    theirs = library().create_model(architecture, **{**arguments, "img_size": 48})
+    # What timm does to pretrained weights for the size that a model is made with.
+    fit = library().models.vision_transformer.checkpoint_filter_fn
+    theirs.load_state_dict(fit(load_file(folder / "model.safetensors"), theirs))
+    found = read_checkpoint(str(folder), Request(image_size=48))
+    with network.quiet(), torch.inference_mode():
+        pictures = torch.from_numpy(pixels(48))
+        ours = network.load(found)(pictures)
+        assert torch.allclose(ours, theirs.eval()(pictures), atol=1e-5)
+
+
+def test_the_size_that_it_was_trained_with_changes_nothing(checkpoint):
+    found = read_checkpoint(str(checkpoint), Request(image_size=32))
+    assert found.image_size is None
+    assert found.preprocess == read_checkpoint(str(checkpoint)).preprocess
+
+
+def refused(folder, side, what, mend):
+    with pytest.raises(CheckpointError) as caught, network.quiet():
+        network.load(read_checkpoint(str(folder), Request(image_size=side)))
+    assert what in caught.value.what
+    assert caught.value.mend == mend
+
+
+def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest(checkpoint, tmp_path):
+    refused(checkpoint, 37, "multiples of 8, not 37", "use --image-size 32 or 40")
+    refused(checkpoint, 5, "multiples of 8, not 5", "use --image-size 8")
+    folder = checkpoints.save(tmp_path / "timm", "patch16")
+    refused(folder, 50, "multiples of 16, not 50", "use --image-size 48 or 64")
+
+
+def test_a_family_that_takes_no_other_size_is_refused_by_name(checkpoint, monkeypatch):
+    from dataclasses import replace
+
+    from edge.build.models import families
+
+    still = replace(families.FAMILIES["vit"], step=None)
+    monkeypatch.setitem(families.FAMILIES, "vit", still)
+    refused(checkpoint, 48, "is a ViT that takes pictures of 32x32 only", "leave out --image-size")
+
+
+def test_a_size_beyond_all_pictures(checkpoint):
+    refused(checkpoint, 16384, "not within 1 to 8192", "choose a smaller one")
+
+
+def test_positions_of_pictures_that_are_not_square_are_refused(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "wide")
+    for name, size in (("config", [32, 64]), ("preprocessor_config", {"height": 32, "width": 64})):
+        path = folder / f"{name}.json"
+        key = "image_size" if name == "config" else "size"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: size}))
+    refused(folder, 48, "takes pictures of 64x32 only", "leave out --image-size")
+
+
+def test_the_commands_take_the_size(checkpoint, pictures, tmp_path, edge_command):
+    out = tmp_path / "a.onnx"
+    edge_command(
+        "export", checkpoint, "--images", pictures, "--out", out, "--image-size", 48, check=True
+    )
+    shape = graph.load(out).graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_value for side in shape][2:] == [48, 48]
+    assert graph.metadata(graph.load(out))["preprocess"]["resize"]["height"] == 48
