@@ -190,7 +190,8 @@ def _cells(row: Row) -> list[str]:
 INTRODUCTION = """# Models
 
 Made by `scripts/models_table.py` (`--full` for the published sizes) from
-`docs/measurements/models.json`; a test sees that every family is here. Weights are random, since
+`docs/measurements/models.json`; a test sees that every family of image classification is here.
+CLIP, SigLIP and timm's models are tested in `tests/build/models`. Weights are random, since
 what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
 
 * **max abs error**: the largest difference of an output to transformers on 12 pictures, of the

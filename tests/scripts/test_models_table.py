@@ -14,6 +14,15 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import models_table  # noqa: E402
 import tiny_models  # noqa: E402
 
+# Their checkpoints need a tokenizer or timm, and are made where they are tested.
+ELSEWHERE = {
+    "clip",
+    "clip_vision_model",
+    "siglip",
+    "siglip_vision_model",
+    "timm_wrapper",
+    "vit_mae",
+}
 FIGURES = json.loads(models_table.FIGURES.read_text())
 
 
@@ -22,7 +31,8 @@ def measured(published):
 
 
 def test_every_family_has_a_model_and_every_model_three_rows_for_each_task():
-    assert {name.partition(" ")[0] for name in tiny_models.MODELS} == set(FAMILIES)
+    known = {name.partition(" ")[0] for name in tiny_models.MODELS}
+    assert known | ELSEWHERE == set(FAMILIES) and not known & ELSEWHERE
     large = {row["model"] for row in measured(True)}
     assert large  # those of --full, which takes long
     for rows, names in ((measured(False), tiny_models.MODELS), (measured(True), large)):
