@@ -195,7 +195,8 @@ CLIP, SigLIP and timm's models are tested in `tests/build/models`. Weights are r
 what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
 
 * **max abs error**: the largest difference of an output to transformers on 12 pictures, of the
-  largest output. FP16 and INT8 are the graphs that are compiled, run with onnxruntime.
+  largest output. FP16 and INT8 are the graphs that are compiled, run with onnxruntime. INT8 is
+  calibrated (min-max) on these very pictures, so this is its best case.
 * **TensorRT-RTX**: megabytes of the plan that it makes of this very graph.
 * **quantised**: Linears by kind. A convolution, an attention product, and a classifier never are by
   default: patch embeddings, ConvNeXt's 7x7 and downsampling convolutions, and all 1x1
