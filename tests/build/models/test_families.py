@@ -24,7 +24,7 @@ from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, GraphError
 from edge.heads import CLASSIFICATION
-from scripts.tiny_models import MODELS, save
+from scripts.tiny_models import save
 from tests.build.conftest import sqnr
 from tests.conftest import Recorder, draw, needs_rtx
 
@@ -94,7 +94,7 @@ def built(folder, checkpoint, pictures, **settings):
     return build(recipe, Recorder()).folder
 
 
-@pytest.fixture(scope="session", params=[n for n in MODELS if n in QUANTISED])
+@pytest.fixture(scope="session", params=QUANTISED)
 def made(request, tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("family")
     checkpoint = save(request.param, folder / "checkpoint", LABELS)

@@ -14,9 +14,10 @@ from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.families import FAMILIES
 from edge.build.models.tasks import Request
 from edge.errors import CheckpointError
+from scripts import tiny_timm
 from scripts.tiny_models import MODELS, save
-from tests.build.models.timm import checkpoints
 
+LABELS = ("cat", "dog", "fox")
 TINY = {
     "image_size": 32,
     "patch_size": 8,
@@ -73,7 +74,12 @@ def test_positions_are_those_that_transformers_interpolates(kind):
         assert torch.equal(model(pictures).last_hidden_state, expected)
 
 
-SIZED = [name for name in MODELS if FAMILIES[name.partition(" ")[0]].step is not None]
+CLASSIFIERS = [
+    name
+    for name, model in MODELS.items()
+    if "Classification" in model.architecture and "Timm" not in model.architecture
+]
+SIZED = [name for name in CLASSIFIERS if FAMILIES[name.partition(" ")[0]].step is not None]
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -83,7 +89,7 @@ def test_every_family_that_takes_another_size_says_what_transformers_says(name, 
     import torch
     from transformers import AutoModelForImageClassification
 
-    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    folder = save(name, tmp_path / "checkpoint", LABELS)
     side = 2 * read_checkpoint(str(folder)).preprocess.height
     found = read_checkpoint(str(folder), Request(image_size=side))
     model, _ = exporting.export(found, pixels(side))
@@ -95,9 +101,9 @@ def test_every_family_that_takes_another_size_says_what_transformers_says(name, 
     assert graph.session(model).logits(pixels(side)) == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in SIZED])
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in SIZED])
 def test_a_family_whose_positions_are_relative_takes_its_own_size_only(name, tmp_path):
-    folder = save(name, tmp_path / "checkpoint", ("cat", "dog", "fox"))
+    folder = save(name, tmp_path / "checkpoint", LABELS)
     refused(folder, 64, "takes pictures of 32x32 only", "leave out --image-size")
 
 
@@ -106,9 +112,9 @@ def test_timms_positions_are_those_that_timm_makes(tmp_path):
 
     from edge.build.models.timm_library import library
 
-    folder = checkpoints.save(tmp_path / "timm", "patch16")
-    architecture, arguments = checkpoints.ARCHITECTURES["patch16"]
-    theirs = library().create_model(architecture, **{**arguments, "img_size": 48})
+    folder = save("timm_wrapper patch16", tmp_path / "timm", LABELS)
+    architecture, arguments = tiny_timm.ARCHITECTURES["patch16"]
+    theirs = library().create_model(architecture, num_classes=3, **{**arguments, "img_size": 48})
     # What timm does to pretrained weights for the size that a model is made with.
     fit = library().models.vision_transformer.checkpoint_filter_fn
     theirs.load_state_dict(fit(load_file(folder / "model.safetensors"), theirs))
@@ -135,7 +141,7 @@ def refused(folder, side, what, mend):
 def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest(checkpoint, tmp_path):
     refused(checkpoint, 37, "multiples of 8, not 37", "use --image-size 32 or 40")
     refused(checkpoint, 5, "multiples of 8, not 5", "use --image-size 8")
-    folder = checkpoints.save(tmp_path / "timm", "patch16")
+    folder = save("timm_wrapper patch16", tmp_path / "timm", LABELS)
     refused(folder, 50, "multiples of 16, not 50", "use --image-size 48 or 64")
 
 

@@ -18,12 +18,13 @@ from edge.build.precision.sites import linears, roles
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError
 from edge.preprocess.cpu import Preprocessor, load_image
-from tests.build.models.timm import ask_transformers, checkpoints
-from tests.conftest import draw
+from scripts import tiny_timm
+from tests.build.models.timm import ask_transformers
+from tests.conftest import LABELS, draw
 
 DEFAULT = Request()
 KINDS = ("patch16", "registers, mean", "hybrid")
-MORE = tuple(kind for kind in checkpoints.ARCHITECTURES if kind not in KINDS)
+MORE = tuple(kind for kind in tiny_timm.ARCHITECTURES if kind not in KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def folders(tmp_path_factory):
 
 
 def saved(root, kinds):
-    return {kind: checkpoints.save(root / kind.replace(" ", "-"), kind) for kind in kinds}
+    return {kind: tiny_timm.save(kind, root / kind.replace(" ", "-"), LABELS) for kind in kinds}
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +126,14 @@ def test_exporting_leaves_timm_as_it_was(folders):
     found = read_checkpoint(str(folders["patch16"]))
     with network.quiet():
         first, second = network.load(found), network.load(found)
-        network.for_export(first)
+        network.for_export(first, _tensor(np.zeros((1, 3, 32, 32), np.float32)))
     assert second.model.blocks[0].attn.fused_attn
 
 
 @pytest.fixture
 def copy(tmp_path):
     def made(**changes):
-        return checkpoints.save(tmp_path / "copy", "patch16", **changes)
+        return tiny_timm.save("patch16", tmp_path / "copy", LABELS, **changes)
 
     return made
 
@@ -172,7 +173,7 @@ def test_weights_that_transformers_saved_have_a_prefix(copy, folders):
 
 
 def test_what_timm_repeats_among_the_arguments_does_no_harm(copy):
-    arguments = {**checkpoints.SMALL, "in_chans": 3}
+    arguments = {**tiny_timm.SMALL, "in_chans": 3}
     with network.quiet():
         made = network.load(read_checkpoint(str(copy(model_args=arguments))))
     assert made.model.num_classes == 5
