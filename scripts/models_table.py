@@ -240,6 +240,9 @@ def main() -> None:
     known = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {"rows": []}
     rows = {(r["model"], bool(r["published"]), r["task"], r["precision"]): r for r in known["rows"]}
     here = {"commit": commit()}  # before this run changes files
+    tools = versions("torch", "transformers", "onnxruntime", "onnxsim")
+    # Before there is a pool, whose processes get this one's path: see timm_library.
+    tools["timm"] = timm_library.library().__version__
     # A process for each: what torch and TensorRT took for a large one is given back.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in given.only:
@@ -248,10 +251,7 @@ def main() -> None:
                 print(" ".join(_cells(row)), file=sys.stderr)
             figures = {
                 "machine": machine(),
-                "versions": {
-                    **versions("torch", "transformers", "onnxruntime", "onnxsim"),
-                    "timm": timm_library.library().__version__,
-                },
+                "versions": tools,
                 "rows": sorted(rows.values(), key=_place),
             }
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
