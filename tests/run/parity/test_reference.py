@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from edge.build.pipeline import build
+from edge.build.recipes import Recipe
 from edge.errors import EngineError
 from edge.heads import FEATURES, ZERO_SHOT, Head
 from edge.passport import Carried, Origin, Passport
 from edge.run.parity.reference import Reference
 from scripts.tiny_models import save
+from tests.conftest import Recorder
 
 
 @pytest.fixture
@@ -129,11 +132,18 @@ def command(engine, tmp_path, remark="build one"):
 
 
 def test_the_command_builds_a_reference_that_fits(pictures, tmp_path, edge_command):
-    checkpoint = save("clip", tmp_path / "a clip")
-    words = ["build", checkpoint, "--labels", "a cat,a dog", "--template", "a photo of {}."]
-    words += ["--image-size", 48, "--calibration", pictures, "--precision", "fp16", "--no-gate"]
-    edge_command(*words, "--name", "pets", cwd=tmp_path, check=True)
-    engine = Passport.read(tmp_path / "engines/pets")
+    recipe = Recipe(
+        str(save("clip", tmp_path / "a clip")),
+        pictures,
+        name="pets",
+        labels=("a cat", "a dog"),
+        templates=TEMPLATES,
+        image_size=48,
+        precision="fp16",
+        gate=False,
+        engines=tmp_path / "engines",
+    )
+    engine = build(recipe, Recorder()).passport
     assert engine.checkpoint.image_size == 48
     said = command(engine, tmp_path)
     assert said[0] == "edge"
