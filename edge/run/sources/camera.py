@@ -342,5 +342,8 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
+            # GStreamer empties the bus of what was opened only. A message holds its element, and
+            # that, by its pad and the probe there, the bus.
+            self._pipeline.get_bus().set_flushing(True)
             self._pipeline = self._sink = self._bus = self._gate = None
             give_back()
