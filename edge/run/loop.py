@@ -143,6 +143,8 @@ def run(
                 turns = crew.next(most, wait=not flying, beat=beat)
                 if not turns:
                     break
+                for reader, work in turns:
+                    reader.prepare(work)
                 flying.append((turns, clock()))
                 engine.start([work.place for _, work in turns])
             if not flying:
@@ -260,6 +262,8 @@ class _Crew:
             else:
                 idle = 0
                 turns.append((reader, work))
+        for position, reader in enumerate(self._turns):
+            reader.near = position < self._engine.batch
         return turns
 
     def _attend(self) -> None:

@@ -85,12 +85,16 @@ class Feed:
 
 @dataclass(frozen=True)
 class Work:
-    """A frame in its place, ready for the engine; after `expires` it is no longer current."""
+    """A frame and its place; after `expires` it is no longer current.
+
+    prepared  it lies in its place, ready for the engine; else see `Reader.prepare`
+    """
 
     frame: Frame
     place: Place
     taken: float
     expires: float
+    prepared: bool
 
 
 class Reader(threading.Thread):
@@ -98,6 +102,8 @@ class Reader(threading.Thread):
 
     error     what ended it; for a live source also why it does not play, before it ever did
     finished  it will put nothing any more
+    near      its turn is next. Far from it, what comes is kept as it is: most of it gives way to a
+              newer frame, and to prepare it would take the CPU from decoding and from the engine
     came      a frame has come
     retired   it was taken out of the run
     """
@@ -116,6 +122,7 @@ class Reader(threading.Thread):
         self.ready: deque[Work] = deque()
         self.error: BaseException | None = None
         self.finished = self.came = self.retired = False
+        self.near = True
         self._news, self._bell, self._clock = news, bell, clock
         self._free = deque(places)
         self._places = len(self._free)
@@ -243,12 +250,9 @@ class Reader(threading.Thread):
     def _put(
         self, frame: Frame, place: Place, source: FrameSource, taken: float, expires: float
     ) -> None:
-        place.put(frame)
-        took = self._clock() - taken
-        self.status.preprocess.add(took * 1e3)
-        # What it takes to get ready it takes each time, but for the first: then code is loaded.
-        self._usual = min(self._usual, took)
-        expires += min(took, max(_READY, 4 * self._usual))
+        now = self.near or not source.live
+        if now:
+            expires += self._fill(place, frame)
         with self._bell:
             if not self._played:
                 if self._said[0] != "playing":  # a file that is played again never stopped to
@@ -266,8 +270,23 @@ class Reader(threading.Thread):
                 self._give_back(self.ready.popleft().place)
                 self._dropped += 1
             self.status.dropped = self._dropped + source.dropped
-            self.ready.append(Work(frame, place, taken, expires))
+            self.ready.append(Work(frame, place, taken, expires, prepared=now))
             self._bell.notify_all()
+
+    def _fill(self, place: Place, frame: Frame) -> float:
+        """Prepare a frame; returns the seconds that this may add to what is current."""
+        began = self._clock()
+        place.put(frame)
+        took = self._clock() - began
+        self.status.preprocess.add(took * 1e3)
+        # What it takes to get ready it takes each time, but for the first: then code is loaded.
+        self._usual = min(self._usual, took)
+        return min(took, max(_READY, 4 * self._usual))
+
+    def prepare(self, work: Work) -> None:
+        """Put the frame of a turn into its place, if none was near enough to do it meanwhile."""
+        if not work.prepared:
+            self._fill(work.place, work.frame)
 
     def _lost(self, problem: SourceError | None) -> None:
         """It does not play, and will be tried again; each reason is told once."""
