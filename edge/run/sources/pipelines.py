@@ -81,10 +81,7 @@ def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
     Raises SourceError for a URI it does not know.
     """
     live = is_live(camera.uri)
-    if live or camera.realtime:
-        limits = "max-buffers=1 drop=true"
-    else:
-        limits = "max-buffers=2 drop=false"
+    limits = "max-buffers=1 drop=true" if live or camera.realtime else "max-buffers=2 drop=false"
     return f"{_elements(camera, platform, gpu, live)} ! appsink {_SINK} {limits}"
 
 
