@@ -41,12 +41,14 @@ class FrameSource(Protocol):
     """A source that is opened once; `edge.run.sources.camera.Source` is one.
 
     live      the newest frame wins, older ones are dropped
+    camera    it is one, and no film; known once it was opened, even in vain
     dropped   frames that gave way to a newer one before `read` could return them
     interval  seconds between the latest frames that came; None before the second
     remote    there is a network in between, whose delay may change
     """
 
     live: bool
+    camera: bool
     remote: bool
 
     @property
@@ -70,7 +72,7 @@ class Feed:
 
     open     (number of its first frame, seconds to wait for it) -> a source, not yet open
     live     it is a camera, as far as is known before it is open
-    keep     open it anew when it ends or fails, if it is live
+    keep     open it anew when it ends or fails, if it is a camera
     again    begin a file again at its end
     stall    seconds of silence after which a source has failed; see `Patience`
     """
@@ -129,7 +131,7 @@ class Reader(threading.Thread):
         self._leaving = threading.Event()
         self._abandoned = False  # nobody gives places back any more
         self._source: FrameSource | None = None
-        self._live = feed.live
+        self._camera = feed.live
         self._played = False  # since it was opened
         self._stayed = 0.0  # seconds for which it did
         self._said: tuple[State, str] = ("connecting", "")
@@ -165,7 +167,7 @@ class Reader(threading.Thread):
                 break
             if problem is None and self._played and self.feed.again:
                 continue
-            if not (self.feed.keep and self._live):
+            if not (self.feed.keep and self._camera):
                 if problem is not None:
                     raise problem
                 with self._bell:
@@ -189,7 +191,6 @@ class Reader(threading.Thread):
             with ExitStack() as stack:
                 with self._faults():
                     stack.enter_context(source)
-                self._live = self._live or source.live
                 try:
                     self._read(source, patience)
                 finally:
@@ -202,6 +203,7 @@ class Reader(threading.Thread):
                 self._dropped += source.dropped
                 self.status.dropped = self._dropped
                 self._source = None
+                self._camera = self._camera or source.camera
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

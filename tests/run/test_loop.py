@@ -39,7 +39,7 @@ class Fake:
         error: BaseException | None = None,
     ):
         self.name, self.live, self.dropped, self.interval = name, live, 0, None
-        self.remote = False
+        self.camera, self.remote = live, False
         self.closed = False
         self._paint, self._count, self._gate, self._error = paint, count, gate, error
         self._number = 0
