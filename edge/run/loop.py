@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError, SourceError
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
-from edge.run.reader import Feed, Place, Reader, Work
+from edge.run.reader import Place, Reader, Work
 from edge.run.sinks import Prediction, Result, Sink
 from edge.run.status import Status, Transition
 from edge.run.summary import Summary

@@ -16,9 +16,9 @@ from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run import loop
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Result, Summary
-from edge.run.reader import Feed
 from edge.run.sinks import Sink
 from edge.run.sources.camera import Source
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
+from edge.run.feeds import Feed
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
-from edge.run.reader import Feed
 from edge.run.sources.access import Access, resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
