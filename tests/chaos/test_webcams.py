@@ -28,7 +28,7 @@ def test_a_web_camera_comes_back_and_the_other_plays_on(
             began = time.monotonic()
             for _ in range(times(50, 2) if kill else times(10, 1)):
                 struck, returned = suffer(
-                    fault, run, url, strike, mend, down=1.0 if kill else 6.0, camera=3
+                    fault, run, url, strike, mend, down=1.0 if kill else 9.0, camera=3
                 )
                 shown = [one.stamp.ms for one in run.seen if one.stamp and one.stamp.camera == 4]
                 meanwhile = [ms for ms in shown if struck * 1e3 < ms < returned * 1e3]

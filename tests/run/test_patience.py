@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.run.patience import Freshness, Patience, backoff
+from edge.run.service.keys import CAMERA
 
 
 def least(low: float, high: float) -> float:
@@ -33,6 +36,12 @@ def test_a_fast_camera_is_missed_at_once_and_a_slow_one_is_not():
     assert patience.seconds(1 / 10) == 6
     assert patience.seconds(1.0) == 10
     assert patience.seconds(60.0) == 180
+
+
+def test_the_shortest_wait_that_can_be_asked_for_is_no_mere_gap_between_frames():
+    """Less is refused where it is asked for: it would be rounded to nothing at all."""
+    (least_asked,) = [meta.ge for meta in get_args(CAMERA["stall"].kind)[1:]]
+    assert Patience(least_asked).seconds(1 / 100) >= 5 / 100
 
 
 def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():

@@ -14,9 +14,9 @@ import pytest
 from edge.errors import AccessError, BackendError, SilenceError, SourceError
 from edge.preprocess.surface import Surface
 from edge.run import loop, reader
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Control, run
-from edge.run.reader import Feed
 from edge.run.sinks import Result, Sink
 from edge.run.status import Status, Transition
 
@@ -49,8 +49,26 @@ class Camera:
         return Opening(self, first, list(script))
 
 
+class OfItsOwn(Camera):
+    """A pipeline of the user's own: it is no camera as far as is known before it was opened."""
+
+    def __init__(self, *given: Any, camera: bool):
+        super().__init__(*given)
+        self._is_camera = camera
+
+    def feed(self, **options: Any) -> Feed:
+        return super().feed(live=False, **options)
+
+    def _open(self, first: int, wait: float) -> Any:
+        self.opened.append((first, wait))
+        script = self._openings[min(len(self.opened), len(self._openings)) - 1]
+        opening = Opening(self, first, list(script))
+        opening.camera = self._is_camera
+        return opening
+
+
 class Opening:
-    live, remote = True, False
+    live, camera, remote = True, True, False
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script
@@ -59,6 +77,8 @@ class Opening:
         self._stopped = threading.Event()
 
     def __enter__(self) -> Opening:
+        if self._script and isinstance(self._script[0], BaseException):
+            raise self._script[0]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,6 +205,28 @@ def test_a_source_that_never_comes_does_not_stop_the_others(engine: Any, paint: 
     run(engine, [gone.feed(), good.feed()], [notes], frames=50)
     assert sum(note == ("gone", "waiting") for note in notes.notes) == 1
     assert len(gone.opened) > 1
+
+
+def test_what_turns_out_to_be_a_camera_while_it_is_off_is_waited_for(
+    engine: Any, paint: Any
+) -> None:
+    late, good = (
+        OfItsOwn(paint, [[CUT], [CUT], [9]], "late", camera=True),
+        Camera(paint, [[10**6]], "good"),
+    )
+    stop = threading.Event()
+    notes = Notes(lambda result: stop.set() if result.frame.source == "late" else None)
+    threading.Timer(WAIT, stop.set).start()
+    run(engine, [late.feed(), good.feed()], [notes], stop=stop)
+    assert notes.states("late") == ["connecting", "waiting", "playing"]
+
+
+def test_what_is_no_camera_fails_for_good_and_the_others_play_on(engine: Any, paint: Any) -> None:
+    gone, good = OfItsOwn(paint, [[CUT]], "gone", camera=False), Camera(paint, [[10**6]], "good")
+    notes = Notes()
+    run(engine, [gone.feed(), good.feed()], [notes], frames=50)
+    assert notes.states("gone") == ["connecting", "failed"]
+    assert len(gone.opened) == 1
 
 
 def test_when_no_source_comes_at_all_the_first_error_ends_the_run(engine: Any, paint: Any) -> None:

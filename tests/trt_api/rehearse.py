@@ -253,8 +253,7 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
         "ICudaEngine.device_memory_size_v2": 5120,
         "EngineInspector.get_engine_information": json.dumps({"Layers": ["one"]}),
     }
-    labels = ("cat", "dog")
-    known = SimpleNamespace(plan=None, max_batch=4, input_shape=(3, 8, 8), labels=labels)
+    known = SimpleNamespace(plan=None, max_batch=4, input_shape=(3, 8, 8), outputs=2)
     runner = trt.TensorRT(backend, folder / "model.plan", cast(Passport, known))
     assert runner.infer(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
     assert runner.layers() == ["one"]

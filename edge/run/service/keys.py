@@ -46,6 +46,8 @@ class Key:
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
+# A camera is taken for dead after tenths of a second: at 100 frames a second, less is a mere gap.
+_Silence = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 
@@ -81,7 +83,7 @@ CAMERA = {
     "name": Key(_Name, "a name on one line", '"door"'),
     "every": Key(_Count, "a whole number from 1", "2"),
     "max_fps": Key(_Span, "a number above 0", "10"),
-    "stall": Key(_Span, "a number of seconds above 0", "10"),
+    "stall": Key(_Silence, "a number of seconds from 0.1", "10"),
     "realtime": Key(bool, "true or false", "true"),
     "loop": Key(bool, "true or false", "true"),
     "transport": Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),

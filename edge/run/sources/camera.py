@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
+from edge.run.feeds import Feed
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
-from edge.run.reader import Feed
 from edge.run.sources.access import Access, resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
 from edge.run.sources.explain import explain, knock
-from edge.run.sources.launch import decoder_of, launch
+from edge.run.sources.launch import decoder_of, has_camera, launch
 from edge.run.sources.pipelines import GATE, SINK, pipeline
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
@@ -89,8 +89,9 @@ class Source:
     It is opened once, by `open` or `with`, and closed once. `read` belongs to one thread; `stop`
     may be called from any.
 
-    name  what the camera is called, by default its URI without credentials
-    live  the newest frame wins, older ones are dropped; for `gst:` it is known once it is open
+    name    what the camera is called, by default its URI without credentials
+    live    the newest frame wins, older ones are dropped; for `gst:` it is known once it is open
+    camera  it is one, and no film; for `gst:` it is known once `open` was tried, even in vain
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class Source:
         self._gpu, self._say = gpu, say
         self._first = first
         self.name = camera.name or self._access.name
-        self.live = camera.realtime or is_live(self._uri)
+        self.camera = is_live(self._uri)
+        self.live = camera.realtime or self.camera
         # A pipeline of the user's own may bring its frames from anywhere.
         self.remote = is_network(self._uri) or self._uri.startswith("gst:")
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
@@ -195,6 +197,7 @@ class Source:
         see_buffers(self._sink.get_static_pad("sink"), arrive)
 
         change = self._pipeline.set_state(gst.State.PAUSED)
+        self.camera = self.camera or has_camera(self._pipeline)
         if change == gst.StateChangeReturn.NO_PREROLL and not self.live:
             # A pipeline of the user's own turns out to be a camera. Nothing has flowed yet.
             self.live = True
@@ -342,5 +345,8 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
+            # GStreamer empties the bus of what was opened only. A message holds its element, and
+            # that, by its pad and the probe there, the bus.
+            self._pipeline.get_bus().set_flushing(True)
             self._pipeline = self._sink = self._bus = self._gate = None
             give_back()

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from edge.errors import require
-from edge.gst import gstreamer
+from edge.gst import gstreamer, pipeline_of
 from edge.run.sources.access import Access
 from edge.run.sources.cameras import Camera
 from edge.run.sources.explain import explain
 from edge.run.sources.pipelines import CAMERA, pipeline
 
-__all__ = ["decoder_of", "launch"]
+__all__ = ["decoder_of", "has_camera", "launch"]
 
 
 def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> Any:
     """The Gst.Pipeline of a camera, not started yet. Raises SourceError."""
-    gst = gstreamer()
     _prefer_hardware()
     with access.hidden():
         text = pipeline(replace(camera, uri=access.uri), platform=platform, gpu=gpu)
     try:
-        built = gst.parse_launch(text)
+        built = pipeline_of(text)
     except require("gi.repository.GLib").Error as error:
         # Not chained: the original repeats the pipeline, keys and all.
         raise explain(access, error) from None
@@ -50,17 +50,42 @@ def _prefer_hardware() -> None:
 
 def decoder_of(built: Any) -> str:
     """What decodes the pictures of a pipeline which plays, and in what; "" where nothing does."""
-    gst, elements = gstreamer(), built.iterate_recurse()
-    while True:
-        result, element = elements.next()
-        if result == gst.IteratorResult.RESYNC:  # an element came or went in the meantime
-            elements.resync()
-        elif result != gst.IteratorResult.OK:
-            return ""
-        elif (factory := element.get_factory()) is not None:
+    for element in _elements(built):
+        if (factory := element.get_factory()) is not None:
             kinds = factory.get_metadata("klass").split("/")
             if "Decoder" in kinds and {"Video", "Image"} & set(kinds):
                 name = str(factory.get_name())
                 # Those of a Jetson do not say of themselves that they are hardware.
                 is_hardware = "Hardware" in kinds or name.startswith("nv")
                 return f"{name}, in {'hardware' if is_hardware else 'software'}"
+    return ""
+
+
+def has_camera(built: Any) -> bool:
+    """Whether a source of a pipeline, which was to be paused, says of itself that it is live.
+
+    It need not be there to say so. The pipeline as a whole cannot be asked: one that fails to open
+    says nothing, and with a `clocksync` every film looks live.
+    """
+    gst, base = gstreamer(), require("gi.repository.GstBase").BaseSrc
+    return any(
+        element.is_live
+        if isinstance(element, base)
+        # An rtspsrc, which makes its sources when it is connected.
+        else element.get_state(0)[0] == gst.StateChangeReturn.NO_PREROLL
+        for element in _elements(built)
+        if element.numsinkpads == 0
+    )
+
+
+def _elements(built: Any) -> Iterator[Any]:
+    """Every element of a pipeline; some of them twice, when others come or go meanwhile."""
+    gst, elements = gstreamer(), built.iterate_recurse()
+    while True:
+        result, element = elements.next()
+        if result == gst.IteratorResult.RESYNC:
+            elements.resync()
+        elif result != gst.IteratorResult.OK:
+            return
+        else:
+            yield element

@@ -80,11 +80,9 @@ def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
     delivered. A user and a password in the URI are left out.
     Raises SourceError for a URI it does not know.
     """
-    if is_live(camera.uri) or camera.realtime:
-        limits = "max-buffers=1 drop=true"
-    else:
-        limits = "max-buffers=2 drop=false"
-    return f"{_elements(camera, platform, gpu)} ! appsink {_SINK} {limits}"
+    live = is_live(camera.uri)
+    limits = "max-buffers=1 drop=true" if live or camera.realtime else "max-buffers=2 drop=false"
+    return f"{_elements(camera, platform, gpu, live)} ! appsink {_SINK} {limits}"
 
 
 def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> str:
@@ -97,8 +95,10 @@ def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = Fa
     names = VARIABLE.findall(access.template)
     places = (f"variable-{index}-" for index in range(len(names)))
     marked = replace(camera, uri=VARIABLE.sub(lambda _: next(places), access.template))
+    # Whether it is a film may be known by what a variable holds.
+    elements = _elements(marked, platform, gpu, live=is_live(access.uri))
     words = []
-    for word in _WORD.findall(f"{_elements(marked, platform, gpu)} ! fakesink {_SINK}"):
+    for word in _WORD.findall(f"{elements} ! fakesink {_SINK}"):
         # gst-launch-1.0 escapes the spaces itself.
         parts = re.split(r"variable-(\d+)-", redact_text(word).replace("\\ ", " "))
         parts[::2] = [shlex.quote(part) if part else "" for part in parts[::2]]
@@ -112,7 +112,7 @@ def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = Fa
 _WORD = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|\S)+', re.S)
 
 
-def _elements(camera: Camera, platform: str, gpu: bool) -> str:
+def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
     """Everything in front of the sink.
 
     Real time is kept in front of the gate: kept at the sink, a decoder would race ahead and the
@@ -120,8 +120,7 @@ def _elements(camera: Camera, platform: str, gpu: bool) -> str:
     """
     if platform not in _TO_SYSTEM:
         raise SourceError(f"there is no platform {platform!r}", "use pc or jetson")
-    head, to_system = _head(camera, platform)
-    live = is_live(camera.uri)
+    head, to_system = _head(camera, platform, live)
     pace = "clocksync ! " if camera.realtime and not live else ""
     newest = live or camera.realtime
     limits = "max-size-buffers=1 leaky=downstream" if newest else "max-size-buffers=2"
@@ -134,7 +133,7 @@ def _elements(camera: Camera, platform: str, gpu: bool) -> str:
     return f"{head} ! {pace}{_GATE} {limits} ! {end}"
 
 
-def _head(camera: Camera, platform: str) -> tuple[str, str]:
+def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
     """The elements before the gate, and the conversion that their memory needs after it."""
     uri, decoded = camera.uri, _TO_SYSTEM[platform]
     scheme = uri.partition("://")[0]
@@ -168,7 +167,7 @@ def _head(camera: Camera, platform: str) -> tuple[str, str]:
         return f"{source} ! application/x-rtp,media=video ! decodebin", decoded
     if scheme in ("http", "https"):
         source = f"souphttpsrc name={CAMERA} {_location(uri)}"
-        if not is_live(uri):
+        if not live:
             return f"{source} ! decodebin", decoded
         # What a web camera sends bears no time: it gets that of its arrival. A demuxer inside of
         # decodebin would make that wait for more streams, for ever.

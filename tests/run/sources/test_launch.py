@@ -23,7 +23,8 @@ from edge.run.frames import Frame
 from edge.run.sources.access import CREDENTIALS, resolve
 from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera
-from edge.run.sources.launch import launch
+from edge.run.sources.launch import has_camera, launch
+from tests.conftest import descriptors
 from tests.run.conftest import FRAMES
 from tests.run.conftest import launch as convert
 from tests.run.sources.test_camera import python
@@ -257,8 +258,33 @@ def test_what_a_pipeline_complains_of_tells_no_secret(monkeypatch: pytest.Monkey
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_a_camera_whose_element_is_missing_leaves_nothing_however_often_it_is_tried() -> None:
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(SourceError, match="no element nothing"):
+            launch(Camera(uri := "gst:videotestsrc ! nothing"), resolve(uri), platform="pc")
+    assert descriptors() < before + 10
+
+
 def test_no_text_of_a_pipeline_holds_the_password() -> None:
     built = launch(Camera(uri := "rtsp://joe:s3cret@h/x"), resolve(uri), platform="pc")
     camera = built.get_by_name("edge-camera")
     assert camera.get_property("location") == "rtsp://h/x"
     assert camera.get_property("user-pw") == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("text", "camera"),
+    [
+        ("v4l2src device=/dev/none ! videoconvert", True),
+        ("rtspsrc location=rtsp://127.0.0.1:9/x ! decodebin", True),
+        ("( videotestsrc is-live=true ) ! videoconvert", True),
+        ("filesrc location=/nope.mp4 ! decodebin", False),
+        ("videotestsrc ! identity sync=true", False),
+    ],
+)
+def test_a_source_says_that_it_is_a_camera_before_it_is_there(text: str, camera: bool) -> None:
+    built = launch(Camera(uri := f"gst:{text}"), resolve(uri), platform="pc")
+    built.set_state(gstreamer().State.PAUSED)
+    assert has_camera(built) == camera
+    built.set_state(gstreamer().State.NULL)

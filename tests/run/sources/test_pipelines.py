@@ -313,6 +313,19 @@ def test_the_line_leaves_variables_to_the_shell(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("path", ["film.mp4", "hall", "film.mp4?at=3", "live.cgi?name=film.mp4"])
+@pytest.mark.parametrize("realtime", [False, True])
+def test_what_a_variable_holds_says_whether_it_is_a_film(
+    path: str, realtime: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is that of the run, and tells the value of no variable."""
+    monkeypatch.setenv("PATHX", path)
+    printed = line("http://h/${PATHX}", realtime=realtime)
+    assert path not in printed
+    as_the_shell_reads_it = shlex.split(printed.replace("${PATHX}", path))
+    assert as_the_shell_reads_it == shlex.split(line(f"http://h/{path}", realtime=realtime))
+
+
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 def test_the_line_shows_that_there_is_a_password(scheme: str) -> None:
     words = shlex.split(line(f"{scheme}://joe:s3cret@h/s"))

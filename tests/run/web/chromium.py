@@ -15,10 +15,15 @@ from typing import Any
 import pytest
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
+NAVIGATED = -32000  # of the DevTools protocol: "Inspected target navigated or closed"
 PATIENCE = 60.0  # seconds: the machine may be busy with other tests
 FOUND = shutil.which("chromium") or shutil.which("google-chrome")
 
 needs_chromium = pytest.mark.skipif(FOUND is None, reason="no Chromium: sudo apt install chromium")
+
+
+class Left(AssertionError):
+    """The page was left while it was asked something."""
 
 
 class Browser:
@@ -56,6 +61,8 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
+                if answer.get("error", {}).get("code") == NAVIGATED:
+                    raise Left(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
             if answer.get("method") == "Runtime.exceptionThrown":
@@ -90,9 +97,15 @@ class Browser:
         """Wait for an expression to be true; while the page loads it may fail."""
         tried = f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()"
         deadline = time.monotonic() + PATIENCE
-        while not self.evaluate(tried):
+        while not self._is(tried):
             assert time.monotonic() < deadline, (script, self.text(), self.errors)
             time.sleep(0.1)
+
+    def _is(self, tried: str) -> bool:
+        try:
+            return bool(self.evaluate(tried))
+        except Left:
+            return False
 
     def text(self) -> str:
         """What a reader sees."""
