@@ -62,7 +62,7 @@ def test_a_row_says_what_was_measured():
     assert fp32["max_error"] < 1e-4 < fp16["max_error"] < int8["max_error"]
     assert 0.9 < int8["cosine"] < fp16["cosine"] <= fp32["cosine"] <= 1
     assert int8["quantised"] == "2 of 2 qkv, 2 of 2 proj, 2 of 2 fc1, 2 of 2 fc2"
-    assert int8["not_quantised"] == {"convolution": 1}
+    assert int8["not_quantised"] == {"convolution": 1, "attention": 4}
 
 
 @pytest.mark.slow
