@@ -230,6 +230,7 @@ def _warn_of_passwords(context: typer.Context) -> None:
 
 def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     """Run what is wanted; `path` and `given` are what a reload starts from."""
+    from edge.gst import gstreamer
     from edge.run import loop
     from edge.run.outputs import open_outputs
     from edge.run.service.reload import Reload
@@ -245,6 +246,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     status, control = Status(), loop.Control()
     watchdog, line = Watchdog(systemd), StatusLine(systemd, status)
     assert wanted.engine is not None  # merge() has seen to it
+    gstreamer()  # has all threads share two heaps: too late when an engine has started its own
     for camera in wanted.cameras:  # an engine may take long to open
         check_camera(camera)
     with ExitStack() as stack:

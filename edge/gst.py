@@ -11,7 +11,7 @@ from typing import Any
 from edge import nvidia
 from edge.errors import MissingPackage, require
 
-__all__ = ["detect_platform", "give_back", "gstreamer"]
+__all__ = ["detect_platform", "give_back", "gstreamer", "pipeline_of"]
 
 
 _lock = threading.Lock()
@@ -47,6 +47,15 @@ def _initialised() -> Any:
     gst.init(None)
     require("gi.repository.GstApp")  # gives the sink its methods
     return gst
+
+
+def pipeline_of(text: str) -> Any:
+    """The Gst.Pipeline that a text describes, as gst-launch writes it, not started yet.
+
+    Raises GLib.Error. Gst.parse_launch would, with that, leave for ever what it had linked by then.
+    """
+    gst = gstreamer()
+    return gst.parse_launch_full(text, None, gst.ParseFlags.FATAL_ERRORS)
 
 
 def give_back() -> None:

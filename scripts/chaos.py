@@ -22,6 +22,8 @@ from figures import commit, machine, versions
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "measurements" / "chaos.json", ROOT / "docs" / "chaos.md"
 
+KEPT = ("heap", "soak")  # measured by scripts/bench_heap.py and scripts/soak.py
+
 HEAD = """\
 # What a run survives
 
@@ -51,23 +53,41 @@ cameras, their servers and the run.
 FOOT = """
 ## Memory
 
-Four cameras that came and went 150 times at once took a run from 304 to 343 MB: glibc gives new
-threads heaps of their own, each opening starts many, and what lives on in a heap keeps all of it.
-All threads share two heaps now, and what a closed pipeline leaves is given back to the system: 304
-MB before and after ([measurements/heap.json](measurements/heap.json), `scripts/bench_heap.py`,
-beside other work). The first row of the table was measured before that.
+Four cameras that came and went {restarts} times at once took a run from {before} to {grown} MB:
+glibc gives new threads heaps of their own, each opening starts many, and what lives on in a heap
+keeps all of it. All threads share two heaps now, and what a closed pipeline leaves is given back to
+the system: {first} MB before, {last} MB after ([measurements/heap.json](measurements/heap.json),
+`scripts/bench_heap.py`, beside other work). The first row of the table was measured before that.
 
-`make soak` plays 200,000 frames of sources that leave, fail and raise, and are opened 328 times:
-+1.3 bytes per frame, 95 % of 1.1 to 1.5 ([measurements/soak.json](measurements/soak.json)), a
-quarter of a megabyte in all. It lies between what is in use: malloc's own count of that stands
-still after some 400 openings.
+`make soak` plays {frames:,} frames of sources that leave, fail and raise, and are opened {openings}
+times: {slope:+.1f} bytes per frame, 95 % of {low:.1f} to {high:.1f}, {whole:.2f} MB in all: small,
+and not nothing. Open files and threads: {more_files:+.0f} and {more_threads:+.0f}
+([measurements/soak.json](measurements/soak.json)).
+
+![Memory, open files and threads over the frames of the soak](measurements/soak.png)
 """
 
 
 def page(kept: dict[str, Any]) -> str:
     """docs/chaos.md, of docs/measurements/chaos.json."""
     rows = "".join(_row(name, figures) for name, figures in kept["faults"].items())
-    return HEAD.format(date=kept["date"], **kept["machine"]) + rows + FOOT
+    return HEAD.format(date=kept["date"], **kept["machine"]) + rows + _memory()
+
+
+def _memory() -> str:
+    heap, soak = (json.loads((FIGURES.parent / f"{name}.json").read_text()) for name in KEPT)
+    now, old, grows = heap["runs"]["as it is"], heap["runs"]["neither"], soak["bytes_per_frame"]
+    return FOOT.format(
+        restarts=heap["restarts"],
+        before=round(old["first_mb"]),
+        grown=round(old["last_mb"]),
+        first=round(now["first_mb"]),
+        last=round(now["last_mb"]),
+        openings=sum(soak["openings"].values()),
+        whole=grows["slope"] * soak["frames"] / 1e6,
+        **grows,
+        **{key: soak[key] for key in ("frames", "more_files", "more_threads")},
+    )
 
 
 def _row(name: str, figures: dict[str, Any]) -> str:

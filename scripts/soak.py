@@ -32,8 +32,8 @@ from edge.errors import SourceError
 from edge.preprocess.surface import Layout, Surface
 from edge.run import loop
 from edge.run.engine import Engine
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
-from edge.run.loop import Feed
 from edge.run.sinks import Result, Sink
 from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera

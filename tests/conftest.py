@@ -30,6 +30,11 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class Recorder:
     """An observer that remembers what it was told."""
 

@@ -96,6 +96,29 @@ def test_a_number_out_of_its_range_is_one_line(edge_command):
     assert (done.returncode, done.stderr) == (1, told)
 
 
+def test_all_threads_share_two_heaps_however_many_the_engine_has(built_engine, tmp_path):
+    """Even where nobody needs GStreamer to say what this machine is, as on a Jetson."""
+    code = f"""
+import ctypes, sys
+from edge.__main__ import main
+libc = ctypes.CDLL(None)
+libc.fopen.restype, libc.fclose.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+try:
+    main()
+finally:
+    file = libc.fopen(b"{tmp_path}/heaps", b"w")
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+"""
+    words = ["--backend", "onnxruntime", "--threads", "24", "--source", "test://ball"]
+    command = [sys.executable, "-c", code, "run", built_engine, *words, "--frames", "3"]
+    env = os.environ | {"EDGE_PLATFORM": "pc"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "heaps").read_text().count("<heap nr=") == 2
+
+
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def stopped_while_starting(request):
     """Start `edge run`, wait until it has begun something, stop it: its exit code and stderr."""

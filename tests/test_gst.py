@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from edge import gst, nvidia
-from edge.errors import MissingPackage
-from edge.gst import detect_platform, gstreamer
+from edge.errors import MissingPackage, require
+from edge.gst import detect_platform, gstreamer, pipeline_of
+from tests.conftest import descriptors
 
 
 def test_missing_typelib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +69,18 @@ libc.fclose(file)
 print(open("{tmp_path}/heaps").read().count("<heap nr="))
 """
     assert in_a_process_of_its_own(code) == ["2"]
+
+
+@pytest.mark.parametrize(
+    "text", ["videotestsrc ! no-such-element ! fakesink", "videotestsrc ! audioconvert ! fakesink"]
+)
+def test_nothing_is_left_of_a_pipeline_that_cannot_be_made(text: str) -> None:
+    """What of it could be made is freed; two file descriptors are a bus's."""
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(require("gi.repository.GLib").Error):
+            pipeline_of(text)
+    assert descriptors() < before + 10
 
 
 def test_a_c_library_without_such_functions_is_left_alone() -> None:

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError, SourceError
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
-from edge.run.reader import Feed, Place, Reader, Work
+from edge.run.reader import Place, Reader, Work
 from edge.run.sinks import Prediction, Result, Sink
 from edge.run.status import Status, Transition
 from edge.run.summary import Summary
@@ -143,6 +144,8 @@ def run(
                 turns = crew.next(most, wait=not flying, beat=beat)
                 if not turns:
                     break
+                for reader, work in turns:
+                    reader.prepare(work)
                 flying.append((turns, clock()))
                 engine.start([work.place for _, work in turns])
             if not flying:
@@ -260,6 +263,8 @@ class _Crew:
             else:
                 idle = 0
                 turns.append((reader, work))
+        for position, reader in enumerate(self._turns):
+            reader.near = position < self._engine.batch
         return turns
 
     def _attend(self) -> None:

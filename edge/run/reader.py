@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.errors import AccessError, EdgeError, SilenceError, SourceError
+from edge.run.feeds import Feed, FrameSource
 from edge.run.frames import Frame
 from edge.run.patience import BEHIND, Freshness, Patience, backoff
-from edge.run.sources.cameras import STALL
 from edge.run.status import SourceStatus, State, Transition
 
-__all__ = ["Feed", "FrameSource", "Place", "Reader", "Work"]
+__all__ = ["Place", "Reader", "Work"]
 
 _STAYED = 5.0  # seconds after which a source that came back is no longer one that comes and goes
 _READY = 0.1  # seconds to prepare a frame: more is as usual, or a start
@@ -37,62 +37,18 @@ class Place(Protocol):
         """Let go of the frame: its buffer goes back to the camera's few."""
 
 
-class FrameSource(Protocol):
-    """A source that is opened once; `edge.run.sources.camera.Source` is one.
-
-    live      the newest frame wins, older ones are dropped
-    camera    it is one, and no film; known once it was opened, even in vain
-    dropped   frames that gave way to a newer one before `read` could return them
-    interval  seconds between the latest frames that came; None before the second
-    remote    there is a network in between, whose delay may change
-    """
-
-    live: bool
-    camera: bool
-    remote: bool
-
-    @property
-    def dropped(self) -> int: ...
-
-    @property
-    def interval(self) -> float | None: ...
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def read(self, timeout: float) -> Frame | None: ...
-
-    def stop(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Feed:
-    """A source that can be opened again and again.
-
-    open     (number of its first frame, seconds to wait for it) -> a source, not yet open
-    live     it is a camera, as far as is known before it is open
-    keep     open it anew when it ends or fails, if it is a camera
-    again    begin a file again at its end
-    stall    seconds of silence after which a source has failed; see `Patience`
-    """
-
-    name: str
-    open: Callable[[int, float], FrameSource]
-    live: bool = False
-    keep: bool = True
-    again: bool = False
-    stall: float = STALL
-
-
 @dataclass(frozen=True)
 class Work:
-    """A frame in its place, ready for the engine; after `expires` it is no longer current."""
+    """A frame and its place; after `expires` it is no longer current.
+
+    prepared  it lies in its place, ready for the engine; else see `Reader.prepare`
+    """
 
     frame: Frame
     place: Place
     taken: float
     expires: float
+    prepared: bool
 
 
 class Reader(threading.Thread):
@@ -100,6 +56,8 @@ class Reader(threading.Thread):
 
     error     what ended it; for a live source also why it does not play, before it ever did
     finished  it will put nothing any more
+    near      its turn is next. Far from it, what comes is kept as it is: most of it gives way to a
+              newer frame, and to prepare it would take the CPU from decoding and from the engine
     came      a frame has come
     retired   it was taken out of the run
     """
@@ -118,6 +76,7 @@ class Reader(threading.Thread):
         self.ready: deque[Work] = deque()
         self.error: BaseException | None = None
         self.finished = self.came = self.retired = False
+        self.near = True
         self._news, self._bell, self._clock = news, bell, clock
         self._free = deque(places)
         self._places = len(self._free)
@@ -245,12 +204,9 @@ class Reader(threading.Thread):
     def _put(
         self, frame: Frame, place: Place, source: FrameSource, taken: float, expires: float
     ) -> None:
-        place.put(frame)
-        took = self._clock() - taken
-        self.status.preprocess.add(took * 1e3)
-        # What it takes to get ready it takes each time, but for the first: then code is loaded.
-        self._usual = min(self._usual, took)
-        expires += min(took, max(_READY, 4 * self._usual))
+        now = self.near or not source.live
+        if now:
+            expires += self._fill(place, frame)
         with self._bell:
             if not self._played:
                 if self._said[0] != "playing":  # a file that is played again never stopped to
@@ -268,8 +224,23 @@ class Reader(threading.Thread):
                 self._give_back(self.ready.popleft().place)
                 self._dropped += 1
             self.status.dropped = self._dropped + source.dropped
-            self.ready.append(Work(frame, place, taken, expires))
+            self.ready.append(Work(frame, place, taken, expires, prepared=now))
             self._bell.notify_all()
+
+    def _fill(self, place: Place, frame: Frame) -> float:
+        """Prepare a frame; returns the seconds that this may add to what is current."""
+        began = self._clock()
+        place.put(frame)
+        took = self._clock() - began
+        self.status.preprocess.add(took * 1e3)
+        # What it takes to get ready it takes each time, but for the first: then code is loaded.
+        self._usual = min(self._usual, took)
+        return min(took, max(_READY, 4 * self._usual))
+
+    def prepare(self, work: Work) -> None:
+        """Put the frame of a turn into its place, if none was near enough to do it meanwhile."""
+        if not work.prepared:
+            self._fill(work.place, work.frame)
 
     def _lost(self, problem: SourceError | None) -> None:
         """It does not play, and will be tried again; each reason is told once."""

@@ -15,7 +15,7 @@ import pytest
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run.cpu import CpuPath
-from edge.run.reader import Feed
+from edge.run.feeds import Feed
 
 FRAMES = 45  # at 30 a second
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
 from edge.run import loop
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Result, Summary
-from edge.run.reader import Feed
 from edge.run.sinks import Sink
 from edge.run.sources.camera import Source
 
@@ -208,6 +208,48 @@ def test_the_next_frame_is_preprocessed_while_the_engine_works(engine: Any, fake
 
     engine.preprocess, engine.infer = telling, waiting
     assert run(engine, [fake(10)], []).frames == 10
+
+
+def test_of_cameras_only_the_next_one_s_frames_are_prepared_meanwhile(
+    engine: Any, fake: Any
+) -> None:
+    """The others' give way to newer ones first; and yet each label is of the newest."""
+    came = {name: threading.Event() for name in "abc"}
+    working, prepared = threading.Event(), []
+    preprocess, infer = engine.preprocess, engine.infer
+
+    def gate(name: str) -> Callable[[int], None]:
+        def ask(number: int) -> None:
+            if number == 1:  # the engine has a first frame, the other cameras wait their turn
+                assert working.wait(WAIT)
+            if number == 20:
+                came[name].set()
+                time.sleep(0.01)
+
+        return ask
+
+    def spying(pixels: np.ndarray, out: np.ndarray) -> None:
+        prepared.append(threading.current_thread().name.removeprefix("reader of "))
+        preprocess(pixels, out)
+
+    def slow(batch: np.ndarray) -> np.ndarray:
+        if not working.is_set():
+            prepared.clear()
+            working.set()
+            assert all(event.wait(WAIT) for event in came.values())
+            counts.update({name: prepared.count(name) for name in came})
+        return infer(batch)
+
+    counts: dict[str, int] = {}
+    engine.preprocess, engine.infer = spying, slow
+    sink = List()
+    run(engine, [fake(21, name=name, live=True, gate=gate(name)) for name in came], [sink])
+    assert sum(sorted(counts.values())[:2]) <= 2  # begun before it was known whose turn is next
+    assert max(counts.values()) >= 19
+    for name in came:
+        numbers = [number for source, number in sink.seen if source == name]
+        assert numbers[-1] == 20
+        assert len(numbers) <= 4
 
 
 def test_buffers_are_allocated_once(engine: Any, fake: Any) -> None:

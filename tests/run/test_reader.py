@@ -14,9 +14,9 @@ import pytest
 from edge.errors import AccessError, BackendError, SilenceError, SourceError
 from edge.preprocess.surface import Surface
 from edge.run import loop, reader
+from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Control, run
-from edge.run.reader import Feed
 from edge.run.sinks import Result, Sink
 from edge.run.status import Status, Transition
 

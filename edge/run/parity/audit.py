@@ -36,6 +36,7 @@ _START = "from edge.run.parity.auditor import main; main()"
 _ANSWER = 600.0  # seconds for a verdict: on a busy machine the process waits long for its turn
 _PAUSE = (1.0, 60.0)  # seconds before a process is started again: at first, and at most
 _GRACE = 0.5  # seconds that the end of a run waits for the frame that is being audited
+_END = 1.0  # seconds for the process to be gone: on a disk that hangs it stays, even killed
 _NAP = 0.1  # seconds between looks at whether the run is over, or the process has ended
 
 
@@ -114,7 +115,7 @@ class Audit:
     def close(self) -> None:
         """End the process, after a moment for the frame that it has: then that counts as lost.
 
-        A second time does nothing.
+        One that cannot be ended is left behind. A second time does nothing.
         """
         with self._bell:
             self._bell.wait_for(lambda: self._taken is None, _GRACE)
@@ -122,7 +123,8 @@ class Audit:
             self._bell.notify_all()
             if self._process is not None:
                 self._process.kill()  # the thread may be stuck in a send to it
-        self._thread.join()
+        self._thread.join(_END)
+        self._lose()
 
     def numbers(self) -> dict[str, Any]:
         """The audit in the run's summary, for JSON: all sources together, then each of them."""
@@ -165,7 +167,6 @@ class Audit:
                         self._audit(process)
             except (EOFError, OSError, _Failed) as error:
                 self._failed(error)
-        self._lose()
 
     def _audit(self, process: _Process) -> None:
         with self._bell:
@@ -239,7 +240,7 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self._process.wait()
+        self._process.wait()  # however long: none is started beside one that cannot end
         self._link.close()
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import StorageError, require
-from edge.gst import gstreamer
+from edge.gst import gstreamer, pipeline_of
 from edge.preprocess.surface import Layout, Surface
 from edge.run.record.encoder import Encoder, buffer_of, caps_of, lower_priority
 
@@ -39,7 +39,7 @@ class Clip:
         self.path = path
         self.layout = layout
         try:
-            self._pipeline = gst.parse_launch(
+            self._pipeline = pipeline_of(
                 "appsrc name=source format=time block=false max-bytes=0 ! "
                 f"{encoder.elements} ! identity name=coded ! {_MUXERS[path.suffix]} ! "
                 # Unbuffered: what is encoded is the system's, not ours, when this process dies.

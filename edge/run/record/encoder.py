@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from edge.errors import MissingPackage
-from edge.gst import gstreamer
+from edge.gst import gstreamer, pipeline_of
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.run.record.background import step_back
 
@@ -62,7 +62,7 @@ def _problem(name: str, elements: str) -> str:
     source = "videotestsrc num-buffers=2 ! video/x-raw,width=640,height=360,framerate=0/1"
     trial = None
     try:
-        trial = gst.parse_launch(f"{source} ! {_CONVERT} ! {elements} ! h264parse ! fakesink")
+        trial = pipeline_of(f"{source} ! {_CONVERT} ! {elements} ! h264parse ! fakesink")
         trial.set_state(gst.State.PLAYING)
         wanted = gst.MessageType.EOS | gst.MessageType.ERROR
         said = trial.get_bus().timed_pop_filtered(_PROBE_SECONDS * gst.SECOND, wanted)

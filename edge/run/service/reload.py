@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.run.feeds import Feed
 from edge.run.loop import Control
-from edge.run.reader import Feed
 from edge.run.service.config import Config, diff, load, merge
 from edge.run.sources.cameras import Camera
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
+from edge.run.feeds import Feed
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
-from edge.run.reader import Feed
 from edge.run.sources.access import Access, resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
@@ -345,5 +345,8 @@ class Source:
             self._gpu.flush()  # while the buffers that it has registered are there
         if self._pipeline is not None:
             self._pipeline.set_state(gstreamer().State.NULL)
+            # GStreamer empties the bus of what was opened only. A message holds its element, and
+            # that, by its pad and the probe there, the bus.
+            self._pipeline.get_bus().set_flushing(True)
             self._pipeline = self._sink = self._bus = self._gate = None
             give_back()

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from edge.errors import require
-from edge.gst import gstreamer
+from edge.gst import gstreamer, pipeline_of
 from edge.run.sources.access import Access
 from edge.run.sources.cameras import Camera
 from edge.run.sources.explain import explain
@@ -19,12 +19,11 @@ __all__ = ["decoder_of", "has_camera", "launch"]
 
 def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> Any:
     """The Gst.Pipeline of a camera, not started yet. Raises SourceError."""
-    gst = gstreamer()
     _prefer_hardware()
     with access.hidden():
         text = pipeline(replace(camera, uri=access.uri), platform=platform, gpu=gpu)
     try:
-        built = gst.parse_launch(text)
+        built = pipeline_of(text)
     except require("gi.repository.GLib").Error as error:
         # Not chained: the original repeats the pipeline, keys and all.
         raise explain(access, error) from None

@@ -82,3 +82,6 @@ def _ended(number: int, seeing: dict[int, Callable[[Buffer], bool]] = _seeing) -
 
 
 _tell, _forget = _Probe(_seen), _Destroy(_ended)
+# Never freed: at the end of the program a pad that is still there would call what is gone.
+for _callback in (_tell, _forget):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))

@@ -75,7 +75,7 @@ def auditing(
     yield begin
     for each in opened:
         each.close()
-    assert [thread for thread in threading.enumerate() if thread.name == "audit"] == []
+    until(lambda: "audit" not in [thread.name for thread in threading.enumerate()], "it goes on")
 
 
 def until(what: Callable[[], object], why: str) -> None:
@@ -364,6 +364,24 @@ def test_a_process_that_hangs_holds_up_nothing(code, int8, auditing, monkeypatch
     audit.close()
     assert time.monotonic() - began < 20, "the run does not end"
     assert (parity(audit).lost, parity(audit).skipped) == (1, 1)
+
+
+def test_a_process_that_cannot_be_ended_does_not_hold_the_end_of_the_run(
+    int8, auditing, monkeypatch
+):
+    """On a disk that hangs it stays, even killed, for as long as the disk does."""
+    monkeypatch.setattr(module, "_START", "import time; time.sleep(60)")
+    monkeypatch.setattr(module._Process, "kill", lambda process: None)
+    audit = auditing()
+    look(audit, label(int8, noise("NV12", 64, 48)))
+    until(lambda: audit._process, "there is no process")
+    began = time.monotonic()
+    audit.close()
+    assert time.monotonic() - began < 20, "the run does not end"
+    process = audit._process._process
+    assert process.returncode is None
+    assert (audit._thread.daemon, parity(audit).lost) == (True, 1)
+    process.kill()
 
 
 def test_one_that_does_not_answer_is_replaced(auditing, said, monkeypatch):

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.errors import MissingPackage
+from edge.errors import MissingPackage, StorageError
 from edge.gst import gstreamer
 from edge.preprocess.surface import FORMATS, Layout, Surface
+from edge.run.record import clips
 from edge.run.record import encoder as encoder_module
 from edge.run.record.caption import captioned
 from edge.run.record.clips import Clip
-from edge.run.record.encoder import buffer_of, encoder
+from edge.run.record.encoder import Encoder, buffer_of, encoder
+from tests.conftest import descriptors
 
 WORKS = "x264enc tune=zerolatency speed-preset=superfast"
 
@@ -53,6 +55,26 @@ def test_without_any_the_packages_are_named(encoders: dict[str, str]) -> None:
     encoders["nvh264enc"] = "nvh264enc"
     with pytest.raises(MissingPackage, match=r"no H.264 encoder works here.*sudo apt install"):
         encoder()
+
+
+def test_an_encoder_that_cannot_be_used_leaves_nothing(encoders: dict[str, str]) -> None:
+    encoders["openh264enc"] = "openh264enc ! no-such-element"
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(MissingPackage, match="openh264enc cannot be used"):
+            encoder()
+    assert descriptors() < before + 10
+
+
+def test_a_film_that_cannot_be_made_leaves_nothing_however_often_it_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(clips._MUXERS, ".mkv", "no-such-element")
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(StorageError, match="cannot write"):
+            Clip(tmp_path / "film.mkv", Layout("I420", 320, 240), Encoder("", WORKS, ""))
+    assert descriptors() < before + 10
 
 
 @pytest.mark.parametrize("form", ["Y444", "GRAY8", "RGB"])

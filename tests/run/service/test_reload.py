@@ -7,8 +7,8 @@ from types import MappingProxyType
 import pytest
 
 from edge.errors import SourceError
+from edge.run.feeds import Feed
 from edge.run.loop import Control
-from edge.run.reader import Feed
 from edge.run.service import config
 from edge.run.service.reload import Reload
 

@@ -24,6 +24,7 @@ from edge.run.sources.access import CREDENTIALS, resolve
 from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera
 from edge.run.sources.launch import has_camera, launch
+from tests.conftest import descriptors
 from tests.run.conftest import FRAMES
 from tests.run.conftest import launch as convert
 from tests.run.sources.test_camera import python
@@ -255,6 +256,14 @@ def test_what_a_pipeline_complains_of_tells_no_secret(monkeypatch: pytest.Monkey
         with pytest.raises(SourceError) as caught:
             launch(Camera(uri), resolve(uri), platform="pc")
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_camera_whose_element_is_missing_leaves_nothing_however_often_it_is_tried() -> None:
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(SourceError, match="no element nothing"):
+            launch(Camera(uri := "gst:videotestsrc ! nothing"), resolve(uri), platform="pc")
+    assert descriptors() < before + 10
 
 
 def test_no_text_of_a_pipeline_holds_the_password() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +95,44 @@ def test_nothing_is_left_of_a_pad_that_has_gone():
         once()
     assert used() - start < 2000 * 10
     assert len(probes._seeing) == before
+
+
+def in_a_process_of_its_own(code: str) -> list[str]:
+    """What it prints, line by line, if it ends well."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_a_pad_may_outlive_the_program() -> None:
+    """One that is kept, against the rule, by what sees its buffers."""
+    in_a_process_of_its_own("""
+from edge.gst import gstreamer
+from edge.run.sources.probes import see_buffers
+def once():
+    pad = gstreamer().ElementFactory.make("queue").get_static_pad("sink")
+    see_buffers(pad, lambda buffer: pad is not None)
+once()
+""")
+
+
+def test_a_device_that_is_no_camera_leaves_nothing_however_often_it_is_tried() -> None:
+    """It fails before GStreamer has opened it, and is not closed like one that was opened."""
+    counts = in_a_process_of_its_own("""
+import gc, os
+from edge.errors import SourceError
+from edge.run.sources import probes
+from edge.run.sources.camera import Source
+for _ in range(6):
+    try:
+        Source("/dev/null").open()
+    except SourceError:
+        gc.collect()
+        print(len(os.listdir("/proc/self/fd")), len(probes._seeing))
+""")
+    assert len(counts) == 6
+    # The first may start what stays, such as the list of devices.
+    assert set(counts[1:]) == {counts[1]}
+    assert counts[1].endswith(" 0")

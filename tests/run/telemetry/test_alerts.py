@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from edge.errors import SourceError
+from edge.run.feeds import Feed
 from edge.run.loop import run
-from edge.run.reader import Feed
 from edge.run.sinks import Result, Sink
 from edge.run.status import State, Status, Transition
 from edge.run.telemetry.metrics import RunMetrics

@@ -1,0 +1,60 @@
+"""What a reader reads: a source that is opened once, and what opens it again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.run.frames import Frame
+from edge.run.sources.cameras import STALL
+
+__all__ = ["Feed", "FrameSource"]
+
+
+class FrameSource(Protocol):
+    """A source that is opened once; `edge.run.sources.camera.Source` is one.
+
+    live      the newest frame wins, older ones are dropped
+    camera    it is one, and no film; known once it was opened, even in vain
+    dropped   frames that gave way to a newer one before `read` could return them
+    interval  seconds between the latest frames that came; None before the second
+    remote    there is a network in between, whose delay may change
+    """
+
+    live: bool
+    camera: bool
+    remote: bool
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def interval(self) -> float | None: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def read(self, timeout: float) -> Frame | None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A source that can be opened again and again.
+
+    open     (number of its first frame, seconds to wait for it) -> a source, not yet open
+    live     it is a camera, as far as is known before it is open
+    keep     open it anew when it ends or fails, if it is a camera
+    again    begin a file again at its end
+    stall    seconds of silence after which a source has failed; see `Patience`
+    """
+
+    name: str
+    open: Callable[[int, float], FrameSource]
+    live: bool = False
+    keep: bool = True
+    again: bool = False
+    stall: float = STALL
