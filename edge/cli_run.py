@@ -270,6 +270,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             now = time.monotonic()
             watchdog.beat(now)
             line.beat(now)
+            outputs.beat()
             if reload is not None and hangup.is_set():
                 hangup.clear()
                 with systemd.reloading():
