@@ -62,6 +62,7 @@ class Origin:
     name: str  # as it was given: a path or a hub id
     architecture: str
     sha256: dict[str, str]  # of its files
+    image_size: int | None = None  # pixels of a side, if others than it was trained with
 
 
 @dataclass(frozen=True)

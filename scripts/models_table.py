@@ -1,9 +1,9 @@
 """The table of docs/models.md: family x task x precision, measured with random weights.
 
-Each model of tiny_models.py is exported for each task that its family has, and made FP32, FP16 and
-INT8; each graph is held against transformers on the same pictures, and compiled by TensorRT-RTX.
-`--full` measures the published sizes instead (about an hour, 16 GB of memory, a process for each).
-What the other run measured stays in the table.
+Each model of tiny_models.py is exported for each task that its checkpoint has, and made FP32, FP16
+and INT8; each graph is held against transformers on the same pictures, and compiled by
+TensorRT-RTX. `--full` measures the published sizes instead (two hours, 16 GB of memory, a process
+for each). What other runs measured stays in the table, each row with the commit that it is of.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from tiny_models import MODELS, save
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from figures import commit, machine, versions
-
-from edge.build import export, graph, images, plan
+from edge.build import export, graph, images, plan, verify
 from edge.build.compile import compile_plan
-from edge.build.models import network
+from edge.build.models import network, timm_library
 from edge.build.models.checkpoint import Checkpoint, read_checkpoint
-from edge.build.models.families import FAMILIES
+from edge.build.models.families import FAMILIES, TIMM
 from edge.build.models.tasks import Request
 from edge.build.precision import calibrate, fp16
 from edge.build.precision.census import census, in_words
 from edge.build.precision.ranges import Ranges
 from edge.build.precision.sites import linears
 from edge.build.simplify import simplify
-from edge.errors import EdgeError, require
+from edge.errors import CheckpointError, EdgeError, require
 from edge.heads import FEATURES, ZERO_SHOT, Task
+from scripts.figures import commit, machine, versions
+from scripts.tiny_models import MODELS, save
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs/measurements/models.json"
@@ -48,6 +49,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PICTURES = 12
 
 Row = dict[str, Any]
+Tensor = npt.NDArray[np.float32]
 
 
 def tasks(name: str) -> tuple[Task, ...]:
@@ -57,36 +59,54 @@ def tasks(name: str) -> tuple[Task, ...]:
 
 def measure(name: str, full: bool) -> list[Row]:
     """The rows of one model: a row for each task and precision."""
+    model, family = MODELS[name], FAMILIES[name.partition(" ")[0]]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         checkpoint = save(name, folder / "checkpoint", LABELS, full)
         pictures = _draw(folder / "pictures")
         rows = []
         for task in tasks(name):
-            if task == FEATURES and "Classification" in MODELS[name].architecture:
-                continue  # a classifier's checkpoint may lack the pooling of its backbone
-            extra = {"labels": LABELS} if task == ZERO_SHOT else {}
-            found = read_checkpoint(str(checkpoint), Request(task=task, **extra))
+            found, prepared, reference = _answers(checkpoint, task, pictures)
             about = {
                 "model": name,
-                "family": FAMILIES[name.partition(" ")[0]].name,
-                "architecture": MODELS[name].architecture,
-                "published": MODELS[name].published if full else None,
+                "family": family.name,
+                "architecture": model.published if family is FAMILIES[TIMM] else model.architecture,
+                "published": model.published if full else None,
                 "picture": found.preprocess.height,
                 "parameters": _parameters(found.files),
                 "task": task,
+                "pooling": found.head.pooling,
             }
-            rows += [{**about, **row} for row in _precisions(found, pictures, folder)]
+            rows += [{**about, **row} for row in _precisions(found, prepared, reference, folder)]
         return rows
 
 
-def _precisions(found: Checkpoint, files: list[Path], folder: Path) -> Iterator[Row]:
+def _answers(folder: Path, task: Task, files: list[Path]) -> tuple[Checkpoint, Tensor, Tensor]:
+    """A checkpoint as it is built for a task, prepared pictures, and the checkpoint's outputs.
+
+    Embeddings are pooled as the checkpoint's model does; where it has no pooling, or was saved
+    without the weights of it, by the class token; and by the mean where there is none.
+    """
+    torch = require("torch")
+
+    def answers(request: Request) -> tuple[Checkpoint, Tensor, Tensor]:
+        found = read_checkpoint(str(folder), request)
+        pictures = images.few(files, found.preprocess, PICTURES, print)
+        with network.quiet(), torch.inference_mode():
+            return found, pictures, network.load(found)(torch.from_numpy(pictures)).numpy()
+
+    if task != FEATURES:
+        return answers(Request(task, labels=LABELS if task == ZERO_SHOT else ()))
+    for pooling in ("own", "cls"):
+        with suppress(CheckpointError):
+            return answers(Request(task, pooling))
+    return answers(Request(task, "mean"))
+
+
+def _precisions(
+    found: Checkpoint, pictures: Tensor, reference: Tensor, folder: Path
+) -> Iterator[Row]:
     """What was measured of each precision of a checkpoint."""
-    pictures = images.few(files, found.preprocess, PICTURES, print)
-    with network.quiet():
-        torch = require("torch")
-        with torch.inference_mode():
-            reference = network.load(found)(torch.from_numpy(pictures)).numpy()
     model, _ = simplify(export.export(found, pictures[:4])[0], pictures[:4])
     fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(pictures))))
     ranges = Ranges(
@@ -96,16 +116,18 @@ def _precisions(found: Checkpoint, files: list[Path], folder: Path) -> Iterator[
         forms = plan.make_forms(model, precision, ranges)
         form = forms.get("device", forms["portable"])
         session = graph.session(form)
-        logits = np.concatenate([session.logits(picture[None]) for picture in pictures])
+        outputs = np.concatenate([session.logits(picture[None]) for picture in pictures])
         del session
-        error = logits.astype(np.float64) - reference
+        error = outputs.astype(np.float64) - reference
         signal, noise = float((reference.astype(np.float64) ** 2).sum()), float((error**2).sum())
         counts = census(forms["portable"])
+        embeds = found.head.task == FEATURES
         yield {
             "precision": precision,
             "max_error": float(f"{abs(error).max():.2g}"),
             "largest": float(f"{abs(reference).max():.3g}"),
             "sqnr_db": round(10 * math.log10(signal / noise), 1),
+            "cosine": round(verify.cosines(reference, outputs).min(), 6) if embeds else None,
             "plan_mb": _compiled(form, found, folder),
             "linears": len(linears(model)),
             "quantised": in_words({k: n for k, n in counts.items() if n.quantised}),
@@ -162,7 +184,7 @@ def table(figures: dict[str, Any]) -> str:
         rows = [row for row in figures["rows"] if bool(row["published"]) is full]
         text.append(f"## {title}\n")
         heads = "family, shape, parameters, picture, task, precision, max abs error, SQNR dB"
-        heads += ", TensorRT-RTX, quantised"
+        heads += ", cosine, TensorRT-RTX, quantised"
         text.append(f"| {' | '.join(heads.split(', '))} |")
         text.append("|" + " --- |" * len(heads.split(", ")))
         text += [f"| {' | '.join(_cells(row))} |" for row in rows]
@@ -171,17 +193,17 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    size = row["parameters"]
-    mb = row["plan_mb"]
+    size, mb, cosine = row["parameters"], row["plan_mb"], row["cosine"]
     return [
         row["family"],
         row["published"] or row["architecture"],
         f"{size / 1e6:.1f} M" if size >= 1e6 else f"{size / 1e3:.0f} k",
         f"{row['picture']}",
-        row["task"],
+        row["task"] + (f", {row['pooling']}" if row["pooling"] else ""),
         row["precision"].upper(),
         f"{row['max_error']:.2g} of {row['largest']:.3g}",
         f"{row['sqnr_db']:.0f}",
+        "–" if cosine is None else f"{cosine:.5f}",
         f"{mb:.1f} MB" if isinstance(mb, float) else mb,
         row["quantised"] or "–",
     ]
@@ -190,18 +212,21 @@ def _cells(row: Row) -> list[str]:
 INTRODUCTION = """# Models
 
 Made by `scripts/models_table.py` (`--full` for the published sizes) from
-`docs/measurements/models.json`; a test sees that every family of image classification is here.
-CLIP, SigLIP and timm's models are tested in `tests/build/models`. Weights are random, since
+`docs/measurements/models.json`; a test sees that every family is here. Weights are random, since
 what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
 
-* **max abs error**: the largest difference of an output to transformers on 12 pictures, of the
-  largest output. FP16 and INT8 are the graphs that are compiled, run with onnxruntime. INT8 is
-  calibrated (min-max) on these very pictures, so this is its best case.
+* **task**: of embeddings, how tokens become one vector. `own` is the pooling of the model itself;
+  where a checkpoint has none, or a classifier was saved without it, `cls` or `mean` is measured.
+* **max abs error**: the largest difference of an output to transformers (of timm's models: to timm)
+  on 12 pictures, of the largest output. FP16 and INT8 are the graphs that are compiled, run with
+  onnxruntime. INT8 is calibrated (min-max) on these very pictures, so this is its best case.
+* **cosine**: the lowest of an embedding with that of transformers.
 * **TensorRT-RTX**: megabytes of the plan that it makes of this very graph.
 * **quantised**: Linears by kind. A convolution, an attention product, and a classifier never are by
   default: patch embeddings, ConvNeXt's 7x7 and downsampling convolutions, and all 1x1
   convolutions of MobileViT's inverted residuals stay FP16. ConvNeXt's pointwise convolutions are
-  Linears (fc1, fc2), and Swin's merging of patches is one (merge).
+  Linears (fc1, fc2), and Swin's merging of patches is one (merge). CLIP's projection and the matrix
+  of the labels' texts count as classifiers.
 * A fine-tuned MAE is a ViT: `transformers` has no classifier of its own for it, and checkpoints are
   saved as `ViTForImageClassification`.
 """
@@ -214,28 +239,33 @@ def main() -> None:
     given = parser.parse_args()
     known = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {"rows": []}
     rows = {(r["model"], bool(r["published"]), r["task"], r["precision"]): r for r in known["rows"]}
+    here = {"commit": commit()}  # before this run changes files
+    tools = versions("torch", "transformers", "onnxruntime", "onnxsim")
+    # Before there is a pool, whose processes get this one's path: see timm_library.
+    tools["timm"] = timm_library.library().__version__
     # A process for each: what torch and TensorRT took for a large one is given back.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in given.only:
-            made = pool.apply(measure, (name, given.full))
-            for row in made:
-                rows[name, given.full, row["task"], row["precision"]] = row
+            for row in pool.apply(measure, (name, given.full)):
+                rows[name, given.full, row["task"], row["precision"]] = {**row, **here}
                 print(" ".join(_cells(row)), file=sys.stderr)
             figures = {
-                "commit": commit(),
                 "machine": machine(),
-                "versions": versions("torch", "transformers", "onnxruntime", "onnxsim"),
-                "rows": sorted(
-                    rows.values(),
-                    key=lambda r: (
-                        list(MODELS).index(r["model"]),
-                        r["task"],
-                        PRECISIONS.index(r["precision"]),
-                    ),
-                ),
+                "versions": tools,
+                "rows": sorted(rows.values(), key=_place),
             }
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
             TABLE.write_text(table(figures))
+
+
+def _place(row: Row) -> tuple[int, int, int]:
+    """Where a row belongs in the table."""
+    able = tasks(row["model"])
+    return (
+        list(MODELS).index(row["model"]),
+        able.index(row["task"]),
+        PRECISIONS.index(row["precision"]),
+    )
 
 
 if __name__ == "__main__":

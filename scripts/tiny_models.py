@@ -1,17 +1,17 @@
 """Checkpoints of every family with random weights, as small as the architecture allows or of the
 published size: for the tests, and for the table of docs/models.md.
-
-What transformers leaves at zero or one in a fresh model (tables of relative positions, layer
-scales, running statistics) is made random too, so that a graph which forgets it is found out.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from scripts import tiny_timm, tiny_tokenizers
+from scripts.tiny_weights import randomise
 
 __all__ = ["MODELS", "Model", "save"]
 
@@ -20,10 +20,11 @@ __all__ = ["MODELS", "Model", "save"]
 class Model:
     """One architecture: the class of transformers, what makes it tiny, and a published size.
 
-    processor   class of its image processor, without "ImageProcessorPil"
+    processor   class of its image processor, without "ImageProcessorPil"; timm has none
     published   whose size `full` is; none: the config's own defaults
     tiny, full  of the config
     prepared    (tiny, full) of the processor, what differs from its defaults
+    tokenizer   of `tiny_tokenizers`
     """
 
     architecture: str
@@ -32,11 +33,12 @@ class Model:
     tiny: Mapping[str, Any]
     full: Mapping[str, Any] = field(default_factory=dict)
     prepared: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    tokenizer: str | None = None
 
     @property
     def config(self) -> str:
         """The class of its config."""
-        return self.architecture.partition("For")[0].removesuffix("Model") + "Config"
+        return re.split("For|Model", self.architecture)[0] + "Config"
 
 
 def _square(side: int) -> dict[str, Any]:
@@ -68,6 +70,27 @@ _WINDOWS = {
 _DINO = {**_ENCODER, "image_size": 56, "mlp_ratio": 2}  # pictures are 32: the table is resized
 _PUBLISHED_DINO = {"image_size": 518, "patch_size": 14}
 _STAGES = {"image_size": 32, "hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2}
+_DECODER = {
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 64,
+}
+_READER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+_SEER = {**_ENCODER, **_MLP}
+_MARKS = tiny_tokenizers.CLIP_WORDS - 1
+_CLIP_MARKS = {"bos_token_id": _MARKS - 1, "eos_token_id": _MARKS, "pad_token_id": _MARKS}
+_SIGLIP_MARKS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 1}
+_SHARED = {"projection_dim": 48}
+_SIGLIP = {
+    "text_config": {**_READER, **_SIGLIP_MARKS, "vocab_size": 64, "projection_size": 64},
+    "vision_config": _SEER,
+}
 _NECK = {"neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32], "hidden_sizes": [32, 32, 48]}
 
 # By model_type, and what sets one architecture apart from others of the same.
@@ -160,50 +183,108 @@ MODELS: dict[str, Model] = {
         {},
         (_centre(144, 128), _centre(288, 256)),
     ),
+    "vit backbone": Model(
+        "ViTModel", "ViT", "vit-base-patch16-224-in21k", _SEER, {}, (_square(32), {})
+    ),
+    "deit backbone": Model(
+        "DeiTModel",
+        "DeiT",
+        "deit-base-patch16-224",
+        _SEER,
+        {},
+        ({**_square(36), "crop_size": _square(32)["size"]}, {}),
+    ),
+    "vit_mae": Model(
+        "ViTMAEForPreTraining",
+        "ViT",
+        "vit-mae-base",
+        {**_SEER, **_DECODER},
+        {},
+        (_square(32), {}),
+    ),
+    "clip": Model(
+        "CLIPModel",
+        "CLIP",
+        "clip-vit-base-patch32",
+        {
+            "text_config": {
+                **_READER,
+                **_CLIP_MARKS,
+                **_SHARED,
+                "vocab_size": tiny_tokenizers.CLIP_WORDS,
+            },
+            "vision_config": {**_SEER, **_SHARED},
+            **_SHARED,
+        },
+        {"text_config": _CLIP_MARKS},
+        (_centre(32, 32), {}),
+        "clip",
+    ),
+    "clip_vision_model": Model(
+        "CLIPVisionModelWithProjection",
+        "CLIP",
+        "clip-vit-base-patch32, vision",
+        {**_SEER, **_SHARED},
+        {},
+        (_centre(32, 32), {}),
+    ),
+    "siglip": Model(
+        "SiglipModel",
+        "Siglip",
+        "siglip-base-patch16-224",
+        _SIGLIP,
+        {"text_config": _SIGLIP_MARKS},
+        (_square(32), {}),
+        "siglip",
+    ),
+    "siglip_vision_model": Model(
+        "SiglipVisionModel",
+        "Siglip",
+        "siglip-base-patch16-224, vision",
+        _SEER,
+        {},
+        (_square(32), {}),
+    ),
+    **{
+        f"timm_wrapper {kind}": Model(
+            "TimmWrapperForImageClassification", "", f"timm/{architecture}", tiny
+        )
+        for kind, (architecture, tiny) in tiny_timm.ARCHITECTURES.items()
+        if kind in ("patch16", "patch32", "hybrid")
+    },
 }
 
 
 def save(
-    name: str, folder: Path, labels: tuple[str, ...], full: bool = False, **changes: Any
+    name: str,
+    folder: Path,
+    labels: Sequence[str] = (),
+    full: bool = False,
+    tokenizer: str | None = None,
+    **changes: Any,
 ) -> Path:
-    """Write the checkpoint and the processor of a model of `MODELS`; changes: of its config."""
+    """Write the checkpoint, the processor and the tokenizer of a model of `MODELS`.
+
+    labels: of a classifier; tokenizer: another than its usual one; changes: of its config.
+    """
     import torch
     import transformers
 
     model = MODELS[name]
-    named = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
-    settings = {**(model.full if full else model.tiny), **named, **changes}
+    if name.startswith("timm_wrapper"):
+        kind = name.removeprefix("timm_wrapper ")
+        return tiny_timm.save(kind, folder, labels, full, **changes)
+    settings = {**(model.full if full else model.tiny), **changes}
+    if "Classification" in model.architecture:
+        settings["id2label"] = dict(enumerate(labels))
+        settings["label2id"] = {label: at for at, label in enumerate(labels)}
     config = getattr(transformers, model.config)(**settings)
     torch.manual_seed(0)
     module = getattr(transformers, model.architecture)(config)
-    _randomise(module)
+    randomise(module)
     module.save_pretrained(folder)
     processor = getattr(transformers, f"{model.processor}ImageProcessorPil")
     processor(**model.prepared[full]).save_pretrained(folder)
+    if model.tokenizer is not None:
+        tiny_tokenizers.SAVERS[tokenizer or model.tokenizer](folder)
     return folder
-
-
-def _randomise(module: Any) -> None:
-    """Weights that keep signals their size; all else of a size that is seen in the output."""
-    import torch
-
-    def normal(tensor: Any, mean: float, deviation: float) -> None:
-        tensor.copy_(mean + deviation * torch.randn_like(tensor))
-
-    with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            last = name.rpartition(".")[2]
-            if last == "running_var":
-                tensor.uniform_(0.5, 1.5)
-            elif last == "logit_scale":
-                tensor.uniform_(1, 3)
-            elif not tensor.is_floating_point() or last == "relative_coords_table":
-                continue
-            elif "lambda" in last or "layer_scale" in last:
-                tensor.uniform_(0.3, 0.6)
-            elif last == "weight" and tensor.ndim > 1:
-                normal(tensor, 0, 1.3 / math.sqrt(tensor[0].numel()))
-            elif last == "weight":
-                normal(tensor, 1, 0.1)
-            else:
-                normal(tensor, 0, 0.1 if tensor.ndim == 1 else 0.5)

@@ -10,13 +10,15 @@ from transformers import ViTImageProcessorPil, ViTModel
 
 import edge
 from edge.errors import EngineError
-from tests.build.models.tiny import LABELS, save_backbone, save_clip
+from scripts.tiny_models import save
 from tests.test_cli import fails
+
+LABELS = ("a cat", "a dog", "an owl")
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return save_backbone(tmp_path_factory.mktemp("backbone") / "vit", "ViT")
+    return save("vit backbone", tmp_path_factory.mktemp("backbone") / "vit")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_it_is_inspected_and_timed(edge_command, embedder):
 
 
 def test_labels_on_the_command_line_make_a_classifier(edge_command, pictures, few, tmp_path):
-    checkpoint = save_clip(tmp_path / "clip")
+    checkpoint = save("clip", tmp_path / "clip")
     words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path / "engines"]
     words += ["--name", "zero", "--precision", "fp32"]
     fails(edge_command(*words), "needs labels", "--labels")

@@ -125,6 +125,7 @@ def _passport(
             recipe.checkpoint,
             checkpoint.architecture,
             {path.name: digest(path) for path in checkpoint.files},
+            checkpoint.image_size,
         ),
         head=checkpoint.head,
         outputs=outcome.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value,

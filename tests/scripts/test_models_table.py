@@ -7,22 +7,15 @@ from pathlib import Path
 import pytest
 
 from edge.build.models.families import FAMILIES
+from edge.heads import FEATURES
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import models_table  # noqa: E402
-import tiny_models  # noqa: E402
 
-# Their checkpoints need a tokenizer or timm, and are made where they are tested.
-ELSEWHERE = {
-    "clip",
-    "clip_vision_model",
-    "siglip",
-    "siglip_vision_model",
-    "timm_wrapper",
-    "vit_mae",
-}
+from scripts.tiny_models import MODELS  # noqa: E402
+
 FIGURES = json.loads(models_table.FIGURES.read_text())
 
 
@@ -31,17 +24,17 @@ def measured(published):
 
 
 def test_every_family_has_a_model_and_every_model_three_rows_for_each_task():
-    known = {name.partition(" ")[0] for name in tiny_models.MODELS}
-    assert known | ELSEWHERE == set(FAMILIES) and not known & ELSEWHERE
-    large = {row["model"] for row in measured(True)}
-    assert large  # those of --full, which takes long
-    for rows, names in ((measured(False), tiny_models.MODELS), (measured(True), large)):
-        found = {(row["model"], row["task"], row["precision"]) for row in rows}
-        assert found >= {
-            (name, models_table.tasks(name)[0], precision)
-            for name in names
-            for precision in models_table.PRECISIONS
-        }
+    assert {name.partition(" ")[0] for name in MODELS} == set(FAMILIES)
+    found = {(row["model"], row["task"], row["precision"]) for row in measured(False)}
+    assert found == {
+        (name, task, precision)
+        for name in MODELS
+        for task in models_table.tasks(name)
+        for precision in models_table.PRECISIONS
+    }
+    assert {row["commit"] for row in measured(False)} == {measured(False)[0]["commit"]}
+    large = {(row["model"], row["task"]) for row in measured(True)}  # --full takes long
+    assert large and len(measured(True)) == 3 * len(large)
 
 
 def test_all_that_is_in_the_table_agrees_and_compiles():
@@ -51,9 +44,11 @@ def test_all_that_is_in_the_table_agrees_and_compiles():
     for row in FIGURES["rows"]:
         assert isinstance(row["plan_mb"], float), row
         assert row["precision"] != "fp32" or row["max_error"] < 1e-4 * max(1, row["largest"])
-        quantised = row["quantised"]
-        assert bool(quantised) is (row["precision"] == "int8")
-        assert {"convolution", "classifier"} <= set(row["not_quantised"])
+        if row["task"] == FEATURES and row["precision"] == "fp32":
+            assert row["cosine"] >= 0.9999
+        assert bool(row["quantised"]) is (row["precision"] == "int8")
+        never = {"convolution"} if row["task"] == FEATURES else {"convolution", "classifier"}
+        assert never <= set(row["not_quantised"])
 
 
 def test_the_page_is_made_of_the_figures():
@@ -61,15 +56,17 @@ def test_the_page_is_made_of_the_figures():
 
 
 def test_a_row_says_what_was_measured():
-    fp32, fp16, int8 = models_table.measure("convnext", full=False)
-    assert (fp32["family"], fp32["task"]) == ("ConvNeXt", "image-classification")
+    fp32, fp16, int8 = models_table.measure("vit_mae", full=False)
+    assert (fp32["family"], fp32["task"]) == ("ViTMAE", FEATURES)
+    assert fp32["pooling"] == "cls"  # it has no pooler
     assert fp32["max_error"] < 1e-4 < fp16["max_error"] < int8["max_error"]
-    assert int8["quantised"] == "4 of 4 fc1, 4 of 4 fc2"
-    assert int8["not_quantised"] == {"convolution": 6, "classifier": 1}
+    assert 0.9 < int8["cosine"] < fp16["cosine"] <= fp32["cosine"] <= 1
+    assert int8["quantised"] == "2 of 2 qkv, 2 of 2 proj, 2 of 2 fc1, 2 of 2 fc2"
+    assert int8["not_quantised"] == {"convolution": 1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny_models.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_published_size_agrees_and_compiles(name):
     for row in models_table.measure(name, full=True):
         assert isinstance(row["plan_mb"], float), row

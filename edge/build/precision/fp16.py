@@ -23,7 +23,13 @@ from edge.errors import CalibrationError, GraphError
 __all__ = ["MARGIN", "kept", "peaks", "risks", "set_kept", "to_fp16"]
 
 # Sums over many squares or exponentials: computed in FP32 inside an FP16 graph.
-FP32_OPERATORS = ("LayerNormalization", "LpNormalization", "ReduceL2", "Softmax")
+FP32_OPERATORS = (
+    "InstanceNormalization",
+    "LayerNormalization",
+    "LpNormalization",
+    "ReduceL2",
+    "Softmax",
+)
 LARGEST = 65504.0  # of FP16
 SMALLEST = 2.0**-14  # of FP16's normal numbers; below, precision is lost or a GPU flushes to zero
 MARGIN = 4.0  # two of FP16's 15 exponents: pictures that were not measured reach further

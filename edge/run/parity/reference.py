@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import EngineError
+from edge.heads import CLASSIFICATION, ZERO_SHOT
 from edge.passport import Passport
 
 __all__ = ["Reference"]
+
+TYPED = 200  # characters of labels that are typed; more belong into a file
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,7 @@ class Reference:
         Raises `EngineError` when the folder holds no FP32 graph, is damaged, or was built from
         another checkpoint.
         """
-        build = (
-            f"build one: edge build {engine.checkpoint.name} --calibration DIR --precision fp32 "
-            f"--name {engine.name}-fp32"
-        )
+        build = _how(engine)
         if not folder.is_dir():
             raise EngineError(f"there is no reference at {folder}", build)
         passport = Passport.read(folder)
@@ -50,3 +51,27 @@ class Reference:
         for name in {graph, f"{graph}.data"} & set(passport.files):
             passport.check_file(folder, name)
         return Reference(folder.resolve(), graph)
+
+
+def _how(engine: Passport) -> str:
+    """The command that builds an engine's reference: it asks the same of the checkpoint."""
+    head, checkpoint, one = engine.head, engine.checkpoint, "one"
+    words = ["edge", "build", checkpoint.name]
+    if head.task != CLASSIFICATION:  # which is the usual one where there is a choice
+        words += ["--task", head.task]
+    if head.pooling not in (None, "own"):
+        words += ["--pooling", str(head.pooling)]
+    if head.normalised:
+        words += ["--normalise"]
+    if head.task == ZERO_SHOT:
+        labels = ",".join(head.labels)
+        # A label with a comma is two on the command line.
+        if len(labels) > TYPED or labels.count(",") >= len(head.labels):
+            labels, one = "labels.txt", "one, with the engine's labels in labels.txt, one per line"
+        words += ["--labels", labels]
+    for template in head.templates:
+        words += ["--template", template]
+    if checkpoint.image_size is not None:
+        words += ["--image-size", str(checkpoint.image_size)]
+    words += ["--calibration", "DIR", "--precision", "fp32", "--name", f"{engine.name}-fp32"]
+    return f"build {one}: {shlex.join(words)}"

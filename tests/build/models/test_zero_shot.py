@@ -10,7 +10,6 @@ from PIL import Image
 import edge
 from edge.build import compile as compiling
 from edge.build import graph, images
-from edge.build.export import export
 from edge.build.models import network
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.tasks import TEMPLATE, Request
@@ -19,12 +18,13 @@ from edge.build.pipeline import build
 from edge.build.precision import fp16, placement
 from edge.build.precision.sites import linears
 from edge.build.recipes import Recipe, load
-from edge.build.simplify import simplify
 from edge.errors import CheckpointError, EngineError
 from edge.heads import ZERO_SHOT
-from tests.build.models.tiny import LABELS, save_clip, save_siglip, save_siglip2
+from edge.passport import Passport
+from scripts.tiny_models import save
 from tests.conftest import Recorder, needs_rtx
 
+LABELS = ("a cat", "a dog", "an owl")
 BOTH = pytest.mark.parametrize("name", ["clip", "siglip"])
 TWO = ("a photo of {}.", "{} in the snow")
 
@@ -32,30 +32,30 @@ TWO = ("a photo of {}.", "{} in the snow")
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    savers = {"clip": save_clip, "siglip": save_siglip, "siglip2": save_siglip2}
-    return {name: save(folder / name) for name, save in savers.items()}
+    made = {name: save(name, folder / name) for name in ("clip", "siglip")}
+    return {**made, "siglip2": save("siglip", folder / "siglip2", tokenizer="siglip 2")}
 
 
 @pytest.fixture(scope="module")
-def simple(saved, pictures):
+def engines(saved, pictures, tmp_path_factory):
+    """A folder with an FP32 engine of each, where another build finds its graph."""
+    folder = tmp_path_factory.mktemp("engines")
+    for name in ("clip", "siglip"):
+        settings = {"labels": LABELS, "precision": "fp32", "engines": folder}
+        build(Recipe(str(saved[name]), pictures, name=name, **settings), Recorder())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def simple(saved, pictures, engines):
     """name -> checkpoint, its simplified graph, pictures."""
-    made = {}
 
-    def make(name):
-        if name not in made:
-            found = read_checkpoint(str(saved[name]), Request(labels=LABELS))
-            few = images.few(images.find(pictures), found.preprocess, 8, print)
-            model, _ = export(found, few[:3])
-            made[name] = found, simplify(model, few[:3])[0], few
-        return made[name]
+    def made(name):
+        found = read_checkpoint(str(saved[name]), Request(labels=LABELS))
+        few = images.few(images.find(pictures), found.preprocess, 8, print)
+        return found, graph.load(engines / name / "model.onnx"), few
 
-    return make
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory):
-    """A folder where the second build of a checkpoint finds its graph."""
-    return tmp_path_factory.mktemp("engines")
+    return made
 
 
 def tokens(folder, prompts):
@@ -87,12 +87,9 @@ def test_probabilities_are_those_of_logits_per_image(saved, simple, name):
 def test_an_engine_says_what_the_pipeline_says(saved, pictures, engines, name):
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil, pipeline
 
-    recipe = Recipe(
-        str(saved[name]), pictures, name=name, labels=LABELS, precision="fp32", engines=engines
-    )
-    built = build(recipe, Recorder())
-    assert (built.passport.head.task, built.passport.labels) == (ZERO_SHOT, LABELS)
-    assert built.passport.head.templates == (TEMPLATE,)
+    passport = Passport.read(engines / name)
+    assert (passport.head.task, passport.labels) == (ZERO_SHOT, LABELS)
+    assert passport.head.templates == (TEMPLATE,)
     processor = CLIPImageProcessorPil if name == "clip" else SiglipImageProcessorPil
     pipe = pipeline(
         ZERO_SHOT,
@@ -101,7 +98,7 @@ def test_an_engine_says_what_the_pipeline_says(saved, pictures, engines, name):
     )
     path = images.find(pictures)[5]
     says = pipe(Image.open(path), candidate_labels=list(LABELS))
-    with edge.load(built.folder, backend="onnxruntime") as model:
+    with edge.load(engines / name, backend="onnxruntime") as model:
         top = model(path).top(3)
     assert [label for _, label, _ in top] == [one["label"] for one in says]
     assert [sure for _, _, sure in top] == pytest.approx([one["score"] for one in says], abs=2e-5)

@@ -1,15 +1,20 @@
 """What an engine may be audited against, and what it must not be."""
 
 import dataclasses
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from edge.build.pipeline import build
+from edge.build.recipes import Recipe
 from edge.errors import EngineError
-from edge.heads import Head
+from edge.heads import FEATURES, ZERO_SHOT, Head
 from edge.passport import Carried, Origin, Passport
 from edge.run.parity.reference import Reference
+from scripts.tiny_models import save
+from tests.conftest import Recorder
 
 
 @pytest.fixture
@@ -83,6 +88,69 @@ def test_one_that_is_not_there_is_to_be_built(engine, tmp_path):
     with pytest.raises(EngineError, match="there is no reference at") as caught:
         Reference.find(engine, tmp_path / "absent")
     assert "edge build" in caught.value.mend
+
+
+TEMPLATES = ("a photo of {}.", "{} at night")
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (Head(labels=("cat", "dog")), []),
+        (Head(FEATURES, (), "none", "own"), ["--task", FEATURES]),
+        (
+            Head(FEATURES, (), "none", "mean", normalised=True),
+            ["--task", FEATURES, "--pooling", "mean", "--normalise"],
+        ),
+        (
+            Head(ZERO_SHOT, ("a cat", "it's"), "softmax", templates=TEMPLATES),
+            ["--task", ZERO_SHOT, "--labels", "a cat,it's"],
+        ),
+    ],
+)
+def test_the_command_asks_the_same_of_the_checkpoint(engine, tmp_path, head, words):
+    engine = dataclasses.replace(engine, head=head, outputs=len(head.labels) or 64)
+    asked = words + [word for one in head.templates for word in ("--template", one)]
+    assert command(engine, tmp_path)[3:-6] == asked
+
+
+@pytest.mark.parametrize("labels", [("a cat, asleep", "a dog"), tuple(map(str, range(1000)))])
+def test_labels_that_cannot_be_typed_go_into_a_file(engine, tmp_path, labels):
+    head = Head(ZERO_SHOT, labels, "softmax", templates=TEMPLATES)
+    engine = dataclasses.replace(engine, head=head, outputs=len(labels))
+    words = command(engine, tmp_path, "with the engine's labels in labels.txt, one per line")
+    assert words[words.index("--labels") + 1] == "labels.txt"
+
+
+def command(engine, tmp_path, remark="build one"):
+    """The command that a missing reference is answered with, in words."""
+    with pytest.raises(EngineError) as caught:
+        Reference.find(engine, tmp_path / "absent")
+    before, _, after = caught.value.mend.partition(": ")
+    assert remark in before
+    return shlex.split(after)
+
+
+def test_the_command_builds_a_reference_that_fits(pictures, tmp_path, edge_command):
+    recipe = Recipe(
+        str(save("clip", tmp_path / "a clip")),
+        pictures,
+        name="pets",
+        labels=("a cat", "a dog"),
+        templates=TEMPLATES,
+        image_size=48,
+        precision="fp16",
+        gate=False,
+        engines=tmp_path / "engines",
+    )
+    engine = build(recipe, Recorder()).passport
+    assert engine.checkpoint.image_size == 48
+    said = command(engine, tmp_path)
+    assert said[0] == "edge"
+    said[said.index("DIR")] = str(pictures)
+    edge_command(*said[1:], cwd=tmp_path, check=True)
+    found = Reference.find(engine, tmp_path / "engines/pets-fp32")
+    assert found == Reference(tmp_path / "engines/pets-fp32", "model.onnx")
 
 
 def test_a_damaged_graph_is_named(engine, copy):

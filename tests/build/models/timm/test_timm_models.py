@@ -7,23 +7,27 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import edge
 from edge.build import export as exporting
 from edge.build import graph
 from edge.build.models import network
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.tasks import Request
-from edge.build.precision import quantize
-from edge.build.precision.ranges import Range
-from edge.build.precision.sites import linears, roles
+from edge.build.pipeline import build
+from edge.build.precision import fp16, placement
+from edge.build.precision.sites import roles
+from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError
 from edge.preprocess.cpu import Preprocessor, load_image
-from tests.build.models.timm import ask_transformers, checkpoints
-from tests.conftest import draw
+from scripts import tiny_timm
+from tests.build.conftest import sqnr
+from tests.build.models.timm import ask_transformers
+from tests.conftest import LABELS, Recorder, draw, needs_rtx
 
 DEFAULT = Request()
 KINDS = ("patch16", "registers, mean", "hybrid")
-MORE = tuple(kind for kind in checkpoints.ARCHITECTURES if kind not in KINDS)
+MORE = tuple(kind for kind in tiny_timm.ARCHITECTURES if kind not in KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def folders(tmp_path_factory):
 
 
 def saved(root, kinds):
-    return {kind: checkpoints.save(root / kind.replace(" ", "-"), kind) for kind in kinds}
+    return {kind: tiny_timm.save(kind, root / kind.replace(" ", "-"), LABELS) for kind in kinds}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +56,25 @@ def prepared(found, picture):
     return Preprocessor(found.preprocess)(load_image(picture))[None]
 
 
+def export(folder, picture):
+    """A checkpoint, its graph, and prepared pictures."""
+    found = read_checkpoint(str(folder))
+    pixels = prepared(found, picture)
+    pictures = np.concatenate([pixels, -pixels, pixels / 2])
+    model, difference = exporting.export(found, pictures)
+    assert difference < 1e-3
+    return found, model, pictures
+
+
+@pytest.fixture(scope="module")
+def exported(folders, picture):
+    """What `export` gives for each kind."""
+    return {kind: export(folders[kind], picture) for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_says_what_transformers_says(kind, folders, picture, said):
-    agrees(folders[kind], picture, said[kind])
+def test_says_what_transformers_says(kind, exported, said):
+    agrees(*exported[kind], said[kind])
 
 
 @pytest.mark.slow
@@ -62,20 +82,16 @@ def test_so_does_every_other_kind(picture, tmp_path):
     folders = saved(tmp_path, MORE)
     said = ask_transformers.said(folders, picture, tmp_path / "said.npz")
     for kind, folder in folders.items():
-        agrees(folder, picture, said[kind])
+        agrees(*export(folder, picture), said[kind])
 
 
-def agrees(folder, picture, said):
-    found = read_checkpoint(str(folder))
-    pixels = prepared(found, picture)
-    model, difference = exporting.export(found, np.concatenate([pixels, -pixels, pixels / 2]))
-    logits = graph.session(model).logits(pixels)
+def agrees(found, model, pictures, said):
+    logits = graph.session(model).logits(pictures[:1])
     assert logits == pytest.approx(said["logits"], abs=1e-4 * float(abs(logits).max()))
     scores = found.head.probabilities(logits)[0]
     best = np.argsort(-scores)
     assert [found.head.labels[at] for at in best] == [label for label, _ in said["top"]]
     assert scores[best] == pytest.approx([score for _, score in said["top"]], abs=1e-4)
-    assert difference < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["patch16", "registers, mean", "convnext"])
@@ -87,15 +103,10 @@ def test_gives_the_features_that_transformers_gives(kind, folders, picture, said
 
 
 @pytest.fixture(scope="module")
-def simplified(folders):
+def simplified(exported):
     """The graphs of the kind that all others vary, and of one behind convolutions."""
-    made = {}
-    for kind in ("patch16", "hybrid"):
-        found = read_checkpoint(str(folders[kind]))
-        shape = (3, 3, found.preprocess.height, found.preprocess.width)
-        pictures = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        made[kind], _ = simplify(exporting.export(found, pictures)[0], pictures)
-    return made
+    kinds = ("patch16", "hybrid")
+    return {kind: simplify(*exported[kind][1:])[0] for kind in kinds}
 
 
 @pytest.mark.parametrize("kind", ["patch16", "hybrid"])
@@ -114,11 +125,39 @@ def test_a_hybrids_convolutions_have_standardised_constants(simplified):
     assert rows.std(1) == pytest.approx(1, abs=1e-3)
 
 
-def test_becomes_int8(simplified):
-    model = simplified["patch16"]
-    ranges = {linear.activation: Range(6.0, "minmax", 6.0, 6.0) for linear in linears(model)}
-    small = quantize.to_qdq(model, ranges)
-    assert sum(node.op_type == "QuantizeLinear" for node in small.graph.node) == 8
+def test_a_hybrid_is_right_in_fp16(simplified, exported, tmp_path):
+    """Its GroupNorm is an InstanceNormalization, which sums up what may be beyond FP16."""
+    model, pictures = simplified["hybrid"], exported["hybrid"][2]
+    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    index = graph.Index(half)
+    (norm,) = (node for node in half.graph.node if node.op_type == "InstanceNormalization")
+    while (before := index.maker[norm.input[0]]).op_type == "Reshape":
+        norm = before
+    assert before.op_type == "Cast"
+    reference = graph.session(model).logits(pictures)
+    assert sqnr(reference, graph.session(half).logits(pictures)) > 50
+
+
+@needs_rtx
+@pytest.mark.parametrize("kind", ["patch16", "hybrid"])
+def test_one_command_makes_an_int8_engine_with_a_plan(kind, folders, picture, pictures, tmp_path):
+    recipe = Recipe(str(folders[kind]), pictures, name="timm", engines=tmp_path, min_agreement=80)
+    built = build(recipe, Recorder())
+    passport = built.passport
+    assert (passport.precision, passport.checkpoint.architecture, passport.labels) == (
+        "int8",
+        "TimmWrapperForImageClassification",
+        LABELS,
+    )
+    assert passport.plan.backend == "tensorrt-rtx"
+    assert all(form.sqnr_db > 20 for form in passport.accuracy.values())
+    assert placement.check(graph.load(built.folder / "model.onnx")) == 8  # Linears
+    with edge.load(str(built.folder), backend="onnxruntime") as model:
+        given = model(picture).probabilities
+    found = read_checkpoint(str(folders[kind]))
+    with network.quiet():
+        logits = network.load(found)(_tensor(prepared(found, picture))).detach().numpy()
+    assert given == pytest.approx(found.head.probabilities(logits)[0], abs=0.05)
 
 
 def test_exporting_leaves_timm_as_it_was(folders):
@@ -132,7 +171,7 @@ def test_exporting_leaves_timm_as_it_was(folders):
 @pytest.fixture
 def copy(tmp_path):
     def made(**changes):
-        return checkpoints.save(tmp_path / "copy", "patch16", **changes)
+        return tiny_timm.save("patch16", tmp_path / "copy", LABELS, **changes)
 
     return made
 
@@ -172,7 +211,7 @@ def test_weights_that_transformers_saved_have_a_prefix(copy, folders):
 
 
 def test_what_timm_repeats_among_the_arguments_does_no_harm(copy):
-    arguments = {**checkpoints.SMALL, "in_chans": 3}
+    arguments = {**tiny_timm.SMALL, "in_chans": 3}
     with network.quiet():
         made = network.load(read_checkpoint(str(copy(model_args=arguments))))
     assert made.model.num_classes == 5
