@@ -19,6 +19,7 @@ from edge.cli_build import app  # the commands that make engines are on it
 from edge.options import Backend, Transport
 
 if TYPE_CHECKING:
+    from edge.run.feeds import Feed
     from edge.run.loop import Summary
     from edge.run.outputs import Outputs
     from edge.run.service.config import Config
@@ -235,8 +236,8 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.run.outputs import open_outputs
     from edge.run.service.reload import Reload
     from edge.run.service.systemd import StatusLine, Systemd, Watchdog
-    from edge.run.sources.camera import check_camera, feed
     from edge.run.sources.cameras import Camera
+    from edge.run.sources.opening import check_camera, feed
     from edge.run.status import Status
 
     stop, hangup = threading.Event(), threading.Event()
@@ -253,7 +254,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
         model.check_labels()
 
-        def opened(camera: Camera) -> loop.Feed:
+        def opened(camera: Camera) -> Feed:
             return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
 
         model.warm()
@@ -269,6 +270,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             now = time.monotonic()
             watchdog.beat(now)
             line.beat(now)
+            outputs.beat()
             if reload is not None and hangup.is_set():
                 hangup.clear()
                 with systemd.reloading():

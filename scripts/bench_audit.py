@@ -32,8 +32,8 @@ from edge.run.parity.audit import Audit
 from edge.run.parity.reference import Reference
 from edge.run.record.recording import record
 from edge.run.sinks import Sink
-from edge.run.sources.camera import feed
 from edge.run.sources.cameras import Camera
+from edge.run.sources.opening import feed
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES, FILM = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"

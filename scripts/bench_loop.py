@@ -36,8 +36,8 @@ from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 from edge.run import loop
 from edge.run.engine import Engine
 from edge.run.sinks import JsonLines
-from edge.run.sources.camera import feed
 from edge.run.sources.cameras import Camera, named
+from edge.run.sources.opening import feed
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")

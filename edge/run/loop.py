@@ -30,7 +30,7 @@ from edge.run.sinks import Prediction, Result, Sink
 from edge.run.status import Status, Transition
 from edge.run.summary import Summary
 
-__all__ = ["Control", "Engine", "Feed", "Result", "Summary", "run"]
+__all__ = ["Control", "Engine", "Result", "Summary", "run"]
 
 # Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
 # handler wakes nobody.

@@ -30,6 +30,7 @@ class Narrator(Sink):
         self._told: dict[str, float] = {}  # when it was said that one comes and goes
         self._seen: dict[str, tuple[Layout, FramePath]] = {}
         self._states: dict[str, State] = {}
+        self._held: dict[str, Transition] = {}  # the latest, unsaid, of those that come and go
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -41,10 +42,29 @@ class Narrator(Sink):
             self._say(f"{frame.source}: {shape} in {frame.path} memory")
 
     def changed(self, transition: Transition) -> None:
-        name, reason = transition.source, transition.reason
+        self.beat()
+        name, before = transition.source, self._states.get(transition.source)
         self._states[name] = transition.state
-        if self._flaps(transition):
-            return
+        if transition.state in ("failed", "ended"):  # for good: that it came and went is past
+            self._lost.pop(name, None)
+            self._held.pop(name, None)
+            self._tell(transition)
+        elif (before == "playing" and self._flaps(name)) or name in self._held:
+            self._held[name] = transition
+        else:
+            self._tell(transition)
+
+    def beat(self) -> None:
+        """Say how it stands with those that came and went, and do no more; called all the time."""
+        for name in [name for name in self._held if not self._often(name)]:
+            transition = self._held.pop(name)
+            if transition.state == "playing":
+                self._say(f"{name} plays again, and no longer comes and goes")
+            else:
+                self._tell(transition)
+
+    def _tell(self, transition: Transition) -> None:
+        name, reason = transition.source, transition.reason
         if transition.state == "waiting":
             what = reason if name in reason else f"{name}: {reason}"
             self._warn(f"{what}; trying again")
@@ -57,15 +77,17 @@ class Narrator(Sink):
         elif transition.state == "playing" and transition.outage is not None:
             self._say(f"{name} plays again, after {transition.outage:.1f} s without a frame")
 
-    def _flaps(self, transition: Transition) -> bool:
-        """Whether a source comes and goes so often that only that is worth a line, now and then."""
-        name, now = transition.source, self._clock()
-        lost = self._lost.setdefault(name, deque(maxlen=_OFTEN))
-        if transition.state == "waiting":
-            lost.append(now)
-        if len(lost) < _OFTEN or now - lost[0] > _MINUTE:
+    def _flaps(self, name: str) -> bool:
+        """Count that a source stopped to play: often, only that is worth a line now and then."""
+        now = self._clock()
+        self._lost.setdefault(name, deque(maxlen=_OFTEN + 1)).append(now)
+        if not self._often(name):
             return False
         if now - self._told.get(name, float("-inf")) > _MINUTE:
             self._told[name] = now
             self._warn(f"{name} comes and goes, more than {_OFTEN} times a minute; it is kept up")
         return True
+
+    def _often(self, name: str) -> bool:
+        lost = self._lost[name]
+        return len(lost) > _OFTEN and self._clock() - lost[0] <= _MINUTE

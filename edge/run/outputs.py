@@ -39,10 +39,12 @@ Say = Callable[[str], None]
 class Outputs:
     """What results go to. The loop closes the sinks; the rest is closed with `stack`.
 
+    beat    called all the time: says what only the passing of time tells
     losses  what each sink could not deliver, by name; from any thread
     """
 
     stack: ExitStack
+    beat: Callable[[], None]
     sinks: list[Sink] = field(default_factory=list)
     smooth: Smooth | None = None
     audit: Audit | None = None
@@ -109,7 +111,8 @@ def open_outputs(
     stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
     any thread, what people should know.
     """
-    outputs = Outputs(stack)
+    narrator = Narrator(say, warn)
+    outputs = Outputs(stack, narrator.beat)
     slow: list[Sink] = []
     with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
 
@@ -121,7 +124,7 @@ def open_outputs(
             slow.append(sink)
             undo.callback(sink.close)
 
-        add(Narrator(say, warn))
+        add(narrator)
         lines = JsonLines(sys.stdout, stop, warn)
         outputs.losses["stdout"] = lambda: lines.lost
         add(lines)

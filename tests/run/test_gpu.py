@@ -30,8 +30,8 @@ from edge.run.memory import nvbufsurface
 from edge.run.memory.gpureader import GpuReader
 from edge.run.memory.nvmm import NvmmReader
 from edge.run.sinks import Sink
-from edge.run.sources.camera import feed
 from edge.run.sources.cameras import Camera
+from edge.run.sources.opening import feed
 from edge.trt import TensorRT
 from tests.cuda_driver import emulated_trt
 from tests.cuda_driver.standin import (

@@ -69,15 +69,82 @@ def test_a_source_that_is_taken_out(narrator: Narrator, told: list[str]):
     assert told == ["a: taken out"]
 
 
+class Hour:
+    """A narrator, with a clock that stands until it is set, and what it told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.told: list[str] = []
+        self.narrator = Narrator(self.told.append, self.told.append, clock=lambda: self.now)
+        self.change("playing")
+
+    def change(self, state: Any, reason: str = "", outage: float | None = None) -> None:
+        self.narrator.changed(Transition("door", state, reason, outage))
+
+    def outage(self, seconds: float = 1.0) -> None:
+        """It breaks off, refuses, and comes back: two reasons are still one outage."""
+        self.change("waiting", "it broke off")
+        self.change("waiting", "it refuses")
+        self.now += seconds
+        self.change("playing", outage=seconds)
+
+    def passes(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.now += 0.1
+            self.narrator.beat()
+
+
+OFTEN = "door comes and goes, more than 6 times a minute; it is kept up"
+
+
+def test_outages_are_counted_and_not_their_reasons():
+    hour = Hour()
+    for _ in range(6):
+        hour.outage()
+    assert OFTEN not in hour.told
+    assert hour.told.count("door plays again, after 1.0 s without a frame") == 6
+    hour.change("waiting", "it broke off")
+    assert hour.told[-1] == OFTEN
+
+
 def test_a_source_that_comes_and_goes_fills_no_log():
-    now, told = [0.0], []
-    narrator = Narrator(told.append, told.append, clock=lambda: now[0])
+    hour = Hour()
     for _ in range(600):
-        narrator.changed(Transition("door", "waiting", "it broke off"))
-        narrator.changed(Transition("door", "playing", outage=0.1))
-        now[0] += 0.5
-    assert len(told) < 20
-    assert "door comes and goes, more than 6 times a minute; it is kept up" in told
-    now[0] += 100
-    narrator.changed(Transition("door", "waiting", "it broke off"))
-    assert told[-1] == "door: it broke off; trying again"
+        hour.outage(0.25)
+        hour.passes(0.25)
+    assert len(hour.told) < 30
+    assert 4 < hour.told.count(OFTEN) < 8, "now and then"
+
+
+def test_one_that_came_and_went_and_plays_on_is_told_once():
+    hour = Hour()
+    for _ in range(10):
+        hour.outage()
+    assert hour.told[-1] == OFTEN
+    hour.passes(200)
+    assert hour.told[-2:] == [OFTEN, "door plays again, and no longer comes and goes"]
+    hour.change("waiting", "it broke off")
+    assert hour.told[-1] == "door: it broke off; trying again"
+
+
+def test_that_one_comes_and_goes_is_not_the_last_word_on_one_that_stays_away():
+    hour = Hour()
+    for _ in range(10):
+        hour.outage()
+    hour.change("waiting", "it broke off")
+    hour.change("waiting", "it refuses")
+    assert hour.told[-1] == OFTEN
+    hour.passes(200)
+    assert hour.told[-2:] == [OFTEN, "door: it refuses; trying again"]
+
+
+@pytest.mark.parametrize(("state", "word"), [("failed", "it is gone"), ("ended", "taken out")])
+def test_the_end_of_one_that_comes_and_goes_is_told_at_once(state: Any, word: str):
+    hour = Hour()
+    hour.narrator.changed(Transition("other", "playing"))
+    for _ in range(10):
+        hour.outage()
+    hour.change(state, word)
+    assert hour.told[-1] == f"door: {word}"
+    hour.passes(200)
+    assert hour.told[-1] == f"door: {word}", "and then it is over"

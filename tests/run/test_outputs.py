@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from edge.run import loop
+from edge.run import loop, narrator
 from edge.run.engine import Engine
 from edge.run.outputs import Outputs, Together, open_outputs
 from edge.run.parity import audit
@@ -19,7 +19,7 @@ from edge.run.record import clips, recording, snapshots
 from edge.run.service.config import Config
 from edge.run.sinks import Sink
 from edge.run.sources.cameras import Camera
-from edge.run.status import Status
+from edge.run.status import Status, Transition
 from edge.run.telemetry import mqtt
 from edge.run.web import pictures, server
 
@@ -30,6 +30,20 @@ ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), 
 def opened(stack: ExitStack, **asked: Any) -> Outputs:
     config = Config(cameras=(Camera("test://ball", name="ball"),), **asked)
     return open_outputs(config, ENGINE, Status(), stack, threading.Event(), print, print)
+
+
+def test_time_alone_makes_the_narrator_speak(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A camera that came and went and stays away makes no more news."""
+    monkeypatch.setattr(narrator, "_OFTEN", 0)
+    with ExitStack() as stack:
+        outputs = opened(stack)
+        outputs.sinks[0].changed(Transition("ball", "playing"))
+        outputs.sinks[0].changed(Transition("ball", "waiting", "it is off"))
+        monkeypatch.setattr(narrator, "_MINUTE", 0.0)
+        outputs.beat()
+    assert capfd.readouterr().out.splitlines()[-1] == "ball: it is off; trying again"
 
 
 class Meeting(Sink):

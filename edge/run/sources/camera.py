@@ -10,77 +10,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
-from edge.run.feeds import Feed
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
-from edge.run.sources.access import Access, resolve
+from edge.run.sources.access import resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
 from edge.run.sources.explain import explain, knock
 from edge.run.sources.launch import decoder_of, has_camera, launch
-from edge.run.sources.pipelines import GATE, SINK, pipeline
+from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
 from edge.run.sources.uris import check, is_live, is_network, path_of
 
-__all__ = ["Source", "check_camera", "feed"]
+__all__ = ["Source"]
 
 if TYPE_CHECKING:
-    from edge.cuda import Device
+    pass
 
 # Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
 _SLICE = 0.1
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
-
-
-def check_camera(camera: Camera, platform: str | None = None) -> Access:
-    """What opens a camera. Raises SourceError for one that could never be opened on this machine.
-
-    What is only not there yet, such as a USB camera, may come.
-    """
-    access = resolve(camera.uri, credentials=camera.credentials)
-    with access.hidden():
-        pipeline(replace(camera, uri=access.uri), platform=platform or detect_platform())
-    return access
-
-
-def feed(
-    camera: Camera,
-    device: Device | None = None,
-    *,
-    keep: bool = True,
-    platform: str | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Feed:
-    """A camera as the loop wants it: opened anew as often as need be.
-
-    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
-    told, once, what decodes its pictures and what else is done to them on their way.
-
-    Raises SourceError as `check_camera`.
-    """
-    access, once = check_camera(camera, platform), lru_cache(maxsize=None)(say)
-    live = is_live(access.uri)
-
-    def open_(first: int, wait: float) -> Source:
-        gpu = GpuReader(device) if device is not None else None
-        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
-
-    return Feed(
-        name=camera.name or access.name,
-        open=open_,
-        live=live,
-        keep=keep and (live or access.uri.startswith("gst:")),
-        again=camera.loop,
-        stall=camera.stall,
-    )
 
 
 class Source:

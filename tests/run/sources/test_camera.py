@@ -19,8 +19,9 @@ import pytest
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.run.frames import Frame
-from edge.run.sources.camera import Source, check_camera, feed
+from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera
+from edge.run.sources.opening import check_camera, feed
 from edge.run.sources.pipelines import GATE
 
 NumberIn = Callable[[np.ndarray], int]

@@ -15,8 +15,9 @@ import pytest
 from edge.errors import SourceError
 from edge.run.loop import run
 from edge.run.sinks import Result, Sink
-from edge.run.sources.camera import Source, feed
+from edge.run.sources.camera import Source
 from edge.run.sources.cameras import Camera
+from edge.run.sources.opening import feed
 from edge.run.status import Transition
 
 WAIT = 60.0
