@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edge.build import compile as compiling
 from edge.build import graph
 from edge.build.precision import quantize
 from edge.build.precision.ranges import Range
@@ -39,3 +40,16 @@ def prepared(count=4):
 
 def sqnr(reference, output):
     return 10 * np.log10((reference**2).sum() / ((reference - output) ** 2).sum())
+
+
+def compiled(model, folder):
+    """The plan that TensorRT-RTX makes of a graph for pictures of 32 x 32."""
+    graph.save(model, folder / "model.onnx")
+    return compiling.compile_plan(
+        folder / "model.onnx",
+        "tensorrt-rtx",
+        input_shape=(3, 32, 32),
+        max_batch=2,
+        cache=folder,
+        progress=lambda *_: None,
+    ).data

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from edge.build import compile as compiling
 from edge.build import graph, images
 from edge.build.export import export
 from edge.build.judge import Judge
@@ -23,6 +22,7 @@ from edge.errors import CheckpointError, EngineError, GateError
 from edge.heads import CLASSIFICATION, FEATURES
 from edge.passport import Passport
 from scripts.tiny_models import save
+from tests.build.conftest import compiled
 from tests.build.test_judge import negated
 from tests.conftest import LABELS, Recorder, needs_rtx
 
@@ -151,16 +151,7 @@ def test_fp16_stays_near(simple, name, way):
 @pytest.mark.parametrize(("name", "way"), ONE)
 def test_tensorrt_compiles_it_in_fp16(simple, tmp_path, name, way):
     _, model, _ = simple(name, way)
-    graph.save(fp16.to_fp16(model), tmp_path / "model.onnx")
-    plan = compiling.compile_plan(
-        tmp_path / "model.onnx",
-        "tensorrt-rtx",
-        input_shape=(3, 32, 32),
-        max_batch=2,
-        cache=tmp_path,
-        progress=lambda *_: None,
-    )
-    assert plan.data
+    assert compiled(fp16.to_fp16(model), tmp_path)
 
 
 def test_the_half_that_reads_is_not_in_the_graph(simple):

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import edge
-from edge.build import compile as compiling
 from edge.build import graph, images
 from edge.build.models import network
 from edge.build.models.checkpoint import read_checkpoint
@@ -22,6 +21,7 @@ from edge.errors import CheckpointError, EngineError
 from edge.heads import ZERO_SHOT
 from edge.passport import Passport
 from scripts.tiny_models import save
+from tests.build.conftest import compiled
 from tests.conftest import Recorder, needs_rtx
 
 LABELS = ("a cat", "a dog", "an owl")
@@ -159,16 +159,7 @@ def test_fp16_and_int8_stay_near(saved, simple, pictures, engines, name):
 @BOTH
 def test_tensorrt_compiles_it_in_fp16(simple, tmp_path, name):
     _, model, _ = simple(name)
-    graph.save(fp16.to_fp16(model), tmp_path / "model.onnx")
-    plan = compiling.compile_plan(
-        tmp_path / "model.onnx",
-        "tensorrt-rtx",
-        input_shape=(3, 32, 32),
-        max_batch=2,
-        cache=tmp_path,
-        progress=lambda *_: None,
-    )
-    assert plan.data
+    assert compiled(fp16.to_fp16(model), tmp_path)
 
 
 def refused(folder, request, named, mend=""):
