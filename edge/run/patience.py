@@ -18,7 +18,7 @@ _ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
 _STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
 _WINDOW = 2.0  # seconds over which the age of the freshest frame is known
 _LATE = 2  # frame intervals
-_STARTED = 0.25  # seconds that a camera here may take: more, at first, is this program's own start
+_STARTED = 0.25  # seconds that a picture may take: more, at first, is this program's own start
 _UNKNOWN = 0.05  # seconds between the first two frames: they are not to wait for a slow start
 
 
@@ -98,6 +98,6 @@ class Freshness:
             self._interval = (pts - self._before[1]) / (number - self._before[0])
         self._before = number, pts
         delay = min(self._youngest, self._youngest_before)
-        if not self._remote and now - self._opened < _WINDOW:
+        if now - self._opened < _WINDOW:
             delay = min(delay, _STARTED)
         return captured + delay + _LATE * self._interval

@@ -41,8 +41,8 @@ def keep() -> Callable[[Fault], None]:
         assert fault.exit in (0, None)
         if (truth := fault.truth) is not None:
             assert truth.wrong == 0
-            # At most the first, and what was held up between two processes of a busy machine.
-            assert truth.old <= 1 + truth.frames / 100
+            # Some is held up between two processes of a busy machine.
+            assert truth.old <= truth.frames / (1000 if WHOLE else 100)
             off = truth.off_ms["p50"]
             assert off is not None
             most = (100 if WHOLE else 1000) + fault.slack * 1e3

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
@@ -29,11 +29,11 @@ from edge.run.sources.uris import check, is_live, is_network, path_of
 
 __all__ = ["Source"]
 
-if TYPE_CHECKING:
-    pass
-
 # Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
 _SLICE = 0.1
+# Seconds that the first picture waits for others, which show how late it was: what came meanwhile
+# is decoded at once when the decoder is loaded.
+_SETTLE = 0.1
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
 
 
@@ -79,13 +79,13 @@ class Source:
         # A pipeline of the user's own may bring its frames from anywhere.
         self.remote = is_network(self._uri) or self._uri.startswith("gst:")
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
-        self._ages = Ages()
         self._pipeline: Any = None
         self._stopping = threading.Event()
         # Arrival times of the few frames inside the sink; matters only where none is dropped.
         self._arrivals: deque[float] = deque(maxlen=8)
         self._heard: deque[float] = deque(maxlen=32)  # when the latest frames came to the gate
-        self._passed: deque[int] = deque()  # numbers of the frames that were let through it
+        # Numbers of the frames that were let through it, and when they were taken.
+        self._passed: deque[tuple[int, float]] = deque()
 
     def __enter__(self) -> Source:
         return self.open()
@@ -127,17 +127,19 @@ class Source:
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
         heard, passed, arrived = self._heard, self._passed, itertools.count()
+        ages = Ages() if self._uri.startswith("rtsp://") else None
         thinning = Thinning(self._camera.every, self._camera.max_fps)
 
         def number(buffer: Buffer) -> bool:
             now, place = time.monotonic(), next(numbers)
             heard.append(now)
             timed = buffer.pts != gst.CLOCK_TIME_NONE
+            age = ages.age(buffer.pts / gst.SECOND, now) if ages is not None and timed else 0.0
             if not thinning.wants(place, buffer.pts / gst.SECOND if timed else now):
                 return False
             # A buffer's offset travels with it through conversions, so it carries the number.
             buffer.offset = place
-            passed.append(place)
+            passed.append((place, now - age))
             return True
 
         def arrive(_buffer: Buffer) -> bool:
@@ -182,6 +184,8 @@ class Source:
                     self._say(text)
                 if decoder := decoder_of(self._pipeline):
                     self._say(f"{self.name}: decoded by {decoder}")
+                if self._uri.startswith("rtsp://"):
+                    self._stopping.wait(_SETTLE)
                 return
             if message.type == kinds.PROGRESS:
                 # A camera that agreed to play may take as long as it was seen to take.
@@ -264,19 +268,19 @@ class Source:
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
         buffer = sample.get_buffer()
-        while self._passed and self._passed[0] <= buffer.offset:
-            self.dropped += self._passed.popleft() < buffer.offset
         captured = time.monotonic()
-        if self.live:
+        while self._passed and self._passed[0][0] <= buffer.offset:
+            place, passed = self._passed.popleft()
+            self.dropped += place < buffer.offset
+        if self._uri.startswith("rtsp://"):
+            captured = passed  # by the camera's own clock
+        elif self.live:
             running = sample.get_segment().to_running_time(gst.Format.TIME, buffer.pts)
             if running != gst.CLOCK_TIME_NONE:
                 clock = self._pipeline.get_pipeline_clock().get_time()
                 now = clock - self._pipeline.get_base_time()
-                if self._uri.startswith("rtsp://"):  # by the camera's own clock
-                    captured -= self._ages.age(running / gst.SECOND, now / gst.SECOND)
-                else:
-                    # Clocks may run ahead of ours, but no frame is from the future.
-                    captured -= max(0, now - running) / gst.SECOND
+                # Clocks may run ahead of ours, but no frame is from the future.
+                captured -= max(0, now - running) / gst.SECOND
         else:
             captured = self._arrivals.popleft()
         return frame_from_sample(
