@@ -117,7 +117,7 @@ class Reader(threading.Thread):
                 with self._bell:
                     self._change("ended", "taken out" if self.retired else "")
                 break
-            if problem is None and self._played and self.feed.again:
+            if problem is None and self._played and self.feed.again and not self._camera:
                 continue
             if not (self.feed.keep and self._camera):
                 if problem is not None:

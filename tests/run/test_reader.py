@@ -256,9 +256,22 @@ def test_without_reconnecting_the_first_failure_is_the_end(engine: Any, paint: A
 
 
 def test_a_file_that_is_played_again_goes_on_counting(engine: Any, paint: Any) -> None:
-    film, notes = Camera(paint, [[2, None], [2, None], [2]]), Notes()
+    film, notes = OfItsOwn(paint, [[2, None], [2, None], [2]], camera=False), Notes()
     run(engine, [film.feed(keep=False, again=True)], [notes], frames=4)
     assert notes.states("a") == ["connecting", "playing"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_camera_beside_films_that_are_played_again_is_supervised_as_ever(
+    engine: Any, paint: Any, known: bool, hasty: list[tuple[int, bool]]
+) -> None:
+    """What begins again at once is a film: a camera that hangs up has failed."""
+    openings: list[Script] = [[2, None], [2, None], [9]]
+    camera = Camera(paint, openings) if known else OfItsOwn(paint, openings, camera=True)
+    notes = Notes()
+    summary = run(engine, [camera.feed(again=True)], [notes], frames=5)
+    assert notes.states("a") == ["connecting", *["playing", "waiting"] * 2, "playing"]
+    assert summary.reconnects == len(hasty) == 2
 
 
 def test_a_refused_password_is_tried_seldom(
