@@ -125,7 +125,8 @@ def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceE
         )
     if "allow more transport protocols" in reason:
         return SourceError(
-            f"{place} sends no video this way", "try the other: --transport tcp or --transport udp"
+            f"{place} sends no video this way",
+            "try the other, --transport tcp or udp; or look for another path of the camera",
         )
     if "multipartdemux" in debug:
         return SourceError(
