@@ -15,7 +15,7 @@ import pytest
 from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
-from edge.run import loop
+from edge.run import crew, loop
 from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Result, Summary
@@ -432,7 +432,7 @@ def test_a_source_that_cannot_be_opened(engine: Any, media: Path) -> None:
         run(engine, [Source(str(media / "text.mp4"))], [])
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "infer", "predict"])
+@pytest.mark.parametrize("stage", ["infer", "predict"])
 def test_an_error_of_the_engine(stage: str, engine: Any, fake: Any) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("engine")
@@ -489,7 +489,7 @@ def test_a_stuck_driver_does_not_hold_the_exit(
         def __exit__(self, *_: object) -> None:
             free.wait(WAIT)
 
-    monkeypatch.setattr(loop, "_JOIN", 0.05)
+    monkeypatch.setattr(crew, "_JOIN", 0.05)
     assert run(engine, [Stuck(paint, 9)], [], frames=2).frames == 2
     free.set()
 
