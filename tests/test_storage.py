@@ -28,6 +28,17 @@ def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_who_may_read_a_file_is_what_the_umask_says(umask, tmp_path):
+    """In a process of its own: the umask is that of all threads."""
+    (tmp_path / "old").touch(0o644)
+    code = "import os, sys; from pathlib import Path; from edge.storage import write_bytes; "
+    code += "os.umask(int(sys.argv[1])); [write_bytes(Path(p), b'') for p in sys.argv[2:]]"
+    paths = [tmp_path / "new", tmp_path / "old"]
+    subprocess.run([sys.executable, "-c", code, str(umask), *map(str, paths)], check=True)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o666 & ~umask] * 2
+
+
 def test_a_full_disk_is_a_storage_error(tmp_path):
     # A limit on file sizes fails a write in the same call as a full disk does.
 
