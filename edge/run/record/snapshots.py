@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from PIL import Image
@@ -34,19 +32,18 @@ _QUALITY = 90
 
 @dataclass(frozen=True, eq=False)
 class _Event:
-    """A result on which rules fired, and when its picture was at the source: seconds since 1970."""
+    """A result on which rules fired."""
 
     result: Result
     rules: tuple[str, ...]
-    time: float
 
 
 class Snapshots(Sink):
     """Writes a JPEG and a JSON file of the same name whenever a rule fires.
 
-    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `time` (UTC, when the
-    picture was at the source), `rules` (those that fired) and `picture` (the JPEG's name); it is
-    there before the JPEG is. A failure is said once and counted, and the next picture is tried.
+    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `rules` (those
+    that fired) and `picture` (the JPEG's name); it is there before the JPEG is. A failure is said
+    once and counted, and the next picture is tried.
 
     written  pictures on the disk
     lost     pictures that could not be written, or came faster than the disk takes them
@@ -59,10 +56,9 @@ class Snapshots(Sink):
         warn: Callable[[str], None],
         *,
         keep: int | None = None,
-        clock: Callable[[], float] = time.time,
     ):
         """warn: is told, on any thread, of pictures that are lost. keep: only the newest so many
-        stay in the folder. clock: seconds since 1970.
+        stay in the folder.
 
         Raises StorageError when the folder cannot be written.
         """
@@ -70,7 +66,6 @@ class Snapshots(Sink):
         self._watches = [Watch(rule) for rule in rules]
         self._warn = warn
         self._keep = keep
-        self._clock = clock
         self._trouble = Trouble(warn)
         self.written = 0
         self._background = Background("snapshots", self._write, _ROOM, _PATIENCE, warn)
@@ -83,11 +78,7 @@ class Snapshots(Sink):
         # A list: each watch must see each result.
         rules = [watch.rule.text for watch in self._watches if watch.fires(result)]
         if rules:
-            event = _Event(
-                replace(result, frame=_detached(result.frame)),
-                tuple(rules),
-                self._clock() - result.age_ms / 1e3,
-            )
+            event = _Event(replace(result, frame=_detached(result.frame)), tuple(rules))
             self._background.put("", event)
 
     def changed(self, transition: Transition) -> None:
@@ -112,19 +103,17 @@ class Snapshots(Sink):
             self._trouble.works("", "snapshots are written")
 
     def _save(self, event: _Event) -> None:
-        frame = event.result.frame
-        _, label, _ = event.result.prediction.top(1)[0]
-        moment = datetime.fromtimestamp(event.time, timezone.utc)
-        shown = annotate(frame.pixels, words(event.result, event.time))
+        result, frame = event.result, event.result.frame
+        _, label, _ = result.prediction.top(1)[0]
+        shown = annotate(frame.pixels, words(result))
         encoded = io.BytesIO()
         Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
-        name = f"{stamp(event.time)}-{slug(frame.source)}-{slug(label)}.jpg"
+        name = f"{stamp(result.time)}-{slug(frame.source)}-{slug(label)}.jpg"
         picture = vacant(self._folder / name)
         facts = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "rules": event.rules,
             "picture": picture.name,
-            **json.loads(as_json(event.result)),
+            **json.loads(as_json(result)),
         }
         beside = picture.with_suffix(".json")
         write_bytes(beside, f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode())

@@ -30,7 +30,7 @@ class Says:
 
 def result(label: str, time: float, source: str = "gate", confidence: float = 0.9) -> Result:
     frame = Frame(source, 0, time, 0.0, "system", SURFACE)
-    return Result(frame, Says(label, confidence), 0.0, 0.0)
+    return Result(frame, Says(label, confidence), 0.0, 0.0, 0.0)
 
 
 def firings(text: str, labels: str, rate: float = 10) -> list[float]:
