@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ __all__ = [
     "digest",
     "drop_unread",
     "make_folder",
+    "meant_for",
     "write_bytes",
     "writing",
 ]
@@ -83,6 +85,15 @@ def atomic(target: Path) -> Iterator[Path]:
         finally:
             with suppress(FileNotFoundError):
                 scratch.unlink()
+
+
+def meant_for(name: str) -> str:
+    """The file that a temporary one of `atomic` was to become, by name; "" for any other name.
+
+    Such a file is left by a process that was killed.
+    """
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", name, re.S)
+    return found[1] if found else ""
 
 
 def write_bytes(target: Path, data: bytes) -> None:

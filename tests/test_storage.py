@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import StorageError
-from edge.storage import alone, atomic, check_target, digest, make_folder, write_bytes
+from edge.storage import alone, atomic, check_target, digest, make_folder, meant_for, write_bytes
 
 
 def test_writes_whole_files(tmp_path):
@@ -26,6 +26,19 @@ def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_leaves_tells_by_its_name_what_it_was_to_become(tmp_path):
+    code = "import os, sys; from pathlib import Path; from edge.storage import atomic\n"
+    code += "with atomic(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.b.json"])
+    [left] = tmp_path.iterdir()
+    assert meant_for(left.name) == "a.b.json"
+
+
+@pytest.mark.parametrize("name", ["a.b.json", ".a.b.json", ".a", ".a.0123456", "a.01234567", ""])
+def test_any_other_name_was_to_become_nothing_else(name):
+    assert meant_for(name) == ""
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

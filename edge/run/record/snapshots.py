@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,17 +18,18 @@ from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
 from edge.run.record.background import Background
 from edge.run.record.rules import Rule, Watch
-from edge.run.record.shelf import check_room, slug, stamp, vacant
+from edge.run.record.shelf import by_time, check_room, slug, stamp, vacant
 from edge.run.record.trouble import Trouble
 from edge.run.sinks import Result, Sink, annotate, as_json, words
 from edge.run.status import Transition
-from edge.storage import make_folder, write_bytes, writing
+from edge.storage import make_folder, meant_for, write_bytes, writing
 
 __all__ = ["Snapshots"]
 
 _ROOM = 4  # pictures that wait for the disk
 _PATIENCE = 1.0  # seconds for those at the end of a run: systemd waits ten for all of it
 _QUALITY = 90
+_OURS = re.compile(r"\d{8}T\d{6}\.\d{3}Z-.+-.+\.(jpg|json)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +60,17 @@ class Snapshots(Sink):
         keep: int | None = None,
     ):
         """warn: is told, on any thread, of pictures that are lost. keep: only the newest so many
-        stay in the folder.
+        stay in the folder, which is this run's alone: what one that was killed left half-written
+        is removed.
 
         Raises StorageError when the folder cannot be written.
         """
         self._folder = make_folder(Path(folder))
+        _clear(self._folder)
         self._watches = [Watch(rule) for rule in rules]
         self._warn = warn
         self._keep = keep
+        self._newest: dict[str, None] = {}  # pictures of this run that are kept, by name, in order
         self._trouble = Trouble(warn)
         self.written = 0
         self._background = Background("snapshots", self._write, _ROOM, _PATIENCE, warn)
@@ -94,15 +99,15 @@ class Snapshots(Sink):
     def _write(self, event: _Event) -> None:
         try:
             check_room(self._folder)
-            self._save(event)
-            self._tidy()
+            self._tidy(self._save(event))
         except EdgeError as error:
             self._trouble.failed("", error, "snapshots are lost until then")
         else:
             self.written += 1
             self._trouble.works("", "snapshots are written")
 
-    def _save(self, event: _Event) -> None:
+    def _save(self, event: _Event) -> str:
+        """Write a picture and its facts; its name."""
         result, frame = event.result, event.result.frame
         _, label, _ = result.prediction.top(1)[0]
         shown = annotate(frame.pixels, words(result))
@@ -123,16 +128,37 @@ class Snapshots(Sink):
             with suppress(OSError):
                 beside.unlink()
             raise
+        return picture.name
 
-    def _tidy(self) -> None:
-        """Remove the oldest pictures beyond those that are kept; the folder's own files stay."""
+    def _tidy(self, newest: str) -> None:
+        """Remove the oldest pictures beyond those that are kept; other files stay.
+
+        Names tell the order only of what was there before this run: the clock may have been set
+        back since.
+        """
         if self._keep is None:
             return
+        self._newest.pop(newest, None)  # one of this name was removed
+        self._newest[newest] = None
         with writing(self._folder):
-            pictures = sorted(self._folder.glob("[0-9]*T[0-9]*Z-*.jpg"))
-            for picture in pictures[: -self._keep]:
+            there = {path.name for path in self._folder.glob("*.jpg") if _OURS.fullmatch(path.name)}
+            self._newest = {name: None for name in self._newest if name in there}
+            before = sorted(there.difference(self._newest), key=by_time)
+            for name in [*before, *self._newest][: -self._keep]:
+                picture = self._folder / name
                 picture.unlink(missing_ok=True)
                 picture.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run that was killed left: halves of its files, and facts without a picture."""
+    with writing(folder):
+        for path in folder.iterdir():
+            is_facts = path.suffix == ".json" and _OURS.fullmatch(path.name)
+            alone = is_facts and not path.with_suffix(".jpg").exists()
+            if alone or _OURS.fullmatch(meant_for(path.name)):
+                with suppress(OSError):  # it does no harm
+                    path.unlink()
 
 
 def _detached(frame: Frame) -> Frame:
