@@ -120,6 +120,11 @@ def test_an_error_points_at_the_column_and_says_what_to_write(
     assert mend in error.value.mend
 
 
+def test_a_rule_of_thousands_of_parts_within_each_other_is_refused() -> None:
+    with pytest.raises(OptionError, match="a rule is nested too deeply; write several"):
+        read_rule("not " * 5000 + "label=dog")
+
+
 def test_a_label_that_the_engine_has_not_is_refused_with_the_nearest() -> None:
     rules = [read_rule("label=dgo or label=cat")]
     check_labels(rules, ["dog", "dgo", "cat"])
