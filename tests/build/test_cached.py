@@ -8,6 +8,7 @@ import pytest
 
 from edge.build.pipeline import build
 from edge.errors import CalibrationError, GraphError
+from edge.heads import CLASSIFICATION, FEATURES
 from tests.conftest import Recorder, save_checkpoint
 
 
@@ -18,6 +19,21 @@ def test_another_setting_builds_again_from_the_cached_graph(recipe, change):
     assert build(dataclasses.replace(recipe, **change), observer).fresh
     assert observer.stages[0] == "export, simplify"
     assert "export" not in observer.stages
+
+
+def test_the_usual_asked_for_by_name_is_the_same_graph(recipe):
+    """As the command names it that builds an engine's reference."""
+    observer = Recorder()
+    named = dataclasses.replace(recipe, task=CLASSIFICATION, image_size=32, name="named")
+    build(named, observer)
+    assert "export" not in observer.stages
+
+
+def test_the_same_checkpoint_for_another_task_is_exported_again(recipe):
+    observer = Recorder()
+    asked = {"task": FEATURES, "pooling": "cls", "precision": "fp32", "name": "features"}
+    build(dataclasses.replace(recipe, **asked), observer)
+    assert "export" in observer.stages
 
 
 def test_another_checkpoint_is_exported_again(recipe, checkpoint, tmp_path):
