@@ -15,7 +15,6 @@ but for `audited` and `lost`, which are sums. Needs what make demo makes.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import threading
@@ -123,10 +122,7 @@ def main() -> None:
             for source, rounds in taken.items()
         },
     }
-    text = json.dumps(measured, indent=1)
-    if arguments.out:
-        arguments.out.write_text(f"{text}\n")
-    print(text)
+    figures.put(measured, arguments.out)
 
 
 if __name__ == "__main__":

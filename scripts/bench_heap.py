@@ -131,10 +131,7 @@ def main() -> None:
         "cameras": CAMERAS,
         "runs": runs,
     }
-    text = json.dumps(measured, indent=1)
-    if arguments.out:
-        arguments.out.write_text(f"{text}\n")
-    print(text)
+    figures.put(measured, arguments.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ frames of the source that had fewest over those of the one that had most; median
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import tempfile
@@ -30,7 +29,7 @@ import cv2
 import numpy as np
 import torch
 from bench_cpu import build_engines, make_inputs
-from figures import commit, machine, versions
+from figures import commit, machine, put, versions
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from edge.run import loop
@@ -157,10 +156,7 @@ def main() -> None:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         figures = measure(folder, arguments.turns, arguments.threads)
-    text = json.dumps(figures, indent=1)
-    if arguments.out:
-        arguments.out.write_text(f"{text}\n")
-    print(text)
+    put(figures, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -25,3 +26,11 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     folder = Path(__file__).parent
     return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+
+
+def put(measured: dict[str, Any], out: Path | None) -> None:
+    """Print figures as JSON; write them to `out`, too, where there is one."""
+    text = json.dumps(measured, indent=1)
+    if out is not None:
+        out.write_text(f"{text}\n")
+    print(text)

@@ -42,7 +42,7 @@ def keep() -> Callable[[Fault], None]:
         if (truth := fault.truth) is not None:
             assert truth.wrong == 0
             # Some is held up between two processes of a busy machine.
-            assert truth.old <= truth.frames / (1000 if WHOLE else 100)
+            assert truth.old <= 1 + truth.frames / (1000 if WHOLE else 100), truth.oldest
             off = truth.off_ms["p50"]
             assert off is not None
             most = (100 if WHOLE else 1000) + fault.slack * 1e3

@@ -30,6 +30,7 @@ class Truth:
     repeated  of the same picture as the source's result before
     damaged   of pictures that cannot be read
     old       of pictures older than two frame intervals and the time that labelling them took
+    oldest    of these, up to ten: milliseconds from the first result, true age, told age, labelling
     age_ms    true ages of the pictures
     off_ms    how far the ages that were told are from the true ones
     """
@@ -40,6 +41,7 @@ class Truth:
     repeated: int
     damaged: int
     old: int
+    oldest: list[list[int]]
     age_ms: Percentiles
     off_ms: Percentiles
 
@@ -104,13 +106,27 @@ def truth(
         repeated += stamp.ms == newest.get(one.source, 0)
         newest[one.source] = stamp.ms
     limit = 2e3 / fps + ON_THE_WAY + slack * 1e3
+    old = sorted(
+        (one for one, _ in read if one.true_age_ms > limit + one.latency_ms),
+        key=lambda one: one.true_age_ms,
+        reverse=True,
+    )
     return Truth(
         frames=len(seen),
         wrong=wrong,
         older=older,
         repeated=repeated,
         damaged=len(seen) - len(read),
-        old=sum(one.true_age_ms > limit + one.latency_ms for one, _ in read),
+        old=len(old),
+        oldest=[
+            [
+                round((one.at - seen[0].at) * 1e3),
+                round(one.true_age_ms),
+                round(one.age_ms),
+                round(one.latency_ms),
+            ]
+            for one in old[:10]
+        ],
         age_ms=percentiles(one.true_age_ms for one, _ in read),
         off_ms=percentiles(abs(one.true_age_ms - one.age_ms) for one, _ in read),
     )
