@@ -112,7 +112,7 @@ def test_a_camera_of_few_frames_is_not_taken_for_dead(
     stamp_reader: Path, times: Times, keep: Keep
 ) -> None:
     """It is, until two frames came in one go: then it is known how seldom they come."""
-    interval, stall = times(60, 6), times(10, 1)
+    interval, stall = times(60, 3), times(10, 1)
     fault = Fault("a camera of one frame a minute")
     with Cameras(["--fps", 1 / interval]) as slow, Cameras(["--first", 1]) as fast:
         urls = {slow.url(0): 0, fast.url(1): 1}
