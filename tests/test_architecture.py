@@ -38,10 +38,12 @@ FLOORS = [
         "edge.preprocess.pictures",
         "edge.preprocess.resample",
         "edge.preprocess.surface",
+        "edge.preprocess.fields",
     },
     {"edge.preprocess.spec", "edge.preprocess.colour", "edge.preprocess.reference"},
     {
         "edge.preprocess.processors",
+        "edge.preprocess.timm_config",
         "edge.preprocess.sizes",
         "edge.preprocess.compiled",
         "edge.preprocess.cuda",

@@ -16,7 +16,7 @@ from edge.build.models.features import unit
 from edge.build.models.resolution import check_side
 from edge.build.models.timm_library import library
 from edge.errors import CheckpointError, require
-from edge.preprocess.processors import from_timm
+from edge.preprocess.timm_config import from_timm
 
 __all__ = ["for_export", "load", "output"]
 
