@@ -66,6 +66,12 @@ _PROCESSORS["CLIP"] = _PROCESSORS["Bit"]
 
 # Keys that say nothing about the pixels, or only repeat what the processor's class says.
 _HARMLESS = {
+    "_name_or_path",
+    "auto_map",  # code of others, which is never run
+    "num_channels",
+    "image_seq_length",
+    "transformers_version",
+    "torch_dtype",
     "feature_extractor_type",
     "image_processor_type",
     "processor_class",
@@ -109,19 +115,27 @@ _IGNORED = {
 }
 
 
-def from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
-    """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes, None
-    when it takes any.
+def from_processor(
+    config: dict[str, Any],
+    image_size: tuple[int, int] | None,
+    usual: str | None = None,
+    where: str = "preprocessor_config.json",
+) -> Preprocess:
+    """Read the configuration of a processor.
+
+    image_size: (height, width) that the model takes, None when it takes any. usual: the processor
+    of a configuration that names none, such as "ViT". where: the file that it is from.
 
     Raises `CheckpointError` for a processor, key or value that is not understood, and when
     the processor makes pictures of another size than the model takes.
     """
-    with reading("preprocessor_config.json"):
-        return _from_processor(config, image_size)
+    with reading(where):
+        return _from_processor(_kind(config, usual), config, image_size)
 
 
-def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
-    kind = _kind(config)
+def _from_processor(
+    kind: str, config: dict[str, Any], image_size: tuple[int, int] | None
+) -> Preprocess:
     defaults = _PROCESSORS[kind]
     unknown = {
         key
@@ -148,7 +162,9 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) 
         else:
             resize = _resize(size)
     if value("do_center_crop"):
-        wanted = _size_dict(value("crop_size", {}), True)
+        if value("crop_size") is None:
+            raise Odd("do_center_crop and no crop_size", "write the size, or do_center_crop: false")
+        wanted = _size_dict(value("crop_size"), True)
         window = (whole(wanted["height"]), whole(wanted["width"]))
         if crop not in (None, window):
             raise ValueError(f"crop_size {window} after a crop to {crop}")
@@ -182,9 +198,12 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) 
     )
 
 
-def _kind(config: dict[str, Any]) -> str:
+def _kind(config: dict[str, Any], usual: str | None) -> str:
+    """The processor that a configuration names; of one from before they were named, the usual."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
     supported = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
+    if name is None and usual is not None:
+        return usual
     if not isinstance(name, str):
         raise Odd("no image_processor_type", f"add one of: {supported}")
     kind = name

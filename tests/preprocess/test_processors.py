@@ -44,7 +44,7 @@ def test_steps_that_are_switched_off():
         ({"image_mean": [0.5]}, "image_mean"),
         ({"image_mean": "abc"}, "image_mean 'abc'"),
         ({"image_std": [0.5, 0, 0.5]}, "image_std"),
-        ({"do_center_crop": True}, "no 'height'"),
+        ({"do_center_crop": True}, "no crop_size"),
         ({"do_pad": True, "pad_size": {"height": 40, "width": 48}}, "(40, 48)"),
         ({"do_thumbnail": True}, "do_thumbnail"),
         ({"rescale_offset": True}, "rescale_offset"),

@@ -74,7 +74,8 @@ def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family)
     if vision.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {vision['num_channels']} channels", "use an RGB model")
     size = _image_size(name, vision) if family.sized else None
-    return from_processor(folders.read_processor(folder), size)
+    where, processor = folders.read_processor(folder)
+    return from_processor(processor, size, family.processor, where)
 
 
 def _resized(

@@ -34,6 +34,8 @@ class Family:
     step     config.json -> what the sides of pictures are multiples of, when they are of another
              size than it was trained with (1: its model says more); None: it takes none
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
+    processor  of pictures, where a checkpoint names none: that of transformers for the model_type,
+             and for what it has none for, that of the model it is the pictures' side or a kin of
     """
 
     name: str
@@ -43,6 +45,7 @@ class Family:
     special: int = 1
     sigmoid: bool = False
     step: Callable[[Mapping[str, Any]], int] | None = None
+    processor: str = "ViT"
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -75,9 +78,17 @@ _ATTENTION = ("LayerNormalization", "Softmax")
 _POINTWISE = ("LayerNormalization", "Gelu")
 
 
-def _map(name: str, prefix: str, fused: tuple[str, ...], step: int) -> Family:
+def _map(name: str, prefix: str, processor: str, fused: tuple[str, ...], step: int) -> Family:
     """One whose layers make maps, whatever the size of pictures; step: pixels of its last one's."""
-    return Family(name, _classifier(prefix), fused, sized=False, special=0, step=lambda _: step)
+    return Family(
+        name,
+        _classifier(prefix),
+        fused,
+        sized=False,
+        special=0,
+        step=lambda _: step,
+        processor=processor,
+    )
 
 
 FAMILIES: dict[str, Family] = {
@@ -90,21 +101,30 @@ FAMILIES: dict[str, Family] = {
         },
         special=2,
         step=_patch(16),
+        processor="DeiT",
     ),
-    "beit": Family("BEiT", _classifier("Beit")),
+    "beit": Family("BEiT", _classifier("Beit"), processor="Beit"),
     "swin": Family("Swin", _classifier("Swin"), special=0, step=_stages),
     "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
-    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False, step=_patch(14)),
+    "dinov2": Family(
+        "DINOv2",
+        _classifier("Dinov2"),
+        _ATTENTION,
+        sized=False,
+        step=_patch(14),
+        processor="Bit",
+    ),
     "dinov2_with_registers": Family(
         "DINOv2 with registers",
         _classifier("Dinov2WithRegisters"),
         _ATTENTION,
         sized=False,
         step=_patch(14),
+        processor="Bit",
     ),
-    "convnext": _map("ConvNeXt", "ConvNext", _POINTWISE, step=32),
-    "convnextv2": _map("ConvNeXt V2", "ConvNextV2", _POINTWISE, step=32),
-    "mobilevit": _map("MobileViT", "MobileViT", _ATTENTION, step=64),
+    "convnext": _map("ConvNeXt", "ConvNext", "ConvNext", _POINTWISE, step=32),
+    "convnextv2": _map("ConvNeXt V2", "ConvNextV2", "ConvNext", _POINTWISE, step=32),
+    "mobilevit": _map("MobileViT", "MobileViT", "MobileViT", _ATTENTION, step=64),
     # Of many architectures: what they have in common is checked, their sizes by timm itself.
     TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), step=lambda _: 1),
     "vit_mae": Family(
@@ -112,12 +132,19 @@ FAMILIES: dict[str, Family] = {
         {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)},
         step=_patch(16),
     ),
-    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION, step=_patch(32)),
+    "clip": Family(
+        "CLIP",
+        {"CLIPModel": (ZERO_SHOT, FEATURES)},
+        _ATTENTION,
+        step=_patch(32),
+        processor="CLIP",
+    ),
     "clip_vision_model": Family(
         "CLIP",
         {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
         _ATTENTION,
         step=_patch(32),
+        processor="CLIP",
     ),
     "siglip": Family(
         "SigLIP",
@@ -125,9 +152,14 @@ FAMILIES: dict[str, Family] = {
         special=0,
         sigmoid=True,
         step=_patch(16),
+        processor="Siglip",
     ),
     "siglip_vision_model": Family(
-        "SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0, step=_patch(16)
+        "SigLIP",
+        {"SiglipVisionModel": (FEATURES,)},
+        special=0,
+        step=_patch(16),
+        processor="Siglip",
     ),
 }
 

@@ -31,14 +31,15 @@ _TOKENIZERS = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+# Of pictures alone; of texts, too, with that of pictures in it.
+_PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _FETCHED = ("*.json", "*.safetensors", "merges.txt", "*.model")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def files(folder: Path) -> list[Path]:
     """What a fingerprint must cover: config, processor, tokenizer and weights."""
-    patterns = ("config.json", *_PROCESSORS, *_TOKENIZERS, "*.safetensors")
+    patterns = ("config.json", _PROCESSOR, _PROCESSORS, *_TOKENIZERS, "*.safetensors")
     return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
@@ -61,7 +62,7 @@ def fetch(name: str) -> Path:
 def read_json(path: Path, mend: str) -> dict[str, Any]:
     """A file's object. Raises `CheckpointError`, with `mend` when there is no such file."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}", mend) from None
     except (ValueError, OSError, RecursionError) as error:
@@ -73,16 +74,17 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     return data
 
 
-def read_processor(folder: Path) -> dict[str, Any]:
-    """The processor of pictures; one that was saved with a tokenizer's keeps it inside."""
-    if not (folder / _PROCESSORS[0]).is_file() and (folder / _PROCESSORS[1]).is_file():
-        whole = read_json(folder / _PROCESSORS[1], "save the processor beside the model")
-        if isinstance(whole.get("image_processor"), dict):
-            return dict(whole["image_processor"])
-    return read_json(
-        folder / _PROCESSORS[0],
-        "save the processor beside the model: processor.save_pretrained(folder)",
-    )
+def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The file that has the processor of pictures, and its configuration.
+
+    Where there are two, transformers takes that of the processor of texts and pictures.
+    """
+    mend = "save the processor beside the model: processor.save_pretrained(folder)"
+    if (folder / _PROCESSORS).is_file():
+        inside = read_json(folder / _PROCESSORS, mend).get("image_processor")
+        if isinstance(inside, dict):
+            return _PROCESSORS, inside
+    return _PROCESSOR, read_json(folder / _PROCESSOR, mend)
 
 
 def check_tokenizer(name: str, folder: Path) -> None:
