@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.build.models import folders
+from edge.build.models import folders, hub
 from edge.build.models.families import FAMILIES, TIMM, Family, family_of, task_of
 from edge.build.models.resolution import check_side
 from edge.build.models.tasks import Request, head_of
@@ -46,7 +46,7 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
     """
     folder = Path(name)
     if not folder.is_dir():
-        folder = folders.fetch(name)
+        folder = hub.fetch(name)
     config = folders.read_json(folder / "config.json", "this is no Hugging Face checkpoint")
     family, architecture = family_of(name, config)
     task = task_of(name, family, architecture, request.task)

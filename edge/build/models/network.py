@@ -11,6 +11,7 @@ from typing import Any
 from edge.build.models import attention, features, resolution, texts, timm_models
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
+from edge.build.models.weights import check_shapes, several
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
@@ -90,6 +91,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told of, and named by `check_shapes`
             **more,
         )
     except Exception as error:  # a config of odd values can raise anything in transformers
@@ -97,6 +99,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         raise CheckpointError(
             f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
         ) from error
+    check_shapes(checkpoint, {name: (saved, built) for name, saved, built in info["mismatched_keys"]})
     missing = sorted(info["missing_keys"])
     if checkpoint.head.task == FEATURES:
         # What was trained for classes, or to see what is hidden, has no pooler.
@@ -108,8 +111,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         missing = [name for name in missing if name not in pooler]
     if missing:
         raise CheckpointError(
-            f"{checkpoint.name} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            f"{checkpoint.name} has no weights for {several(missing)}",
             "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
             if checkpoint.head.task == CLASSIFICATION
             else "download the checkpoint again",

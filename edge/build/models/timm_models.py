@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
+from edge.build.models import folders
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.features import unit
 from edge.build.models.resolution import check_side
 from edge.build.models.timm_library import library
+from edge.build.models.weights import check_shapes, several
 from edge.errors import CheckpointError, require
 from edge.preprocess.timm_config import from_timm
 
@@ -42,7 +43,7 @@ def load(checkpoint: Checkpoint) -> Any:
     try:
         classes = len(checkpoint.head.labels)
         model = timm.create_model(architecture, num_classes=classes, **arguments)
-        _fill(name, checkpoint.folder, model)
+        _fill(checkpoint, model)
         trained = from_timm(config["pretrained_cfg"])
         _check_size(name, model, (trained.height, trained.width))
         if checkpoint.image_size is not None:
@@ -73,18 +74,21 @@ def _settings(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     return architecture, {key: arguments[key] for key in arguments if key not in _KNOWN}
 
 
-def _fill(name: str, folder: Path, model: Any) -> None:
+def _fill(checkpoint: Checkpoint, model: Any) -> None:
     """Give the model its weights, which transformers may have put behind a prefix."""
     safetensors = require("safetensors.torch")
-    weights: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        weights |= safetensors.load_file(path)
-    own = {key.removeprefix("timm_model."): value.float() for key, value in weights.items()}
+    tensors: dict[str, Any] = {}
+    for path in folders.weights(checkpoint.folder):
+        tensors |= safetensors.load_file(path)
+    own = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
+    shapes = {
+        key: (own[key].shape, value.shape) for key, value in model.state_dict().items() if key in own
+    }
+    check_shapes(checkpoint, {key: two for key, two in shapes.items() if two[0] != two[1]})
     missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
     if missing:
         raise CheckpointError(
-            f"{name} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            f"{checkpoint.name} has no weights for {several(missing)}",
             "download the checkpoint again",
         )
 

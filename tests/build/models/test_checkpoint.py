@@ -42,31 +42,6 @@ def test_a_missing_folder(tmp_path):
     refused(tmp_path / "nothing", "there is no checkpoint")
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
-    import huggingface_hub
-
-    def offline(*_, **__):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    refused("someone/some-vit", "no route to host", "network")
-
-
-def test_a_hub_id_is_fetched_without_pickles_or_code(monkeypatch, checkpoint):
-    import huggingface_hub
-
-    asked = {}
-
-    def download(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
-        return str(checkpoint)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert read_checkpoint("someone/some-vit").name == "someone/some-vit"
-    patterns = ["*.json", "*.safetensors", "merges.txt", "*.model"]  # the last two of tokenizers
-    assert asked == {"name": "someone/some-vit", "patterns": patterns}
-
-
 def test_pickled_weights_are_refused_unopened(copy):
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"would run code")
@@ -76,6 +51,64 @@ def test_pickled_weights_are_refused_unopened(copy):
 def test_no_weights_at_all(copy):
     (copy / "model.safetensors").unlink()
     refused(copy, "has no weights")
+
+
+def shard(copy):
+    """Put one of its tensors into another file, as large checkpoints are saved."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    first, *others = weights
+    places = {first: "model-00001-of-00002.safetensors"}
+    places |= dict.fromkeys(others, "model-00002-of-00002.safetensors")
+    for name in set(places.values()):
+        part = {key: weights[key] for key, place in places.items() if place == name}
+        save_file(part, copy / name, {"format": "pt"})
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_the_weights_are_those_of_the_whole_model_or_the_shards_of_its_index(copy):
+    names = {"open_clip_model.safetensors", "model_ema.safetensors", "adapter_model.safetensors"}
+    for name in names:
+        (copy / name).write_bytes(b"never read")
+    files = {path.name for path in read_checkpoint(str(copy)).files}
+    assert "model.safetensors" in files
+    assert not files & names
+    shard(copy)
+    files = {path.name for path in read_checkpoint(str(copy)).files}
+    assert {path.name for path in copy.glob("model-*")} | {"model.safetensors.index.json"} <= files
+    assert not files & names
+
+
+def test_a_shard_that_is_missing_and_an_index_that_is_none(copy):
+    shard(copy)
+    (copy / "model-00001-of-00002.safetensors").unlink()
+    refused(copy, "model-00001-of-00002.safetensors is missing", "again")
+    for places in ({}, None, {"a": "../../other.safetensors"}, {"a": 1}):
+        (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        refused(copy, "model.safetensors.index.json names no files of weights")
+
+
+def loaded(folder):
+    from edge.build.models import network
+
+    with network.quiet():
+        return network.load(read_checkpoint(str(folder)))
+
+
+def test_labels_that_are_not_as_many_as_outputs(copy):
+    edit(copy, id2label={str(index): f"class {index}" for index in range(7)}, label2id=None)
+    with pytest.raises(CheckpointError) as caught:
+        loaded(copy)
+    assert "5 outputs (classifier.weight), and its config.json 7 labels" in caught.value.what
+    assert "correct id2label in config.json: one label for each of the 5" in caught.value.mend
+
+
+def test_weights_of_another_model_than_the_config(copy):
+    edit(copy, intermediate_size=256)
+    with pytest.raises(CheckpointError, match=r"of \[128\] among its weights, .* of \[256\]; take"):
+        loaded(copy)
 
 
 def test_weights_that_were_cut_off(copy):

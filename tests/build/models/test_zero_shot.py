@@ -10,6 +10,7 @@ from PIL import Image
 import edge
 from edge.build import graph, images
 from edge.build.models import network
+from edge.build.models import folders
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.tasks import TEMPLATE, Request
 from edge.build.models.texts import read_labels
@@ -218,18 +219,9 @@ def test_a_tokenizer_of_more_words_than_the_model(saved, tmp_path):
     refused(folder, Request(labels=LABELS), "gives token 514, its text model has 514 words")
 
 
-def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.extend(allow_patterns)
-        return str(saved["siglip"])
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    found = read_checkpoint("google/some-siglip", Request(labels=LABELS))
-    assert {"*.json", "merges.txt", "*.model"} <= {*asked}
+def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved):
+    assert {"tokenizer.json", "vocab.json", "merges.txt", "*.model"} <= {*folders.FETCHED}
+    found = read_checkpoint(str(saved["siglip"]), Request(labels=LABELS))
     assert {"spiece.model", "tokenizer_config.json"} <= {path.name for path in found.files}
     files = {
         path.name for path in read_checkpoint(str(saved["clip"]), Request(labels=LABELS)).files
