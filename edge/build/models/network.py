@@ -29,16 +29,17 @@ def load(checkpoint: Checkpoint) -> Any:
     torch = require("torch")
 
     class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, model: Any, forward: Any) -> None:
+        def __init__(self, model: Any, forward: Any, rewrite: Any = _rewrite) -> None:
             super().__init__()
-            self.model, self._forward = model, forward
+            self.model, self._forward, self.rewrite = model, forward, rewrite
 
         def forward(self, pixel_values: Any) -> Any:
             return self._forward(pixel_values)
 
     if checkpoint.family is FAMILIES[TIMM]:
         model = timm_models.load(checkpoint)
-        return Network(model, timm_models.output(checkpoint, model)).eval()
+        output = timm_models.output(checkpoint, model)
+        return Network(model, output, timm_models.for_export).eval()
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
@@ -59,13 +60,15 @@ def for_export(network: Any, example: Any) -> None:
 
     example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
     """
-    if hasattr(network.model, "set_attn_implementation"):
-        attention.rewrite(network.model)
-        network.model.set_attn_implementation(ATTENTION)
-    else:
-        timm_models.for_export(network.model)
+    network.rewrite(network.model)
     with require("torch").no_grad():
         network(example)
+
+
+def _rewrite(model: Any) -> None:
+    """Let a model of transformers attend in the form that TensorRT fuses."""
+    attention.rewrite(model)
+    model.set_attn_implementation(ATTENTION)
 
 
 def _backbone(checkpoint: Checkpoint) -> Any:

@@ -83,13 +83,13 @@ def _vectors(checkpoint: Checkpoint, model: Any) -> Any:
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
     transformers = require("transformers")
-    if any(checkpoint.folder.glob("*.model")):
-        require("sentencepiece")  # transformers would only say that it knows no such tokenizer
     try:
         return transformers.AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # its files can be wrong in as many ways as there are tokenizers
+        if any(checkpoint.folder.glob("*.model")):
+            require("sentencepiece")  # transformers only says that it knows no such tokenizer
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
             f"the tokenizer of {checkpoint.name} cannot be loaded ({reason})",

@@ -5,7 +5,6 @@ Their config.json names an architecture of timm's, and their weights have timm's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from types import MethodType
 from typing import Any
@@ -32,9 +31,8 @@ def load(checkpoint: Checkpoint) -> Any:
 
     Raises `CheckpointError` for what timm does not know, and for weights that do not fit.
     """
-    timm, name = library(), checkpoint.name
-    config = json.loads((checkpoint.folder / "config.json").read_text())
-    architecture, arguments = _settings(name, config)
+    timm, torch, name = library(), require("torch"), checkpoint.name
+    architecture, arguments = _settings(name, checkpoint.config)
     if not timm.is_model(architecture):
         raise CheckpointError(
             f"{name} is a {architecture}, which timm {timm.__version__} does not know",
@@ -43,8 +41,13 @@ def load(checkpoint: Checkpoint) -> Any:
     try:
         classes = len(checkpoint.head.labels)
         model = timm.create_model(architecture, num_classes=classes, **arguments)
+        if not any(isinstance(part, torch.nn.LayerNorm) for part in model.modules()):
+            raise CheckpointError(
+                f"{name} is a {architecture}, which is no transformer that vit-edge builds",
+                "choose one of timm, such as timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+            )
         _fill(checkpoint, model)
-        trained = from_timm(config["pretrained_cfg"])
+        trained = from_timm(checkpoint.config["pretrained_cfg"])
         _check_size(name, model, (trained.height, trained.width))
         if checkpoint.image_size is not None:
             _take(name, model, checkpoint.image_size)

@@ -4,8 +4,10 @@ import shutil
 import pytest
 
 from edge.build.models.checkpoint import read_checkpoint
+from edge.build.models.tasks import Request
 from edge.errors import CheckpointError
 from edge.preprocess.spec import Resize
+from scripts.tiny_models import save
 
 
 @pytest.fixture
@@ -172,7 +174,9 @@ def test_grey_pictures(copy):
         {"image_size": [64]},
         {"image_size": 0},
         {"id2label": ["cat", "dog"]},
-        {"id2label": None, "num_labels": "two"},
+        {"num_labels": "two", "id2label": None},
+        {"num_labels": 0, "id2label": None},
+        {"num_labels": -3, "id2label": None},
         {"architectures": "ViT"},
         {"architectures": []},
     ],
@@ -180,3 +184,26 @@ def test_grey_pictures(copy):
 def test_a_config_of_odd_types_is_refused(copy, change):
     edit(copy, **change)
     refused(copy, next(iter(change)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vit", {"patch_size": 0}),
+        ("vit", {"patch_size": None}),
+        ("vit", {"patch_size": []}),
+        ("vit", {"patch_size": "8"}),
+        ("swin", {"patch_size": None}),
+        ("swin", {"depths": None}),
+        ("swin", {"depths": 4}),
+        ("swin", {"depths": []}),
+    ],
+)
+def test_a_config_of_odd_sizes_is_refused(name, change, tmp_path):
+    folder = save(name, tmp_path / name, ("cat", "dog"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    ((key, value),) = change.items()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(str(folder), Request(image_size=64))
+    assert f"config.json has {key} {value!r}; correct it" in str(caught.value)

@@ -1,6 +1,7 @@
 """Zero-shot: the text model runs once, and the engine says what transformers' pipeline says."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from PIL import Image
 
 import edge
 from edge.build import graph, images
-from edge.build.models import network
-from edge.build.models import folders
+from edge.build.models import folders, network
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.tasks import TEMPLATE, Request
 from edge.build.models.texts import read_labels
@@ -207,6 +207,16 @@ def test_a_tokenizer_that_is_missing_damaged_or_another_s(saved, tmp_path, name)
     refused(folder, Request(labels=LABELS), "cannot be loaded", "save_pretrained")
     (folder / words).unlink()
     refused(folder, Request(labels=LABELS), "has no tokenizer", "save_pretrained")
+
+
+def test_a_model_of_sentencepiece_that_is_not_read_does_not_ask_for_it(
+    saved, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(saved["clip"], tmp_path / "copy")
+    (folder / "spiece.model").write_bytes(b"not read")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with network.quiet():
+        assert network.load(read_checkpoint(str(folder), Request(labels=LABELS)))
 
 
 def test_a_tokenizer_of_more_words_than_the_model(saved, tmp_path):

@@ -251,6 +251,22 @@ def test_pictures_of_another_size_than_the_model_takes(copy):
     refused(folder, "prepares pictures of 48x48 and takes 32x32")
 
 
+def test_what_does_not_say_how_pictures_are_prepared(copy):
+    folder = copy(model_type="timm_wrapper", architectures=["TimmWrapperForImageClassification"])
+    config = json.loads((folder / "config.json").read_text())
+    for says in (None, [], "absent"):
+        changed = {**config, "pretrained_cfg": says}
+        if says == "absent":
+            del changed["pretrained_cfg"]
+        (folder / "config.json").write_text(json.dumps(changed))
+        refused(folder, "has no pretrained_cfg")
+
+
+def test_a_network_that_is_no_transformer_is_refused_before_its_export(copy):
+    folder = copy(architecture="resnet18", model_args={}, num_classes=5)
+    refused(folder, "is a resnet18, which is no transformer that vit-edge builds; choose")
+
+
 def test_weights_that_are_missing_are_named(copy):
     folder = copy()
     weights = load_file(folder / "model.safetensors")
