@@ -239,10 +239,35 @@ def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved):
     assert {"tokenizer.json", "tokenizer_config.json"} <= files
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "LABELS.TXT"])
+def test_a_file_of_labels_may_have_the_mark_of_an_editor(name, tmp_path):
+    (tmp_path / name).write_bytes("\N{BYTE ORDER MARK}a cat\r\na dog\r\n".encode())
+    assert read_labels(str(tmp_path / name)) == ["a cat", "a dog"]
+
+
+def test_what_is_named_like_a_file_is_no_label(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    for text, named in [
+        ("labels.csv", "labels.csv is named like a file"),
+        ("a cat,labels.JSON", "labels.JSON is named like a file"),
+        ("cat", "cat is a file or a folder here"),
+        (str(tmp_path), "is a file or a folder here"),
+    ]:
+        with pytest.raises(CheckpointError, match=r"a \.txt file with one label on each") as caught:
+            read_labels(text)
+        assert named in caught.value.what
+    assert read_labels("cat,") == ["cat"]  # as the mend says
+    assert read_labels("cat,dog") == ["cat", "dog"]
+    assert read_labels("St.Bernard") == ["St.Bernard"]
+    assert read_labels("x" * 5000) == ["x" * 5000]
+
+
 def test_labels_come_from_the_command_a_file_or_a_recipe(tmp_path):
     assert read_labels("a cat, a dog") == ["a cat", "a dog"]
     (tmp_path / "labels.txt").write_text("a cat, asleep\n\na dog\n")
     assert read_labels(str(tmp_path / "labels.txt")) == ["a cat, asleep", "a dog"]
+    assert read_labels("a cat, a dog,") == ["a cat", "a dog"]
     with pytest.raises(CheckpointError, match=r"absent\.txt cannot be read"):
         read_labels("absent.txt")
     (tmp_path / "a.toml").write_text(
