@@ -22,9 +22,9 @@ from edge.build.models.tasks import Request, head_of
 from edge.errors import CheckpointError
 from edge.heads import ZERO_SHOT, Head
 from edge.preprocess.processors import from_processor
-from edge.preprocess.timm_config import from_timm
 from edge.preprocess.sizes import resized
 from edge.preprocess.spec import Preprocess
+from edge.preprocess.timm_config import from_timm
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 

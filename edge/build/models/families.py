@@ -204,7 +204,10 @@ def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
 
 
 def vision_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What config.json says of the side of pictures: one of two, or all. Raises `CheckpointError`."""
+    """What config.json says of the side of pictures, of two sides or of its only one.
+
+    Raises `CheckpointError`.
+    """
     vision = config.get("vision_config", config)
     if not isinstance(vision, dict):
         raise CheckpointError(

@@ -102,7 +102,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         raise CheckpointError(
             f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
         ) from error
-    check_shapes(checkpoint, {name: (saved, built) for name, saved, built in info["mismatched_keys"]})
+    wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
+    check_shapes(checkpoint, wrong)
     missing = sorted(info["missing_keys"])
     if checkpoint.head.task == FEATURES:
         # What was trained for classes, or to see what is hidden, has no pooler.

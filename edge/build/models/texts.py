@@ -45,7 +45,7 @@ def _words(text: str) -> list[str]:
     mend = 'give words, --labels "a cat,a dog", or a .txt file with one label on each line'
     if odd := [label for label in labels if label.lower().endswith(_FILES)]:
         raise CheckpointError(f"{odd[0]} is named like a file, and is no label", mend)
-    if labels == [text] and os.path.exists(text):
+    if labels == [text] and os.path.exists(text):  # noqa: PTH110 - Path's raises for long names
         raise CheckpointError(
             f"{text} is a file or a folder here, and no .txt file of labels",
             f'{mend}; if it is a label: --labels "{text},"',

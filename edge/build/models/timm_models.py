@@ -84,10 +84,11 @@ def _fill(checkpoint: Checkpoint, model: Any) -> None:
     for path in folders.weights(checkpoint.folder):
         tensors |= safetensors.load_file(path)
     own = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
-    shapes = {
-        key: (own[key].shape, value.shape) for key, value in model.state_dict().items() if key in own
+    built = {key: value.shape for key, value in model.state_dict().items() if key in own}
+    wrong = {
+        key: (own[key].shape, shape) for key, shape in built.items() if own[key].shape != shape
     }
-    check_shapes(checkpoint, {key: two for key, two in shapes.items() if two[0] != two[1]})
+    check_shapes(checkpoint, wrong)
     missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
     if missing:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Do the weights of a checkpoint fit its config.json? What does not is named by tensor and number."""
+"""Do the weights of a checkpoint fit its config.json? What does not is named, with its numbers."""
 
 from __future__ import annotations
 

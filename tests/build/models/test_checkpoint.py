@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -154,6 +157,25 @@ def test_another_head_of_a_family(copy):
 def test_labels_with_a_hole(copy):
     edit(copy, id2label={"0": "cat", "2": "dog"})
     refused(copy, "id2label")
+
+
+def test_json_is_utf8_whatever_the_locale(copy):
+    path = copy / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"]["0"] = "Käuzchen"
+    path.write_text(json.dumps(config, ensure_ascii=False), "utf-8")
+    code = (
+        "import sys; from edge.build.models.checkpoint import read_checkpoint; "
+        "print(ascii(read_checkpoint(sys.argv[1]).head.labels[0]))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(copy)],
+        env={**os.environ, **locale},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == ascii("Käuzchen"), done.stderr
 
 
 def test_a_processor_of_another_size(copy):

@@ -1,6 +1,5 @@
 """A hub id: what is read of it is downloaded and nothing else, or one line says why not."""
 
-import json
 import os
 import shlex
 import shutil
@@ -11,7 +10,6 @@ import pytest
 
 from edge.build.models.checkpoint import read_checkpoint
 from tests.build.models.hub_server import Hub, serving
-from tests.conftest import ROOT
 
 READ = """
 import sys
@@ -37,6 +35,7 @@ def hub(checkpoint, tmp_path_factory):
         "checkpoint-500/model.safetensors",
         "checkpoint-500/config.json",
         "onnx/tokenizer.json",
+        "onnx/spiece.model",
         "pytorch_model.bin",
         "modeling_own.py",
         "training_args.json",

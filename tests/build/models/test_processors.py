@@ -112,7 +112,10 @@ def test_a_processor_that_is_odd_is_named_with_its_file(folder):
         {"auto_map": {"AutoImageProcessor": "processing.Own"}},
         {"num_channels": 3, "image_seq_length": 576},
         {"transformers_version": "4.30.0", "torch_dtype": "float32"},
-        {"feature_extractor_type": "CLIPFeatureExtractor", "image_processor_type": "ViTImageProcessor"},
+        {
+            "feature_extractor_type": "CLIPFeatureExtractor",
+            "image_processor_type": "ViTImageProcessor",
+        },
     ],
 )
 def test_keys_that_change_no_byte_are_no_obstacle(folder, keys):
