@@ -180,13 +180,13 @@ def _deliver(
     clock: Callable[[], float],
 ) -> None:
     """Count a frame that has its label, free its place, and tell the sinks."""
-    ready = clock()
+    ready, now = clock(), time.time()
     reader.release(work.place)
     age_ms, latency_ms = (ready - work.frame.captured) * 1e3, (ready - work.taken) * 1e3
     reader.status.seen = ready
     for tally in (status.total, reader.status.tally):
         tally.add(age_ms, latency_ms, work.taken, ready)
-    result = Result(work.frame, prediction, age_ms, latency_ms)
+    result = Result(work.frame, prediction, age_ms, latency_ms, now - age_ms / 1e3)
     for sink in sinks:
         sink.write(result)
 

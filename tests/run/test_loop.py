@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,23 @@ def test_every_frame_of_a_file_gets_its_own_label(engine: Any, numbered: Path) -
     assert (numbers["frames"], numbers["dropped"]) == (FRAMES, 0)
     assert sink.closed
     assert readers() == []
+
+
+def test_a_result_bears_the_time_of_its_picture_by_the_wall_clock_that_it_has_then(
+    engine: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board without a battery sets its clock while it runs, and it may go back."""
+    sink, noon = List(), 1738324800.0
+    set_back = SimpleNamespace(
+        time=lambda: noon - 3600.0 * len(sink.results), monotonic=time.monotonic
+    )
+    monkeypatch.setattr(loop, "time", set_back)
+    run(engine, [fake(3)], [sink])
+    ages = [result.age_ms / 1e3 for result in sink.results]
+    assert [result.time for result in sink.results] == [
+        noon - 3600.0 * number - age for number, age in enumerate(ages)
+    ]
+    assert min(ages) > 0
 
 
 class Flying:
