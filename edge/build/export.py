@@ -56,7 +56,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
             "preprocess": checkpoint.preprocess.to_dict(),
         },
     )
-    graph.check_operators(proto, checkpoint.family.fused)
+    graph.check_operators(proto, checkpoint.fused)
     difference = compare(proto, pictures, reference, "the exported graph", "the checkpoint")
     return proto, difference
 

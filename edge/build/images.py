@@ -89,9 +89,12 @@ def few(
 
 
 def class_of(path: Path, labels: Sequence[str]) -> int | None:
-    """The class of `folder/<label>/image.png`, or None when the folder is no label."""
+    """The class of `folder/<label>/image.png`, or None when the folder is no class's label.
+
+    Nor is it known when it is the label of two, as ImageNet's crane, a bird and a machine.
+    """
     name = path.parent.name
-    return labels.index(name) if name in labels else None
+    return labels.index(name) if labels.count(name) == 1 else None
 
 
 def contents(files: Sequence[Path]) -> list[str]:

@@ -34,7 +34,14 @@ class Judge:
         self._readable: list[Path] = []
         self._reference = self._run({"reference": model}, observer.warn)["reference"]
         self._embeds = checkpoint.head.task == FEATURES
-        classes = [images.class_of(path, checkpoint.head.labels) for path in self._readable]
+        labels = checkpoint.head.labels
+        twice = {path.parent.name for path in self._readable if labels.count(path.parent.name) > 1}
+        if twice:
+            observer.warn(
+                f"{min(twice)} is the label of several classes: of the images in a folder of that "
+                "name no class is known, and top-1 is not measured"
+            )
+        classes = [images.class_of(path, labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
         self.fp32 = self._compare(self._reference)

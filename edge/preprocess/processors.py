@@ -1,4 +1,4 @@
-"""What transformers' processors and timm's configurations say, as a `Preprocess`.
+"""What transformers' processors say, as a `Preprocess`.
 
 A processor, key or value that is not understood is refused by name rather than ignored, since a
 picture that is prepared differently from training costs accuracy that nobody sees. The reference
@@ -7,20 +7,16 @@ is transformers' PIL backend (`image_processing_backends.PilBackend`) and the cl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from edge.errors import CheckpointError
-from edge.preprocess.resample import BICUBIC, BILINEAR, LANCZOS, NEAREST
+from edge.preprocess.fields import Odd, reading, triple, whole
+from edge.preprocess.resample import BICUBIC, BILINEAR
 from edge.preprocess.spec import Preprocess, Resize
 
-__all__ = ["from_processor", "from_timm"]
+__all__ = ["from_processor"]
 
 _HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 _SQUARE = {"height": 224, "width": 224}
 
 # What each class of transformers 5 does where preprocessor_config.json is silent.
@@ -70,6 +66,12 @@ _PROCESSORS["CLIP"] = _PROCESSORS["Bit"]
 
 # Keys that say nothing about the pixels, or only repeat what the processor's class says.
 _HARMLESS = {
+    "_name_or_path",
+    "auto_map",  # code of others, which is never run
+    "num_channels",
+    "image_seq_length",
+    "transformers_version",
+    "torch_dtype",
     "feature_extractor_type",
     "image_processor_type",
     "processor_class",
@@ -113,33 +115,27 @@ _IGNORED = {
 }
 
 
-def from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
-    """Read a `preprocessor_config.json`; image_size is the (height, width) the model takes, None
-    when it takes any.
+def from_processor(
+    config: dict[str, Any],
+    image_size: tuple[int, int] | None,
+    usual: str | None = None,
+    where: str = "preprocessor_config.json",
+) -> Preprocess:
+    """Read the configuration of a processor.
+
+    image_size: (height, width) that the model takes, None when it takes any. usual: the processor
+    of a configuration that names none, such as "ViT". where: the file that it is from.
 
     Raises `CheckpointError` for a processor, key or value that is not understood, and when
     the processor makes pictures of another size than the model takes.
     """
-    with _reading("preprocessor_config.json"):
-        return _from_processor(config, image_size)
+    with reading(where):
+        return _from_processor(_kind(config, usual), config, image_size)
 
 
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Name the file in which something odd was found."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"{where} has {reason}", "correct it, or download it again"
-        ) from error
-
-
-def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) -> Preprocess:
-    kind = _kind(config)
+def _from_processor(
+    kind: str, config: dict[str, Any], image_size: tuple[int, int] | None
+) -> Preprocess:
     defaults = _PROCESSORS[kind]
     unknown = {
         key
@@ -149,9 +145,8 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) 
         and value is not False
     }
     if unknown:
-        raise CheckpointError(
-            f"preprocessor_config.json has keys that vit-edge does not honour: "
-            f"{', '.join(sorted(unknown))}",
+        raise Odd(
+            f"keys that vit-edge does not honour: {', '.join(sorted(unknown))}",
             "remove them if they do not change the pixels, or set them to false",
         )
 
@@ -167,15 +162,17 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) 
         else:
             resize = _resize(size)
     if value("do_center_crop"):
-        wanted = _size_dict(value("crop_size", {}), True)
-        window = (_whole(wanted["height"]), _whole(wanted["width"]))
+        if value("crop_size") is None:
+            raise Odd("do_center_crop and no crop_size", "write the size, or do_center_crop: false")
+        wanted = _size_dict(value("crop_size"), True)
+        window = (whole(wanted["height"]), whole(wanted["width"]))
         if crop not in (None, window):
             raise ValueError(f"crop_size {window} after a crop to {crop}")
         crop = window
     pad = None
     if value("do_pad") and value("pad_size") is not None:  # without a size: to the largest picture
         size = _size_dict(value("pad_size"), True)
-        pad = (_whole(size["height"]), _whole(size["width"]))
+        pad = (whole(size["height"]), whole(size["width"]))
         if crop is not None and pad != crop:
             raise ValueError(f"pad_size {pad} after a crop to {crop}")
         pad = None if crop is not None else pad
@@ -190,32 +187,31 @@ def _from_processor(config: dict[str, Any], image_size: tuple[int, int] | None) 
         height=image_size[0],
         width=image_size[1],
         resize=resize,
-        resample=_whole(value("resample")),
+        resample=whole(value("resample")),
         crop=crop,
         scale=float(value("rescale_factor", 1 / 255)) if value("do_rescale", True) else None,
-        mean=_triple(value("image_mean", mean), "image_mean") if normalise else None,
-        std=_triple(value("image_std", std), "image_std") if normalise else None,
+        mean=triple(value("image_mean", mean), "image_mean") if normalise else None,
+        std=triple(value("image_std", std), "image_std") if normalise else None,
         pad=pad,
         bgr=bool(value("do_flip_channel_order", False)),
         opaque=bool(value("do_convert_rgb", False)),
     )
 
 
-def _kind(config: dict[str, Any]) -> str:
+def _kind(config: dict[str, Any], usual: str | None) -> str:
+    """The processor that a configuration names; of one from before they were named, the usual."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
     supported = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
+    if name is None and usual is not None:
+        return usual
     if not isinstance(name, str):
-        raise CheckpointError(
-            "preprocessor_config.json names no image_processor_type", f"add one of: {supported}"
-        )
+        raise Odd("no image_processor_type", f"add one of: {supported}")
     kind = name
     for suffix in ("Pil", "Fast"):
         kind = kind.removesuffix(suffix)
     kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
     if kind not in _PROCESSORS:
-        raise CheckpointError(
-            f"the image processor {name} is not supported", f"supported: {supported}"
-        )
+        raise Odd(f"the image processor {name}, which is not supported", f"supported: {supported}")
     return kind
 
 
@@ -233,15 +229,15 @@ def _size_dict(size: Any, square: bool) -> dict[str, Any]:
 def _resize(size: dict[str, Any]) -> Resize:
     keys = set(size)
     if keys == {"height", "width"}:
-        return Resize("stretch", _whole(size["height"]), _whole(size["width"]))
+        return Resize("stretch", whole(size["height"]), whole(size["width"]))
     if keys in ({"shortest_edge"}, {"shortest_edge", "longest_edge"}):
-        edge = _whole(size["shortest_edge"])
-        longest = _whole(size["longest_edge"]) if "longest_edge" in size else None
+        edge = whole(size["shortest_edge"])
+        longest = whole(size["longest_edge"]) if "longest_edge" in size else None
         return Resize("shortest_edge", edge, edge, longest)
     if keys == {"max_height", "max_width"}:
-        return Resize("within", _whole(size["max_height"]), _whole(size["max_width"]))
-    raise CheckpointError(
-        f"preprocessor_config.json has a size of {sorted(size)}, which vit-edge does not honour",
+        return Resize("within", whole(size["max_height"]), whole(size["max_width"]))
+    raise Odd(
+        f"a size of {sorted(size)}, which vit-edge does not honour",
         "use height and width, shortest_edge with or without longest_edge, or max_height and "
         "max_width",
     )
@@ -249,77 +245,8 @@ def _resize(size: dict[str, Any]) -> Resize:
 
 def _convnext(size: dict[str, Any], crop_pct: Any) -> tuple[Resize, tuple[int, int] | None]:
     """Below 384 the shorter side is resized to edge / crop_pct and cropped, else stretched."""
-    edge = _whole(size["shortest_edge"])
+    edge = whole(size["shortest_edge"])
     if edge >= 384:
         return Resize("stretch", edge, edge), None
     larger = int(edge / crop_pct)
     return Resize("shortest_edge", larger, larger), (edge, edge)
-
-
-def _whole(value: Any) -> int:
-    """A number of pixels, or the number of a filter. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise ValueError(f"{value!r} where a whole number belongs")
-    return int(value)
-
-
-def _triple(value: Any, key: str) -> tuple[float, float, float]:
-    if isinstance(value, (int, float)):
-        value = [value] * 3
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{key} {value!r}")
-    if len(value) != 3:
-        raise CheckpointError(
-            f"preprocessor_config.json has {len(value)} values in {key}",
-            "vit-edge prepares RGB pictures: give three",
-        )
-    return (float(value[0]), float(value[1]), float(value[2]))
-
-
-_TIMM_FILTERS = {"nearest": NEAREST, "bilinear": BILINEAR, "bicubic": BICUBIC, "lanczos": LANCZOS}
-
-
-def from_timm(config: dict[str, Any]) -> Preprocess:
-    """Read the `pretrained_cfg` of a timm model, as `timm.data.create_transform` does to evaluate.
-
-    The keys are those that `timm.data.resolve_data_config` reads; all else is about the weights.
-    Raises `CheckpointError` for a value that is not understood.
-    """
-    with _reading("pretrained_cfg in config.json"):
-        return _from_timm(config)
-
-
-def _from_timm(config: dict[str, Any]) -> Preprocess:
-    channels, height, width = map(_whole, config.get("input_size") or (3, 224, 224))
-    if channels != 3:
-        raise ValueError(f"{channels} channels; vit-edge prepares RGB pictures")
-    crop_pct = config.get("crop_pct") or 0.875
-    larger = math.floor(height / crop_pct), math.floor(width / crop_pct)
-    mode = config.get("crop_mode") or "center"
-    mean = _triple(config.get("mean") or _IMAGENET[0], "mean")
-    std = _triple(config.get("std") or _IMAGENET[1], "std")
-    fill = (0, 0, 0)
-    if mode == "squash":
-        resize = Resize("stretch", *larger)
-    elif mode == "border":
-        resize = Resize("contain", *larger)
-        fill = (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
-    elif mode == "center":
-        resize = Resize("shortest_edge" if larger[0] == larger[1] else "cover", *larger)
-    else:
-        raise ValueError(f"crop_mode {mode!r}")
-    interpolation = config.get("interpolation") or "bicubic"
-    if interpolation not in _TIMM_FILTERS:
-        raise ValueError(f"interpolation {interpolation!r}")
-    return Preprocess(
-        height=height,
-        width=width,
-        resize=resize,
-        resample=_TIMM_FILTERS[interpolation],
-        crop=(height, width),
-        scale=1 / 255,
-        mean=mean,
-        std=std,
-        crop_rounding="even",
-        fill=fill,
-    )

@@ -42,6 +42,12 @@ def test_the_class_is_the_name_of_the_folder(pictures):
     assert images.class_of(pictures / "img" / "1.png", ["cat", "dog"]) is None
 
 
+def test_the_label_of_two_classes_is_the_class_of_no_picture(pictures):
+    labels = ["crane", "dog", "crane"]
+    assert images.class_of(pictures / "crane" / "1.png", labels) is None
+    assert images.class_of(pictures / "dog" / "1.png", labels) == 1
+
+
 def test_the_digest_depends_on_every_picture(pictures, tmp_path):
     files = images.find(pictures)[:3]
     before = images.digest(files)

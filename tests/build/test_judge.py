@@ -1,5 +1,7 @@
 """The held-out images as a judge: what is said of them, and what is shown of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
@@ -65,3 +67,14 @@ def test_a_disagreement_says_what_either_says_of_which_picture(judge, contrary, 
 
 def test_equal_graphs_agree(judge, model):
     assert judge.disagreements(model) == ([], 0)
+
+
+def test_classes_that_share_a_label_are_told_of_once_and_not_guessed(model, checkpoint, pictures):
+    found, observer = read_checkpoint(str(checkpoint)), Recorder()
+    head = replace(found.head, labels=("cat", "dog", "fox", "owl", "dog"))
+    files = [path for path in images.find(pictures) if path.parent.name != "bee"]
+    told = Judge(model, files, replace(found, head=head), observer)
+    assert told.fp32.top1 is None
+    (warning,) = observer.warnings
+    assert warning.startswith("dog is the label of several classes")
+    assert Judge(model, files, found, Recorder()).fp32.top1 is not None

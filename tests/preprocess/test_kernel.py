@@ -12,9 +12,10 @@ from edge.errors import ImageError
 from edge.kernels import Nvrtc
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.cuda import KERNELS, PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
-from edge.preprocess.processors import from_processor, from_timm
+from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS
+from edge.preprocess.timm_config import from_timm
 from scripts.kernel_resources import CAPABILITIES, resources
 from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import COLOURS, noise

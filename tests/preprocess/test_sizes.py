@@ -2,9 +2,10 @@
 
 import pytest
 
-from edge.preprocess.processors import from_processor, from_timm
+from edge.preprocess.processors import from_processor
 from edge.preprocess.sizes import resized
 from edge.preprocess.spec import Resize
+from edge.preprocess.timm_config import from_timm
 
 
 def test_what_is_stretched_is_stretched_to_the_new_size():

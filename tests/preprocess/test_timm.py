@@ -6,7 +6,7 @@ import os
 import pytest
 
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.processors import from_timm
+from edge.preprocess.timm_config import from_timm
 from tests.preprocess import timm_reference
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.build.models import folders
-from edge.build.models.families import FAMILIES, TIMM, Family, family_of, task_of
+from edge.build.models import folders, hub
+from edge.build.models.families import (
+    FAMILIES,
+    TIMM,
+    Family,
+    family_of,
+    fused_of,
+    task_of,
+    vision_of,
+)
 from edge.build.models.resolution import check_side
 from edge.build.models.tasks import Request, head_of
 from edge.errors import CheckpointError
 from edge.heads import ZERO_SHOT, Head
-from edge.preprocess.processors import from_processor, from_timm
+from edge.preprocess.processors import from_processor
 from edge.preprocess.sizes import resized
 from edge.preprocess.spec import Preprocess
+from edge.preprocess.timm_config import from_timm
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -25,6 +35,7 @@ class Checkpoint:
 
     name: str  # as the user gave it: a path or a hub id
     folder: Path
+    config: Mapping[str, Any]  # what its config.json says
     architecture: str
     family: Family
     head: Head
@@ -36,6 +47,11 @@ class Checkpoint:
         """What a fingerprint must cover."""
         return folders.files(self.folder)
 
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """Operators that its graph must have, each in one piece."""
+        return fused_of(self.family, vision_of(self.name, self.config))
+
 
 def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # noqa: B008 - frozen
     """Read a checkpoint folder, or fetch a hub id's.
@@ -45,7 +61,7 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
     """
     folder = Path(name)
     if not folder.is_dir():
-        folder = folders.fetch(name)
+        folder = hub.fetch(name)
     config = folders.read_json(folder / "config.json", "this is no Hugging Face checkpoint")
     family, architecture = family_of(name, config)
     task = task_of(name, family, architecture, request.task)
@@ -56,24 +72,27 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
     preprocess = _preprocess(name, folder, config, family)
     side = request.image_size
     if side is None or side == preprocess.height == preprocess.width:
-        return Checkpoint(name, folder, architecture, family, head, preprocess)
+        return Checkpoint(name, folder, config, architecture, family, head, preprocess)
     preprocess = _resized(name, config, family, preprocess, side)
-    return Checkpoint(name, folder, architecture, family, head, preprocess, side)
+    return Checkpoint(name, folder, config, architecture, family, head, preprocess, side)
 
 
 def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family) -> Preprocess:
     """How pictures are prepared of the size that it was trained with."""
     if family is FAMILIES[TIMM]:
-        return from_timm(config["pretrained_cfg"])
-    vision = config.get("vision_config", config)  # of a model that reads texts, too
-    if not isinstance(vision, dict):
-        raise CheckpointError(
-            f"{name}: vision_config in config.json is no object", "download the checkpoint again"
-        )
+        prepared = config.get("pretrained_cfg")
+        if not isinstance(prepared, dict):
+            raise CheckpointError(
+                f"{name}: config.json has no pretrained_cfg, which says how timm prepares pictures",
+                "download config.json again, or save the model with timm",
+            )
+        return from_timm(prepared)
+    vision = vision_of(name, config)
     if vision.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {vision['num_channels']} channels", "use an RGB model")
     size = _image_size(name, vision) if family.sized else None
-    return from_processor(folders.read_processor(folder), size)
+    where, processor = folders.read_processor(folder)
+    return from_processor(processor, size, family.processor, where)
 
 
 def _resized(
@@ -87,7 +106,13 @@ def _resized(
             f"{name} is a {family.name} that takes pictures of {width}x{height} only",
             "leave out --image-size",
         )
-    check_side(name, side, family.step(config))
+    try:
+        step = family.step(vision_of(name, config))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{name}: config.json has {error}", "correct it, or download it again"
+        ) from error
+    check_side(name, side, step)
     try:
         return resized(preprocess, side)
     except ValueError as error:
@@ -96,7 +121,7 @@ def _resized(
         ) from error
 
 
-def _image_size(name: str, config: dict[str, Any]) -> tuple[int, int]:
+def _image_size(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) that the model takes."""
     size = config.get("image_size", 224)
     sides = size if isinstance(size, list) and len(size) == 2 else [size, size]

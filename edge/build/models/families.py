@@ -14,7 +14,7 @@ from edge.build.graph import FUSED
 from edge.errors import CheckpointError
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT, Task
 
-__all__ = ["FAMILIES", "TIMM", "Family", "family_of", "task_of"]
+__all__ = ["FAMILIES", "TIMM", "Family", "family_of", "fused_of", "task_of", "vision_of"]
 
 TIMM = "timm_wrapper"
 
@@ -26,14 +26,17 @@ class Family:
     name     as people call it
     tasks    class of transformers that saved the checkpoint -> what can be built of it, the usual
              task first
-    fused    operators that its graph must have, each in one piece
+    fused    operators that its graph must have, each in one piece; see `fused_of`
     sized    pictures must be of config.json's image_size; else it is that of pretraining, and the
              processor says which size the checkpoint is used with
     special  tokens that stand before those of patches, the first of them the class's; 0: there are
              none, or the last layer gives a map. Registers come on top, config.json counts them
-    step     config.json -> what the sides of pictures are multiples of, when they are of another
-             size than it was trained with (1: its model says more); None: it takes none
+    step     `vision_of` config.json -> what the sides of pictures are multiples of, when they are
+             of another size than it was trained with (1: its model says more); None: it takes none.
+             Raises ValueError for a config.json of odd values
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
+    processor  of pictures, where a checkpoint names none: that of transformers for the model_type,
+             and for what it has none for, that of the model it is the pictures' side or a kin of
     """
 
     name: str
@@ -43,6 +46,7 @@ class Family:
     special: int = 1
     sigmoid: bool = False
     step: Callable[[Mapping[str, Any]], int] | None = None
+    processor: str = "ViT"
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -52,32 +56,47 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
+def _whole(config: Mapping[str, Any], key: str, usual: int) -> int:
+    """A number of pixels, the largest where there are several. Raises ValueError."""
+    size = config.get(key, usual)
+    sides = size if isinstance(size, list) else [size]
+    if not sides or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{key} {size!r}")
+    return int(max(sides))
+
+
 def _patch(usual: int) -> Callable[[Mapping[str, Any]], int]:
-    """The side of a patch, or of the largest where config.json has two; `usual` where it has none.
-
-    Of a model with a text side it is that of the side of pictures.
-    """
-
-    def step(config: Mapping[str, Any]) -> int:
-        size = config.get("vision_config", config).get("patch_size", usual)
-        return int(max(size) if isinstance(size, list) else size)
-
-    return step
+    """The side of a patch, or of the longer one of its two; `usual` where config.json has none."""
+    return lambda config: _whole(config, "patch_size", usual)
 
 
 def _stages(config: Mapping[str, Any]) -> int:
     """The pixels of a side that become one token: each stage but the first halves a side."""
-    return int(config.get("patch_size", 4)) << len(config.get("depths", "four")) - 1
+    depths = config.get("depths", _DEPTHS)
+    if not isinstance(depths, list) or not depths:
+        raise ValueError(f"depths {depths!r}")
+    return _whole(config, "patch_size", 4) << len(depths) - 1
 
 
+_DEPTHS = [2, 2, 6, 2]  # of a Swin whose config.json has none
+# Values of hidden_act that are one node in a graph; the others are made of several.
+_GELU = ("gelu", "gelu_pytorch_tanh")
 # DINOv2's giant has SiLU gates, as MobileViT has SiLU, and most CLIPs x * sigmoid(1.702 x).
 _ATTENTION = ("LayerNormalization", "Softmax")
 _POINTWISE = ("LayerNormalization", "Gelu")
 
 
-def _map(name: str, prefix: str, fused: tuple[str, ...], step: int) -> Family:
+def _map(name: str, prefix: str, processor: str, fused: tuple[str, ...], step: int) -> Family:
     """One whose layers make maps, whatever the size of pictures; step: pixels of its last one's."""
-    return Family(name, _classifier(prefix), fused, sized=False, special=0, step=lambda _: step)
+    return Family(
+        name,
+        _classifier(prefix),
+        fused,
+        sized=False,
+        special=0,
+        step=lambda _: step,
+        processor=processor,
+    )
 
 
 FAMILIES: dict[str, Family] = {
@@ -90,21 +109,30 @@ FAMILIES: dict[str, Family] = {
         },
         special=2,
         step=_patch(16),
+        processor="DeiT",
     ),
-    "beit": Family("BEiT", _classifier("Beit")),
+    "beit": Family("BEiT", _classifier("Beit"), processor="Beit"),
     "swin": Family("Swin", _classifier("Swin"), special=0, step=_stages),
     "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
-    "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False, step=_patch(14)),
+    "dinov2": Family(
+        "DINOv2",
+        _classifier("Dinov2"),
+        _ATTENTION,
+        sized=False,
+        step=_patch(14),
+        processor="Bit",
+    ),
     "dinov2_with_registers": Family(
         "DINOv2 with registers",
         _classifier("Dinov2WithRegisters"),
         _ATTENTION,
         sized=False,
         step=_patch(14),
+        processor="Bit",
     ),
-    "convnext": _map("ConvNeXt", "ConvNext", _POINTWISE, step=32),
-    "convnextv2": _map("ConvNeXt V2", "ConvNextV2", _POINTWISE, step=32),
-    "mobilevit": _map("MobileViT", "MobileViT", _ATTENTION, step=64),
+    "convnext": _map("ConvNeXt", "ConvNext", "ConvNext", _POINTWISE, step=32),
+    "convnextv2": _map("ConvNeXt V2", "ConvNextV2", "ConvNext", _POINTWISE, step=32),
+    "mobilevit": _map("MobileViT", "MobileViT", "MobileViT", _ATTENTION, step=64),
     # Of many architectures: what they have in common is checked, their sizes by timm itself.
     TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), step=lambda _: 1),
     "vit_mae": Family(
@@ -112,12 +140,19 @@ FAMILIES: dict[str, Family] = {
         {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)},
         step=_patch(16),
     ),
-    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION, step=_patch(32)),
+    "clip": Family(
+        "CLIP",
+        {"CLIPModel": (ZERO_SHOT, FEATURES)},
+        _ATTENTION,
+        step=_patch(32),
+        processor="CLIP",
+    ),
     "clip_vision_model": Family(
         "CLIP",
         {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
         _ATTENTION,
         step=_patch(32),
+        processor="CLIP",
     ),
     "siglip": Family(
         "SigLIP",
@@ -125,9 +160,14 @@ FAMILIES: dict[str, Family] = {
         special=0,
         sigmoid=True,
         step=_patch(16),
+        processor="Siglip",
     ),
     "siglip_vision_model": Family(
-        "SigLIP", {"SiglipVisionModel": (FEATURES,)}, special=0, step=_patch(16)
+        "SigLIP",
+        {"SiglipVisionModel": (FEATURES,)},
+        special=0,
+        step=_patch(16),
+        processor="Siglip",
     ),
 }
 
@@ -161,6 +201,26 @@ def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
             f"of {family.name} it builds: {', '.join(family.tasks)}",
         )
     return family, architecture
+
+
+def vision_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What config.json says of the side of pictures, of two sides or of its only one.
+
+    Raises `CheckpointError`.
+    """
+    vision = config.get("vision_config", config)
+    if not isinstance(vision, dict):
+        raise CheckpointError(
+            f"{name}: vision_config in config.json is no object", "download the checkpoint again"
+        )
+    return vision
+
+
+def fused_of(family: Family, vision: Mapping[str, Any]) -> tuple[str, ...]:
+    """What its graph must have in one piece, with the activation that config.json asks for."""
+    if vision.get("hidden_act", "gelu") in _GELU:
+        return family.fused
+    return tuple(operator for operator in family.fused if operator != "Gelu")
 
 
 def task_of(name: str, family: Family, architecture: str, asked: Task | None) -> Task:

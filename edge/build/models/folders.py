@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds: fetched without code, its JSON read, its weights looked at.
+"""What a checkpoint's folder holds: its JSON read, its weights looked at.
 
 Weights are taken from safetensors only: a pickle can run code when it is opened, so one is refused
 rather than read, and code that travels with a checkpoint is never run.
@@ -7,61 +7,72 @@ rather than read, and code that travels with a checkpoint is never run.
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from edge.errors import CheckpointError, require
 
 __all__ = [
+    "FETCHED",
+    "check_pickles",
     "check_tokenizer",
     "check_weights",
-    "fetch",
     "files",
     "read_json",
     "read_processor",
+    "weights",
 ]
 
-# What a tokenizer is made of: the first three hold its words.
+# What the words of a tokenizer are in, and what else it is made of.
+_WORDS = ("tokenizer.json", "vocab.json", "*.model")
 _TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.json",
-    "*.model",
+    *_WORDS,
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_FETCHED = ("*.json", "*.safetensors", "merges.txt", "*.model")
+# Of pictures alone; of texts, too, with that of pictures in it.
+_PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
+# All weights, or which of them is in which shard.
+_WEIGHTS, _SHARDS = "model.safetensors", "model.safetensors.index.json"
+_SMALL = ("config.json", _PROCESSOR, _PROCESSORS, *_TOKENIZERS, _SHARDS)
+# What is read of a repository; a star stands for slashes, too, where these are used.
+FETCHED = (*_SMALL, _WEIGHTS, "model-*-of-*.safetensors")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def files(folder: Path) -> list[Path]:
     """What a fingerprint must cover: config, processor, tokenizer and weights."""
-    patterns = ("config.json", *_PROCESSORS, *_TOKENIZERS, "*.safetensors")
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+    small = {path for pattern in _SMALL for path in folder.glob(pattern)}
+    return sorted(small.union(weights(folder)))
 
 
-def fetch(name: str) -> Path:
-    """Download a hub id, without pickles and without code. Raises `CheckpointError`."""
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise CheckpointError(f"there is no checkpoint at {name}", "check the path")
-    hub = require("huggingface_hub")
-    try:
-        folder = hub.snapshot_download(name, allow_patterns=[*_FETCHED])
-    except Exception as error:  # every kind of network and hub failure
-        reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a hub id that can be fetched ({reason})",
-            "check the path, or the id and the network (a gated model: hf auth login)",
-        ) from error
-    return Path(folder)
+def weights(folder: Path) -> list[Path]:
+    """The files of its weights that transformers reads: the one that has all, or an index's shards.
+
+    What else there is, such as weights averaged in training or another library's, is not read.
+    Raises `CheckpointError` for an index that is none.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _SHARDS).is_file():
+        return []
+    again = "download the checkpoint again"
+    places = read_json(folder / _SHARDS, again).get("weight_map")
+    shards = set(places.values()) if isinstance(places, dict) else set()
+    if not shards or not all(isinstance(one, str) and one == Path(one).name for one in shards):
+        raise CheckpointError(f"{folder / _SHARDS} names no files of weights", again)
+    return [folder / shard for shard in sorted(shards)]
 
 
 def read_json(path: Path, mend: str) -> dict[str, Any]:
     """A file's object. Raises `CheckpointError`, with `mend` when there is no such file."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}", mend) from None
     except (ValueError, OSError, RecursionError) as error:
@@ -73,42 +84,59 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     return data
 
 
-def read_processor(folder: Path) -> dict[str, Any]:
-    """The processor of pictures; one that was saved with a tokenizer's keeps it inside."""
-    if not (folder / _PROCESSORS[0]).is_file() and (folder / _PROCESSORS[1]).is_file():
-        whole = read_json(folder / _PROCESSORS[1], "save the processor beside the model")
-        if isinstance(whole.get("image_processor"), dict):
-            return dict(whole["image_processor"])
-    return read_json(
-        folder / _PROCESSORS[0],
-        "save the processor beside the model: processor.save_pretrained(folder)",
-    )
+def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The file that has the processor of pictures, and its configuration.
+
+    Where there are two, transformers takes that of the processor of texts and pictures.
+    """
+    mend = "save the processor beside the model: processor.save_pretrained(folder)"
+    if (folder / _PROCESSORS).is_file():
+        inside = read_json(folder / _PROCESSORS, mend).get("image_processor")
+        if isinstance(inside, dict):
+            return _PROCESSORS, inside
+    return _PROCESSOR, read_json(folder / _PROCESSOR, mend)
 
 
 def check_tokenizer(name: str, folder: Path) -> None:
     """Raises `CheckpointError` when there is none."""
-    if not any(any(folder.glob(words)) for words in _TOKENIZERS[:3]):
+    if not any(any(folder.glob(words)) for words in _WORDS):
         raise CheckpointError(
             f"{name} has no tokenizer, which zero-shot labels need",
             "save it beside the model: tokenizer.save_pretrained(folder)",
         )
 
 
+def check_pickles(name: str, names: Iterable[str]) -> None:
+    """Raises `CheckpointError` when there are pickles among the names of a checkpoint's files."""
+    if any(fnmatchcase(one, pattern) for one in names for pattern in _PICKLES):
+        code = (
+            f"import transformers as t; n = {json.dumps(name)}; "
+            f"d = {json.dumps(Path(name).name + '-safetensors')}; "
+            "a = t.AutoConfig.from_pretrained(n).architectures[0]; "
+            "getattr(t, a).from_pretrained(n).save_pretrained(d); "
+            "t.AutoProcessor.from_pretrained(n).save_pretrained(d)"
+        )
+        raise CheckpointError(
+            f"{name} has pickled weights only, which can run code when opened",
+            f"if you trust them, make a folder with safetensors: python -c {shlex.quote(code)}",
+        )
+
+
 def check_weights(name: str, folder: Path) -> None:
     """See that there are safetensors, and whole ones. Raises `CheckpointError`."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-            raise CheckpointError(
-                f"{name} has pickled weights only, which can run code when opened",
-                "save it as safetensors: model.save_pretrained(folder) with transformers >= 4.45",
-            )
+    found = weights(folder)
+    if not found:
+        check_pickles(name, (path.name for path in folder.iterdir()))
         raise CheckpointError(
-            f"{name} has no weights (*.safetensors; pickled ones are neither fetched nor read)",
+            f"{name} has no weights ({_WEIGHTS}, or the shards of {_SHARDS})",
             "download it again, whole, or choose one that has safetensors",
         )
     safetensors = require("safetensors")
-    for path in weights:
+    for path in found:
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing, which {_SHARDS} names", "download the checkpoint again"
+            )
         try:
             with safetensors.safe_open(str(path), framework="np"):
                 pass

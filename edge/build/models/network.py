@@ -11,6 +11,7 @@ from typing import Any
 from edge.build.models import attention, features, resolution, texts, timm_models
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
+from edge.build.models.weights import check_shapes, several
 from edge.errors import CheckpointError, require
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
@@ -28,16 +29,17 @@ def load(checkpoint: Checkpoint) -> Any:
     torch = require("torch")
 
     class Network(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self, model: Any, forward: Any) -> None:
+        def __init__(self, model: Any, forward: Any, rewrite: Any = _rewrite) -> None:
             super().__init__()
-            self.model, self._forward = model, forward
+            self.model, self._forward, self.rewrite = model, forward, rewrite
 
         def forward(self, pixel_values: Any) -> Any:
             return self._forward(pixel_values)
 
     if checkpoint.family is FAMILIES[TIMM]:
         model = timm_models.load(checkpoint)
-        return Network(model, timm_models.output(checkpoint, model)).eval()
+        output = timm_models.output(checkpoint, model)
+        return Network(model, output, timm_models.for_export).eval()
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
@@ -58,13 +60,15 @@ def for_export(network: Any, example: Any) -> None:
 
     example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
     """
-    if hasattr(network.model, "set_attn_implementation"):
-        attention.rewrite(network.model)
-        network.model.set_attn_implementation(ATTENTION)
-    else:
-        timm_models.for_export(network.model)
+    network.rewrite(network.model)
     with require("torch").no_grad():
         network(example)
+
+
+def _rewrite(model: Any) -> None:
+    """Let a model of transformers attend in the form that TensorRT fuses."""
+    attention.rewrite(model)
+    model.set_attn_implementation(ATTENTION)
 
 
 def _backbone(checkpoint: Checkpoint) -> Any:
@@ -90,6 +94,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told of, and named by `check_shapes`
             **more,
         )
     except Exception as error:  # a config of odd values can raise anything in transformers
@@ -97,6 +102,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         raise CheckpointError(
             f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
         ) from error
+    wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
+    check_shapes(checkpoint, wrong)
     missing = sorted(info["missing_keys"])
     if checkpoint.head.task == FEATURES:
         # What was trained for classes, or to see what is hidden, has no pooler.
@@ -108,8 +115,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         missing = [name for name in missing if name not in pooler]
     if missing:
         raise CheckpointError(
-            f"{checkpoint.name} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            f"{checkpoint.name} has no weights for {several(missing)}",
             "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
             if checkpoint.head.task == CLASSIFICATION
             else "download the checkpoint again",

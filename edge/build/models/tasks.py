@@ -80,10 +80,14 @@ def _check_texts(name: str, family: Family, request: Request) -> None:
 
 
 def _labels(name: str, config: dict[str, Any]) -> tuple[str, ...]:
-    names = config.get("id2label")
-    if not names and type(config.get("num_labels", 2)) is int:
+    names, count = config.get("id2label"), config.get("num_labels", 2)
+    if not names:
+        if type(count) is not int or count < 1:
+            raise CheckpointError(
+                f"{name}: num_labels in config.json is {count!r}", "write the number of classes"
+            )
         # As transformers names them.
-        names = {str(index): f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+        names = {str(index): f"LABEL_{index}" for index in range(count)}
     if not isinstance(names, dict):
         raise CheckpointError(
             f"{name}: id2label in config.json is {names!r:.40}, not an object",

@@ -6,6 +6,7 @@ the label's, as CLIP's authors do it (openai/CLIP, notebooks/Prompt_Engineering_
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,37 @@ __all__ = ["read_labels", "similarity"]
 CHUNK = 256  # prompts that the text model runs at once
 
 
+# How the names of files end that somebody may take for those of labels.
+_FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".md", ".xlsx")
+
+
 def read_labels(text: str) -> list[str]:
     """`a cat,a dog`, or the lines of a file whose name ends in .txt.
 
-    Raises `CheckpointError` for a file that cannot be read.
+    Raises `CheckpointError` for a file that cannot be read, and for what is named like one.
     """
-    if not text.endswith(".txt"):
-        return [label.strip() for label in text.split(",")]
+    if not text.lower().endswith(".txt"):
+        return _words(text)
     try:
-        lines = Path(text).read_text("utf-8").splitlines()
+        lines = Path(text).read_text("utf-8-sig").splitlines()  # an editor's mark is no letter
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"the labels in {text} cannot be read ({error})", 'write them: --labels "a cat,a dog"'
         ) from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def _words(text: str) -> list[str]:
+    labels = [label.strip() for label in text.split(",")]
+    mend = 'give words, --labels "a cat,a dog", or a .txt file with one label on each line'
+    if odd := [label for label in labels if label.lower().endswith(_FILES)]:
+        raise CheckpointError(f"{odd[0]} is named like a file, and is no label", mend)
+    if labels == [text] and os.path.exists(text):  # noqa: PTH110 - Path's raises for long names
+        raise CheckpointError(
+            f"{text} is a file or a folder here, and no .txt file of labels",
+            f'{mend}; if it is a label: --labels "{text},"',
+        )
+    return labels[:-1] if len(labels) > 1 and not labels[-1] else labels  # `a cat,`
 
 
 def similarity(checkpoint: Checkpoint, model: Any) -> Any:
@@ -83,13 +101,13 @@ def _vectors(checkpoint: Checkpoint, model: Any) -> Any:
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
     transformers = require("transformers")
-    if any(checkpoint.folder.glob("*.model")):
-        require("sentencepiece")  # transformers would only say that it knows no such tokenizer
     try:
         return transformers.AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # its files can be wrong in as many ways as there are tokenizers
+        if any(checkpoint.folder.glob("*.model")):
+            require("sentencepiece")  # transformers only says that it knows no such tokenizer
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
             f"the tokenizer of {checkpoint.name} cannot be loaded ({reason})",

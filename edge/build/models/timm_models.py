@@ -5,18 +5,18 @@ Their config.json names an architecture of timm's, and their weights have timm's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
+from edge.build.models import folders
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.features import unit
 from edge.build.models.resolution import check_side
 from edge.build.models.timm_library import library
+from edge.build.models.weights import check_shapes, several
 from edge.errors import CheckpointError, require
-from edge.preprocess.processors import from_timm
+from edge.preprocess.timm_config import from_timm
 
 __all__ = ["for_export", "load", "output"]
 
@@ -31,9 +31,8 @@ def load(checkpoint: Checkpoint) -> Any:
 
     Raises `CheckpointError` for what timm does not know, and for weights that do not fit.
     """
-    timm, name = library(), checkpoint.name
-    config = json.loads((checkpoint.folder / "config.json").read_text())
-    architecture, arguments = _settings(name, config)
+    timm, torch, name = library(), require("torch"), checkpoint.name
+    architecture, arguments = _settings(name, checkpoint.config)
     if not timm.is_model(architecture):
         raise CheckpointError(
             f"{name} is a {architecture}, which timm {timm.__version__} does not know",
@@ -42,8 +41,13 @@ def load(checkpoint: Checkpoint) -> Any:
     try:
         classes = len(checkpoint.head.labels)
         model = timm.create_model(architecture, num_classes=classes, **arguments)
-        _fill(name, checkpoint.folder, model)
-        trained = from_timm(config["pretrained_cfg"])
+        if not any(isinstance(part, torch.nn.LayerNorm) for part in model.modules()):
+            raise CheckpointError(
+                f"{name} is a {architecture}, which is no transformer that vit-edge builds",
+                "choose one of timm, such as timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+            )
+        _fill(checkpoint, model)
+        trained = from_timm(checkpoint.config["pretrained_cfg"])
         _check_size(name, model, (trained.height, trained.width))
         if checkpoint.image_size is not None:
             _take(name, model, checkpoint.image_size)
@@ -73,18 +77,22 @@ def _settings(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     return architecture, {key: arguments[key] for key in arguments if key not in _KNOWN}
 
 
-def _fill(name: str, folder: Path, model: Any) -> None:
+def _fill(checkpoint: Checkpoint, model: Any) -> None:
     """Give the model its weights, which transformers may have put behind a prefix."""
     safetensors = require("safetensors.torch")
-    weights: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        weights |= safetensors.load_file(path)
-    own = {key.removeprefix("timm_model."): value.float() for key, value in weights.items()}
+    tensors: dict[str, Any] = {}
+    for path in folders.weights(checkpoint.folder):
+        tensors |= safetensors.load_file(path)
+    own = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
+    built = {key: value.shape for key, value in model.state_dict().items() if key in own}
+    wrong = {
+        key: (own[key].shape, shape) for key, shape in built.items() if own[key].shape != shape
+    }
+    check_shapes(checkpoint, wrong)
     missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
     if missing:
         raise CheckpointError(
-            f"{name} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            f"{checkpoint.name} has no weights for {several(missing)}",
             "download the checkpoint again",
         )
 

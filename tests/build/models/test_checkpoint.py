@@ -1,11 +1,16 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from edge.build.models.checkpoint import read_checkpoint
+from edge.build.models.tasks import Request
 from edge.errors import CheckpointError
 from edge.preprocess.spec import Resize
+from scripts.tiny_models import save
 
 
 @pytest.fixture
@@ -42,31 +47,6 @@ def test_a_missing_folder(tmp_path):
     refused(tmp_path / "nothing", "there is no checkpoint")
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
-    import huggingface_hub
-
-    def offline(*_, **__):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    refused("someone/some-vit", "no route to host", "network")
-
-
-def test_a_hub_id_is_fetched_without_pickles_or_code(monkeypatch, checkpoint):
-    import huggingface_hub
-
-    asked = {}
-
-    def download(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
-        return str(checkpoint)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert read_checkpoint("someone/some-vit").name == "someone/some-vit"
-    patterns = ["*.json", "*.safetensors", "merges.txt", "*.model"]  # the last two of tokenizers
-    assert asked == {"name": "someone/some-vit", "patterns": patterns}
-
-
 def test_pickled_weights_are_refused_unopened(copy):
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"would run code")
@@ -76,6 +56,64 @@ def test_pickled_weights_are_refused_unopened(copy):
 def test_no_weights_at_all(copy):
     (copy / "model.safetensors").unlink()
     refused(copy, "has no weights")
+
+
+def shard(copy):
+    """Put one of its tensors into another file, as large checkpoints are saved."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    first, *others = weights
+    places = {first: "model-00001-of-00002.safetensors"}
+    places |= dict.fromkeys(others, "model-00002-of-00002.safetensors")
+    for name in set(places.values()):
+        part = {key: weights[key] for key, place in places.items() if place == name}
+        save_file(part, copy / name, {"format": "pt"})
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_the_weights_are_those_of_the_whole_model_or_the_shards_of_its_index(copy):
+    names = {"open_clip_model.safetensors", "model_ema.safetensors", "adapter_model.safetensors"}
+    for name in names:
+        (copy / name).write_bytes(b"never read")
+    files = {path.name for path in read_checkpoint(str(copy)).files}
+    assert "model.safetensors" in files
+    assert not files & names
+    shard(copy)
+    files = {path.name for path in read_checkpoint(str(copy)).files}
+    assert {path.name for path in copy.glob("model-*")} | {"model.safetensors.index.json"} <= files
+    assert not files & names
+
+
+def test_a_shard_that_is_missing_and_an_index_that_is_none(copy):
+    shard(copy)
+    (copy / "model-00001-of-00002.safetensors").unlink()
+    refused(copy, "model-00001-of-00002.safetensors is missing", "again")
+    for places in ({}, None, {"a": "../../other.safetensors"}, {"a": 1}):
+        (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        refused(copy, "model.safetensors.index.json names no files of weights")
+
+
+def loaded(folder):
+    from edge.build.models import network
+
+    with network.quiet():
+        return network.load(read_checkpoint(str(folder)))
+
+
+def test_labels_that_are_not_as_many_as_outputs(copy):
+    edit(copy, id2label={str(index): f"class {index}" for index in range(7)}, label2id=None)
+    with pytest.raises(CheckpointError) as caught:
+        loaded(copy)
+    assert "5 outputs (classifier.weight), and its config.json 7 labels" in caught.value.what
+    assert "correct id2label in config.json: one label for each of the 5" in caught.value.mend
+
+
+def test_weights_of_another_model_than_the_config(copy):
+    edit(copy, intermediate_size=256)
+    with pytest.raises(CheckpointError, match=r"of \[128\] among its weights, .* of \[256\]; take"):
+        loaded(copy)
 
 
 def test_weights_that_were_cut_off(copy):
@@ -121,6 +159,25 @@ def test_labels_with_a_hole(copy):
     refused(copy, "id2label")
 
 
+def test_json_is_utf8_whatever_the_locale(copy):
+    path = copy / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"]["0"] = "Käuzchen"
+    path.write_text(json.dumps(config, ensure_ascii=False), "utf-8")
+    code = (
+        "import sys; from edge.build.models.checkpoint import read_checkpoint; "
+        "print(ascii(read_checkpoint(sys.argv[1]).head.labels[0]))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(copy)],
+        env={**os.environ, **locale},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == ascii("Käuzchen"), done.stderr
+
+
 def test_a_processor_of_another_size(copy):
     edit(copy, image_size=64)
     refused(copy, "(32, 32)")
@@ -139,7 +196,9 @@ def test_grey_pictures(copy):
         {"image_size": [64]},
         {"image_size": 0},
         {"id2label": ["cat", "dog"]},
-        {"id2label": None, "num_labels": "two"},
+        {"num_labels": "two", "id2label": None},
+        {"num_labels": 0, "id2label": None},
+        {"num_labels": -3, "id2label": None},
         {"architectures": "ViT"},
         {"architectures": []},
     ],
@@ -147,3 +206,26 @@ def test_grey_pictures(copy):
 def test_a_config_of_odd_types_is_refused(copy, change):
     edit(copy, **change)
     refused(copy, next(iter(change)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vit", {"patch_size": 0}),
+        ("vit", {"patch_size": None}),
+        ("vit", {"patch_size": []}),
+        ("vit", {"patch_size": "8"}),
+        ("swin", {"patch_size": None}),
+        ("swin", {"depths": None}),
+        ("swin", {"depths": 4}),
+        ("swin", {"depths": []}),
+    ],
+)
+def test_a_config_of_odd_sizes_is_refused(name, change, tmp_path):
+    folder = save(name, tmp_path / name, ("cat", "dog"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    ((key, value),) = change.items()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(str(folder), Request(image_size=64))
+    assert f"config.json has {key} {value!r}; correct it" in str(caught.value)

@@ -1,6 +1,7 @@
 """Zero-shot: the text model runs once, and the engine says what transformers' pipeline says."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 import edge
 from edge.build import graph, images
-from edge.build.models import network
+from edge.build.models import folders, network
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.models.tasks import TEMPLATE, Request
 from edge.build.models.texts import read_labels
@@ -208,6 +209,16 @@ def test_a_tokenizer_that_is_missing_damaged_or_another_s(saved, tmp_path, name)
     refused(folder, Request(labels=LABELS), "has no tokenizer", "save_pretrained")
 
 
+def test_a_model_of_sentencepiece_that_is_not_read_does_not_ask_for_it(
+    saved, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(saved["clip"], tmp_path / "copy")
+    (folder / "spiece.model").write_bytes(b"not read")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with network.quiet():
+        assert network.load(read_checkpoint(str(folder), Request(labels=LABELS)))
+
+
 def test_a_tokenizer_of_more_words_than_the_model(saved, tmp_path):
     from transformers import CLIPTokenizer
 
@@ -218,18 +229,9 @@ def test_a_tokenizer_of_more_words_than_the_model(saved, tmp_path):
     refused(folder, Request(labels=LABELS), "gives token 514, its text model has 514 words")
 
 
-def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.extend(allow_patterns)
-        return str(saved["siglip"])
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    found = read_checkpoint("google/some-siglip", Request(labels=LABELS))
-    assert {"*.json", "merges.txt", "*.model"} <= {*asked}
+def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved):
+    assert {"tokenizer.json", "vocab.json", "merges.txt", "*.model"} <= {*folders.FETCHED}
+    found = read_checkpoint(str(saved["siglip"]), Request(labels=LABELS))
     assert {"spiece.model", "tokenizer_config.json"} <= {path.name for path in found.files}
     files = {
         path.name for path in read_checkpoint(str(saved["clip"]), Request(labels=LABELS)).files
@@ -237,10 +239,35 @@ def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved, monkeypa
     assert {"tokenizer.json", "tokenizer_config.json"} <= files
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "LABELS.TXT"])
+def test_a_file_of_labels_may_have_the_mark_of_an_editor(name, tmp_path):
+    (tmp_path / name).write_bytes("\N{BYTE ORDER MARK}a cat\r\na dog\r\n".encode())
+    assert read_labels(str(tmp_path / name)) == ["a cat", "a dog"]
+
+
+def test_what_is_named_like_a_file_is_no_label(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    for text, named in [
+        ("labels.csv", "labels.csv is named like a file"),
+        ("a cat,labels.JSON", "labels.JSON is named like a file"),
+        ("cat", "cat is a file or a folder here"),
+        (str(tmp_path), "is a file or a folder here"),
+    ]:
+        with pytest.raises(CheckpointError, match=r"a \.txt file with one label on each") as caught:
+            read_labels(text)
+        assert named in caught.value.what
+    assert read_labels("cat,") == ["cat"]  # as the mend says
+    assert read_labels("cat,dog") == ["cat", "dog"]
+    assert read_labels("St.Bernard") == ["St.Bernard"]
+    assert read_labels("x" * 5000) == ["x" * 5000]
+
+
 def test_labels_come_from_the_command_a_file_or_a_recipe(tmp_path):
     assert read_labels("a cat, a dog") == ["a cat", "a dog"]
     (tmp_path / "labels.txt").write_text("a cat, asleep\n\na dog\n")
     assert read_labels(str(tmp_path / "labels.txt")) == ["a cat, asleep", "a dog"]
+    assert read_labels("a cat, a dog,") == ["a cat", "a dog"]
     with pytest.raises(CheckpointError, match=r"absent\.txt cannot be read"):
         read_labels("absent.txt")
     (tmp_path / "a.toml").write_text(

@@ -210,6 +210,17 @@ def test_weights_that_transformers_saved_have_a_prefix(copy, folders):
         assert ours(pictures).tolist() == plain(pictures).tolist()
 
 
+def test_weights_averaged_in_training_are_not_read(copy, folders):
+    folder = copy()
+    weights = load_file(folder / "model.safetensors")
+    zeros = {key: np.zeros_like(value) for key, value in weights.items()}
+    save_file(zeros, folder / "model_ema.safetensors")
+    pictures = _tensor(np.ones((1, 3, 32, 32), np.float32))
+    with network.quiet():
+        ours, plain = (network.load(read_checkpoint(str(f))) for f in (folder, folders["patch16"]))
+        assert ours(pictures).tolist() == plain(pictures).tolist()
+
+
 def test_what_timm_repeats_among_the_arguments_does_no_harm(copy):
     arguments = {**tiny_timm.SMALL, "in_chans": 3}
     with network.quiet():
@@ -219,7 +230,10 @@ def test_what_timm_repeats_among_the_arguments_does_no_harm(copy):
 
 def test_refuses_what_does_not_belong_together(copy):
     refused(copy(label_names=["cat", "dog"]), "no list of 5 names")
-    refused(copy(num_classes=7, label_names=None), "size mismatch")
+    refused(copy(num_classes=7, label_names=None), "5 outputs (head.weight), and its config.json 7")
+    refused(copy(num_classes=7, label_names=None), "correct num_classes and label_names in config")
+    wider = {**tiny_timm.SMALL, "mlp_ratio": 2}
+    refused(copy(model_args=wider), "blocks.0.mlp.fc1.bias of [256] among its weights")
     refused(copy(architecture="vit_of_tomorrow"), "does not know")
     refused(copy(architecture="hf-hub:someone/else"), "does not know")
 
@@ -235,6 +249,22 @@ def test_pictures_of_another_size_than_the_model_takes(copy):
     config["pretrained_cfg"]["input_size"] = [3, 48, 48]
     (folder / "config.json").write_text(json.dumps(config))
     refused(folder, "prepares pictures of 48x48 and takes 32x32")
+
+
+def test_what_does_not_say_how_pictures_are_prepared(copy):
+    folder = copy(model_type="timm_wrapper", architectures=["TimmWrapperForImageClassification"])
+    config = json.loads((folder / "config.json").read_text())
+    for says in (None, [], "absent"):
+        changed = {**config, "pretrained_cfg": says}
+        if says == "absent":
+            del changed["pretrained_cfg"]
+        (folder / "config.json").write_text(json.dumps(changed))
+        refused(folder, "has no pretrained_cfg")
+
+
+def test_a_network_that_is_no_transformer_is_refused_before_its_export(copy):
+    folder = copy(architecture="resnet18", model_args={}, num_classes=5)
+    refused(folder, "is a resnet18, which is no transformer that vit-edge builds; choose")
 
 
 def test_weights_that_are_missing_are_named(copy):

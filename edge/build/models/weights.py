@@ -1,0 +1,41 @@
+"""Do the weights of a checkpoint fit its config.json? What does not is named, with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edge.build.models.checkpoint import Checkpoint
+from edge.build.models.families import FAMILIES, TIMM
+from edge.errors import CheckpointError
+
+__all__ = ["check_shapes", "several"]
+
+Shape = Sequence[int]
+
+
+def check_shapes(checkpoint: Checkpoint, wrong: Mapping[str, tuple[Shape, Shape]]) -> None:
+    """Raises `CheckpointError` when there are tensors whose shape is not that of config.json.
+
+    wrong: tensor -> the shape that it was saved with, and the one that it must have.
+    """
+    for tensor, (saved, built) in sorted(wrong.items(), reverse=True):  # a weight before its bias
+        if built[0] == len(checkpoint.head.labels) and saved[1:] == built[1:]:
+            timm = checkpoint.family is FAMILIES[TIMM]
+            keys = "num_classes and label_names" if timm else "id2label"
+            raise CheckpointError(
+                f"{checkpoint.name} has {saved[0]} outputs ({tensor}), and its config.json "
+                f"{built[0]} labels",
+                f"correct {keys} in config.json: one label for each of the {saved[0]} outputs",
+            )
+    for tensor, (saved, built) in sorted(wrong.items()):
+        raise CheckpointError(
+            f"{checkpoint.name} has {tensor} of {list(saved)} among its weights, and by its "
+            f"config.json it is of {list(built)}",
+            "take config.json and weights of the same model",
+        )
+
+
+def several(names: Sequence[str]) -> str:
+    """The first three of many names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
