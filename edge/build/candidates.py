@@ -196,6 +196,8 @@ def verdict(
     parts.append(f"agreement {chosen.worst.agreement:.2f} %")
     if chosen.worst.cosine is not None:
         parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
+    if chosen.worst.labels is not None:
+        parts.append(f"of labels {chosen.worst.labels:.2f} %")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"

@@ -1,5 +1,7 @@
 """The held-out images as a judge: what is said of them, and what is shown of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
@@ -8,6 +10,7 @@ from edge.build import graph, images
 from edge.build import judge as judging
 from edge.build.judge import Judge
 from edge.build.models.checkpoint import read_checkpoint
+from edge.heads import Head
 from tests.conftest import Recorder
 
 
@@ -65,3 +68,45 @@ def test_a_disagreement_says_what_either_says_of_which_picture(judge, contrary, 
 
 def test_equal_graphs_agree(judge, model):
     assert judge.disagreements(model) == ([], 0)
+
+
+def judging_alone(model, checkpoint, pictures, observer, labels):
+    """A judge of a head whose labels each have a probability of their own."""
+    found = replace(
+        read_checkpoint(str(checkpoint)), head=Head(labels=labels, activation="sigmoid")
+    )
+    return Judge(model, images.find(pictures), found, observer)
+
+
+def test_of_labels_each_by_itself_the_one_is_shown_that_differs_most(
+    model, contrary, checkpoint, pictures
+):
+    labels = ("cat", "dog", "fox", "owl", "bee")
+    judge = judging_alone(model, checkpoint, pictures, Recorder(), labels)
+    assert judge({"same": model})["same"].labels == 100
+    assert judge({"contrary": contrary})["contrary"].labels < 50
+    shown, differing = judge.disagreements(contrary)
+    assert differing == 40
+    for one in shown:
+        assert one.fp32[0] == one.engine[0]
+        assert one.fp32[1] + one.engine[1] == pytest.approx(1, abs=1e-5)
+        assert abs(one.fp32[1] - one.engine[1]) > 0.1
+    sure = [max(one.fp32[1], 1 - one.fp32[1]) for one in shown]
+    assert sure == sorted(sure, reverse=True)
+
+
+def test_one_label_that_no_image_shows_is_said_to_be_no_test(model, checkpoint, pictures, recorder):
+    one = ModelProto()
+    one.CopyFrom(model)
+    name = one.graph.output[0].name
+    for node in one.graph.node:
+        for at, output in enumerate(node.output):
+            if output == name:
+                node.output[at] = "before"
+    one.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    one.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+    one.graph.node.append(helper.make_node("ReduceMax", ["before", "last"], [name], "largest"))
+    judging_alone(one, checkpoint, pictures, recorder, ("a cat",))
+    assert recorder.warnings == [
+        "FP32 says yes to 'a cat' on every held-out image: judge with images of both, --heldout DIR"
+    ]

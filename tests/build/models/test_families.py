@@ -29,6 +29,7 @@ from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, GraphError
 from edge.heads import CLASSIFICATION
+from edge.report import describe
 from scripts.tiny_models import save
 from tests.build.conftest import sqnr
 from tests.conftest import Recorder, draw, needs_rtx
@@ -261,6 +262,10 @@ def test_a_fine_tuned_head_of_several_labels_at_once_gives_sigmoids(tmp_path, ph
     folder = save("convnext", tmp_path / "c", LABELS[:3], problem_type="multi_label_classification")
     engine = built(tmp_path / "engines", folder, photos, name="several")
     agrees_with_pipeline(engine, folder, photos)
+    passport = edge.passport.Passport.read(engine)
+    assert passport.accuracy["portable"].labels == 100
+    assert "of labels 100.00 %" in passport.verdict
+    assert "the same yes or no to 100.00 % of labels" in describe(engine, passport)
     with edge.load(str(engine), backend="onnxruntime") as ours:
         (picture,) = sorted(photos.glob("*.png"))[:1]
         assert abs(ours(Image.open(picture)).probabilities.sum() - 1) > 0.01
