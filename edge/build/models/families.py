@@ -7,7 +7,7 @@ must find in one piece in its graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge.build.graph import FUSED
@@ -32,7 +32,7 @@ class Family:
     special  tokens that stand before those of patches, the first of them the class's; 0: there are
              none, or the last layer gives a map. Registers come on top, config.json counts them
     step     config.json -> what the sides of pictures are multiples of, when they are of another
-             size than it was trained with (1: its model says more); None: it takes none
+             size than it was trained with (1: its model says more)
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
     """
 
@@ -42,7 +42,7 @@ class Family:
     sized: bool = True
     special: int = 1
     sigmoid: bool = False
-    step: Callable[[Mapping[str, Any]], int] | None = None
+    step: Callable[[Mapping[str, Any]], int] = field(kw_only=True)
 
 
 def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
@@ -91,9 +91,9 @@ FAMILIES: dict[str, Family] = {
         special=2,
         step=_patch(16),
     ),
-    "beit": Family("BEiT", _classifier("Beit")),
+    "beit": Family("BEiT", _classifier("Beit"), step=_patch(16)),
     "swin": Family("Swin", _classifier("Swin"), special=0, step=_stages),
-    "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
+    "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0, step=_stages),
     "dinov2": Family("DINOv2", _classifier("Dinov2"), _ATTENTION, sized=False, step=_patch(14)),
     "dinov2_with_registers": Family(
         "DINOv2 with registers",
@@ -112,7 +112,14 @@ FAMILIES: dict[str, Family] = {
         {"ViTMAEForPreTraining": (FEATURES,), "ViTMAEModel": (FEATURES,)},
         step=_patch(16),
     ),
-    "clip": Family("CLIP", {"CLIPModel": (ZERO_SHOT, FEATURES)}, _ATTENTION, step=_patch(32)),
+    "clip": Family(
+        "CLIP",
+        {
+            "CLIPModel": (ZERO_SHOT, FEATURES),
+        },
+        _ATTENTION,
+        step=_patch(32),
+    ),
     "clip_vision_model": Family(
         "CLIP",
         {"CLIPVisionModel": (FEATURES,), "CLIPVisionModelWithProjection": (FEATURES,)},
@@ -121,7 +128,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "siglip": Family(
         "SigLIP",
-        {"SiglipModel": (ZERO_SHOT, FEATURES)},
+        {
+            "SiglipModel": (ZERO_SHOT, FEATURES),
+        },
         special=0,
         sigmoid=True,
         step=_patch(16),
