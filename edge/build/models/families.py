@@ -116,6 +116,7 @@ FAMILIES: dict[str, Family] = {
         "CLIP",
         {
             "CLIPModel": (ZERO_SHOT, FEATURES),
+            "CLIPForImageClassification": (CLASSIFICATION, FEATURES),
         },
         _ATTENTION,
         step=_patch(32),
@@ -130,6 +131,7 @@ FAMILIES: dict[str, Family] = {
         "SigLIP",
         {
             "SiglipModel": (ZERO_SHOT, FEATURES),
+            "SiglipForImageClassification": (CLASSIFICATION, FEATURES),
         },
         special=0,
         sigmoid=True,

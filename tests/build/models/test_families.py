@@ -49,6 +49,8 @@ QUANTISED = {
     "convnext": {"fc1": 4, "fc2": 4},
     "convnextv2": {"fc1": 4, "fc2": 4},
     "mobilevit": {"qkv": 9, "proj": 9, "fc1": 9, "fc2": 9},
+    "clip classifier": {**ENCODER, "fc1": 1, "fc2": 1},  # no LayerNorm follows the last two
+    "siglip classifier": ENCODER,
 }
 FP16 = ("vit", "swin", "convnextv2")  # compiled; the others differ little
 CONVOLUTIONS = {"convnext": 6, "convnextv2": 6, "mobilevit": 35}

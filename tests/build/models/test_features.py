@@ -40,7 +40,19 @@ FAMILIES = {
     "dinov2": (("own", "cls", "mean"), 1),
     "dinov2_with_registers": (("own", "cls", "mean"), 5),
     "convnext": (("own", "mean"), 0),
+    "convnextv2": (("own", "mean"), 0),
     "mobilevit": (("own", "mean"), 0),
+    "clip_vision_model": (("own", "cls", "mean"), 1),
+    "clip classifier": (("own", "cls", "mean"), 1),
+    "siglip_vision_model": (("own", "mean"), 0),
+    "siglip classifier": (("own", "mean"), 0),
+}
+# What transformers' AutoModel takes for another model: one whose text side is missing, or without
+# the projection.
+CLASSES = {
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "clip classifier": "CLIPVisionModel",
+    "siglip classifier": "SiglipVisionModel",
 }
 EVERY = [(name, way) for name, (ways, _) in FAMILIES.items() for way in ways]
 # Their graphs take seconds each: one pooling of each family whose graph is made nowhere else.
@@ -82,11 +94,12 @@ def expected(folder, name, way, few):
             model = transformers.ViTMAEModel.from_pretrained(folder, config=config).eval()
             output = model(batch, noise=torch.arange(16.0).expand(len(few), -1))  # in their order
         else:
-            model = transformers.AutoModel.from_pretrained(folder).eval()
+            kind = getattr(transformers, CLASSES.get(name, "AutoModel"))
+            model = kind.from_pretrained(folder).eval()
             output = getattr(model, "get_image_features", model)(batch)
     tokens = output.last_hidden_state
     if way == "own":
-        return output.pooler_output.numpy()
+        return output.get("image_embeds", output.get("pooler_output")).numpy()
     if tokens.ndim == 4:  # a map
         return tokens.mean((2, 3)).numpy()
     return (tokens[:, 0] if way == "cls" else tokens[:, FAMILIES[name][1] :].mean(1)).numpy()
@@ -101,6 +114,7 @@ def test_each_pooling_is_transformers_own(saved, pictures, name, way):
     reference = expected(saved[name], name, way, few)
     np.testing.assert_allclose(given, reference, atol=1e-4 * abs(reference).max())
     assert abs(reference).max() > 0.1  # and is no embedding of nothing
+    assert (cosines(reference, given) >= 0.9999).all()
     assert cosines(reference[:1], reference[1:2]) < 0.998
 
 

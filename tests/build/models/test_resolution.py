@@ -81,7 +81,8 @@ CLASSIFIERS = [
 ]
 
 # Those whose positions are told to interpolate; the others do it on every call, or have none.
-TOLD = ("vit", "deit", "deit distilled", "beit", "swin", "swinv2")
+TOLD = ("vit", "deit", "deit distilled", "beit", "swin", "swinv2", "clip classifier")
+TOLD += ("siglip classifier",)
 
 
 def agrees(found):
