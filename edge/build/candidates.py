@@ -81,7 +81,7 @@ def make_quantised(
     """The INT8 or FP8 candidate with the fewest Linears kept FP16 that the gate lets pass.
 
     build: names of Linears to keep -> the forms of an engine that keeps them. alone: SQNR of the
-    logits with each Linear alone in INT8: the lowest goes first. When the gate refuses even
+    outputs with each Linear alone in INT8: the lowest goes first. When the gate refuses even
     `MOST_KEPT`, the candidate is the one that keeps none, with the reason.
     """
     order = sorted(alone, key=lambda name: alone[name])
