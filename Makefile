@@ -76,7 +76,7 @@ types: setup
 
 test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
 	@VENV="$(VENV)" scripts/build_pycuda.sh
-	@$(VENV)/bin/pytest -n 2 -m "not slow and not gpu"
+	@$(VENV)/bin/pytest -n 2 --dist worksteal --timeout 300 -m "not slow and not gpu"
 
 test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow -s

@@ -139,7 +139,7 @@ class Sampler(Sink):
 class Numpy:
     """A source in Python, as fast as it is read, that fails after `period` frames."""
 
-    live, remote, dropped, interval = False, False, 0, None
+    live, way, dropped, interval = False, "here", 0, None
 
     def __init__(self, name: str, first: int, period: int):
         self.name = name
@@ -150,6 +150,9 @@ class Numpy:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+    def spacing(self, interval: float) -> float:
+        return interval
 
     def read(self, timeout: float) -> Frame:
         if self._next == self._end:

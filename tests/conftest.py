@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+# For torch and numpy, here and in what the tests start. Tests run side by side already, and threads
+# of OpenMP that wait for each other take a core to do so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -28,6 +34,13 @@ LABELS = ("cat", "dog", "fox", "owl", "bee")
 needs_rtx = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="TensorRT-RTX is for x86-64 only"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What mostly waits comes first: it leaves its core to what another process tests meanwhile,
+    and no core is idle at the end, when nothing else is left.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("chaos") is None)
 
 
 def descriptors() -> int:
@@ -133,23 +146,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fp32_graph(checkpoint: Path, pictures: Path) -> Path:
-    """The tiny checkpoint's exported and simplified graph, as a file."""
-    from edge.build import graph, images
-    from edge.build.export import export
-    from edge.build.models.checkpoint import read_checkpoint
-    from edge.build.simplify import simplify
-
-    found = read_checkpoint(str(checkpoint))
-    few = images.few(images.find(pictures), found.preprocess, 4, print)
-    model, _ = export(found, few)
-    model, _ = simplify(model, few)
-    path = checkpoint.parent / "simplified.onnx"
-    graph.save(model, path)
-    return path
-
-
-@pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures: Path) -> Path:
     """A folder with the tiny checkpoint built as `tiny-int8`; copy an engine before changing it."""
     from edge.build.pipeline import build
@@ -160,6 +156,23 @@ def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures
         str(checkpoint), pictures, name="tiny-int8", engines=folder, min_agreement=50, max_batch=4
     )
     build(recipe, Recorder())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fp32_graph(engines: Path) -> Path:
+    """The tiny checkpoint's exported and simplified graph, as a file: do not change it."""
+    (path,) = (engines / ".cache").glob("simplified-*.onnx")
+    return path
+
+
+@pytest.fixture
+def warm(engines: Path, tmp_path: Path) -> Path:
+    """A folder without engines that has the cache of `engines`: what is built there of the tiny
+    checkpoint is not exported again, which takes torch and most of a build's time.
+    """
+    folder = tmp_path / "engines"
+    shutil.copytree(engines / ".cache", folder / ".cache")
     return folder
 
 

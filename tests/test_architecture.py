@@ -9,6 +9,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -320,9 +321,20 @@ assert {str(ROOT)!r} in edge.cli.__file__
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_test_file_is_collected():
+def collected(folder: pytest.Dir) -> Iterator[Path]:
+    """The modules that pytest finds in a folder and those below; none is imported for it."""
+    for found in folder.collect():
+        if isinstance(found, pytest.Dir):
+            yield from collected(found)
+        elif isinstance(found, pytest.Module):
+            yield found.path
+
+
+def test_every_test_file_is_collected(request):
     """pytest passes over folders named `build` unless it is told not to."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(ROOT / "tests")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        assert str(path.relative_to(ROOT)) in done.stdout
+    files = {*(ROOT / "tests").rglob("test_*.py")}
+    folder = pytest.Dir.from_parent(request.session, path=ROOT / "tests")
+    assert {*collected(folder)} == files
+    for path in files:
+        tests = [node for node in ast.parse(path.read_text()).body if hasattr(node, "name")]
+        assert any(test.name.startswith("test_") for test in tests), f"{path} has no test"

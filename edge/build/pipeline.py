@@ -79,8 +79,12 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         judging=judging,
         set_sha256=images.digest(calibrating),
         cache=cache,
+        # Of what was found, not of what was asked for: the usual may be named, or left out.
         checkpoint_key=_key(
-            "checkpoint", [digest(path) for path in checkpoint.files], asdict(recipe.request), tools
+            "checkpoint",
+            [digest(path) for path in checkpoint.files],
+            [asdict(checkpoint.head), checkpoint.image_size],
+            tools,
         ),
         table=digest(recipe.ranges) if recipe.ranges else None,
         # Without a gate nothing is refused, and no Linear returns to FP16 for it.

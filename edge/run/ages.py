@@ -4,22 +4,29 @@ A frame is late by the time between what that clock said when it was taken, and 
 was least late was fresh; another is as much older as it is later. If the clock is slow, each frame
 seems a little later than the one before: so what was least grows, at the speed at which clocks
 differ. Frames that queue up somewhere on the way become late much faster than that.
+
+Cameras' clocks are worse than crystals: one that stamps thirtieths of a second on 29.97 frames, or
+on 29, seems to fall back by 1 or 33 ms each second, for ever, and all its frames are fresh.
 """
 
 from __future__ import annotations
 
 __all__ = ["Ages"]
 
-# Crystals differ by some 50 millionths; with ten times that, 100 s in a queue are told as 99.95.
-_DRIFT = 5e-4
+# Of the time that frames say has passed: 5 s in a queue that grew for a minute are told as 2 s, in
+# one that came at once, as 5.
+_DRIFT = 0.05
 
 
 class Ages:
-    """The frames of one connection, in their order; seconds throughout."""
+    """The frames of one connection, in their order; seconds throughout.
+
+    least  by how much the freshest frame was late, by both clocks: of use in differences only
+    """
 
     def __init__(self) -> None:
-        self._least = float("inf")
-        self._now = 0.0
+        self.least = float("inf")
+        self._taken = float("inf")
 
     def age(self, taken: float, now: float) -> float:
         """How much older the next frame is than a fresh one, never negative.
@@ -27,7 +34,7 @@ class Ages:
         taken: when, by the sender's clock. now: by our own. A sender's clock that is set back makes
         all frames old from then on: only a new connection, with new `Ages`, mends that.
         """
-        late = now - taken
-        self._least = min(late, self._least + _DRIFT * (now - self._now))
-        self._now = now
-        return late - self._least
+        late, passed = now - taken, max(0.0, taken - self._taken)
+        self.least = min(late, self.least + _DRIFT * passed)
+        self._taken = taken
+        return late - self.least

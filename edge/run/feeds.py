@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.run.frames import Frame
+from edge.run.patience import Way
 from edge.run.sources.cameras import STALL
 
 __all__ = ["Feed", "FrameSource"]
@@ -19,18 +20,22 @@ class FrameSource(Protocol):
     camera    it is one, and no film; known once it was opened, even in vain
     dropped   frames that gave way to a newer one before `read` could return them
     interval  seconds between the latest frames that came; None before the second
-    remote    there is a network in between, whose delay may change
+    way       the frames come from a device here; over a network, whose delay may change; or it is
+              unknown from where, and what delay they always have
     """
 
     live: bool
     camera: bool
-    remote: bool
+    way: Way
 
     @property
     def dropped(self) -> int: ...
 
     @property
     def interval(self) -> float | None: ...
+
+    def spacing(self, interval: float) -> float:
+        """Seconds between the frames that are wanted, where frames come each `interval` seconds."""
 
     def __enter__(self) -> object: ...
 

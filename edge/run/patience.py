@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from edge.run.ages import Ages
 
-__all__ = ["BEHIND", "Freshness", "Patience", "backoff"]
+__all__ = ["BEHIND", "Freshness", "Patience", "Way", "backoff"]
+
+Way: TypeAlias = Literal["here", "network", "unknown"]  # from a source to this program
 
 BEHIND = 1.0  # seconds: not jitter, but a queue, from whose end only a new connection takes us
 
@@ -65,15 +68,17 @@ class Freshness:
     """Until when a frame of a live source is current: two frame intervals more than the freshest.
 
     Cameras and decoders each add a delay that stays the same, so that a frame is late by comparison
-    with the youngest there was. Networks change theirs: what all frames of a remote source share
-    for some seconds is its delay, and no lateness.
+    with the youngest there was. Networks change theirs: what all frames share for some seconds that
+    came over one is its delay, and no lateness. A picture of a source that is thinned out stands
+    for longer: for it the intervals are those between pictures that are wanted.
 
     behind  seconds by which the latest frame was later than the freshest there ever was
     """
 
-    def __init__(self, remote: bool) -> None:
+    def __init__(self, way: Way, spacing: Callable[[float], float] = lambda interval: interval):
+        """way, spacing: of the source, see `edge.run.feeds.FrameSource`."""
         self.behind = 0.0
-        self._remote = remote
+        self._way, self._spacing = way, spacing
         self._opened: float | None = None
         self._ages = Ages()
         self._interval = _UNKNOWN
@@ -88,7 +93,7 @@ class Freshness:
         """
         self.behind = self._ages.age(captured, now)
         self._opened = now if self._opened is None else self._opened
-        if self._remote and now - self._began > _WINDOW:
+        if self._way != "here" and now - self._began > _WINDOW:
             self._youngest_before, self._youngest = self._youngest, float("inf")
             self._began = now
         self._youngest = min(self._youngest, now - captured)
@@ -98,6 +103,6 @@ class Freshness:
             self._interval = (pts - self._before[1]) / (number - self._before[0])
         self._before = number, pts
         delay = min(self._youngest, self._youngest_before)
-        if now - self._opened < _WINDOW:
+        if self._way != "unknown" and now - self._opened < _WINDOW:
             delay = min(delay, _STARTED)
-        return captured + delay + _LATE * self._interval
+        return captured + delay + _LATE * self._spacing(self._interval)

@@ -171,7 +171,7 @@ class Reader(threading.Thread):
             ) from error
 
     def _read(self, source: FrameSource, patience: Patience) -> None:
-        freshness, in_time = Freshness(source.remote), self._clock()
+        freshness, in_time = Freshness(source.way, source.spacing), self._clock()
         while (place := self._take()) is not None:
             filled = False
             try:

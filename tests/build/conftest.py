@@ -1,5 +1,7 @@
 """What tests of the build share: a recipe, the tiny graph in FP32 and INT8, how near is near."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,11 @@ from edge.build.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
-def recipe(checkpoint, pictures, tmp_path_factory):
-    """A recipe whose graph is in the cache after the first build."""
-    engines = tmp_path_factory.mktemp("engines")
-    return Recipe(str(checkpoint), pictures, name="a", engines=engines, min_agreement=50)
+def recipe(checkpoint, pictures, engines, tmp_path_factory):
+    """A recipe whose graph is in the cache; a build of it in another folder exports it."""
+    folder = tmp_path_factory.mktemp("warm")
+    shutil.copytree(engines / ".cache", folder / ".cache")
+    return Recipe(str(checkpoint), pictures, name="a", engines=folder, min_agreement=50)
 
 
 @pytest.fixture(scope="module")

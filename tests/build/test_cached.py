@@ -8,6 +8,7 @@ import pytest
 
 from edge.build.pipeline import build
 from edge.errors import CalibrationError, GraphError
+from edge.heads import CLASSIFICATION, FEATURES
 from tests.conftest import Recorder, save_checkpoint
 
 
@@ -18,6 +19,21 @@ def test_another_setting_builds_again_from_the_cached_graph(recipe, change):
     assert build(dataclasses.replace(recipe, **change), observer).fresh
     assert observer.stages[0] == "export, simplify"
     assert "export" not in observer.stages
+
+
+def test_the_usual_asked_for_by_name_is_the_same_graph(recipe):
+    """As the command names it that builds an engine's reference."""
+    observer = Recorder()
+    named = dataclasses.replace(recipe, task=CLASSIFICATION, image_size=32, name="named")
+    build(named, observer)
+    assert "export" not in observer.stages
+
+
+def test_the_same_checkpoint_for_another_task_is_exported_again(recipe):
+    observer = Recorder()
+    asked = {"task": FEATURES, "pooling": "cls", "precision": "fp32", "name": "features"}
+    build(dataclasses.replace(recipe, **asked), observer)
+    assert "export" in observer.stages
 
 
 def test_another_checkpoint_is_exported_again(recipe, checkpoint, tmp_path):
@@ -31,26 +47,21 @@ def test_another_checkpoint_is_exported_again(recipe, checkpoint, tmp_path):
     assert "export" in observer.stages
 
 
-def test_a_cached_stage_that_was_damaged_is_made_again(recipe, tmp_path):
-    fresh = dataclasses.replace(recipe, engines=tmp_path)
-    whole = build(fresh, Recorder()).passport
-    for pattern in ("simplified-*.onnx", "ranges-*.json"):
-        for damage in ("cut", "changed"):
-            (path,) = (tmp_path / ".cache").glob(pattern)
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 1
-            path.write_bytes(bytes(data) if damage == "changed" else data[:100])
-            observer = Recorder()
-            shutil.rmtree(tmp_path / "a")
-            made = build(fresh, observer).passport.files["model.onnx"]
-            assert made == whole.files["model.onnx"]
-            assert any("made again" in text for text in observer.warnings)
+@pytest.mark.parametrize("pattern", ["simplified-*.onnx", "ranges-*.json"])
+def test_a_cached_stage_that_was_damaged_is_made_again(recipe, warm, pattern):
+    """Whatever the damage: see test_cache.py."""
+    whole = build(recipe, Recorder()).passport
+    (path,) = (warm / ".cache").glob(pattern)
+    path.write_bytes(path.read_bytes()[:100])
+    observer = Recorder()
+    made = build(dataclasses.replace(recipe, engines=warm), observer).passport
+    assert made.files["model.onnx"] == whole.files["model.onnx"]
+    assert any("made again" in text for text in observer.warnings)
 
 
-def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, tmp_path):
-    first = dataclasses.replace(recipe, engines=tmp_path)
-    expected = build(first, Recorder()).passport.accuracy
-    (table,) = (tmp_path / ".cache").glob("ranges-*.json")
+def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, warm, tmp_path):
+    expected = build(recipe, Recorder()).passport.accuracy
+    (table,) = (warm / ".cache").glob("ranges-*.json")
     copy = tmp_path / "table.json"
     copy.write_text(table.read_text())
     observer = Recorder()

@@ -101,18 +101,18 @@ def engines_of(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != ".cache")
 
 
-def test_below_the_gate_nothing_is_published(recipe, tmp_path, monkeypatch):
+def test_below_the_gate_nothing_is_published(recipe, warm, monkeypatch):
     compare = verifying.compare
 
     def bad(*arguments):
         return dataclasses.replace(compare(*arguments), agreement=80.0)
 
     monkeypatch.setattr(verifying, "compare", bad)
-    strict = dataclasses.replace(recipe, engines=tmp_path, min_agreement=90)
-    report = tmp_path / ".cache/a-refused.html"
+    strict = dataclasses.replace(recipe, engines=warm, min_agreement=90)
+    report = warm / ".cache/a-refused.html"
     with pytest.raises(GateError, match=r"80\.00 % of 8 images, the gate is 90 %") as caught:
         build(strict, Recorder())
-    assert engines_of(tmp_path) == []
+    assert engines_of(warm) == []
     assert f"{report} shows more" in str(caught.value)
     assert "the gate refuses it: the portable form agrees" in report.read_text()
     unjudged = build(dataclasses.replace(strict, gate=False), Recorder())
@@ -134,10 +134,10 @@ def test_the_old_engine_survives_a_failed_build(recipe, monkeypatch):
     assert not [name for name in engines_of(recipe.engines) if name.startswith(".")]
 
 
-def test_without_tensorrt_the_engine_is_portable_and_says_so(recipe, monkeypatch, tmp_path):
+def test_without_tensorrt_the_engine_is_portable_and_says_so(recipe, monkeypatch, warm):
     monkeypatch.setattr(pipeline.compiling.nvidia, "installed", lambda: [])
     observer = Recorder()
-    built = build(dataclasses.replace(recipe, engines=tmp_path), observer)
+    built = build(dataclasses.replace(recipe, engines=warm), observer)
     assert built.passport.plan is None
     assert not (built.folder / "model.plan").exists()
     assert any("portable" in text for text in observer.warnings)

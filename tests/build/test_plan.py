@@ -117,10 +117,10 @@ def test_a_damaged_engine_is_not_compiled(copy, recorder):
 @needs_rtx
 @pytest.mark.parametrize("fastest", ["fp32", "fp16", "int8"])
 def test_the_board_keeps_the_candidate_that_is_fastest_there(
-    checkpoint, pictures, tmp_path, recorder, fastest
+    checkpoint, pictures, warm, recorder, fastest
 ):
     recipe = Recipe(
-        str(checkpoint), pictures, precision="auto", name="a", engines=tmp_path, min_agreement=50
+        str(checkpoint), pictures, precision="auto", name="a", engines=warm, min_agreement=50
     )
     folder = build(recipe, recorder).folder
     clock = {"fp32": 9.0, "fp16": 5.0, "int8": 6.0, fastest: 1.25}

@@ -30,7 +30,7 @@ from tests.chaos.stamps import Stamp, now_ms, paint  # noqa: E402
 
 # zerolatency: a picture is sent as soon as it is taken. A key picture comes each second at 30 fps.
 ENCODE = (
-    "appsrc name=source caps={caps} is-live=true format=time do-timestamp=true max-buffers=2 "
+    "appsrc name=source caps={caps} is-live=true format=time do-timestamp=true max-buffers=100 "
     "leaky-type=downstream ! "
     "x264enc tune=zerolatency speed-preset=ultrafast threads=1 key-int-max=30 ! "
     "video/x-h264,stream-format=byte-stream,alignment=au ! "
@@ -56,9 +56,10 @@ class Playing:
 class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
     """One mount. Whoever connects joins what is playing; without anybody nothing is encoded."""
 
-    def __init__(self, number: int, fps: float, netsim: str) -> None:
+    def __init__(self, number: int, options: argparse.Namespace) -> None:
         super().__init__()
-        self.number, self.fps, self.netsim = number, fps, netsim
+        self.number, self.fps, self.netsim = number, options.fps, options.netsim
+        self.clock, self.cached = options.clock, options.cached
         self.size, self.broken, self.quiet = (320, 240), 0.0, False
         self._playing: Playing | None = None
         self._due, self._latest = time.monotonic(), 0
@@ -77,8 +78,10 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         # Asked for from a thread of its own, while this class lives on the main loop's.
         playing = Playing(camera.get_by_name("source"), camera.get_by_name("breaker"), self.size)
         asked = itertools.count()
+        # Nothing is older than the stream: the cache has had the time to fill.
+        wait = round(self.cached * 1100)
         playing.source.connect(
-            "need-data", lambda *_: next(asked) or GLib.idle_add(self._begin, playing)
+            "need-data", lambda *_: next(asked) or GLib.timeout_add(wait, self._begin, playing)
         )
         return media
 
@@ -86,20 +89,29 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         """A slow camera, too, has a picture at once for whoever comes."""
         self._playing = playing
         playing.breaker.set_property("probability", self.broken)
+        for earlier in range(round(self.cached * self.fps), 0, -1):
+            self._shoot(playing, earlier / self.fps)
         self._shoot(playing)
         return False
 
-    def _shoot(self, playing: Playing) -> None:
+    def _shoot(self, playing: Playing, ago: float = 0.0) -> None:
+        """Take a picture, or bring one that was taken so many seconds ago."""
         width, height = self.size
         if playing.size != self.size:
             playing.source.set_caps(Gst.Caps.from_string(caps(self.size)))
             playing.size = self.size
         colourless = bytes([128]) * (width * height // 2)
-        while (taken := now_ms()) == self._latest:  # no two pictures are alike
+        while (taken := now_ms() - round(ago * 1e3)) == self._latest:  # no two are alike
             time.sleep(1e-3)
         self._latest = taken
         picture = paint(Stamp(self.number, self._latest), width, height).tobytes() + colourless
-        playing.source.emit("push-buffer", Gst.Buffer.new_wrapped(picture))
+        buffer = Gst.Buffer.new_wrapped(picture)
+        if self.clock != 1 or self.cached:  # else it gets the time at which it is pushed
+            if (clock := playing.source.get_clock()) is None:
+                return  # nobody looks any more
+            running = clock.get_time() - playing.source.get_base_time() - ago * Gst.SECOND
+            buffer.pts = max(0, round(running * self.clock))
+        playing.source.emit("push-buffer", buffer)
 
     def tick(self) -> bool:
         """Take a picture, and see that the next one is taken in time: none is late for long."""
@@ -145,14 +157,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first camera's number")
     parser.add_argument("--fps", type=float, default=30)
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240))
+    parser.add_argument("--clock", type=float, default=1, help="the speed of the cameras' own")
+    parser.add_argument("--cached", type=float, default=0, help="seconds sent at once, first")
     parser.add_argument("--netsim", default="", help="properties of GStreamer's element")
     parser.add_argument("--user", help="NAME:PASSWORD; everybody else is refused")
     options = parser.parse_args()
     Gst.init(None)
-    cameras = [
-        Camera(options.first + number, options.fps, options.netsim)
-        for number in range(options.cameras)
-    ]
+    cameras = [Camera(options.first + number, options) for number in range(options.cameras)]
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(str(options.port))

@@ -112,7 +112,7 @@ def test_a_camera_of_few_frames_is_not_taken_for_dead(
     stamp_reader: Path, times: Times, keep: Keep
 ) -> None:
     """It is, until two frames came in one go: then it is known how seldom they come."""
-    interval, stall = times(60, 6), times(10, 1)
+    interval, stall = times(60, 3), times(10, 1)
     fault = Fault("a camera of one frame a minute")
     with Cameras(["--fps", 1 / interval]) as slow, Cameras(["--first", 1]) as fast:
         urls = {slow.url(0): 0, fast.url(1): 1}
@@ -132,6 +132,35 @@ def test_a_camera_of_few_frames_is_not_taken_for_dead(
             assert run.said_after(settled, slow.url(0), "trying again") is None
             fault.lost = lost(run.seen, 1, [(began, time.monotonic())], FPS)
             assert sum(one.source == slow.url(0) and one.at > settled for one in run.seen) > 1
+    keep(fault)
+
+
+def test_a_camera_whose_clock_runs_off(stamp_reader: Path, times: Times, keep: Keep) -> None:
+    """It stamps thirtieths of a second on pictures that it takes more slowly, for ever."""
+    fault = Fault("a camera's clock a thirtieth too slow")
+    with (
+        Cameras(["--clock", 29 / 30]) as cameras,
+        watched(fault, stamp_reader, {cameras.url(): 0}) as run,
+    ):
+        began = time.monotonic()
+        time.sleep(times(120, 8))
+        fault.lost = lost(run.seen, 0, [(began, time.monotonic())], FPS)
+        assert run.said_after(began, "too late") is None
+    assert fault.lost < FPS * (time.monotonic() - began) / 2
+    keep(fault)
+
+
+def test_who_joins_gets_old_pictures_first(stamp_reader: Path, times: Times, keep: Keep) -> None:
+    """As of servers that begin with the latest key picture: what came at once is not current."""
+    fault = Fault("2 s of old pictures at each connection")
+    with (
+        Cameras(["--cached", 2]) as cameras,
+        watched(fault, stamp_reader, {cameras.url(): 0}) as run,
+    ):
+        for _ in range(times(20, 1)):
+            cameras.kill()
+            run.await_picture(cameras.start())
+    fault.remark = f"{times(20, 1)} connections"
     keep(fault)
 
 

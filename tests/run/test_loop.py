@@ -39,7 +39,7 @@ class Fake:
         error: BaseException | None = None,
     ):
         self.name, self.live, self.dropped, self.interval = name, live, 0, None
-        self.camera, self.remote = live, False
+        self.camera, self.way = live, "here"
         self.closed = False
         self._paint, self._count, self._gate, self._error = paint, count, gate, error
         self._number = 0
@@ -50,6 +50,9 @@ class Fake:
 
     def __exit__(self, *_: object) -> None:
         self.closed = True
+
+    def spacing(self, interval: float) -> float:
+        return interval
 
     def read(self, timeout: float) -> Frame | None:
         self._gate(self._number)

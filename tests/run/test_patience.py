@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge.run.patience import Freshness, Patience, backoff
 from edge.run.service.keys import CAMERA
+from edge.run.sources.cameras import Thinning
 
 
 def least(low: float, high: float) -> float:
@@ -72,52 +73,60 @@ def seen(freshness: Freshness, frames: list[tuple[int, float]]) -> list[bool]:
 
 def test_a_frame_is_current_for_two_intervals_more_than_the_youngest():
     ages = [(0, 0.05), (1, 0.05), (2, 0.24), (3, 0.26), (4, 0.05)]
-    assert seen(Freshness(remote=True), ages) == [True, True, True, False, True]
+    assert seen(Freshness("network"), ages) == [True, True, True, False, True]
 
 
 def test_a_delay_that_every_frame_has_is_no_lateness():
-    """That it is one, and not the start of this program, shows after two seconds."""
-    current = seen(Freshness(remote=True), [(n, 3.0) for n in range(50)])
+    """Over a network it shows after two seconds, that it is one and not this program's start."""
+    current = seen(Freshness("network"), [(n, 3.0) for n in range(50)])
     assert not any(current[:20])
     assert all(current[20:])
+    assert all(seen(Freshness("unknown"), [(n, 3.0) for n in range(50)]))
+
+
+def test_a_picture_of_a_source_that_is_thinned_out_stands_for_longer():
+    """Else of cameras that are due together only those were labelled whose turn comes first."""
+    each_fifth = Thinning(every=5).spacing
+    frames = [(0, 0.0), (5, 0.9), (10, 1.1)]
+    assert seen(Freshness("here", each_fifth), frames) == [True, True, False]
 
 
 def test_a_delay_that_stays_becomes_that_of_the_source():
     """A clock that was estimated anew; at the worst, some seconds of frames are left out."""
-    current = seen(Freshness(remote=True), [(n, 0.05 if n < 30 else 0.5) for n in range(120)])
+    current = seen(Freshness("network"), [(n, 0.05 if n < 30 else 0.5) for n in range(120)])
     assert all(current[:30])
     assert not any(current[30:40])
     assert all(current[80:])
 
 
 def test_frames_that_were_left_out_do_not_make_the_interval_longer():
-    freshness = Freshness(remote=True)
+    freshness = Freshness("network")
     assert seen(freshness, [(0, 0.0), (10, 0.0), (11, 0.25)]) == [True, True, False]
 
 
 def test_without_times_every_frame_is_current():
-    freshness = Freshness(remote=True)
+    freshness = Freshness("network")
     assert [freshness.expires(n, None, 1.0, 50.0) for n in range(3)] == [float("inf")] * 3
 
 
 def test_what_all_frames_of_a_camera_here_share_is_no_excuse():
     """Its clock is ours: when each frame is late, this machine is too slow."""
     frames = [(n, 0.05 if n < 30 else 0.5) for n in range(120)]
-    current = seen(Freshness(remote=False), frames)
+    current = seen(Freshness("here"), frames)
     assert all(current[:30])
     assert not any(current[30:])
 
 
-@pytest.mark.parametrize("remote", [False, True])
-def test_frames_that_waited_for_this_program_to_start_are_stale(remote):
+@pytest.mark.parametrize("way", ["here", "network"])
+def test_frames_that_waited_for_this_program_to_start_are_stale(way):
     frames = [(0, 1.4), (1, 1.3), (2, 0.3), (3, 0.2), (4, 0.1)]
-    assert seen(Freshness(remote), frames) == [False, False, True, True, True]
-    assert all(seen(Freshness(remote), [(n, 0.7) for n in range(60)])[30:])
+    assert seen(Freshness(way), frames) == [False, False, True, True, True]
+    assert all(seen(Freshness(way), [(n, 0.7) for n in range(60)])[30:])
 
 
 @given(st.lists(st.floats(0, 5), min_size=2, max_size=60))
 def test_nothing_that_is_late_by_more_than_two_intervals_is_called_current(ages):
-    freshness = Freshness(remote=False)
+    freshness = Freshness("here")
     for number, age in enumerate(ages):
         captured = 100 + number / 10
         expires = freshness.expires(number, number / 10, captured, captured + age)

@@ -68,7 +68,7 @@ class OfItsOwn(Camera):
 
 
 class Opening:
-    live, camera, remote = True, True, False
+    live, camera, way = True, True, "here"
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script
@@ -83,6 +83,9 @@ class Opening:
 
     def __exit__(self, *_: object) -> None:
         self._camera.held_at_close.append(self._camera.flying())
+
+    def spacing(self, interval: float) -> float:
+        return interval
 
     def read(self, timeout: float) -> Frame | None:
         while not self._left and self._script:
@@ -184,10 +187,11 @@ def test_the_end_of_a_stream_is_an_outage_too(engine: Any, paint: Any) -> None:
 
 
 def test_that_it_plays_is_told_before_its_first_frame(engine: Any, paint: Any) -> None:
-    camera, notes = Camera(paint, [[2, CUT], [2]]), Notes()
+    camera, notes = Camera(paint, [[2, CUT], [500]]), Notes()
     run(engine, [camera.feed()], [notes], frames=3)
-    first = [note for _, note in notes.notes].index(0)
-    assert notes.notes[first - 1] == ("a", "playing")
+    told = [note for _, note in notes.notes]
+    first = next(place for place, note in enumerate(told) if isinstance(note, int))
+    assert told[first - 1] == "playing"
 
 
 def test_a_reason_is_told_once_however_often_it_is_tried(engine: Any, paint: Any) -> None:

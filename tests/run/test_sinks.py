@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -134,9 +135,10 @@ def ready(reader: int) -> bool:
 
 def test_results_of_a_file_wait_for_their_reader_and_for_the_end_of_the_run(guess: Any) -> None:
     stop, (reader, writer) = threading.Event(), os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # has room for a few, at most
     with os.fdopen(writer, "w") as pipe:
         threading.Timer(0.5, stop.set).start()
-        sink = lines_to(pipe, 400, False, guess, stop=stop)
+        sink = lines_to(pipe, 12, False, guess, stop=stop)
         assert stop.is_set(), "it waited"
         assert sink.lost > 0
     os.close(reader)

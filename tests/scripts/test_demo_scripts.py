@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import demo  # noqa: E402
 import demo_digits  # noqa: E402
 import make_demo_video  # noqa: E402
+import train_demo  # noqa: E402
 
 
 def test_held_out_scans_and_photo_are_never_trained_on():
@@ -58,15 +59,6 @@ def test_the_shipped_checkpoint_is_small_and_reads():
     assert read_checkpoint(str(folder)).head.labels == tuple("0123456789")
 
 
-def train(*words):
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts/train_demo.py", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
     """Another number of classes than the checkpoint's: its head is made anew, with its names."""
     folder = tmp_path / "photos"
@@ -76,7 +68,9 @@ def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
             (folder / name / path.name).write_bytes(path.read_bytes())
     half = ROOT / "scripts/demo-vit"  # saved in half precision, in which training would diverge
     out = tmp_path / "mine"
-    done = train("--images", folder, "--checkpoint", half, "--epochs", "1", "--out", out)
+    words = ["--images", folder, "--checkpoint", half, "--epochs", "1", "--out", out]
+    command = [sys.executable, ROOT / "scripts/train_demo.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "nan" not in done.stdout
     config = json.loads((out / "config.json").read_text())
@@ -88,17 +82,25 @@ def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
     ]
 
 
+def refused(monkeypatch, *words):
+    """What `train_demo.py WORDS` exits with: a code, or the line that it writes on stderr."""
+    monkeypatch.setattr(sys, "argv", ["train_demo.py", *map(str, words)])
+    with pytest.raises(SystemExit) as caught:
+        train_demo.main()
+    return caught.value.code
+
+
 @pytest.mark.parametrize("words", [["--images", "x"], ["--checkpoint", "x"]])
-def test_images_and_checkpoint_go_together(words):
-    assert train(*words).returncode == 2
+def test_images_and_checkpoint_go_together(monkeypatch, capsys, words):
+    assert refused(monkeypatch, *words) == 2
+    assert "--images and --checkpoint go together" in capsys.readouterr().err
 
 
-def test_training_on_no_folder_is_one_line(tmp_path):
+def test_training_on_no_folder_is_one_line(monkeypatch, tmp_path):
     words = ["--images", tmp_path / "absent", "--checkpoint", "x", "--out", tmp_path / "out"]
-    done = train(*words)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    line = refused(monkeypatch, *words)
+    assert line.startswith(f"error: there is no folder {tmp_path / 'absent'}; ")
+    assert "\n" not in line
 
 
 def test_the_demo_fails_below_what_it_promises():

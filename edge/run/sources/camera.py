@@ -17,6 +17,7 @@ from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import Ages
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
+from edge.run.patience import Way
 from edge.run.sources.access import resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
@@ -31,9 +32,10 @@ __all__ = ["Source"]
 
 # Seconds a call waits for GStreamer before it looks at the clock, and for `stop()`, again.
 _SLICE = 0.1
-# Seconds that the first picture waits for others, which show how late it was: what came meanwhile
-# is decoded at once when the decoder is loaded.
-_SETTLE = 0.1
+# Pictures that were taken before there was a connection, or while the decoder was loaded, come one
+# upon the other: then the freshest becomes fresher with each, by more than chance.
+_PAUSE, _FRESHER = 0.1, 0.005  # seconds
+_SETTLE = 2.0  # seconds for which they may: a machine too slow for its camera never catches up
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
 
 
@@ -76,8 +78,12 @@ class Source:
         self.name = camera.name or self._access.name
         self.camera = is_live(self._uri)
         self.live = camera.realtime or self.camera
-        # A pipeline of the user's own may bring its frames from anywhere.
-        self.remote = is_network(self._uri) or self._uri.startswith("gst:")
+        self.way: Way = "network" if is_network(self._uri) else "here"
+        if self._uri.startswith("gst:"):
+            self.way = "unknown"
+        # Frames bear the times of the camera's own clock, and not of their arrival.
+        self._ages = Ages() if self._uri.startswith("rtsp://") else None
+        self._thinning = Thinning(camera.every, camera.max_fps)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None
         self._stopping = threading.Event()
@@ -127,8 +133,7 @@ class Source:
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
         heard, passed, arrived = self._heard, self._passed, itertools.count()
-        ages = Ages() if self._uri.startswith("rtsp://") else None
-        thinning = Thinning(self._camera.every, self._camera.max_fps)
+        ages, thinning = self._ages, self._thinning
 
         def number(buffer: Buffer) -> bool:
             now, place = time.monotonic(), next(numbers)
@@ -166,7 +171,7 @@ class Source:
     def _await_first_frame(self, gst: Any) -> None:
         kinds = gst.MessageType
         wanted = kinds.ERROR | kinds.WARNING | kinds.EOS | kinds.APPLICATION | kinds.ELEMENT
-        answered, missing = not self._uri.startswith("rtsp://"), ""
+        answered, missing = self._ages is None, ""
         patience = self._wait if answered else self._camera.stall
         deadline = time.monotonic() + patience
         while not self._stopping.is_set():
@@ -184,8 +189,7 @@ class Source:
                     self._say(text)
                 if decoder := decoder_of(self._pipeline):
                     self._say(f"{self.name}: decoded by {decoder}")
-                if self._uri.startswith("rtsp://"):
-                    self._stopping.wait(_SETTLE)
+                self._settle()
                 return
             if message.type == kinds.PROGRESS:
                 # A camera that agreed to play may take as long as it was seen to take.
@@ -205,6 +209,16 @@ class Source:
                 error, debug = message.parse_warning()
                 if error.domain == "gst_parse_error":
                     raise explain(self._access, error, debug, missing=missing)
+
+    def _settle(self) -> None:
+        """Wait for the frames that come at once: the freshest shows how late the others were."""
+        if self._ages is None:
+            return
+        deadline = time.monotonic() + _SETTLE
+        while time.monotonic() < deadline:
+            before = self._ages.least
+            if self._stopping.wait(_PAUSE) or self._ages.least > before - _FRESHER:
+                return
 
     def _silent(self, seconds: float) -> SourceError:
         mends = {
@@ -267,30 +281,34 @@ class Source:
         return lost
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
-        buffer = sample.get_buffer()
-        captured = time.monotonic()
+        buffer, taken = sample.get_buffer(), time.monotonic()
         while self._passed and self._passed[0][0] <= buffer.offset:
-            place, passed = self._passed.popleft()
+            place, taken = self._passed.popleft()
             self.dropped += place < buffer.offset
-        if self._uri.startswith("rtsp://"):
-            captured = passed  # by the camera's own clock
-        elif self.live:
-            running = sample.get_segment().to_running_time(gst.Format.TIME, buffer.pts)
-            if running != gst.CLOCK_TIME_NONE:
-                clock = self._pipeline.get_pipeline_clock().get_time()
-                now = clock - self._pipeline.get_base_time()
-                # Clocks may run ahead of ours, but no frame is from the future.
-                captured -= max(0, now - running) / gst.SECOND
-        else:
-            captured = self._arrivals.popleft()
         return frame_from_sample(
             sample,
             source=self.name,
             number=buffer.offset,
-            captured=captured,
+            captured=self._captured(gst, sample) if self._ages is None else taken,
             device=self._gpu,
             live=self.live,
         )
+
+    def _captured(self, gst: Any, sample: Any) -> float:
+        """When the picture was at the source, whose times are those of our own clock."""
+        if not self.live:
+            return self._arrivals.popleft()
+        now, clock = time.monotonic(), self._pipeline.get_pipeline_clock()
+        running = sample.get_segment().to_running_time(gst.Format.TIME, sample.get_buffer().pts)
+        if running == gst.CLOCK_TIME_NONE:
+            return now
+        age = clock.get_time() - self._pipeline.get_base_time() - running
+        # Clocks may run ahead of ours, but no frame is from the future.
+        return now - float(max(0, age) / gst.SECOND)
+
+    def spacing(self, interval: float) -> float:
+        """Seconds between the frames that are wanted, where frames come each `interval` seconds."""
+        return self._thinning.spacing(interval)
 
     def stop(self) -> None:
         """Make `open` and `read`, in whatever thread they wait, return at once."""

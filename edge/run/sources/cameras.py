@@ -83,3 +83,7 @@ class Thinning:
             return False
         self._due = due + self._period
         return True
+
+    def spacing(self, interval: float) -> float:
+        """Seconds between frames that are wanted, of a source whose frames are `interval` apart."""
+        return max(self._every * interval, self._period)

@@ -30,6 +30,13 @@ def test_both():
     assert wanted(Thinning(every=2, max_fps=10), 30, 13) == [0, 4, 6, 10, 12]
 
 
+def test_how_far_apart_the_wanted_frames_are():
+    assert Thinning().spacing(0.1) == 0.1
+    assert Thinning(every=3).spacing(0.1) == pytest.approx(0.3)
+    assert Thinning(max_fps=2).spacing(0.1) == 0.5
+    assert Thinning(max_fps=20).spacing(0.1) == 0.1
+
+
 @given(fps=st.floats(1, 240), most=st.floats(0.1, 240))
 def test_the_rate_is_the_one_asked_for(fps: float, most: float):
     seconds = 60 / min(fps, most)
