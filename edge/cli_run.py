@@ -245,7 +245,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     systemd = Systemd.of(os.environ, console.warn)
     status, control = Status(), loop.Control()
-    watchdog, line = Watchdog(systemd), StatusLine(systemd, status)
+    watchdog, line = Watchdog(systemd, status), StatusLine(systemd, status)
     assert wanted.engine is not None  # merge() has seen to it
     gstreamer()  # has all threads share two heaps: too late when an engine has started its own
     for camera in wanted.cameras:  # an engine may take long to open

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ __all__ = [
     "digest",
     "drop_unread",
     "make_folder",
+    "meant_for",
     "write_bytes",
     "writing",
 ]
@@ -59,8 +62,9 @@ def writing(place: Path) -> Iterator[None]:
 def atomic(target: Path) -> Iterator[Path]:
     """Give a temporary path in target's folder; on success sync it and rename it to `target`.
 
-    A link is followed; a device or a pipe is written to, never replaced. Raises `StorageError`
-    when the disk is full or the folder cannot be written.
+    A link is followed; a device or a pipe is written to, never replaced. Who may read the file is
+    what the umask says, also of one that was there before. Raises `StorageError` when the disk is
+    full or the folder cannot be written.
     """
     with writing(target):
         if _is_special(target):
@@ -70,18 +74,26 @@ def atomic(target: Path) -> Iterator[Path]:
                     shutil.copyfileobj(made, file)
             return
         target = target.resolve()
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        scratch = Path(name)
+        scratch = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        # Not by `tempfile`, whose files are for this user alone: who may read is the umask's word.
+        scratch.touch(exist_ok=False)
         try:
             yield scratch
-            scratch.chmod(0o644)
             with scratch.open("rb+") as file:
                 os.fsync(file.fileno())
             scratch.replace(target)
         finally:
             with suppress(FileNotFoundError):
                 scratch.unlink()
+
+
+def meant_for(name: str) -> str:
+    """The file that a temporary one of `atomic` was to become, by name; "" for any other name.
+
+    Such a file is left by a process that was killed.
+    """
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", name, re.S)
+    return found[1] if found else ""
 
 
 def write_bytes(target: Path, data: bytes) -> None:

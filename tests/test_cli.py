@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
@@ -391,7 +392,9 @@ def test_run_stops_on_ctrl_c_with_a_summary(built_engine, tmp_path):
     assert process.returncode == 0, stderr
     assert "frames" in stderr and "fps" in stderr
     assert "test://ball: 640x480" in stderr and "in system memory" in stderr
-    assert set(first[0]) == {"source", "frame", "pts", "top", "age_ms", "latency_ms"}
+    assert set(first[0]) == {"source", "frame", "pts", "time", "top", "age_ms", "latency_ms"}
+    seen = datetime.fromisoformat(first[0]["time"].replace("Z", "+00:00"))
+    assert abs(datetime.now(timezone.utc) - seen).total_seconds() < 60
     measured = json.loads(summary.read_text())
     assert measured["frames"] >= 5
     assert measured["backend"] == "onnxruntime"

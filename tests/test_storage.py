@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import StorageError
-from edge.storage import alone, atomic, check_target, digest, make_folder, write_bytes
+from edge.storage import alone, atomic, check_target, digest, make_folder, meant_for, write_bytes
 
 
 def test_writes_whole_files(tmp_path):
@@ -26,6 +26,30 @@ def test_a_failure_leaves_the_old_file_and_no_scraps(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_leaves_tells_by_its_name_what_it_was_to_become(tmp_path):
+    code = "import os, sys; from pathlib import Path; from edge.storage import atomic\n"
+    code += "with atomic(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.b.json"])
+    [left] = tmp_path.iterdir()
+    assert meant_for(left.name) == "a.b.json"
+
+
+@pytest.mark.parametrize("name", ["a.b.json", ".a.b.json", ".a", ".a.0123456", "a.01234567", ""])
+def test_any_other_name_was_to_become_nothing_else(name):
+    assert meant_for(name) == ""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_who_may_read_a_file_is_what_the_umask_says(umask, tmp_path):
+    """In a process of its own: the umask is that of all threads."""
+    (tmp_path / "old").touch(0o644)
+    code = "import os, sys; from pathlib import Path; from edge.storage import write_bytes; "
+    code += "os.umask(int(sys.argv[1])); [write_bytes(Path(p), b'') for p in sys.argv[2:]]"
+    paths = [tmp_path / "new", tmp_path / "old"]
+    subprocess.run([sys.executable, "-c", code, str(umask), *map(str, paths)], check=True)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o666 & ~umask] * 2
 
 
 def test_a_full_disk_is_a_storage_error(tmp_path):

@@ -53,7 +53,7 @@ class Feed:
     open     (number of its first frame, seconds to wait for it) -> a source, not yet open
     live     it is a camera, as far as is known before it is open
     keep     open it anew when it ends or fails, if it is a camera
-    again    begin a file again at its end
+    again    begin it again at its end, if it is no camera
     stall    seconds of silence after which a source has failed; see `Patience`
     """
 

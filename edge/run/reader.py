@@ -11,44 +11,20 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import contextmanager
 
-from edge.errors import AccessError, EdgeError, SilenceError, SourceError
+from edge.errors import AccessError, SilenceError, SourceError
+from edge.run.calls import Calls, faults
 from edge.run.feeds import Feed, FrameSource
 from edge.run.frames import Frame
 from edge.run.patience import BEHIND, Freshness, Patience, backoff
+from edge.run.places import Place, Work
 from edge.run.status import SourceStatus, State, Transition
 
-__all__ = ["Place", "Reader", "Work"]
+__all__ = ["Reader"]
 
 _STAYED = 5.0  # seconds after which a source that came back is no longer one that comes and goes
 _READY = 0.1  # seconds to prepare a frame: more is as usual, or a start
-
-
-class Place(Protocol):
-    """Room for one frame, between the reader that fills it and the engine."""
-
-    def put(self, frame: Frame) -> None:
-        """Preprocess the frame, or make it ready for the GPU and keep it until `clear`."""
-
-    def clear(self) -> None:
-        """Let go of the frame: its buffer goes back to the camera's few."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A frame and its place; after `expires` it is no longer current.
-
-    prepared  it lies in its place, ready for the engine; else see `Reader.prepare`
-    """
-
-    frame: Frame
-    place: Place
-    taken: float
-    expires: float
-    prepared: bool
 
 
 class Reader(threading.Thread):
@@ -82,7 +58,10 @@ class Reader(threading.Thread):
         self._places = len(self._free)
         self._leaving = threading.Event()
         self._abandoned = False  # nobody gives places back any more
+        self._calls = Calls(feed.name, clock)
+        self._hung = False
         self._source: FrameSource | None = None
+        self._fault: SourceError | None = None  # of a frame of its own, found by the loop
         self._camera = feed.live
         self._played = False  # since it was opened
         self._stayed = 0.0  # seconds for which it did
@@ -108,75 +87,76 @@ class Reader(threading.Thread):
     def _keep_playing(self) -> None:
         patience, failures = Patience(self.feed.stall), 0
         while not self._leaving.is_set():
-            problem: SourceError | None = None
-            try:
-                self._play(patience)
-            except SourceError as error:
-                problem = error
-            if self._leaving.is_set():
-                with self._bell:
-                    self._change("ended", "taken out" if self.retired else "")
-                break
-            if problem is None and self._played and self.feed.again:
-                continue
-            if not (self.feed.keep and self._camera):
-                if problem is not None:
-                    raise problem
-                with self._bell:
-                    self._change("ended")
-                break
-            failures = 0 if self._stayed >= _STAYED else failures + 1
-            self._lost(problem)
-            wait = backoff(failures, refused=isinstance(problem, AccessError))
-            self._leaving.wait(wait)
+            problem = self._play(patience)
+            after = self._over(problem)
+            if after == "failed" and problem is not None:
+                raise problem
+            if after == "ended":
+                return
+            refused = isinstance(problem, AccessError)
+            del problem  # with what its traceback holds
+            if after == "waiting":
+                failures = 0 if self._stayed >= _STAYED else failures + 1
+                self._leaving.wait(backoff(failures, refused=refused))
+        self._over(None)
 
-    def _play(self, patience: Patience) -> None:
-        """Read a source, opened anew, until it ends. Raises SourceError when it fails."""
-        self._played, self._stayed = False, 0.0
-        with self._faults():
-            source = self.feed.open(self._number, patience.seconds(None))
+    def _play(self, patience: Patience) -> BaseException | None:
+        """Read a source, opened anew, until it ends; returns why it failed, if it did."""
+        self._played, self._stayed, self._fault = False, 0.0, None
+        problem: BaseException | None = None
+        wait = patience.seconds(None)
+        try:
+            with self._calls.call():
+                source = self.feed.open(self._number, wait)
+        except SourceError as error:
+            return error
         with self._bell:
             self._source = source
             if self._leaving.is_set():  # `halt` came before there was a source to stop
-                return
+                return None
         try:
-            with ExitStack() as stack:
-                with self._faults():
-                    stack.enter_context(source)
+            with self._opened(source, self.feed.stall + wait):
                 try:
                     self._read(source, patience)
-                finally:
-                    self._await_places()
-        except SilenceError:
-            patience.silent(source.interval)
-            raise
-        finally:
-            with self._bell:
-                self._dropped += source.dropped
-                self.status.dropped = self._dropped
-                self._source = None
+                except BaseException as error:
+                    problem = error
+                self._await_places()
+                problem = problem or self._fault
                 self._camera = self._camera or source.camera
+                self._over(problem)
+        except BaseException as error:  # it does not open, or not close
+            problem = problem or error
+        with self._bell:
+            self._dropped += source.dropped
+            self.status.dropped = self._dropped
+            self._source = None
+            self._camera = self._camera or source.camera
+        if isinstance(problem, SilenceError):
+            patience.silent(source.interval)
+        try:
+            return problem
+        finally:
+            del problem  # its traceback holds this frame: no cycle
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """One source's bug, or a library's, is that source's failure, and not the run's."""
+    def _opened(self, source: FrameSource, within: float) -> Iterator[None]:
+        """Open it, in so many seconds, and close it."""
+        with self._calls.call(within):
+            source.__enter__()
         try:
             yield
-        except EdgeError:
-            raise
-        except Exception as error:
-            raise SourceError(
-                f"{self.feed.name} fails ({type(error).__name__}: {error})",
-                "please report it, with what edge --debug shows",
-            ) from error
+        finally:
+            with self._calls.call():
+                source.__exit__(None, None, None)
 
     def _read(self, source: FrameSource, patience: Patience) -> None:
         freshness, in_time = Freshness(source.way, source.spacing), self._clock()
         while (place := self._take()) is not None:
             filled = False
             try:
-                with self._faults():
-                    frame = source.read(patience.seconds(source.interval))
+                wait = patience.seconds(source.interval)
+                with self._calls.call(wait):
+                    frame = source.read(wait)
                 if frame is None:
                     break
                 taken = self._clock()
@@ -187,7 +167,8 @@ class Reader(threading.Thread):
                     self._put(frame, place, source, taken, expires)
                     filled = True
                 else:  # nothing is spent on it: that may be why it is late
-                    self.status.stale += 1
+                    with self._bell:
+                        self.status.stale += 1
                 del frame  # or it would be held while the next is read
             finally:
                 if not filled:
@@ -208,13 +189,13 @@ class Reader(threading.Thread):
         if now:
             expires += self._fill(place, frame)
         with self._bell:
+            if self._said[0] != "playing":  # a file that is played again never stopped to
+                outage = None if self._heard is None else taken - self._heard
+                self._change("playing", outage=outage)
             if not self._played:
-                if self._said[0] != "playing":  # a file that is played again never stopped to
-                    outage = None if self._heard is None else taken - self._heard
-                    self._change("playing", outage=outage)
-                self._played = self.came = True
                 self._playing_since = taken
-                self.error = None
+            self._played = self.came = True
+            self.error = None
             self._number, self._heard = frame.number + 1, taken
             self._stayed = taken - self._playing_since
             if self._leaving.is_set():
@@ -230,30 +211,68 @@ class Reader(threading.Thread):
     def _fill(self, place: Place, frame: Frame) -> float:
         """Prepare a frame; returns the seconds that this may add to what is current."""
         began = self._clock()
-        place.put(frame)
+        with faults(self.feed.name):
+            place.put(frame)
         took = self._clock() - began
-        self.status.preprocess.add(took * 1e3)
-        # What it takes to get ready it takes each time, but for the first: then code is loaded.
-        self._usual = min(self._usual, took)
-        return min(took, max(_READY, 4 * self._usual))
+        with self._bell:  # the loop, too, fills places of this source
+            self.status.preprocess.add(took * 1e3)
+            # What it takes to get ready it takes each time, but for the first: then code is loaded.
+            self._usual = min(self._usual, took)
+            return min(took, max(_READY, 4 * self._usual))
 
-    def prepare(self, work: Work) -> None:
-        """Put the frame of a turn into its place, if none was near enough to do it meanwhile."""
-        if not work.prepared:
-            self._fill(work.place, work.frame)
+    def prepare(self, work: Work) -> bool:
+        """Put the frame of a turn into its place, if none was near enough to do it meanwhile.
 
-    def _lost(self, problem: SourceError | None) -> None:
-        """It does not play, and will be tried again; each reason is told once."""
-        reason = "the stream ended" if problem is None else str(problem)
+        False when that fails: its source has failed then, and the place is free again.
+        """
+        try:
+            if not work.prepared:
+                self._fill(work.place, work.frame)
+        except SourceError as error:
+            with self._bell:
+                self._fault = error
+                if self._source is not None:
+                    self._source.stop()
+                self.release(work.place)
+            return False
+        return True
+
+    def _over(self, problem: BaseException | None) -> State:
+        """It does not play: tell, and return, what it does now. Each reason is told once.
+
+        Told before it is closed, too: a driver in trouble may never return from that.
+        """
+        keeps = problem is None or isinstance(problem, SourceError)
+        state: State
         with self._bell:
-            self.error = None if self.came else problem
-            if self._said != ("waiting", reason):
-                self._change("waiting", reason)
+            if self._leaving.is_set():
+                state, reason = "ended", "taken out" if self.retired else ""
+            elif problem is None and self._played and self.feed.again and not self._camera:
+                return "playing"
+            elif self.feed.keep and self._camera and keeps:
+                state, reason = "waiting", str(problem or "the stream ended")
+                self.error = None if self.came else problem
+            else:
+                state, reason = "failed" if problem else "ended", str(problem or "")
+            self._change(state, reason)
             self._bell.notify_all()
+        return state
 
     def _change(self, state: State, reason: str = "", outage: float | None = None) -> None:
-        self._said = state, reason
-        self._news.append(Transition(self.feed.name, state, reason, outage))
+        if self._said != (state, reason):
+            self._said = state, reason
+            self._news.append(Transition(self.feed.name, state, reason, outage))
+
+    def hangs(self) -> bool:
+        """Whether it waits for a driver that is long overdue; told once."""
+        with self._bell:
+            problem, before = self._calls.hang, self._hung
+            self._hung = problem is not None
+            said = self.retired or self._said[0] in ("ended", "failed")
+            if problem and not before and not said:
+                self.error = None if self.came else problem
+                self._change("waiting", str(problem))
+            return self._hung
 
     def _take(self) -> Place | None:
         """A place to fill, or None on `halt`. Of a live source one is always free."""
@@ -301,6 +320,16 @@ class Reader(threading.Thread):
                 self._give_back(self.ready.popleft().place)
             self._leave()
 
+    def leave_behind(self) -> None:
+        """It was taken out, and hangs: what it says one day is for nobody. Its places stay its own.
+
+        One of the same name may take its turn.
+        """
+        with self._bell:
+            if self._said[0] != "ended":
+                self._change("ended", "taken out, while its driver hangs")
+            self._news, self.status = deque(), SourceStatus(self.feed.name)
+
     def halt(self) -> None:
         """Make the thread end, wherever it waits: the run is over."""
         with self._bell:
@@ -309,6 +338,7 @@ class Reader(threading.Thread):
 
     def _leave(self) -> None:
         self._leaving.set()
+        self._calls.hurry()
         if self._source is not None:
             self._source.stop()
         self._bell.notify_all()

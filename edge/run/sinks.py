@@ -23,7 +23,17 @@ from edge.run.record.caption import bar, enlarged
 from edge.run.status import Transition
 from edge.storage import check_target, drop_unread, write_bytes
 
-__all__ = ["JsonLines", "Prediction", "Preview", "Result", "Sink", "annotate", "as_json", "words"]
+__all__ = [
+    "JsonLines",
+    "Prediction",
+    "Preview",
+    "Result",
+    "Sink",
+    "annotate",
+    "as_json",
+    "utc",
+    "words",
+]
 
 TOP = 5  # classes told per frame
 _SLICE = 100  # milliseconds to wait for a reader, between two looks at `stop`
@@ -42,12 +52,15 @@ class Result:
 
     age_ms      milliseconds from the moment the picture was at the source to this result
     latency_ms  milliseconds from the moment the frame was taken from the source to this result
+    time        seconds since 1970 at which the picture was at the source, by the wall clock of
+                this result: what waits for a broker or a disk still tells how old it is
     """
 
     frame: Frame
     prediction: Prediction
     age_ms: float
     latency_ms: float
+    time: float
 
 
 class Sink:
@@ -70,14 +83,15 @@ class Sink:
 def as_json(result: Result) -> str:
     """The result as one line of JSON, without its end: what every sink for programs writes.
 
-    Keys: source, frame, pts (seconds or null), top (label, class_id, confidence), age_ms and
-    latency_ms.
+    Keys: source, frame, pts (seconds or null), time (UTC, when the picture was at the source), top
+    (label, class_id, confidence), age_ms and latency_ms.
     """
     frame = result.frame
     line = {
         "source": frame.source,
         "frame": frame.number,
         "pts": frame.pts,
+        "time": utc(result.time),
         "top": [
             {"label": label, "class_id": class_id, "confidence": round(confidence, 6)}
             for class_id, label, confidence in result.prediction.top(TOP)
@@ -86,6 +100,12 @@ def as_json(result: Result) -> str:
         "latency_ms": round(result.latency_ms, 3),
     }
     return json.dumps(line)
+
+
+def utc(seconds: float) -> str:
+    """A moment, seconds since 1970, as all JSON has it: 2025-01-31T11:59:59.750Z."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 class JsonLines(Sink):
@@ -165,13 +185,13 @@ class Preview(Sink):
         write_bytes(self._path, encoded.getvalue())
 
 
-def words(result: Result, captured: float) -> list[str]:
-    """What stands under a picture: its best class, and when (seconds since 1970) and where it was.
+def words(result: Result) -> list[str]:
+    """What stands under a picture: its best class, and when and where it was.
 
     The text changes rarely enough to be drawn once for many frames.
     """
     _, label, confidence = result.prediction.top(1)[0]
-    moment = datetime.fromtimestamp(captured, timezone.utc)
+    moment = datetime.fromtimestamp(result.time, timezone.utc)
     place = f"{moment:%Y-%m-%d %H:%M:%S} UTC, {result.frame.source}"
     return [f"{label}  {confidence:.0%}", place]
 

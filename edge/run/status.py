@@ -65,6 +65,9 @@ class SourceStatus:
 class Status:
     """All sources of a run, and what its stages took. Read it from any thread.
 
+    stuck  no source plays, and the driver of one hangs: only a new process can help. That cameras
+           are merely off is no reason for one
+
     Its numbers are read while others count on: each is right, their sums may differ by a frame.
     """
 
@@ -74,6 +77,7 @@ class Status:
         self.backend = backend
         self.frame_path = frame_path
         self.clock = clock
+        self.stuck = False
         self.total = Tally()
         self.stages: dict[str, Histogram] = {}
         self._sources: dict[str, SourceStatus] = {}

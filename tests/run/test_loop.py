@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
-from edge.run import loop
+from edge.run import crew, loop
 from edge.run.feeds import Feed
 from edge.run.frames import Frame
 from edge.run.loop import Result, Summary
@@ -132,6 +133,23 @@ def test_every_frame_of_a_file_gets_its_own_label(engine: Any, numbered: Path) -
     assert (numbers["frames"], numbers["dropped"]) == (FRAMES, 0)
     assert sink.closed
     assert readers() == []
+
+
+def test_a_result_bears_the_time_of_its_picture_by_the_wall_clock_that_it_has_then(
+    engine: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board without a battery sets its clock while it runs, and it may go back."""
+    sink, noon = List(), 1738324800.0
+    set_back = SimpleNamespace(
+        time=lambda: noon - 3600.0 * len(sink.results), monotonic=time.monotonic
+    )
+    monkeypatch.setattr(loop, "time", set_back)
+    run(engine, [fake(3)], [sink])
+    ages = [result.age_ms / 1e3 for result in sink.results]
+    assert [result.time for result in sink.results] == [
+        noon - 3600.0 * number - age for number, age in enumerate(ages)
+    ]
+    assert min(ages) > 0
 
 
 class Flying:
@@ -435,7 +453,7 @@ def test_a_source_that_cannot_be_opened(engine: Any, media: Path) -> None:
         run(engine, [Source(str(media / "text.mp4"))], [])
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "infer", "predict"])
+@pytest.mark.parametrize("stage", ["infer", "predict"])
 def test_an_error_of_the_engine(stage: str, engine: Any, fake: Any) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("engine")
@@ -492,7 +510,7 @@ def test_a_stuck_driver_does_not_hold_the_exit(
         def __exit__(self, *_: object) -> None:
             free.wait(WAIT)
 
-    monkeypatch.setattr(loop, "_JOIN", 0.05)
+    monkeypatch.setattr(crew, "_JOIN", 0.05)
     assert run(engine, [Stuck(paint, 9)], [], frames=2).frames == 2
     free.set()
 

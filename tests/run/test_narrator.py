@@ -26,7 +26,7 @@ def narrator(told: list[str]) -> Narrator:
 
 def result(guess: Any, width: int, source: str = "door") -> Result:
     surface = Surface.from_rgb(np.zeros((4, width, 3), np.uint8))
-    return Result(Frame(source, 0, None, 0.0, "system", surface), guess(1), 1.0, 1.0)
+    return Result(Frame(source, 0, None, 0.0, "system", surface), guess(1), 1.0, 1.0, 0.0)
 
 
 def test_what_a_source_delivers_is_told_when_it_changes(

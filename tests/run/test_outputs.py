@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from edge.run import loop, narrator
+from edge.run import crew, narrator
 from edge.run.engine import Engine
 from edge.run.outputs import Outputs, Together, open_outputs
 from edge.run.parity import audit
@@ -105,6 +105,6 @@ def test_the_end_of_a_run_takes_less_time_than_systemd_gives_it() -> None:
         server._CLOSING + pictures._CLOSING,
     )
     # The sources, the sinks, the audit, the metrics.
-    longest = loop._NAP + loop._JOIN + slowest + audit._GRACE + server._CLOSING
+    longest = crew._NAP + crew._JOIN + slowest + audit._GRACE + server._CLOSING
     assert longest < float(given) - 2, "and leave two seconds for the engine"
     assert clips._FINISH < recording._PATIENCE, "so that a film's missing end is said"

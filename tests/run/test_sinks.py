@@ -23,9 +23,10 @@ from edge import storage
 from edge.errors import StorageError
 from edge.preprocess.surface import Surface
 from edge.run.frames import Frame
-from edge.run.sinks import JsonLines, Preview, Result, annotate
+from edge.run.sinks import JsonLines, Preview, Result, annotate, utc
 
 ROOT = Path(__file__).parents[2]
+NOON = 1738324800.0  # 2025-01-31T12:00:00Z
 
 
 class Stream(io.StringIO):
@@ -46,7 +47,7 @@ class Stream(io.StringIO):
 def result(guess: Any, number: int = 3, pts: float | None = 0.1, colour: int = 90) -> Result:
     pixels = np.full((240, 320, 3), colour, np.uint8)
     frame = Frame("test://ball", number, pts, 5.0, "system", Surface.from_rgb(pixels))
-    return Result(frame, guess(7, confidence=0.12345678), 20.12345, 10.98765)
+    return Result(frame, guess(7, confidence=0.12345678), 20.12345, 10.98765, NOON)
 
 
 def test_json_lines(guess: Any) -> None:
@@ -57,7 +58,8 @@ def test_json_lines(guess: Any) -> None:
     assert stream.flushed == [stream.getvalue().splitlines(True)[0], stream.getvalue()]
     first, second = stream.getvalue().splitlines()
     assert first == (
-        '{"source": "test://ball", "frame": 3, "pts": 0.1, "top": ['
+        '{"source": "test://ball", "frame": 3, "pts": 0.1, '
+        '"time": "2025-01-31T12:00:00.000Z", "top": ['
         '{"label": "class 7", "class_id": 7, "confidence": 0.123457}, '
         '{"label": "class 0", "class_id": 0, "confidence": 0.001}, '
         '{"label": "class 1", "class_id": 1, "confidence": 0.001}, '
@@ -68,6 +70,18 @@ def test_json_lines(guess: Any) -> None:
     assert json.loads(second)["pts"] is None
     sink.close()
     assert not stream.closed, "stdout is not ours to close"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (-0.25, "1969-12-31T23:59:59.750Z"),  # a picture of before the clock's first second
+        (NOON + 0.0625, "2025-01-31T12:00:00.062Z"),
+    ],
+)
+def test_a_moment_is_told_in_utc_to_the_millisecond(seconds: float, said: str) -> None:
+    assert utc(seconds) == said
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
@@ -86,7 +100,7 @@ sink = JsonLines(sys.stdout)
 frame = Frame("x", 0, None, 0.0, "system", Surface.from_rgb(np.zeros((1, 1, 3), np.uint8)))
 try:
     while True:
-        sink.write(Result(frame, Guess(), 0.0, 0.0))
+        sink.write(Result(frame, Guess(), 0.0, 0.0, 0.0))
 except BrokenPipeError:
     sys.exit(7)
 """

@@ -15,7 +15,7 @@ from edge.run.record.clips import SUFFIXES, Clip
 from edge.run.record.encoder import encoder
 from edge.run.record.shelf import check_room, slug, stamp, vacant
 from edge.run.record.trouble import Trouble
-from edge.storage import check_target, make_folder
+from edge.storage import check_target, make_folder, writing
 
 __all__ = ["Films", "place_of"]
 
@@ -56,9 +56,13 @@ class _Track:
 
 
 def place_of(target: str) -> tuple[Path, bool]:
-    """Where films go, and whether that is a folder. Raises OptionError for another ending."""
+    """Where films go, and whether that is a folder.
+
+    Raises OptionError for another ending, StorageError for a name that no file can have.
+    """
     path = Path(target)
-    is_folder = target.endswith("/") or path.is_dir() or not path.suffix
+    with writing(path):
+        is_folder = target.endswith("/") or path.is_dir() or not path.suffix
     if not is_folder and path.suffix not in SUFFIXES:
         raise OptionError(
             f"--record {target} is neither {' nor '.join(SUFFIXES)}",

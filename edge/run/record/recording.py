@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from edge.errors import OptionError
@@ -58,14 +56,6 @@ class Outlet(Protocol):
         """Finish what was begun."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Shot:
-    """A result, and when its picture was at the source: seconds since 1970."""
-
-    result: Result
-    captured: float
-
-
 class Recording(Sink):
     """Hands labelled pictures of all sources to an outlet, which it owns."""
 
@@ -74,7 +64,7 @@ class Recording(Sink):
         self._outlet = outlet
         self._stop = stop
         self._warn = warn
-        self._background: Background[_Shot | Transition | None] = Background(
+        self._background: Background[Result | Transition | None] = Background(
             "recording", self._work, _ROOM, _PATIENCE, warn
         )
 
@@ -84,9 +74,8 @@ class Recording(Sink):
         return self._background.lost + self._outlet.lost
 
     def write(self, result: Result) -> None:
-        shot = _Shot(result, time.time() - result.age_ms / 1e3)
         until = None if result.frame.live else self._stop
-        self._background.put(result.frame.source, shot, until)
+        self._background.put(result.frame.source, result, until)
 
     def changed(self, transition: Transition) -> None:
         if transition.state in ("ended", "failed"):
@@ -100,13 +89,13 @@ class Recording(Sink):
         if self.lost:
             self._warn(f"{self.lost} frames are missing in the recording")
 
-    def _work(self, item: _Shot | Transition | None) -> None:
+    def _work(self, item: Result | Transition | None) -> None:
         if item is None:
             self._outlet.close()
         elif isinstance(item, Transition):
             self._outlet.end(item.source)
         else:
-            self._outlet.take(item.result.frame, lambda: _drawn(item))
+            self._outlet.take(item.frame, lambda: _drawn(item))
 
 
 def check_record(target: str) -> None:
@@ -141,9 +130,9 @@ def record(
     return Recording(Films(target, several, say, warn), stop, warn)
 
 
-def _drawn(shot: _Shot) -> Surface:
+def _drawn(result: Result) -> Surface:
     """The picture with its words. Raises SourceError when it cannot be brought to this memory."""
-    picture, lines = shot.result.frame.picture, tuple(words(shot.result, shot.captured))
+    picture, lines = result.frame.picture, tuple(words(result))
     if picture.layout.width < READABLE:
-        picture = Surface.from_rgb(enlarged(shot.result.frame.pixels))
+        picture = Surface.from_rgb(enlarged(result.frame.pixels))
     return captioned(picture, lines)

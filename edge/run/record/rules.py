@@ -125,7 +125,10 @@ def read_rule(text: str) -> Rule:
         if name in named:
             named[name].add(_bare(value))
     labels, sources = (tuple(sorted(names)) for names in named.values())
-    return Rule(text, _meaning(condition), hold, labels, sources)
+    try:
+        return Rule(text, _meaning(condition), hold, labels, sources)
+    except RecursionError:
+        raise OptionError("a rule is nested too deeply", "write several, shorter ones") from None
 
 
 def check_labels(rules: Iterable[Rule], labels: Sequence[str]) -> None:

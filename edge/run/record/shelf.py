@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.errors import StorageError
 from edge.storage import writing
 
-__all__ = ["check_room", "slug", "stamp", "vacant"]
+__all__ = ["by_time", "check_room", "slug", "stamp", "vacant"]
 
 # Left free for the rest of the machine: 5 % of a small disk, at most 500 MB of a large one.
 _FREE_SHARE = 0.05
@@ -41,6 +41,12 @@ def vacant(path: Path) -> Path:
             number += 1
             found = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return found
+
+
+def by_time(name: str) -> list[str | int]:
+    """Sorts names by their stamps, and those that `vacant` gave a number by that: -10 after -9."""
+    parts = re.split(r"(\d+)", Path(name).stem)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def check_room(folder: Path) -> None:

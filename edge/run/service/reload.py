@@ -12,6 +12,7 @@ from edge.run.feeds import Feed
 from edge.run.loop import Control
 from edge.run.service.config import Config, diff, load, merge
 from edge.run.sources.cameras import Camera
+from edge.run.sources.uris import redact_text
 
 __all__ = ["Reload"]
 
@@ -50,6 +51,10 @@ class Reload:
             feeds = [self._feed(camera) for camera in change.added]
         except EdgeError as error:
             self._warn(f"{error}; until then all stays as it is")
+            return
+        except Exception as error:  # of a library, the system: no file stops cameras that play
+            said = redact_text(repr(error))
+            self._warn(f"{self._path} cannot be used ({said}); until then all stays as it is")
             return
         for camera in change.removed:
             self._control.remove(camera.name)

@@ -99,15 +99,18 @@ class Systemd:
 class Watchdog:
     """Tells systemd that the run is alive, no more often than it needs to hear it."""
 
-    def __init__(self, systemd: Systemd):
-        self._systemd = systemd
+    def __init__(self, systemd: Systemd, status: Status):
+        self._systemd, self._status = systemd, status
         self._last: float | None = None
 
     def beat(self, now: float) -> None:
         """The loop has labelled a frame, or waits for cameras that have none; at these seconds.
 
         While the engine works on a batch there is no beat: one that never ends is what it is for.
+        Nor is a run alive that is stuck in its drivers: only a new process frees it.
         """
+        if self._status.stuck:
+            return
         limit = self._systemd.watchdog
         due = self._last is None or (limit is not None and now - self._last >= limit / 3)
         if limit is not None and due and self._systemd.alive():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,13 @@ else:
 
 __all__ = ["Document", "Place", "read"]
 
+_DEEPEST = 32  # tables and arrays within each other in one statement; a configuration has two
+
 Place = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
+
+
+class _TooDeep(Exception):
+    """A statement nests `_DEEPEST` deep; its argument is the statement's first line, from 1."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,11 @@ def read(path: Path) -> Document:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: this is not UTF-8", "save the file as UTF-8") from error
     try:
-        return Document(path, tomllib.loads(text), _lines(text))
+        return Document(path, *_parsed(text))
+    except _TooDeep as error:
+        raise ConfigError(
+            f"{path}:{error.args[0]}: this is nested too deeply", "correct that line"
+        ) from error
     except ValueError as error:
         found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", str(error))
         line = text.rstrip().count("\n") + 1
@@ -69,6 +79,15 @@ def read(path: Path) -> Document:
         raise ConfigError(
             f"{path}:{line}: this is not valid TOML ({problem})", "correct that line"
         ) from error
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """What a document holds, and the line of each place."""
+    try:
+        data = tomllib.loads(text)
+    except RecursionError:
+        data = {}  # there is a statement that `_lines` refuses
+    return data, _lines(text)
 
 
 def _lines(text: str) -> dict[Place, int]:
@@ -99,9 +118,28 @@ def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
             holds = tomllib.loads("\n".join(statement))
         except ValueError:
             continue
+        except RecursionError as error:
+            raise _TooDeep(start + 1) from error
+        if _is_deep(holds):
+            raise _TooDeep(start + 1)
         if holds:
             yield start + 1, statement
         start = end
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it goes on after `_DEEPEST` tables and arrays within each other."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [child for one in layer for child in _children(one)]
+    return bool(layer)
+
+
+def _children(value: Any) -> Collection[Any]:
+    """What a table or an array holds."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _table(header: dict[str, Any], counts: dict[Place, int], is_element: bool) -> Place:

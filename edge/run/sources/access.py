@@ -11,7 +11,7 @@ import netrc
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -114,7 +114,7 @@ def resolve(
     if is_network(uri):
         path, address = credentials or environ.get(CREDENTIALS), address_of(uri)
         if path and address and not login:
-            user, password = _from_file(Path(path).expanduser(), address[0])
+            user, password = _from_file(Path(path), address[0])
     elif not uri.startswith("gst:"):
         template = uri
     return Access(name, uri, template, user, password, (*values, password))
@@ -142,6 +142,8 @@ def _word(text: str, variable: str) -> str:
 
 def _from_file(path: Path, host: str) -> tuple[str, str]:
     """The user and the password that a netrc file has for `host`; "" where it has none."""
+    with suppress(RuntimeError, ValueError):  # a user that there is not has no such file
+        path = path.expanduser()
     try:
         mode, found = path.stat().st_mode, netrc.netrc(path).authenticators(host)
     except netrc.NetrcParseError as error:

@@ -125,7 +125,9 @@ def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceE
         )
     if "allow more transport protocols" in reason:
         return SourceError(
-            f"{place} sends no video this way", "try the other: --transport tcp or --transport udp"
+            f"{place} sends no video this way",
+            # Nothing that GStreamer says tells which way it was, or whether it offers any video.
+            "try the other way, with --transport udp or without it; or another path of the camera",
         )
     if "multipartdemux" in debug:
         return SourceError(

@@ -31,7 +31,26 @@ def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) 
         source = built.get_by_name(CAMERA)
         source.set_property("user-id", access.user)
         source.set_property("user-pw", access.password)
+    if access.uri.startswith("rtsp://"):
+        built.get_by_name(CAMERA).connect("select-stream", _FirstVideo())
     return built
+
+
+class _FirstVideo:
+    """Of the streams that an RTSP camera offers, its first video; the others are not asked for.
+
+    Of two videos, such as heat and light, rtspsrc would give the one that comes first: another one
+    at each opening. This holds nothing of the pipeline that holds it: no cycle, no leak.
+    """
+
+    def __init__(self) -> None:
+        self._chosen: int | None = None  # by its number: it may be asked for more than once
+
+    def __call__(self, _source: Any, number: int, caps: Any) -> bool:
+        is_video = caps.get_structure(0).get_string("media") == "video"
+        if is_video and self._chosen is None:
+            self._chosen = number
+        return number == self._chosen
 
 
 @lru_cache(maxsize=1)

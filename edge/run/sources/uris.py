@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -111,22 +112,34 @@ def as_uri(text: str) -> str:
     if text.startswith("file://"):
         # A name typed as it is, with a space or a % in it, wins over its percent-decoded reading.
         literal = Path(text[len("file://") :])
-        return literal.as_uri() if literal.is_absolute() and literal.exists() else text
+        return literal.as_uri() if literal.is_absolute() and _is_there(literal, text) else text
     if text.startswith(("/dev/", "gst:")) or "://" in text:
         return text
     if slip := re.match(r"(\w{2,}):/+(?=[^/])", text):  # what follows may be a password
         raise SourceError(
             f"a source that begins with {slip[0]} is not understood", f"write {slip[1]}://..."
         )
-    path = Path(text).expanduser().absolute()
     if not text.strip():
         raise SourceError("the source is empty", f"use one of: {KNOWN}")
-    if not path.exists():
-        if "${" in text:
-            return text
-        shown = redact_address(text) if ":" in text else text
-        raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
-    return path.as_uri()
+    shown, path = redact_address(text) if ":" in text else text, Path(text)
+    with suppress(RuntimeError, ValueError):  # ~cam stays, as in a shell, where there is no cam
+        path = path.expanduser()
+    path = path.absolute()
+    if _is_there(path, shown):
+        return path.as_uri()
+    if "${" in text:
+        return text
+    raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
+
+
+def _is_there(path: Path, shown: str) -> bool:
+    """Raises SourceError when that cannot be known: its folder may be closed to this user."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise SourceError(
+            f"{shown} cannot be looked for ({error.strerror})", "check the path and its rights"
+        ) from error
 
 
 def check_scheme(uri: str) -> None:
@@ -139,7 +152,7 @@ def check(uri: str) -> None:
     """Raises SourceError when the file or the device that `uri` names cannot be there to open."""
     if uri.startswith("file://"):
         path = path_of(uri)
-        if not path.exists():
+        if not _is_there(path, str(path)):
             raise SourceError(f"there is no file {path}", "check the path")
         if not path.is_file():
             raise SourceError(f"{path} is not a file", "give the path of a video")
@@ -174,7 +187,7 @@ def redact(uri: str) -> str:
 
 def redact_address(text: str) -> str:
     """What should be an address and may be none: without a scheme, all before an '@' is hidden."""
-    return redact(text) if "://" in text else re.sub(r".*@", "***@", text, flags=re.S)
+    return redact(text) if "://" in text else re.sub(r"\A.*@", "***@", text, flags=re.S)
 
 
 def tells_password(uri: str) -> bool:

@@ -15,10 +15,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 from edge.errors import require
-from edge.run.sinks import Result, Sink, as_json
+from edge.run.sinks import Result, Sink, as_json, utc
 from edge.run.status import Transition
 from edge.run.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message, why_not
 
@@ -94,7 +93,7 @@ class Mqtt(Sink):
             "source": transition.source,
             "state": transition.state,
             "reason": transition.reason,
-            "since": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "since": utc(time.time()),
         }
         message = Message(self._topic(transition.source, "state"), json.dumps(said), retain=True)
         with self._bell:

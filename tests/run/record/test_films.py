@@ -275,6 +275,11 @@ def test_a_name_of_another_kind_is_refused_at_once(target: str) -> None:
         Films(target, False, print, print)
 
 
+def test_a_name_that_no_file_can_have_is_refused_at_once() -> None:
+    with pytest.raises(StorageError, match=r"File name too long\); give it a shorter name"):
+        Films("x" * 300, False, print, print)
+
+
 def test_a_name_that_is_too_long_with_its_source_s_is_said_once_and_the_run_goes_on(
     paint: Any, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ class Says:
 
 def result(label: str, time: float, source: str = "gate", confidence: float = 0.9) -> Result:
     frame = Frame(source, 0, time, 0.0, "system", SURFACE)
-    return Result(frame, Says(label, confidence), 0.0, 0.0)
+    return Result(frame, Says(label, confidence), 0.0, 0.0, 0.0)
 
 
 def firings(text: str, labels: str, rate: float = 10) -> list[float]:
@@ -118,6 +118,11 @@ def test_an_error_points_at_the_column_and_says_what_to_write(
     with pytest.raises(OptionError, match=re.escape(f"is not understood {where};")) as error:
         read_rule(text)
     assert mend in error.value.mend
+
+
+def test_a_rule_of_thousands_of_parts_within_each_other_is_refused() -> None:
+    with pytest.raises(OptionError, match="a rule is nested too deeply; write several"):
+        read_rule("not " * 5000 + "label=dog")
 
 
 def test_a_label_that_the_engine_has_not_is_refused_with_the_nearest() -> None:

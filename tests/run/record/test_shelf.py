@@ -10,7 +10,7 @@ import pytest
 
 from edge.errors import StorageError
 from edge.run.record import shelf
-from edge.run.record.shelf import check_room, slug, stamp, vacant
+from edge.run.record.shelf import by_time, check_room, slug, stamp, vacant
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -36,6 +36,13 @@ def test_stamps_sort_like_their_times() -> None:
     assert stamp(0) == "19700101T000000.000Z"
     times = [0.0, 0.001, 0.9999, 1.0, 1738318502.123, 1738318502.2]
     assert sorted(map(stamp, times)) == list(map(stamp, times))
+
+
+def test_names_sort_by_their_times_and_then_by_the_numbers_that_they_got() -> None:
+    early, late = stamp(0), stamp(0.001)
+    names = [f"{early}-gate-7.jpg", *(f"{early}-gate-7-{number}.jpg" for number in range(2, 12))]
+    names += [f"{early}-gate-70.jpg", f"{late}-a-x.jpg", f"{late}-gate-7.jpg"]
+    assert sorted(set(names), key=by_time) == names
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:

@@ -21,23 +21,28 @@ from edge.run.record.snapshots import Snapshots
 from edge.run.sinks import Result, annotate, as_json
 from edge.run.status import Transition
 
-NOON = 1738324800.0  # 2025-01-31T12:00:00Z
+SEEN = 1738324799.75  # 2025-01-31T11:59:59.750Z
 DOG = [read_rule("label='class 7' for 200ms")]
 
 
 def result(
-    guess: Any, class_id: int, at: float, source: str = "gate", pixels: Any = None
+    guess: Any,
+    class_id: int,
+    at: float,
+    source: str = "gate",
+    pixels: Any = None,
+    seen: float = SEEN,
 ) -> Result:
     if pixels is None:
         pixels = np.full((240, 320, 3), 90, np.uint8)
     frame = Frame(source, int(at * 10), at, 5.0, "system", Surface.from_rgb(pixels))
-    return Result(frame, guess(class_id), 250.0, 10.0)
+    return Result(frame, guess(class_id), 250.0, 10.0, seen)
 
 
 def sink(folder: Path, said: list[str] | None = None, **options: Any) -> Snapshots:
     rules = options.pop("rules", DOG)
     said = [] if said is None else said
-    return Snapshots(rules, folder, said.append, clock=lambda: NOON, **options)
+    return Snapshots(rules, folder, said.append, **options)
 
 
 def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
@@ -50,7 +55,7 @@ def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
         snapshots.write(each)
     snapshots.close()
     assert sorted(path.name for path in with_text.iterdir()) == [
-        "20250131T115959.750Z-gate-class-7.jpg",  # 250 ms before noon: when the camera saw it
+        "20250131T115959.750Z-gate-class-7.jpg",
         "20250131T115959.750Z-gate-class-7.json",
     ]
     assert (snapshots.written, snapshots.lost) == (1, 0)
@@ -62,11 +67,11 @@ def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
     assert np.abs(pixels - expected).mean() < 3, "but for the compression of JPEG"
     facts = json.loads((with_text / "20250131T115959.750Z-gate-class-7.json").read_text())
     assert facts == {
-        "time": "2025-01-31T11:59:59.750Z",
         "rules": ["label='class 7' for 200ms"],
         "picture": "20250131T115959.750Z-gate-class-7.jpg",
         **json.loads(as_json(shown[2])),
     }
+    assert facts["time"] == "2025-01-31T11:59:59.750Z"
 
 
 def test_rules_that_fire_together_share_a_picture(guess: Any, tmp_path: Path) -> None:
@@ -129,6 +134,77 @@ def test_only_the_newest_are_kept_and_other_files_stay(guess: Any, tmp_path: Pat
         "c-class-7.json",
         "mine.jpg",
     ]
+
+
+def kept(folder: Path) -> list[str]:
+    """Sources of the pictures in a folder that is in order: each has its facts beside it."""
+    names = {path.stem for path in folder.glob("*.jpg")}
+    assert {path.stem for path in folder.glob("*.json")} == names
+    assert all(not path.name.startswith(".") for path in folder.iterdir())
+    return sorted(name.split("-")[1] for name in names)
+
+
+def test_the_newest_are_kept_when_the_wall_clock_went_back(guess: Any, tmp_path: Path) -> None:
+    """A board without a battery begins in the past, until it hears the time."""
+
+    def shoot(snapshots: Snapshots, source: str, seen: float) -> None:
+        before = snapshots.written
+        snapshots.write(result(guess, 7, 0.0, source, seen=seen))
+        wait_until(lambda: snapshots.written > before)
+        snapshots.write(result(guess, 3, 0.1, source))  # it fires anew once it was false
+
+    snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")], keep=3)
+    for number in range(4):
+        shoot(snapshots, f"a{number}", SEEN + number)
+    snapshots.close()
+    assert kept(tmp_path) == ["a1", "a2", "a3"]
+    snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")], keep=3)
+    shoot(snapshots, "b0", SEEN - 86400)
+    assert kept(tmp_path) == ["a2", "a3", "b0"], "the oldest of the last run went"
+    shoot(snapshots, "b1", SEEN - 2 * 86400)
+    shoot(snapshots, "b2", SEEN + 86400)
+    assert kept(tmp_path) == ["b0", "b1", "b2"]
+    shoot(snapshots, "b3", SEEN - 3 * 86400)
+    shoot(snapshots, "b0", SEEN - 86400)  # the same second once more: its name is free again
+    assert kept(tmp_path) == ["b0", "b2", "b3"]
+    snapshots.close()
+
+
+def test_of_pictures_of_one_moment_the_first_goes_first(guess: Any, tmp_path: Path) -> None:
+    rules = [read_rule("label='class 7'")]
+    for _ in range(3):  # runs of their own: only names tell the next one what came first
+        snapshots = sink(tmp_path, rules=rules)
+        snapshots.write(result(guess, 7, 0.0))
+        snapshots.close()
+    names = {
+        path.name.removeprefix("20250131T115959.750Z-gate-") for path in tmp_path.glob("*.jpg")
+    }
+    assert names == {"class-7.jpg", "class-7-2.jpg", "class-7-3.jpg"}
+    snapshots = sink(tmp_path, rules=rules, keep=3)
+    snapshots.write(result(guess, 7, 0.0, "yard"))
+    snapshots.close()
+    assert not (tmp_path / "20250131T115959.750Z-gate-class-7.jpg").exists()
+    assert kept(tmp_path) == ["gate", "gate", "yard"]
+
+
+def test_what_a_killed_run_left_is_removed_at_the_next_start_and_nothing_else(
+    guess: Any, tmp_path: Path
+) -> None:
+    snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")])
+    snapshots.write(result(guess, 7, 0.0))
+    snapshots.close()
+    left = [
+        ".20250131T120000.000Z-gate-cat.jpg.0f9a3b21",
+        ".20250131T120000.000Z-a-b.json.01234567",
+    ]
+    left += ["20250131T120000.000Z-gate-cat.json"]
+    mine = [".mine.jpg.01234567", "mine.json", ".20250131T120000.000Z-gate-cat.jpg.swp", "x.jpg"]
+    mine += ["20250131T120000.000Z-gate-cat.mkv", "20250131T120000.000Z.json"]
+    for name in left + mine:
+        (tmp_path / name).touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    sink(tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == before - {*left}
 
 
 @pytest.mark.parametrize("floor", [True, False], ids=["no room to spare", "no room at all"])

@@ -46,13 +46,15 @@ class Run:
     def feed(self, camera):
         if camera.uri == "rtsp://refused":
             raise SourceError("there is no such camera", "use another")
+        if camera.uri == "rtsp://broken":
+            raise RuntimeError("not foreseen at rtsp://joe:s3cret@cam/")
         return Feed(camera.name, open=lambda first, wait: None, stall=camera.stall)
 
     def change(self, old, new):
         """Edit the file, and reload it: the names that the loop is to take out and to put in."""
         text = self.path.read_text()
         assert old in text
-        self.path.write_text(text.replace(old, new))
+        self.path.write_text(text.replace(old, new, 1))
         self.control.wishes.clear()
         self.reload()
         wishes = list(self.control.wishes)
@@ -90,6 +92,13 @@ def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
         ('name = "yard"', "name = ", "cameras.toml:9: this is not valid TOML"),
         ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
         ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is no test picture"),
+        ('"test://ball"', '"~no-such/a.mp4"', "cameras.toml:4: there is no file ~no-such/a.mp4"),
+        ('"test://ball"', '"rtsp://broken"', "not foreseen at rtsp://***@cam/"),
+        (
+            "[[camera]]",
+            f"x = {'[' * 5000}{']' * 5000}\n[[camera]]",
+            "cameras.toml:3: this is nest",
+        ),
         (BEFORE, 'engine = "cats"\n', "no camera was named"),
         ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
     ],

@@ -82,7 +82,7 @@ def test_without_systemd_nobody_is_told(said):
     systemd = Systemd.of({}, said.append)
     systemd.ready("x")
     systemd.stopping()
-    Watchdog(systemd).beat(0.0)
+    Watchdog(systemd, Status()).beat(0.0)
     with systemd.reloading():
         pass
     assert said == []
@@ -114,17 +114,25 @@ def test_the_watchdog_is_the_one_that_systemd_asks_of_this_process(environ, seco
 
 
 def test_the_watchdog_hears_of_progress_at_most_three_times_in_its_time(manager):
-    watchdog = Watchdog(Systemd(manager.address, watchdog=30.0))
+    watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), Status())
     for now in range(100, 130):
         watchdog.beat(now)
     assert manager.heard() == ["WATCHDOG=1"] * 3  # at 100, 110 and 120
+
+
+def test_a_run_that_is_stuck_in_its_drivers_is_not_called_alive(manager):
+    status = Status()
+    watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), status)
+    for now, status.stuck in ((0, False), (100, True), (200, True), (300, False)):
+        watchdog.beat(now)
+    assert manager.heard() == ["WATCHDOG=1"] * 2
 
 
 def test_a_beat_that_could_not_be_told_is_told_with_the_next(manager):
     manager.socket.close()
     if not manager.address.startswith("@"):
         Path(manager.address).unlink()
-    watchdog = Watchdog(Systemd(manager.address, watchdog=30.0))
+    watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), Status())
     watchdog.beat(0.0)
     again = Manager(manager.address)
     watchdog.beat(0.1)

@@ -184,6 +184,26 @@ def test_what_is_no_toml_is_named_with_its_line(tmp_path, text, line):
         toml.read(path)
 
 
+@pytest.mark.parametrize("depth", [40, 400, 4000])  # Python's own limit is between the last two
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda depth: f"x = {'[' * depth}{']' * depth}",
+        lambda depth: "x = " + "[\n" * depth + "]\n" * depth,
+        lambda depth: f"x = {'{x = ' * depth}1{'}' * depth}",
+        lambda depth: f"{'.'.join('x' * depth)} = 1",
+        lambda depth: f"[{'.'.join('x' * depth)}]",
+        lambda depth: f"[[{'.'.join('x' * depth)}]]",
+    ],
+    ids=["array", "array over lines", "table", "key", "header", "element"],
+)
+def test_what_is_nested_too_deeply_is_named_with_its_line(nested, depth, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(f"a = 1\n\n# here\n{nested(depth)}\n[b]\n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(path))}:4: this is nested too deeply"):
+        toml.read(path)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.toml cannot be read \(No such file"):
         toml.read(tmp_path / "absent.toml")

@@ -131,7 +131,7 @@ def test_a_camera_that_refuses_the_transport() -> None:
         said = str(said_of(url))
     assert said == (
         f"the camera at {url.split('/')[2]} sends no video this way; "
-        "try the other: --transport tcp or --transport udp"
+        "try the other way, with --transport udp or without it; or another path of the camera"
     )
 
 

@@ -48,6 +48,19 @@ def test_a_path_where_nothing_is(tmp_path: Path) -> None:
         check((tmp_path / "nothing.mp4").as_uri())
 
 
+def test_a_path_that_no_file_can_have() -> None:
+    with pytest.raises(SourceError, match=r"there is no file ~no-such-user/film\.mp4; give a"):
+        as_uri("~no-such-user/film.mp4")
+    assert as_uri("~${NAME}/film.mp4") == "~${NAME}/film.mp4"
+    with pytest.raises(SourceError, match="there is no file"):
+        as_uri("~\0/film.mp4")
+    for text in ("x" * 300, f"file:///{'x' * 300}"):
+        with pytest.raises(SourceError, match=rf"^{text} cannot be looked for \(File name too lo"):
+            as_uri(text)
+    with pytest.raises(SourceError, match=r"cannot be looked for \(File name too long\)"):
+        check(f"file:///{'x' * 300}")
+
+
 def test_a_folder_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is not a file"):
         check(tmp_path.as_uri())

@@ -31,6 +31,7 @@ from tests.run.telemetry.mosquitto import Listener, Mosquitto, Road, wait_until
 ROOT = Path(__file__).parents[3]
 RESULT, STATE = "vit-edge/test-ball/result", "vit-edge/test-ball/state"
 STATUS = "vit-edge/status"
+NOON = 1738324800.0  # 2025-01-31T12:00:00Z
 
 Publish = Callable[..., Mqtt]
 
@@ -94,7 +95,7 @@ def result(guess: Any) -> Callable[..., Result]:
     def result(number: int, source: str = "test://ball") -> Result:
         pixels = np.zeros((2, 2, 3), np.uint8)
         frame = Frame(source, number, 0.5, 5.0, "system", Surface.from_rgb(pixels))
-        return Result(frame, guess(7), 20.0, 10.0)
+        return Result(frame, guess(7), 20.0, 10.0, NOON)
 
     return result
 
@@ -160,7 +161,7 @@ def test_who_comes_later_hears_the_state_of_each_source(
     wait_until(lambda: late.texts(STATE) and late.texts(STATUS))
     (state,) = [heard for heard in late.heard if heard.topic == STATE]
     assert state.retained
-    since = datetime.fromisoformat(state.said.pop("since"))
+    since = datetime.fromisoformat(state.said.pop("since").replace("Z", "+00:00"))
     assert abs((since - before).total_seconds()) < 60
     told = json.loads(state.text)
     del told["since"]

@@ -64,7 +64,7 @@ def get(web: Web, path: str, **headers: str) -> tuple[http.client.HTTPResponse, 
 def result(guess: Any, number: int = 0, level: int = 200) -> Result:
     pixels = np.full((24, 32, 3), level, np.uint8)
     frame = Frame(CAMERA, number, None, 0.0, "system", Surface.from_rgb(pixels))
-    return Result(frame, guess(7), 20.0, 10.0)
+    return Result(frame, guess(7), 20.0, 10.0, 0.0)
 
 
 def picture(web: Web, guess: Any, level: int, have: str = "") -> tuple[dict[str, Any], bytes]:

@@ -87,7 +87,7 @@ class Run:
                 for tally in (self.status.total, self.status.add(source).tally):
                     tally.add(20.0, 10.0, now, now)
                 frame = Frame(source, 0, None, now, "system", Surface.from_rgb(pixels))
-                self.web.write(Result(frame, says, 20.0, 10.0))
+                self.web.write(Result(frame, says, 20.0, 10.0, 0.0))
 
     def close(self) -> None:
         """End it; once more does no harm."""

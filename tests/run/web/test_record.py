@@ -30,7 +30,7 @@ class Run:
     ) -> None:
         pixels = np.zeros((1, 1, 3), np.uint8)
         frame = Frame(source, 0, None, self.now, "system", Surface.from_rgb(pixels))
-        found = Result(frame, self._guess(7, confidence), age_ms, age_ms / 2)
+        found = Result(frame, self._guess(7, confidence), age_ms, age_ms / 2, 0.0)
         for tally in (self.status.total, self.status.add(source).tally):
             tally.add(age_ms, age_ms / 2, self.now, self.now)
         self.status.add(source).seen = self.now
@@ -163,7 +163,7 @@ def test_a_label_is_short_enough_for_a_header_and_one_line(run):
             return [(0, "a\r\nb" * 1000, 1.0)]
 
     pixels = Surface.from_rgb(np.zeros((1, 1, 3), np.uint8))
-    result = Result(Frame("camera", 0, None, 0.0, "system", pixels), Long(), 1.0, 1.0)
+    result = Result(Frame("camera", 0, None, 0.0, "system", pixels), Long(), 1.0, 1.0, 0.0)
     about = run.record.about(result)
     ((label, _),) = about["top"]
     assert label.isprintable()
