@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 __all__ = [
     "CLASSIFICATION",
+    "CROSSING",
     "FEATURES",
     "POOLINGS",
     "TASKS",
@@ -21,6 +22,7 @@ __all__ = [
     "Head",
     "Pooling",
     "Task",
+    "labels_agree",
 ]
 
 Task: TypeAlias = Literal[
@@ -32,7 +34,15 @@ TASKS: tuple[Task, ...] = get_args(Task)
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 CLASSIFICATION, FEATURES, ZERO_SHOT = TASKS
 
+# Of labels that each have a probability of their own, which is a yes from a half on. Rounding moves
+# a logit by some tenths, and at a half 0.4 of a logit is a tenth of probability: a label that moves
+# by no more across it is one that FP32 itself is unsure of. Far below the half it is the ratio that
+# tells labels apart: TIED is as much of a logit there.
+CROSSING = 0.1
+TIED = 1.5
+
 Tensor = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -78,3 +88,23 @@ class Head:
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         result = weights / weights.sum(-1, keepdims=True)
         return result
+
+    def agree(self, reference: Tensor, found: Tensor) -> Bools:
+        """Of each picture: is the same said of it? Probabilities [..., classes] -> bool [...].
+
+        With a softmax that is the likeliest class. With sigmoids it is each label, yes or no; and
+        where the reference says no to all, its likeliest label, or one that is `TIED` with it.
+        """
+        best = found.argmax(-1)
+        if self.activation != "sigmoid":
+            return np.asarray(best == reference.argmax(-1))
+        highest = reference.max(-1)
+        held = np.take_along_axis(reference, best[..., None], -1)[..., 0]
+        told = (highest >= 0.5) | (TIED * held >= highest)
+        return np.asarray(labels_agree(reference, found).all(-1) & told)
+
+
+def labels_agree(reference: Tensor, found: Tensor) -> Bools:
+    """Of each label's own probability: the same yes or no, or `CROSSING`? Both of any one shape."""
+    same = (reference >= 0.5) == (found >= 0.5)
+    return np.asarray(same | (abs(reference - found) <= CROSSING))

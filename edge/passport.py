@@ -42,12 +42,14 @@ class Accuracy:
     """An engine's outputs against the FP32 graph's, on the same held-out images."""
 
     images: int
-    agreement: float  # percent of images with the same top-1, or of embeddings with a near cosine
+    # Percent of images of which the same is said (`Head.agree`), or of embeddings that are near.
+    agreement: float
     sqnr_db: float  # 10 log10(sum reference^2 / sum (reference - output)^2) over the outputs
     max_error: float  # largest absolute difference of an output
     top1: float | None  # percent right, where the images' classes are known
     top1_fp32: float | None  # the same for the FP32 graph
     cosine: float | None = None  # the lowest of an image's embedding with FP32's; of features only
+    labels: float | None = None  # percent of all labels' own yes or no; of sigmoids only
 
     def __post_init__(self) -> None:
         """Raises ValueError when only one of the two is known."""

@@ -72,6 +72,8 @@ def _measured(accuracy: Accuracy) -> str:
     )
     if accuracy.cosine is not None:
         text += f"; lowest cosine {accuracy.cosine:.5f}"
+    if accuracy.labels is not None:
+        text += f"; the same yes or no to {accuracy.labels:.2f} % of labels"
     if accuracy.top1 is not None:
         text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"
     return text

@@ -15,7 +15,6 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from edge.build.precision.sites import linears
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, EdgeError, require
 from edge.heads import FEATURES, ZERO_SHOT, Task
+from scripts import models_reference
 from scripts.figures import commit, machine, versions
 from scripts.tiny_models import MODELS, save
 
@@ -66,7 +66,11 @@ def measure(name: str, full: bool) -> list[Row]:
         pictures = _draw(folder / "pictures")
         rows = []
         for task in tasks(name):
-            found, prepared, reference = _answers(checkpoint, task, pictures)
+            found = _read(checkpoint, task)
+            prepared = images.few(pictures, found.preprocess, PICTURES, print)
+            with network.quiet():
+                architecture = MODELS[name].architecture
+                reference = models_reference.outputs(checkpoint, architecture, found.head, prepared)
             about = {
                 "model": name,
                 "family": family.name,
@@ -81,26 +85,23 @@ def measure(name: str, full: bool) -> list[Row]:
         return rows
 
 
-def _answers(folder: Path, task: Task, files: list[Path]) -> tuple[Checkpoint, Tensor, Tensor]:
-    """A checkpoint as it is built for a task, prepared pictures, and the checkpoint's outputs.
+def _read(folder: Path, task: Task) -> Checkpoint:
+    """A checkpoint as it is built for a task.
 
-    Embeddings are pooled as the checkpoint's model does; where it has no pooling, or was saved
-    without the weights of it, by the class token; and by the mean where there is none.
+    Embeddings are pooled as the checkpoint's model does; where it was saved without the weights of
+    its pooling, by the class token.
     """
-    torch = require("torch")
-
-    def answers(request: Request) -> tuple[Checkpoint, Tensor, Tensor]:
-        found = read_checkpoint(str(folder), request)
-        pictures = images.few(files, found.preprocess, PICTURES, print)
-        with network.quiet(), torch.inference_mode():
-            return found, pictures, network.load(found)(torch.from_numpy(pictures)).numpy()
-
     if task != FEATURES:
-        return answers(Request(task, labels=LABELS if task == ZERO_SHOT else ()))
-    for pooling in ("own", "cls"):
-        with suppress(CheckpointError):
-            return answers(Request(task, pooling))
-    return answers(Request(task, "mean"))
+        return read_checkpoint(
+            str(folder), Request(task, labels=LABELS if task == ZERO_SHOT else ())
+        )
+    found = read_checkpoint(str(folder), Request(task, "own"))
+    try:
+        with network.quiet():
+            network.load(found)
+    except CheckpointError:
+        return read_checkpoint(str(folder), Request(task, "cls"))
+    return found
 
 
 def _precisions(

@@ -228,6 +228,14 @@ MODELS: dict[str, Model] = {
         {},
         (_centre(32, 32), {}),
     ),
+    "clip classifier": Model(
+        "CLIPForImageClassification",
+        "CLIP",
+        "clip-vit-base-patch32, fine-tuned",
+        {"vision_config": _SEER},
+        {},
+        (_centre(32, 32), {}),
+    ),
     "siglip": Model(
         "SiglipModel",
         "Siglip",
@@ -236,6 +244,14 @@ MODELS: dict[str, Model] = {
         {"text_config": _SIGLIP_MARKS},
         (_square(32), {}),
         "siglip",
+    ),
+    "siglip classifier": Model(
+        "SiglipForImageClassification",
+        "Siglip",
+        "siglip-base-patch16-224, fine-tuned",
+        {"vision_config": _SEER},
+        {},
+        (_square(32), {}),
     ),
     "siglip_vision_model": Model(
         "SiglipVisionModel",

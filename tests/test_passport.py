@@ -52,6 +52,7 @@ def test_the_file_s_keys_are_the_schema(copy):
         "top1",
         "top1_fp32",
         "cosine",
+        "labels",
     ]
 
 

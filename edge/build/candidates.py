@@ -81,7 +81,7 @@ def make_quantised(
     """The INT8 or FP8 candidate with the fewest Linears kept FP16 that the gate lets pass.
 
     build: names of Linears to keep -> the forms of an engine that keeps them. alone: SQNR of the
-    logits with each Linear alone in INT8: the lowest goes first. When the gate refuses even
+    outputs with each Linear alone in INT8: the lowest goes first. When the gate refuses even
     `MOST_KEPT`, the candidate is the one that keeps none, with the reason.
     """
     order = sorted(alone, key=lambda name: alone[name])
@@ -196,6 +196,8 @@ def verdict(
     parts.append(f"agreement {chosen.worst.agreement:.2f} %")
     if chosen.worst.cosine is not None:
         parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
+    if chosen.worst.labels is not None:
+        parts.append(f"of labels {chosen.worst.labels:.2f} %")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"

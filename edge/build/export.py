@@ -17,7 +17,7 @@ from edge.errors import CheckpointError, GraphError, require
 __all__ = ["export"]
 
 OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3 documents
-# The graph may differ from the checkpoint by this, times the largest logit (at least 1).
+# The graph may differ from the checkpoint by this, times the largest output (at least 1).
 TOLERANCE = 1e-4
 MAX_BATCH = 4096  # of the graph's dynamic batch
 
@@ -26,7 +26,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     """Export a checkpoint with a dynamic batch.
 
     pictures: prepared images, float32 [N, 3, H, W], on which graph and checkpoint must agree.
-    Returns the graph and the largest absolute difference of a logit. Raises `CheckpointError` for
+    Returns the graph and the largest absolute difference of an output. Raises `CheckpointError` for
     weights that do not fit the config, `GraphError` when the graph breaks a rule or disagrees.
     """
     torch = require("torch")
@@ -68,9 +68,9 @@ def compare(
     this: str,
     that: str,
 ) -> float:
-    """The largest absolute difference of a logit, in one batch and one by one.
+    """The largest absolute difference of an output, in one batch and one by one.
 
-    Raises `GraphError` when it is above `TOLERANCE` times the largest logit (at least 1).
+    Raises `GraphError` when it is above `TOLERANCE` times the largest output (at least 1).
     """
     session = graph.session(model)
     together = session.logits(pictures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from edge.build import images, verify
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.observer import Observer
 from edge.build.report.findings import Disagreement
-from edge.heads import FEATURES
+from edge.heads import FEATURES, labels_agree
 from edge.passport import Accuracy
 from edge.preprocess.pictures import load_image
 
@@ -22,6 +23,7 @@ __all__ = ["Judge"]
 SHOWN = 24  # images of which FP32 and the engine say different things
 
 Tensor = npt.NDArray[np.float32]
+Said: TypeAlias = tuple[str, float]  # label, confidence
 
 
 class Judge:
@@ -34,6 +36,7 @@ class Judge:
         self._readable: list[Path] = []
         self._reference = self._run({"reference": model}, observer.warn)["reference"]
         self._embeds = checkpoint.head.task == FEATURES
+        self._alone = checkpoint.head.activation == "sigmoid"  # each label by itself
         labels = checkpoint.head.labels
         twice = {path.parent.name for path in self._readable if labels.count(path.parent.name) > 1}
         if twice:
@@ -45,6 +48,11 @@ class Judge:
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
         self.fp32 = self._compare(self._reference)
+        if len(checkpoint.head.labels) == 1 and (same := np.unique(self._reference >= 0)).size == 1:
+            observer.warn(
+                f"FP32 says {'yes' if same[0] else 'no'} to {checkpoint.head.labels[0]!r} on every "
+                "held-out image: judge with images of both, --heldout DIR"
+            )
 
     def __call__(self, forms: dict[str, ModelProto]) -> dict[str, Accuracy]:
         """form -> how near it comes. Raises `GateError` for NaN or infinity."""
@@ -55,19 +63,23 @@ class Judge:
         """The images of which FP32 and `model` say different things, up to `SHOWN`, and how many.
 
         Those of which FP32 is surest come first: to be sure of something else is worse. An
-        embedding says nothing that could be shown: of those only how many are not near.
+        embedding says nothing that could be shown: of those only how many are not near. Of labels
+        that are judged each by itself the one is shown that differs most.
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
         if self._embeds:
             return [], int((verify.cosines(self._reference, logits) < verify.NEAR).sum())
-        differ = np.flatnonzero(logits.argmax(1) != self._reference.argmax(1))
-        surest = sorted(differ, key=lambda at: -self._says(self._reference[at])[1])[:SHOWN]
+        head = self._checkpoint.head
+        fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
+        differ = np.flatnonzero(~head.agree(fp32, engine))
+        sides = {at: self._sides(fp32[at], engine[at]) for at in differ}
+        surest = sorted(differ, key=lambda at: -sides[at][2])[:SHOWN]
         shown = [
             Disagreement(
                 image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
                 pixels=load_image(self._readable[at]),
-                fp32=self._says(self._reference[at]),
-                engine=self._says(logits[at]),
+                fp32=sides[at][0],
+                engine=sides[at][1],
             )
             for at in surest
         ]
@@ -76,11 +88,20 @@ class Judge:
     def _compare(self, found: Tensor) -> Accuracy:
         if self._embeds:
             return verify.compare_embeddings(self._reference, found)
+        if self._alone:
+            head = self._checkpoint.head
+            return verify.compare_labels(self._reference, found, self._classes, head)
         return verify.compare(self._reference, found, self._classes)
 
-    def _says(self, logits: Tensor) -> tuple[str, float]:
-        head, best = self._checkpoint.head, int(logits.argmax())
-        return head.labels[best], float(head.probabilities(logits)[best])
+    def _sides(self, fp32: Tensor, engine: Tensor) -> tuple[Said, Said, float]:
+        """What either says of an image of which they disagree, and how sure FP32 is of it."""
+        labels, two = self._checkpoint.head.labels, (int(fp32.argmax()), int(engine.argmax()))
+        apart = ~labels_agree(fp32, engine)
+        if self._alone and apart.any():
+            two = (int((apart * abs(fp32 - engine)).argmax()),) * 2
+        sure = float(fp32[two[0]])
+        says = (labels[two[0]], sure), (labels[two[1]], float(engine[two[1]]))
+        return *says, max(sure, 1 - sure) if self._alone else sure
 
     def _run(
         self, models: dict[str, ModelProto], skipped: Callable[[str], None]

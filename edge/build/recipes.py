@@ -52,7 +52,7 @@ class Recipe:
     method: str = "auto"
     max_batch: int = 1
     name: str | None = None
-    min_agreement: float = 99.0  # the gate, percent of top-1, or of embeddings, that must stay
+    min_agreement: float = 99.0  # the gate: percent of images that must agree with FP32
     max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
     gate: bool = True
     ranges: Path | None = None  # a table of edge calibrate, instead of calibrating

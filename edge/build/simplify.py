@@ -25,7 +25,7 @@ def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[Mode
     """Fold constants and drop what does nothing.
 
     pictures: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
-    simpler graph and the largest absolute difference of a logit. Raises `GraphError` when onnxsim
+    simpler graph and the largest absolute difference of an output. Raises `GraphError` when onnxsim
     fails, a rule is broken, or the two graphs disagree.
     """
     onnxsim = require("onnxsim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -13,9 +13,19 @@ from onnx import ModelProto
 
 from edge.build import graph
 from edge.errors import CalibrationError, GateError, GraphError
+from edge.heads import Head, labels_agree
 from edge.passport import EXACT_DB, Accuracy
 
-__all__ = ["NEAR", "OPEN", "Gate", "compare", "compare_embeddings", "cosines", "outputs"]
+__all__ = [
+    "NEAR",
+    "OPEN",
+    "Gate",
+    "compare",
+    "compare_embeddings",
+    "compare_labels",
+    "cosines",
+    "outputs",
+]
 
 BATCH = 16
 NEAR = 0.99  # cosine with FP32's from which two embeddings agree: 8 degrees apart
@@ -60,6 +70,22 @@ def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Acc
         max_error=float(abs(reference - logits).max()),
         top1=100 * float((top == classes).mean()) if classes else None,
         top1_fp32=100 * float((top_reference == classes).mean()) if classes else None,
+    )
+
+
+def compare_labels(
+    reference: Tensor, logits: Tensor, classes: list[int] | None, head: Head
+) -> Accuracy:
+    """As `compare`, of a head whose labels each have a probability of their own: all are judged.
+
+    The best of them alone says little: of one label it is always the same.
+    """
+    measured = compare(reference, logits, classes)
+    fp32, engine = head.probabilities(reference), head.probabilities(logits)
+    return replace(
+        measured,
+        agreement=100 * float(head.agree(fp32, engine).mean()),
+        labels=100 * float(labels_agree(fp32, engine).mean()),
     )
 
 
@@ -108,7 +134,8 @@ def _sqnr(reference: Tensor, found: Tensor) -> float:
 class Gate:
     """What an engine must reach on images that did not calibrate it."""
 
-    min_agreement: float  # percent of top-1 equal to FP32, or of embeddings that are near
+    # Percent of images of which FP32 says the same (`Head.agree`), or of embeddings that are near.
+    min_agreement: float
     max_drop: float | None  # points of top-1 that may be lost, where the classes are known
 
     def __str__(self) -> str:
@@ -126,10 +153,10 @@ class Gate:
             few = measured.images < FEW
             allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
             if round(measured.images * (100 - measured.agreement) / 100) > allowed:
-                near = f" (a cosine of {NEAR:g})" if measured.cosine is not None else ""
                 return (
-                    f"the {form} form agrees with FP32{near} on {measured.agreement:.2f} % of "
-                    f"{measured.images} images, the gate is {self.min_agreement:g} %"
+                    f"the {form} form agrees with FP32{_meant(measured)} on "
+                    f"{measured.agreement:.2f} % of {measured.images} images, the gate is "
+                    f"{self.min_agreement:g} %"
                 )
             if self.max_drop is None or measured.top1 is None or measured.top1_fp32 is None:
                 continue
@@ -140,6 +167,13 @@ class Gate:
                     f"images, {self.max_drop:g} are allowed"
                 )
         return None
+
+
+def _meant(measured: Accuracy) -> str:
+    """What it is to agree, where it is not to have the same best class."""
+    if measured.cosine is not None:
+        return f" (a cosine of {NEAR:g})"
+    return "" if measured.labels is None else " (yes or no to each label)"
 
 
 OPEN = Gate(0.0, None)  # lets all pass

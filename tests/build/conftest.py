@@ -46,12 +46,13 @@ def sqnr(reference, output):
 
 
 def compiled(model, folder):
-    """The plan that TensorRT-RTX makes of a graph for pictures of 32 x 32."""
+    """The plan that TensorRT-RTX makes of a graph, for the pictures that it takes."""
     graph.save(model, folder / "model.onnx")
+    _, *shape = (side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim)
     return compiling.compile_plan(
         folder / "model.onnx",
         "tensorrt-rtx",
-        input_shape=(3, 32, 32),
+        input_shape=tuple(shape),
         max_batch=2,
         cache=folder,
         progress=lambda *_: None,

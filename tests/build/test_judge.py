@@ -10,6 +10,7 @@ from edge.build import graph, images
 from edge.build import judge as judging
 from edge.build.judge import Judge
 from edge.build.models.checkpoint import read_checkpoint
+from edge.heads import Head
 from tests.conftest import Recorder
 
 
@@ -78,3 +79,45 @@ def test_classes_that_share_a_label_are_told_of_once_and_not_guessed(model, chec
     (warning,) = observer.warnings
     assert warning.startswith("dog is the label of several classes")
     assert Judge(model, files, found, Recorder()).fp32.top1 is not None
+
+
+def judging_alone(model, checkpoint, pictures, observer, labels):
+    """A judge of a head whose labels each have a probability of their own."""
+    found = replace(
+        read_checkpoint(str(checkpoint)), head=Head(labels=labels, activation="sigmoid")
+    )
+    return Judge(model, images.find(pictures), found, observer)
+
+
+def test_of_labels_each_by_itself_the_one_is_shown_that_differs_most(
+    model, contrary, checkpoint, pictures
+):
+    labels = ("cat", "dog", "fox", "owl", "bee")
+    judge = judging_alone(model, checkpoint, pictures, Recorder(), labels)
+    assert judge({"same": model})["same"].labels == 100
+    assert judge({"contrary": contrary})["contrary"].labels < 50
+    shown, differing = judge.disagreements(contrary)
+    assert differing == 40
+    for one in shown:
+        assert one.fp32[0] == one.engine[0]
+        assert one.fp32[1] + one.engine[1] == pytest.approx(1, abs=1e-5)
+        assert abs(one.fp32[1] - one.engine[1]) > 0.1
+    sure = [max(one.fp32[1], 1 - one.fp32[1]) for one in shown]
+    assert sure == sorted(sure, reverse=True)
+
+
+def test_one_label_that_no_image_shows_is_said_to_be_no_test(model, checkpoint, pictures, recorder):
+    one = ModelProto()
+    one.CopyFrom(model)
+    name = one.graph.output[0].name
+    for node in one.graph.node:
+        for at, output in enumerate(node.output):
+            if output == name:
+                node.output[at] = "before"
+    one.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    one.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+    one.graph.node.append(helper.make_node("ReduceMax", ["before", "last"], [name], "largest"))
+    judging_alone(one, checkpoint, pictures, recorder, ("a cat",))
+    assert recorder.warnings == [
+        "FP32 says yes to 'a cat' on every held-out image: judge with images of both, --heldout DIR"
+    ]

@@ -3,6 +3,7 @@ import pytest
 
 from edge.build import graph, verify
 from edge.errors import CalibrationError, GateError
+from edge.heads import Head
 from edge.passport import Accuracy
 
 REFERENCE = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [1.0, 0.0]], np.float32)
@@ -97,3 +98,50 @@ def test_embeddings_are_near_by_their_cosine_and_not_by_their_length():
     assert verify.cosines(REFERENCE, np.zeros_like(REFERENCE)).max() == 0
     with pytest.raises(GateError, match="NaN or infinity"):
         verify.compare_embeddings(REFERENCE, np.full_like(REFERENCE, np.inf))
+
+
+def alone(labels):
+    """A head whose labels are judged each by itself."""
+    return Head(labels=tuple(f"label {number}" for number in range(labels)), activation="sigmoid")
+
+
+def refused(reference, found):
+    """What a gate of 99 % says of logits of such a head."""
+    measured = verify.compare_labels(reference, found, None, alone(reference.shape[1]))
+    return verify.Gate(99, None).refuses({"portable": measured})
+
+
+def test_the_gate_sees_one_label_turned_into_its_contrary():
+    reference = np.random.default_rng(0).normal(3, 2, (100, 1)).astype(np.float32)
+    assert refused(reference, reference) is None
+    why = refused(reference, -reference)
+    assert why is not None and "FP32 (yes or no to each label) on" in why
+    no = np.full((100, 1), -4.6, np.float32)  # a hundredth
+    assert refused(no, -no) is not None
+
+
+def test_the_gate_sees_every_label_and_not_the_best_alone():
+    reference = np.random.default_rng(0).normal(0, 2, (100, 10)).astype(np.float32)
+    reference[:, 0] = 9
+    negated = -reference
+    negated[:, 0] = 20
+    measured = verify.compare_labels(reference, negated, [0] * 100, alone(10))
+    assert measured.agreement < 1
+    assert 10 < measured.labels < 30  # the best, and those that hover
+    assert measured.top1 == measured.top1_fp32 == 100
+    assert verify.Gate(99, 0).refuses({"portable": measured}) is not None
+
+
+def test_the_gate_sees_another_label_where_fp32_says_no_to_all():
+    """As SigLIP does of most pictures."""
+    reference = np.random.default_rng(0).normal(-8, 1.5, (100, 5)).astype(np.float32)
+    assert refused(reference, np.roll(reference, 1, axis=1)) is not None
+
+
+@pytest.mark.parametrize("centre", [0, -8])
+def test_the_gate_lets_the_noise_of_int8_pass_where_labels_hover(centre):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(centre, 1.5, (400, 10)).astype(np.float32)
+    noise = rng.normal(0, 0.06, reference.shape).astype(np.float32)  # 28 dB of what varies
+    assert refused(reference, reference + noise) is None
+    assert (reference.argmax(1) != (reference + noise).argmax(1)).mean() > 0.01

@@ -4,17 +4,20 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge.build.models import network
 from edge.build.models.families import FAMILIES
-from edge.heads import FEATURES
+from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import models_table  # noqa: E402
 
-from scripts.tiny_models import MODELS  # noqa: E402
+from scripts import models_reference  # noqa: E402
+from scripts.tiny_models import MODELS, save  # noqa: E402
 
 FIGURES = json.loads(models_table.FIGURES.read_text())
 
@@ -55,14 +58,48 @@ def test_the_page_is_made_of_the_figures():
     assert models_table.TABLE.read_text() == models_table.table(FIGURES)
 
 
-def test_a_row_says_what_was_measured():
+def test_a_row_says_what_was_measured(monkeypatch):
+    said = models_reference.outputs
+
+    def a_little_more(*given):
+        return said(*given) + 5e-5
+
+    # What is compared with is what transformers says, and no network of edge's own.
+    monkeypatch.setattr(models_reference, "outputs", a_little_more)
     fp32, fp16, int8 = models_table.measure("vit_mae", full=False)
+    assert fp32["max_error"] > 4.5e-5
     assert (fp32["family"], fp32["task"]) == ("ViTMAE", FEATURES)
     assert fp32["pooling"] == "cls"  # it has no pooler
     assert fp32["max_error"] < 1e-4 < fp16["max_error"] < int8["max_error"]
     assert 0.9 < int8["cosine"] < fp16["cosine"] <= fp32["cosine"] <= 1
     assert int8["quantised"] == "2 of 2 qkv, 2 of 2 proj, 2 of 2 fc1, 2 of 2 fc2"
     assert int8["not_quantised"] == {"convolution": 1, "attention": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("vit", CLASSIFICATION),
+        ("deit distilled", FEATURES),
+        ("clip", ZERO_SHOT),
+        ("siglip", ZERO_SHOT),
+        ("clip_vision_model", FEATURES),
+        ("siglip classifier", FEATURES),
+        ("timm_wrapper patch16", FEATURES),
+    ],
+)
+def test_the_reference_says_the_same_without_edges_networks(name, task, tmp_path, monkeypatch):
+    import torch
+
+    folder = save(name, tmp_path / "checkpoint", models_table.LABELS)
+    found = models_table._read(folder, task)
+    side = found.preprocess.height
+    pictures = np.random.default_rng(0).standard_normal((2, 3, side, side)).astype(np.float32)
+    with network.quiet(), torch.inference_mode():
+        ours = network.load(found)(torch.from_numpy(pictures)).numpy()
+    monkeypatch.setattr(network, "load", None)
+    said = models_reference.outputs(folder, MODELS[name].architecture, found.head, pictures)
+    assert said == pytest.approx(ours, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def _resized(
     """How pictures of `side` x `side` are prepared. Raises `CheckpointError` if it takes none."""
     width, height = preprocess.width, preprocess.height
     # transformers takes any table of positions for that of a square.
-    if family.step is None or (width != height and family is not FAMILIES[TIMM]):
+    if width != height and family is not FAMILIES[TIMM]:
         raise CheckpointError(
             f"{name} is a {family.name} that takes pictures of {width}x{height} only",
             "leave out --image-size",

@@ -7,7 +7,7 @@ must find in one piece in its graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge.build.graph import FUSED
@@ -32,8 +32,8 @@ class Family:
     special  tokens that stand before those of patches, the first of them the class's; 0: there are
              none, or the last layer gives a map. Registers come on top, config.json counts them
     step     `vision_of` config.json -> what the sides of pictures are multiples of, when they are
-             of another size than it was trained with (1: its model says more); None: it takes none.
-             Raises ValueError for a config.json of odd values
+             of another size than it was trained with (1: its model says more). Raises ValueError
+             for a config.json of odd values
     sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
     processor  of pictures, where a checkpoint names none: that of transformers for the model_type,
              and for what it has none for, that of the model it is the pictures' side or a kin of
@@ -45,7 +45,7 @@ class Family:
     sized: bool = True
     special: int = 1
     sigmoid: bool = False
-    step: Callable[[Mapping[str, Any]], int] | None = None
+    step: Callable[[Mapping[str, Any]], int] = field(kw_only=True)
     processor: str = "ViT"
 
 
@@ -111,9 +111,9 @@ FAMILIES: dict[str, Family] = {
         step=_patch(16),
         processor="DeiT",
     ),
-    "beit": Family("BEiT", _classifier("Beit"), processor="Beit"),
+    "beit": Family("BEiT", _classifier("Beit"), step=_patch(16), processor="Beit"),
     "swin": Family("Swin", _classifier("Swin"), special=0, step=_stages),
-    "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0),
+    "swinv2": Family("Swinv2", _classifier("Swinv2"), special=0, step=_stages),
     "dinov2": Family(
         "DINOv2",
         _classifier("Dinov2"),
@@ -142,7 +142,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "clip": Family(
         "CLIP",
-        {"CLIPModel": (ZERO_SHOT, FEATURES)},
+        {
+            "CLIPModel": (ZERO_SHOT, FEATURES),
+            "CLIPForImageClassification": (CLASSIFICATION, FEATURES),
+        },
         _ATTENTION,
         step=_patch(32),
         processor="CLIP",
@@ -156,7 +159,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "siglip": Family(
         "SigLIP",
-        {"SiglipModel": (ZERO_SHOT, FEATURES)},
+        {
+            "SiglipModel": (ZERO_SHOT, FEATURES),
+            "SiglipForImageClassification": (CLASSIFICATION, FEATURES),
+        },
         special=0,
         sigmoid=True,
         step=_patch(16),

@@ -75,7 +75,9 @@ def _backbone(checkpoint: Checkpoint) -> Any:
     """The model without a head for classes."""
     transformers = require("transformers")
     if CLASSIFICATION in checkpoint.family.tasks[checkpoint.architecture]:
-        return _pretrained(transformers.AutoModel, checkpoint)
+        config = transformers.AutoConfig.from_pretrained(checkpoint.folder)
+        seeing = getattr(config, "vision_config", config)  # a CLIP's classifier has no other side
+        return _pretrained(transformers.AutoModel, checkpoint, config=seeing)
     if checkpoint.family.name == "ViTMAE":
         # Its own class hides most of a picture, and shuffles the rest. What that trains is a ViT.
         config = transformers.ViTConfig.from_pretrained(checkpoint.folder)

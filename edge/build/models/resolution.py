@@ -2,7 +2,8 @@
 
 A transformer knows its patches by position embeddings. They are interpolated once, while an engine
 is built, as transformers does it on every call with `interpolate_pos_encoding=True`; the graph has
-them as constants.
+them as constants. BEiT fits its tables of relative positions to each picture by itself, and windows
+(Swin, Swinv2) stay as large as they were: what is known of positions in them serves any picture.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def interpolate(model: Any, side: int) -> None:
     """Give a transformers model, in place, the position embeddings for pictures of `side` pixels.
 
     Every part of it that has some (`interpolate_pos_encoding`) gets its own; a model without any,
-    such as a ConvNeXt, takes pictures of any size as it is.
+    such as a ConvNeXt or most BEiTs, takes pictures of any size as it is.
     """
     torch = require("torch")
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""What each Linear costs when it alone is INT8: the noise it brings into the logits.
+"""What each Linear costs when it alone is INT8: the noise it brings into the outputs.
 
 One session measures them all. Each Linear's output gets something added that is nothing unless it
 is fed: the difference that quantising this Linear makes, worked out from the very activation.
@@ -42,7 +42,7 @@ def measure(
     pictures: Sequence[Tensor],
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
-    """SQNR of the logits, in dB, with one Linear in INT8: MatMul's name -> dB, lowest is worst.
+    """SQNR of the outputs, in dB, with one Linear in INT8: MatMul's name -> dB, lowest is worst.
 
     pictures: prepared images, float32 [3, H, W] each.
     """

@@ -31,7 +31,7 @@ class LinearFinding:
     name: str
     precision: str  # INT8 or FP8, or FP16: kept
     why: str
-    alone_db: float | None  # SQNR of the logits when it alone is INT8; None: not measured
+    alone_db: float | None  # SQNR of the outputs when it alone is INT8; None: not measured
     output_db: float | None  # SQNR of its own output on images that did not choose its range
     before: float  # largest absolute value of its input as exported
     after: float  # and after the migration

@@ -18,6 +18,7 @@ from edge.build.report import plots
 from edge.build.report.findings import CandidateFinding, Disagreement, Findings
 from edge.build.verify import NEAR
 from edge.errors import printable, require
+from edge.heads import CROSSING
 from edge.passport import EXACT_DB
 from edge.storage import write_bytes
 
@@ -63,7 +64,9 @@ def _html(findings: Findings) -> str:
     text: str = environment.from_string(template).render(
         found=findings,
         embeds=any(one.accuracy.cosine is not None for one in findings.candidates),
+        alone=any(one.accuracy.labels is not None for one in findings.candidates),
         near=NEAR,
+        crossing=f"{100 * CROSSING:g}",
         state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
         rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,

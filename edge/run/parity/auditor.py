@@ -58,7 +58,7 @@ class Luma:
 class Verdict:
     """A frame by the engine against the same by the reference.
 
-    agrees       both name the same class
+    agrees       both say the same of it, as `Head.agree` has it
     probability  largest difference of a class's probability, in percentage points
     largest      largest difference of what the two networks saw, in grey levels of the picture
     mean         and the mean one
@@ -90,7 +90,7 @@ class Auditor:
         expected = self._head.probabilities(self._session.logits(tensor[None])[0])
         error = np.abs(job.tensor - tensor) / self._level
         return Verdict(
-            agrees=int(job.probabilities.argmax()) == int(expected.argmax()),
+            agrees=bool(self._head.agree(expected, job.probabilities)),
             probability=100 * float(np.abs(job.probabilities - expected).max()),
             largest=float(error.max()),
             mean=float(error.mean()),

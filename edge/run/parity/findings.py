@@ -36,7 +36,7 @@ _RIGHT: dict[Trouble, str] = {
 class Parity:
     """The audits of one source, from the start of the run. Written by one thread, read by any.
 
-    frames       audited; of these `agreed` had the top-1 of the FP32 graph
+    frames       audited; of these of `agreed` the FP32 graph says the same (`Head.agree`)
     skipped      times that a frame was due while another was being audited; a later one was taken
     lost         frames that were taken, and no verdict came
     probability  largest difference of a class's probability per frame, in percentage points
@@ -115,7 +115,7 @@ class Parity:
         if not wrong:
             return None
         return (
-            f"the engine names the class of the FP32 graph on {agreed} of the last {count} audited "
+            f"the engine says the same as the FP32 graph of {agreed} of the last {count} audited "
             "frames; build it again with pictures of this camera: edge build --calibration DIR"
         )
 

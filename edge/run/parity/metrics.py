@@ -13,7 +13,7 @@ __all__ = ["ParityMetrics"]
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Parity], int]], ...] = (
     ("edge_audit_frames", "Frames held against the reference.", lambda parity: parity.frames),
-    ("edge_audit_agreed", "Of these, with the reference's class.", lambda parity: parity.agreed),
+    ("edge_audit_agreed", "Of these, of which it says the same.", lambda parity: parity.agreed),
     (
         "edge_audit_skipped",
         "Times that a frame was due while another was audited.",

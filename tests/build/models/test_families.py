@@ -1,7 +1,8 @@
 """Every family of image classification goes through one command, in every precision.
 
-All are compiled as INT8, the precision with the most of TensorRT in it, and some as FP16; the table
-of models (tests/scripts/test_models_table.py) has each in each.
+All are compiled as INT8, the precision with the most of TensorRT in it. In FP16 their embeddings
+are (test_features.py), of pictures of another size; here only what has none there. The table of
+models (tests/scripts/test_models_table.py) has each in each.
 """
 
 import json
@@ -29,6 +30,7 @@ from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, GraphError
 from edge.heads import CLASSIFICATION
+from edge.report import describe
 from scripts.tiny_models import save
 from tests.build.conftest import sqnr
 from tests.conftest import Recorder, draw, needs_rtx
@@ -48,8 +50,10 @@ QUANTISED = {
     "convnext": {"fc1": 4, "fc2": 4},
     "convnextv2": {"fc1": 4, "fc2": 4},
     "mobilevit": {"qkv": 9, "proj": 9, "fc1": 9, "fc2": 9},
+    "clip classifier": {**ENCODER, "fc1": 1, "fc2": 1},  # no LayerNorm follows the last two
+    "siglip classifier": ENCODER,
 }
-FP16 = ("vit", "swin", "convnextv2")  # compiled; the others differ little
+FP16 = ("convnextv2",)  # compiled as well
 CONVOLUTIONS = {"convnext": 6, "convnextv2": 6, "mobilevit": 35}
 
 
@@ -261,6 +265,10 @@ def test_a_fine_tuned_head_of_several_labels_at_once_gives_sigmoids(tmp_path, ph
     folder = save("convnext", tmp_path / "c", LABELS[:3], problem_type="multi_label_classification")
     engine = built(tmp_path / "engines", folder, photos, name="several")
     agrees_with_pipeline(engine, folder, photos)
+    passport = edge.passport.Passport.read(engine)
+    assert passport.accuracy["portable"].labels == 100
+    assert "of labels 100.00 %" in passport.verdict
+    assert "the same yes or no to 100.00 % of labels" in describe(engine, passport)
     with edge.load(str(engine), backend="onnxruntime") as ours:
         (picture,) = sorted(photos.glob("*.png"))[:1]
         assert abs(ours(Image.open(picture)).probabilities.sum() - 1) > 0.01

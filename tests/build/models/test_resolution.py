@@ -11,7 +11,6 @@ from edge.build import export as exporting
 from edge.build import graph
 from edge.build.models import network
 from edge.build.models.checkpoint import read_checkpoint
-from edge.build.models.families import FAMILIES
 from edge.build.models.tasks import Request
 from edge.cli_build import app
 from edge.errors import CheckpointError
@@ -80,30 +79,56 @@ CLASSIFIERS = [
     for name, model in MODELS.items()
     if "Classification" in model.architecture and "Timm" not in model.architecture
 ]
-SIZED = [name for name in CLASSIFIERS if FAMILIES[name.partition(" ")[0]].step is not None]
+
+# Those whose positions are told to interpolate; the others do it on every call, or have none.
+TOLD = ("vit", "deit", "deit distilled", "beit", "swin", "swinv2", "clip classifier")
+TOLD += ("siglip classifier",)
 
 
-@pytest.mark.parametrize("name", SIZED)
-def test_every_family_that_takes_another_size_says_what_transformers_says(name, tmp_path):
-    import inspect
-
+def agrees(found):
+    """That a checkpoint's network says what transformers' says of pictures of this size."""
     import torch
     from transformers import AutoModelForImageClassification
 
-    found = doubled(name, tmp_path)
     folder, side = found.folder, found.image_size
     theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
-    asked = "interpolate_pos_encoding" in inspect.signature(theirs.forward).parameters
-    flag = {"interpolate_pos_encoding": True} if asked else {}
+    flag = {"interpolate_pos_encoding": True} if folder.parent.name in TOLD else {}
     with torch.inference_mode():
         expected = theirs(torch.from_numpy(pixels(side)), **flag).logits
+        assert abs(expected - expected.mean(0)).max() > 0.02  # the pictures matter
         with network.quiet():
             module = network.load(found)
             torch.testing.assert_close(module(torch.from_numpy(pixels(side))), expected)
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_family_says_what_transformers_says(name, tmp_path):
+    agrees(doubled(name, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_relative_position_bias": False, "use_shared_relative_position_bias": True},
+        {"use_relative_position_bias": False, "use_absolute_position_embeddings": True},
+    ],
+)
+@pytest.mark.parametrize("side", [24, 80])
+def test_a_beit_does_so_wherever_it_keeps_its_positions(changes, side, tmp_path):
+    folder = save("beit", tmp_path / "beit/checkpoint", LABELS, **changes)
+    agrees(read_checkpoint(str(folder), Request(image_size=side)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"pretrained_window_sizes": [6, 3]}])
+@pytest.mark.parametrize("side", [24, 80])
+def test_a_swinv2_does_so_whatever_of_its_windows_is_padding(changes, side, tmp_path):
+    folder = save("swinv2", tmp_path / "swinv2/checkpoint", LABELS, **changes)
+    agrees(read_checkpoint(str(folder), Request(image_size=side)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_its_graph_does_too(name, tmp_path):
     found = doubled(name, tmp_path)
     model, difference = exporting.export(found, pixels(found.image_size))
@@ -115,12 +140,6 @@ def doubled(name, folder):
     """A tiny checkpoint, read for pictures of twice its size."""
     saved = str(save(name, folder / "checkpoint", LABELS))
     return read_checkpoint(saved, Request(image_size=2 * read_checkpoint(saved).preprocess.height))
-
-
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in SIZED])
-def test_a_family_whose_positions_are_relative_takes_its_own_size_only(name, tmp_path):
-    folder = save(name, tmp_path / "checkpoint", LABELS)
-    refused(folder, 64, "takes pictures of 32x32 only", "leave out --image-size")
 
 
 def test_timms_positions_are_those_that_timm_makes(tmp_path):
@@ -159,16 +178,8 @@ def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest(ch
     refused(checkpoint, 5, "multiples of 8, not 5", "use --image-size 8")
     folder = save("timm_wrapper patch16", tmp_path / "timm", LABELS)
     refused(folder, 50, "multiples of 16, not 50", "use --image-size 48 or 64")
-
-
-def test_a_family_that_takes_no_other_size_is_refused_by_name(checkpoint, monkeypatch):
-    from dataclasses import replace
-
-    from edge.build.models import families
-
-    still = replace(families.FAMILIES["vit"], step=None)
-    monkeypatch.setitem(families.FAMILIES, "vit", still)
-    refused(checkpoint, 48, "is a ViT that takes pictures of 32x32 only", "leave out --image-size")
+    folder = save("swinv2", tmp_path / "swinv2", LABELS)
+    refused(folder, 50, "multiples of 8, not 50", "use --image-size 48 or 56")
 
 
 def test_a_size_beyond_all_pictures(checkpoint):

@@ -154,6 +154,17 @@ def test_every_candidate_is_a_row(findings, read):
     ]
 
 
+def test_labels_that_are_each_judged_by_themselves_have_a_column(findings, read):
+    assert "labels" not in read(findings).rows["candidates"][0]
+    candidates = [
+        replace(one, accuracy=replace(one.accuracy, labels=99.5)) for one in findings.candidates
+    ]
+    page = read(replace(findings, candidates=candidates))
+    head, row, *_ = page.rows["candidates"]
+    assert dict(zip(head, row, strict=True))["labels"] == "99.50 %"
+    assert "the same yes or no (over or under 50 %, or no more than 10 points away)" in page.text
+
+
 @pytest.mark.parametrize(("count", "small"), [(1, "INT8"), (16, "INT8"), (192, "INT8"), (8, "FP8")])
 def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, read, count, small):
     linears = [linear(number, "FP16" if number == 0 else small) for number in range(count)]

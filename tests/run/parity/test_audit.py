@@ -239,7 +239,7 @@ def test_a_damaged_engine_shows(built_engine, auditing, said, tmp_path):
     assert parity(audit).agreed < 30
     assert parity(audit).troubles.keys() == {"labels"}
     (line,) = said
-    assert "names the class of the FP32 graph on" in line
+    assert "says the same as the FP32 graph of" in line
     assert audit.numbers()["input_levels"]["largest"] <= 1.01
 
 

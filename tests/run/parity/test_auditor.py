@@ -61,6 +61,21 @@ def test_another_class_does_not_agree(auditor, fp32):
     assert verdict.probability == pytest.approx(expected, abs=2)
 
 
+def test_labels_that_are_each_judged_by_themselves_are_all_looked_at(auditor, fp32, monkeypatch):
+    several = replace(auditor._head, activation="sigmoid")
+    monkeypatch.setattr(auditor, "_head", several)
+    surface = noise("NV12", 64, 48)
+    logits = fp32.infer(fp32.preprocess(surface)[None])[0]
+    said = several.probabilities(logits)
+    job = replace(labelled(fp32, surface), probabilities=said)
+    assert auditor(job).agrees
+    other = said.copy()
+    other[said.argmin()] = 1 - said.min()
+    other[said.argmax()] = 1  # the likeliest is the same
+    assert other.argmax() == said.argmax() and said.max() > 0.5
+    assert not auditor(replace(job, probabilities=other)).agrees
+
+
 @pytest.mark.parametrize("wrong", [Colour(full_range=True), Colour("bt2020"), Colour("bt601")])
 def test_colours_read_in_another_way_are_more_than_a_rounding(auditor, fp32, wrong):
     surface = noise("NV12", 64, 48)

@@ -51,7 +51,7 @@ def test_an_engine_that_is_wrong_from_the_start_is_found_in_three_frames(parity)
     bad = verdict(agrees=False)
     assert feed(parity, bad, bad) == []
     (said,) = feed(parity, bad)
-    assert said.startswith("yard: the engine names the class of the FP32 graph on 0 of the last 3")
+    assert said.startswith("yard: the engine says the same as the FP32 graph of 0 of the last 3")
 
 
 def test_one_that_becomes_wrong_is_found_within_a_hundred_and_said_once(parity):

@@ -12,7 +12,7 @@ from edge.build.models import timm_library
 
 
 def said(folders: dict[str, Path], picture: Path, out: Path) -> dict[str, dict]:
-    """name -> {"top": [(label, score)], "logits", "features"} for one picture."""
+    """name -> {"top": [(label, score)], "logits", "features", "tokens"} for one picture."""
     asked = {name: str(folder) for name, folder in folders.items()}
     subprocess.run(
         [
@@ -37,10 +37,12 @@ def _answers(folder: str, picture: str) -> dict:
     tops = classify(picture, top_k=5)
     pixels = AutoImageProcessor.from_pretrained(folder)(Image.open(picture))["pixel_values"]
     with torch.inference_mode():
+        backbone = AutoModel.from_pretrained(folder).eval()(pixels)
         return {
             "top": [(top["label"], top["score"]) for top in tops],
             "logits": classify.model(pixels).logits.numpy(),
-            "features": AutoModel.from_pretrained(folder).eval()(pixels).pooler_output.numpy(),
+            "features": backbone.pooler_output.numpy(),
+            "tokens": backbone.last_hidden_state.numpy(),
         }
 
 

@@ -18,10 +18,12 @@ from edge.build.precision import fp16, placement
 from edge.build.precision.sites import roles
 from edge.build.recipes import Recipe
 from edge.build.simplify import simplify
+from edge.build.verify import cosines
 from edge.errors import CheckpointError
+from edge.heads import FEATURES
 from edge.preprocess.cpu import Preprocessor, load_image
 from scripts import tiny_timm
-from tests.build.conftest import sqnr
+from tests.build.conftest import compiled, sqnr
 from tests.build.models.timm import ask_transformers
 from tests.conftest import LABELS, Recorder, draw, needs_rtx
 
@@ -56,9 +58,9 @@ def prepared(found, picture):
     return Preprocessor(found.preprocess)(load_image(picture))[None]
 
 
-def export(folder, picture):
+def export(folder, picture, request=DEFAULT):
     """A checkpoint, its graph, and prepared pictures."""
-    found = read_checkpoint(str(folder))
+    found = read_checkpoint(str(folder), request)
     pixels = prepared(found, picture)
     pictures = np.concatenate([pixels, -pixels, pixels / 2])
     model, difference = exporting.export(found, pictures)
@@ -94,12 +96,42 @@ def agrees(found, model, pictures, said):
     assert scores[best] == pytest.approx([score for _, score in said["top"]], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["patch16", "registers, mean", "convnext"])
-def test_gives_the_features_that_transformers_gives(kind, folders, picture, said):
-    found = read_checkpoint(str(folders[kind]), Request("image-feature-extraction"))
+@pytest.mark.parametrize(
+    ("kind", "way", "special"),
+    [
+        ("patch16", "own", 1),
+        ("patch16", "cls", 1),
+        ("patch16", "mean", 1),
+        ("hybrid", "own", 1),
+        ("hybrid", "mean", 1),
+        ("registers, mean", "own", 1),
+        ("registers, mean", "mean", 1),
+        ("convnext", "own", 0),
+    ],
+)
+def test_gives_the_features_that_transformers_gives(kind, way, special, folders, picture, said):
+    found = read_checkpoint(str(folders[kind]), Request(FEATURES, way))
     with network.quiet():
         features = network.load(found)(_tensor(prepared(found, picture))).detach().numpy()
-    assert features == pytest.approx(said[kind]["features"], abs=1e-5)
+    tokens = said[kind]["tokens"]
+    expected = {
+        "own": said[kind]["features"],
+        "cls": tokens[:, 0],
+        "mean": tokens[:, special:].mean(1),
+    }[way]
+    assert features == pytest.approx(expected, abs=1e-5)
+    assert (cosines(expected, features) >= 0.9999).all()
+
+
+@needs_rtx
+def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(picture, tmp_path):
+    folder = tiny_timm.save("patch32", tmp_path / "patch32", LABELS)
+    _, model, pictures = export(folder, picture, Request(FEATURES, "mean", image_size=128))
+    model, _ = simplify(model, pictures)
+    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    assert pictures.shape[2:] == (128, 128)
+    assert (cosines(*(graph.session(one).logits(pictures) for one in (model, half))) > 0.999).all()
+    assert compiled(half, tmp_path)
 
 
 @pytest.fixture(scope="module")
