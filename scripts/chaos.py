@@ -57,7 +57,7 @@ Four cameras that came and went {restarts} times at once took a run from {before
 glibc gives new threads heaps of their own, each opening starts many, and what lives on in a heap
 keeps all of it. All threads share two heaps now, and what a closed pipeline leaves is given back to
 the system: {first} MB before, {last} MB after ([measurements/heap.json](measurements/heap.json),
-`scripts/bench_heap.py`, beside other work). The first row of the table was measured before that.
+`scripts/bench_heap.py`, beside other work).
 
 `make soak` plays {frames:,} frames of sources that leave, fail and raise, and are opened {openings}
 times: {slope:+.1f} bytes per frame, 95 % of {low:.1f} to {high:.1f}, {whole:.2f} MB in all: small,
