@@ -13,9 +13,9 @@ from __future__ import annotations
 
 __all__ = ["Ages"]
 
-# Of the time that frames say has passed: 5 s in a queue that grew for a minute are told as 2 s, in
-# one that came at once, as 5.
-_DRIFT = 0.05
+# Of the time that frames say has passed: what a camera's clock may lose, and what a crystal does.
+_CAMERA, _CRYSTAL = 0.05, 5e-4
+_JUMP = 0.1  # seconds by which a frame is later than any clock explains: it was held up
 
 
 class Ages:
@@ -35,6 +35,9 @@ class Ages:
         all frames old from then on: only a new connection, with new `Ages`, mends that.
         """
         late, passed = now - taken, max(0.0, taken - self._taken)
-        self.least = min(late, self.least + _DRIFT * passed)
+        drifted = self.least + _CAMERA * passed
+        if late > drifted + _JUMP:
+            drifted = self.least + _CRYSTAL * passed
+        self.least = min(late, drifted)
         self._taken = taken
         return late - self.least
