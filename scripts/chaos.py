@@ -42,7 +42,8 @@ cameras, their servers and the run.
 * **wrong**: labels of another camera's picture
 * **damaged**: labels of what a decoder made of damaged data: of no picture that the camera took, or
   of one that had its label
-* **too old**: labels of pictures older than two frame intervals and the time that labelling took
+* **too old**: labels of pictures older than two frame intervals and the time that labelling took,
+  by more than 30 ms; of damaged data a decoder shows old pictures again
 * **needs**: memory in MB, open files and threads of the process, before and after
 
 | fault | times | noticed | again | labels | lost | wrong | damaged | too old | needs | |

@@ -41,13 +41,14 @@ def keep() -> Callable[[Fault], None]:
         assert fault.exit in (0, None)
         if (truth := fault.truth) is not None:
             assert truth.wrong == 0
-            # Some is held up between two processes of a busy machine.
-            assert truth.old <= 1 + truth.frames / (1000 if WHOLE else 100), truth.oldest
             off = truth.off_ms["p50"]
             assert off is not None
             most = (100 if WHOLE else 1000) + fault.slack * 1e3
             assert off < most, "the ages told are those of the pictures"
-            assert fault.damages or (truth.older, truth.repeated, truth.damaged) == (0, 0, 0)
+            if not fault.damages:  # else a decoder shows again, or in part, what it had
+                assert (truth.older, truth.repeated, truth.damaged) == (0, 0, 0)
+                # Some is held up between two processes of a busy machine.
+                assert truth.old <= 1 + truth.frames / (1000 if WHOLE else 100), truth.oldest
         if fault.back:
             assert figures["back_s"]["p99"] <= AGAIN_WITHIN
 
