@@ -34,7 +34,8 @@ def build(
         str | None, typer.Argument(help="Hugging Face checkpoint: a folder or a hub id")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="folder of images of your domain, 16 or more")
+        Path | None,
+        typer.Option(help="folder of images of your domain, 20 or more; 16 with --heldout"),
     ] = None,
     heldout: Annotated[
         Path | None, typer.Option(help="folder of images that judge; else every fifth of those")

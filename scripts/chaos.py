@@ -117,6 +117,7 @@ def _pair(seconds: dict[str, float | None], second: str) -> str:
 
 def measure(words: list[str]) -> int:
     """Run the faults that pytest's `words` choose, or all; returns pytest's exit code."""
+    here = commit()  # before this run changes files
     old = json.loads(FIGURES.read_text())["faults"] if words and FIGURES.exists() else {}
     kept = {
         "command": "make chaos",
@@ -131,7 +132,7 @@ def measure(words: list[str]) -> int:
     code = subprocess.run(command, cwd=ROOT, env=env).returncode
     kept = json.loads(FIGURES.read_text())
     for figures in kept["faults"].values():
-        figures.setdefault("commit", commit())
+        figures.setdefault("commit", here)
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
     return code
 

@@ -35,7 +35,8 @@ def find(folder: Path) -> list[Path]:
     named and skipped later.
     """
     if not folder.is_dir():
-        raise CalibrationError(f"there is no folder {folder}", "give a folder of images")
+        what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
+        raise CalibrationError(what, "give a folder of images")
     try:
         files = sorted(
             path

@@ -112,7 +112,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         pooler = [name for name in missing if name.startswith("pooler.")]
         if pooler and checkpoint.head.pooling == "own":
             raise CheckpointError(
-                f"{checkpoint.name} was saved without the weights of its pooler", "--pooling cls"
+                f"{checkpoint.name} was saved without the weights of its pooler",
+                "add --pooling cls (or mean)",
             )
         missing = [name for name in missing if name not in pooler]
     if missing:
