@@ -42,7 +42,7 @@ def test_a_queue_that_grows_makes_frames_older() -> None:
     assert told[-1] == pytest.approx(299 / 30, rel=2e-3)
 
 
-@pytest.mark.parametrize("speed", [29 / 30, 24.9 / 25, 1 - 2e-4, 1 + 2e-4, 31 / 30])
+@pytest.mark.parametrize("speed", [0.953, 29 / 30, 24.9 / 25, 1 - 2e-4, 1 + 2e-4, 31 / 30])
 @pytest.mark.parametrize("interval", [1 / 30, 60])
 def test_a_clock_that_is_slow_or_fast_makes_no_frame_old(speed: float, interval: float) -> None:
     """Crystals lose or gain seconds in a day; cameras that count frames for a clock, an hour."""
