@@ -65,13 +65,13 @@ def asked(name, home, endpoint, **more):
         "HF_HOME": str(home),
         **more,
     }
+    return run("-c", READ, name, env=environment, cwd=home)
+
+
+def run(*words, env, cwd):
+    """What Python prints, given these words."""
     done = subprocess.run(
-        [sys.executable, "-c", READ, name],
-        env=environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -131,15 +131,7 @@ def test_pickled_weights_are_converted_by_the_line_that_is_named(
     command = shlex.split(line.partition("make a folder with safetensors: ")[2])
     assert command[:2] == ["python", "-c"]
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, *command[1:]],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run(*command[1:], env=environment, cwd=tmp_path)
     found = read_checkpoint(str(tmp_path / "pickled-safetensors"))
     assert found.preprocess == read_checkpoint(str(checkpoint)).preprocess
     assert load_file(found.folder / "model.safetensors").keys() == weights.keys()
