@@ -17,7 +17,7 @@ from edge.run.frames import Frame
 from edge.run.loop import Control, run
 from edge.run.sinks import Result
 from edge.run.status import SourceStatus, Status
-from tests.run.test_reader import CUT, WAIT, Camera, Notes, Opening, Script
+from tests.run.scripted import CUT, WAIT, Camera, Notes, Opening, Script
 
 DROPPED = 10**6  # by a driver that returns at last
 

@@ -22,7 +22,7 @@ from edge.run.places import Work
 from edge.run.reader import Reader
 from edge.run.status import SourceStatus
 from edge.run.summary import Histogram
-from tests.run.test_reader import CUT, WAIT, Camera, Notes, Opening
+from tests.run.scripted import CUT, WAIT, Camera, Notes, Opening
 
 
 class Careful(Histogram):
