@@ -7,11 +7,14 @@ differ. Frames that queue up somewhere on the way become late much faster than t
 
 Cameras' clocks are worse than crystals: one that stamps thirtieths of a second on 29.97 frames, or
 on 29, seems to fall back by 1 or 33 ms each second, for ever, and all its frames are fresh.
+
+What a frame bears may also be no time at all: a bit that was flipped on the way sends it into the
+future, and GStreamer, for which time never goes back, then gives the next ones that same time.
 """
 
 from __future__ import annotations
 
-__all__ = ["Ages"]
+__all__ = ["Ages", "StampAges"]
 
 # Of the time that frames say has passed: what a camera's clock may lose, and what a crystal does.
 _CAMERA, _CRYSTAL = 0.05, 5e-4
@@ -41,3 +44,28 @@ class Ages:
         self.least = min(late, drifted)
         self._taken = taken
         return late - self.least
+
+
+class StampAges(Ages):
+    """Of frames whose times came over a network, from others: some may be wrong.
+
+    A frame whose time is not after the one before, or is ahead of all that is known of that clock
+    without the next one's being so too, is taken to be as old as the one before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stamp, self._age = float("-inf"), 0.0
+        self._ahead = False
+
+    def age(self, taken: float, now: float) -> float:
+        """As `Ages.age`; seconds."""
+        advances, self._stamp = taken > self._stamp, taken
+        ahead = float("inf") > self.least > now - taken + _JUMP
+        if not advances:
+            self.least = now - taken - self._age
+        elif self._ahead or not ahead:
+            self._age = super().age(taken, now)
+        if advances:
+            self._ahead = ahead
+        return self._age

@@ -17,6 +17,7 @@ BEHIND = 1.0  # seconds: not jitter, but a queue, from whose end only a new conn
 _SHORTEST, _LONGEST = 0.1, 1.0  # seconds between two tries to open a camera
 _LOCKED_OUT = 60.0  # cameras bar who comes too often with a wrong password
 _MISSED = 60  # frames that a camera misses before it is taken for dead
+_INTERVALS = 3  # that a slow camera may be silent
 _ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
 _STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
 _WINDOW = 2.0  # seconds over which the age of the freshest frame is known
@@ -49,19 +50,23 @@ class Patience:
     def __init__(self, stall: float):
         """stall: seconds of silence to wait through while nothing is known of the source."""
         self._stall = stall
-        self._stretch = 1
+        self._stretch = 1.0
 
     def seconds(self, interval: float | None) -> float:
-        """What to wait for the next frame; interval: between the latest frames, in seconds."""
+        """What to wait for the next frame; interval: between the latest frames, in seconds.
+
+        An interval that is known is remembered: for when the source is opened anew.
+        """
         if interval is None:
             return self._stall * self._stretch
+        self._stretch = max(1.0, _INTERVALS * interval / self._stall)
         expected = min(max(_ALIVE, _MISSED * interval), self._stall)
-        return round(max(expected, 3 * interval), 1)
+        return round(max(expected, _INTERVALS * interval), 1)
 
     def silent(self, interval: float | None) -> None:
         """The wait was in vain; interval: None when not two frames had come."""
         if interval is None:
-            self._stretch = min(2 * self._stretch, _STRETCH)
+            self._stretch = max(self._stretch, min(2 * self._stretch, _STRETCH))
 
 
 class Freshness:

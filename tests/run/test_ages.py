@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge.run.ages import Ages
+from edge.run.ages import Ages, StampAges
 
 NEAR = {"abs": 5e-3}
 ROUGHLY = {"abs": 0.02}  # a clock may be off by a twentieth, as long as no frame is held up
@@ -63,3 +65,49 @@ def test_a_clock_that_is_set_forward_is_believed_and_one_that_is_set_back_is_not
 
 def test_no_age_is_negative() -> None:
     assert min(ages([(0, 5), (1, 1), (2, 1), (3, 9)])) == 0
+
+
+def flowing(frames: range, *, ahead: float = 0.0) -> list[tuple[float, float]]:
+    """(stamp, arrived) of pictures, thirty a second, that are 10 ms on the way."""
+    return [(n / 30 + ahead, n / 30 + 0.01) for n in frames]
+
+
+@pytest.mark.parametrize("ahead", [0.2, 1.4, 2.9, 1e9])
+def test_one_time_that_is_wrong_changes_nothing(ahead: float) -> None:
+    """It is ahead; the true ones after it are then behind it."""
+    ages = StampAges()
+    stamps = [*flowing(range(30)), *flowing(range(30, 31), ahead=ahead), *flowing(range(31, 300))]
+    assert max(ages.age(*stamp) for stamp in stamps) < 0.01
+    assert ages.age(10.0, 10.5) == pytest.approx(0.49, **ROUGHLY)
+
+
+@pytest.mark.parametrize("ahead", [-1.0, 0.0, 1.4, 2.9])
+def test_times_that_stand_still_until_the_clock_has_caught_up_make_no_frame_old(
+    ahead: float,
+) -> None:
+    """So GStreamer gives them after one that is too early or too late."""
+    ages, stuck = StampAges(), 2 + ahead
+    stamps = [
+        *flowing(range(60)),
+        *((stuck, now) for taken, now in flowing(range(60, 200)) if taken < stuck + 2),
+        *flowing(range(210, 300)),
+    ]
+    assert max(ages.age(*stamp) for stamp in stamps) < 0.01
+    assert ages.age(10.0, 10.5) == pytest.approx(0.49, **ROUGHLY)
+
+
+def test_stamps_that_are_set_forward_and_stay_so_are_believed() -> None:
+    ages = StampAges()
+    stamps = [*flowing(range(30)), *flowing(range(30, 60), ahead=5.0)]
+    assert max(ages.age(*stamp) for stamp in stamps) < 0.01
+    assert ages.age(2 + 5.0, 2.51) == pytest.approx(0.5, **ROUGHLY)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e10, 1e10), st.floats(0, 10)), min_size=1),
+)
+def test_no_stamp_makes_an_age_negative_or_no_number(stamps: list[tuple[float, float]]) -> None:
+    ages, now = StampAges(), 0.0
+    for taken, passed in stamps:
+        now += passed
+        assert 0 <= ages.age(taken, now) < float("inf")

@@ -55,6 +55,15 @@ def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():
     assert waits == [10, 20, 40, 80, 160, 160]
 
 
+def test_what_is_known_of_a_camera_lasts_longer_than_a_connection_to_it():
+    """One that sends a frame a minute may take that long again, one that sends thirty may not."""
+    patience = Patience(stall=10)
+    for interval, wait in ((60.0, 180), (1 / 30, 10)):
+        patience.silent(None)
+        patience.seconds(interval)
+        assert patience.seconds(None) == wait
+
+
 def test_silence_of_a_camera_whose_rate_is_known_changes_nothing():
     patience = Patience(stall=10)
     patience.silent(1 / 30)

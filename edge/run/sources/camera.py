@@ -14,7 +14,7 @@ from typing import Any
 
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
-from edge.run.ages import Ages
+from edge.run.ages import StampAges
 from edge.run.frames import Frame, frame_from_sample
 from edge.run.memory.gpureader import GpuReader
 from edge.run.patience import Way
@@ -82,7 +82,7 @@ class Source:
         if self._uri.startswith("gst:"):
             self.way = "unknown"
         # Frames bear the times of the camera's own clock, and not of their arrival.
-        self._ages = Ages() if self._uri.startswith("rtsp://") else None
+        self._ages = StampAges() if self._uri.startswith("rtsp://") else None
         self._thinning = Thinning(camera.every, camera.max_fps)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None
