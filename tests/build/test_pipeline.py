@@ -12,6 +12,7 @@ from edge.errors import (
     EngineError,
     GateError,
     GraphError,
+    OptionError,
     StorageError,
 )
 from edge.passport import Passport
@@ -219,7 +220,7 @@ def test_one_build_of_an_engine_at_a_time(recipe):
     [{"max_batch": 10**20}, {"max_batch": 0}, {"min_agreement": 500}, {"min_agreement": -1}],
 )
 def test_settings_that_cannot_be(recipe, change):
-    with pytest.raises(EngineError, match=next(iter(change))):
+    with pytest.raises(OptionError, match=next(iter(change))):
         dataclasses.replace(recipe, **change)
 
 
@@ -242,7 +243,7 @@ def test_a_missing_checkpoint(recipe):
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden"])
 def test_a_name_stays_in_the_engines_folder(recipe, name):
-    with pytest.raises(EngineError, match="name"):
+    with pytest.raises(OptionError, match="name"):
         build(dataclasses.replace(recipe, name=name or " "), Recorder())
 
 
@@ -287,7 +288,7 @@ def test_what_a_setting_cannot_mean_is_refused(recipe, tmp_path):
         {"also": ("window",)},
         {"ranges": tmp_path / "absent.json"},
     ):
-        with pytest.raises(EngineError):
+        with pytest.raises(OptionError):
             dataclasses.replace(recipe, **change)
 
 
