@@ -169,16 +169,8 @@ class Passport:
         another schema.
         """
         path = folder / NAME
-        if folder.is_file():
-            raise EngineError(f"{folder} is a file", f"give the engine's folder: {folder.parent}")
         if not folder.is_dir():
-            near = Path("engines") / folder.name
-            raise EngineError(
-                f"there is no engine at {folder}",
-                f"did you mean {near}?"
-                if (near / NAME).is_file()
-                else "build one: edge build CHECKPOINT --name NAME (ls engines/ shows yours)",
-            )
+            raise _elsewhere(folder)
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
@@ -220,6 +212,20 @@ class Passport:
                 "copy the engine folder again, or build it again",
             )
         return path
+
+
+def _elsewhere(path: Path) -> EngineError:
+    """Of what is no folder: it may be an engine's file, its recipe, or its name alone."""
+    engines = Path("engines")
+    places = (path.parent, engines / path.name, engines / path.stem)
+    near = [place for place in places if (place / NAME).is_file()]
+    if path.is_file():
+        what, mend = f"{path} is a file, no engine's folder", "give a folder made by edge build"
+    else:
+        what, mend = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
+    return EngineError(
+        what, f"did you mean {near[0]}?" if near else f"{mend} (ls engines/ shows yours)"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> EngineError:
