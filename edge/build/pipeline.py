@@ -193,9 +193,9 @@ def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterato
 
 def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
     """The images that calibrate and those that judge; none, under whatever name, does both."""
-    calibrating = images.find(recipe.calibration)
+    calibrating = found = images.find(recipe.calibration)
     if recipe.heldout is None:
-        calibrating, judging = images.hold_out(calibrating)
+        calibrating, judging = images.hold_out(found)
     else:
         judging = images.find(recipe.heldout)
     seen = set(images.contents(judging)) - {images.UNREADABLE}
@@ -210,11 +210,19 @@ def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
             f"{recipe.heldout}, too",
             "judge with images that did not calibrate, or leave out --heldout",
         )
-    if len(apart) < images.MINIMUM or not judging:
+    if len(apart) < images.MINIMUM:
+        what = f"{recipe.calibration} has {len(found)} images"
+        if recipe.heldout is not None:
+            raise CalibrationError(
+                f"{what}, and {images.MINIMUM} must calibrate",
+                f"add {images.MINIMUM - len(apart)} or more",
+            )
+        same = len(calibrating) - len(apart)
         raise CalibrationError(
-            f"{recipe.calibration} leaves {len(apart)} images to calibrate with, at least "
-            f"{images.MINIMUM} are needed",
-            "add images, or give the judging ones apart: --heldout DIR",
+            f"{what}: {len(judging)} judge, {f'{same} are copies of these, ' if same else ''}"
+            f"{len(apart)} calibrate, and {images.MINIMUM} must",
+            f"put at least {images.SPLIT_MINIMUM} different images into it, or name those that "
+            "judge apart: --heldout DIR",
         )
     return apart, judging
 

@@ -149,13 +149,25 @@ def test_too_few_images(recipe, pictures, tmp_path):
     few.mkdir()
     for path in images.find(pictures)[:18]:
         shutil.copy(path, few)
-    with pytest.raises(CalibrationError, match="leaves 14 images"):
+    told = "few has 18 images: 4 judge, 14 calibrate, and 16 must; put at least 20 different"
+    with pytest.raises(CalibrationError, match=told):
         build(dataclasses.replace(recipe, calibration=few), Recorder())
+    for number in range(5):
+        shutil.copy(images.find(few)[2], few / f"0-{number}.png")
+    told = "few has 23 images: 5 judge, 4 are copies of these, 14 calibrate, and 16 must"
+    with pytest.raises(CalibrationError, match=told):
+        build(dataclasses.replace(recipe, calibration=few), Recorder())
+    for path in few.glob("0-*"):
+        path.unlink()
     judging = shutil.copytree(pictures, tmp_path / "judging")
     for path in few.iterdir():
         next(judging.rglob(path.name)).unlink()
     apart = dataclasses.replace(recipe, calibration=few, heldout=judging, name="apart")
     assert build(apart, Recorder()).passport.accuracy["portable"].images == 22
+    for path in images.find(few)[:3]:
+        path.unlink()
+    with pytest.raises(CalibrationError, match="few has 15 images, and 16 must calibrate; add 1"):
+        build(apart, Recorder())
 
 
 def test_a_folder_that_is_no_engine_is_never_replaced(recipe, tmp_path):
