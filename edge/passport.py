@@ -18,11 +18,23 @@ from edge.heads import Head
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["EXACT_DB", "Accuracy", "Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
+__all__ = [
+    "EXACT_DB",
+    "FORMS",
+    "Accuracy",
+    "Calibration",
+    "Carried",
+    "File",
+    "Origin",
+    "Passport",
+    "Plan",
+]
 
 SCHEMA = 4
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
+# The forms of an engine that are judged, as people are told of them.
+FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,8 @@ class Plan:
         """What it runs on, in words."""
         if self.gpu is None:
             # Those that NVIDIA's support matrix names for a plan that was made for no GPU of them.
-            return "any GPU of compute capability 8.6, 8.9 or 12.0"
+            fits = "any GPU of compute capability 8.6, 8.9 or 12.0"
+            return f"{fits} (a Jetson needs its own: edge compile ENGINE, on the board)"
         return f"{self.gpu} ({self.compute_capability})"
 
 
@@ -104,7 +117,7 @@ class Carried:
     """A precision that passed the gate, carried along: only the board knows which is fastest."""
 
     graph: str  # file, model.onnx for the one that was chosen
-    accuracy: dict[str, Accuracy]  # form -> measured
+    accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
     ms: float | None  # median time of one picture with onnxruntime where it was built
     kept_fp16: tuple[str, ...] = ()  # Linears that its INT8 or FP8 would have harmed most
 
@@ -122,7 +135,7 @@ class Passport:
     tools: dict[str, str]  # package -> version that built it
     calibration: Calibration | None
     judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
-    accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
+    accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
     verdict: str = ""  # which precision, and why
     kept_fp16: tuple[str, ...] = ()  # Linears that INT8 would have harmed most
     candidates: dict[str, Carried] = field(default_factory=dict)  # by precision

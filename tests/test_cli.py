@@ -98,6 +98,8 @@ def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
     shown = edge_command("inspect", tmp_path / "a")
     assert "ViTForImageClassification" in shown.stdout
     assert "32 images, auto" in shown.stdout
+    for form in ("model.onnx", "the FP16-cast graph for model.plan"):
+        assert f" {form} agrees with FP32 on " in shown.stdout
     passport = json.loads(edge_command("inspect", "--json", tmp_path / "a").stdout)
     assert passport["precision"] == "int8"
 

@@ -65,7 +65,7 @@ def publish(
         passport = _passport(setting, outcome, names, files, fingerprint)
         backend, why_none = compiling.available()
         if backend is None:
-            observer.warn(f"no plan: {why_none}; the engine is portable (run edge compile there)")
+            observer.warn(f"no plan: {why_none}; make one on the board: edge compile {folder}")
         else:
             graphs = {
                 one.precision: (

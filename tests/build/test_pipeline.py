@@ -115,7 +115,7 @@ def test_below_the_gate_nothing_is_published(recipe, warm, monkeypatch):
         build(strict, Recorder())
     assert engines_of(warm) == []
     assert f"{report} shows more" in str(caught.value)
-    assert "the gate refuses it: the portable form agrees" in report.read_text()
+    assert "the gate refuses it: model.onnx agrees" in report.read_text()
     unjudged = build(dataclasses.replace(strict, gate=False), Recorder())
     assert unjudged.passport.judged is False
     assert not report.exists()  # it would tell of what is not true any more
@@ -141,7 +141,7 @@ def test_without_tensorrt_the_engine_is_portable_and_says_so(recipe, monkeypatch
     built = build(dataclasses.replace(recipe, engines=warm), observer)
     assert built.passport.plan is None
     assert not (built.folder / "model.plan").exists()
-    assert any("portable" in text for text in observer.warnings)
+    assert any(f"edge compile {built.folder}" in text for text in observer.warnings)
 
 
 def test_too_few_images(recipe, pictures, tmp_path):
