@@ -27,7 +27,7 @@ from edge.build.plan import make_forms
 from edge.build.precision import fp16
 from edge.build.precision.numbers import NUMBERS
 from edge.build.precision.ranges import Ranges
-from edge.build.publish import publish, recover, unchanged
+from edge.build.publish import publish, recover, replaced, unchanged
 from edge.build.recipes import Recipe
 from edge.build.report import page
 from edge.build.report.outcome import Outcome, Setting, gather
@@ -101,6 +101,8 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     )
     if (known := unchanged(folder, fingerprint)) is not None:
         return Built(folder, known, fresh=False)
+    if (there := replaced(folder, setting)) is not None:
+        observer.warn(f"this will replace {folder} ({there}); to keep both, choose another --name")
     outcome = _judge(setting, observer)
     report = cache / f"{recipe.engine}-refused.html"
     if (why := outcome.chosen.refused) is not None:

@@ -15,7 +15,7 @@ from edge.build.export import MAX_BATCH
 from edge.build.models.tasks import Request
 from edge.build.precision.placement import PLACES
 from edge.errors import ConfigError, OptionError
-from edge.heads import Pooling, Task
+from edge.heads import FEATURES, ZERO_SHOT, Pooling, Task
 from edge.options import Method, Wanted
 from edge.settings import Key, nearest, read_table, read_value
 
@@ -24,6 +24,8 @@ __all__ = ["KEYS", "PRECISIONS", "Recipe", "load"]
 PRECISIONS: tuple[str, ...] = get_args(Wanted)
 
 _REQUIRED = ("checkpoint", "calibration")
+# Tasks that are not the usual one, in the name of an engine.
+_SHORT: dict[Task | None, str] = {FEATURES: "features", ZERO_SHOT: "zero-shot"}
 
 
 def _choice(kind: Any, example: str) -> Key:
@@ -133,7 +135,9 @@ class Recipe:
     @property
     def engine(self) -> str:
         """The engine's name, which is its folder's. Raises `OptionError` when it cannot be one."""
-        name = self.name or f"{Path(self.checkpoint).name}-{self.precision}"
+        unusual = (self.image_size, _SHORT.get(self.task), self.precision)
+        parts = (Path(self.checkpoint).name, *filter(None, unusual))
+        name = self.name or "-".join(map(str, parts))
         _check_name(name)
         return name
 

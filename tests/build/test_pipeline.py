@@ -170,6 +170,32 @@ def test_too_few_images(recipe, pictures, tmp_path):
         build(apart, Recorder())
 
 
+def test_an_engine_of_another_kind_is_not_replaced_without_a_word(recipe, warm):
+    recipe = dataclasses.replace(recipe, engines=warm)
+
+    def told(**changes):
+        observer = Recorder()
+        build(dataclasses.replace(recipe, **changes), observer)
+        return [text for text in observer.warnings if "will replace" in text]
+
+    fp32 = {"precision": "fp32"}
+    assert told() == told() == told(max_batch=3) == []
+    (warning,) = told(**fp32)
+    was = f"{recipe.checkpoint}, image-classification, 32x32, INT8"
+    assert warning == (
+        f"this will replace {warm / 'a'} ({was}); to keep both, choose another --name"
+    )
+    (warning,) = told(**fp32, image_size=64)
+    assert "32x32, FP32" in warning
+    (warning,) = told(**fp32, image_size=64, task="image-feature-extraction", pooling="cls")
+    assert "image-classification, 64x64" in warning
+    (warning,) = told(**fp32)
+    assert "image-feature-extraction, cls, 64x64" in warning
+    copy = shutil.copytree(recipe.checkpoint, warm.parent / "another-vit")
+    (warning,) = told(**fp32, checkpoint=str(copy), max_batch=2)
+    assert warning.startswith(f"this will replace {warm / 'a'} ({recipe.checkpoint}, ")
+
+
 def test_a_folder_that_is_no_engine_is_never_replaced(recipe, tmp_path):
     mine = tmp_path / "photos"
     mine.mkdir()

@@ -30,6 +30,20 @@ def test_without_a_recipe(tmp_path):
         recipes.load(None, {"checkpoint": "some/vit"})
 
 
+def test_the_name_tells_engines_apart():
+    def name(**given):
+        return recipes.load(
+            None, {"checkpoint": "some/vit", "calibration": Path("p"), **given}
+        ).engine
+
+    assert name(precision="fp16") == "vit-fp16"
+    assert name(task="image-classification") == "vit-int8"
+    assert name(image_size=384) == "vit-384-int8"
+    assert name(task="image-feature-extraction", image_size=64) == "vit-64-features-int8"
+    assert name(task="zero-shot-image-classification") == "vit-zero-shot-int8"
+    assert name(image_size=384, name="mine") == "mine"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "what", "mend"),
     [
