@@ -38,7 +38,7 @@ from edge.storage import alone, digest, make_folder
 
 __all__ = ["Built", "build"]
 
-CACHE_SCHEMA = 5
+CACHE_SCHEMA = 6
 ENOUGH = 100  # images for the gate to mean a percent
 
 
