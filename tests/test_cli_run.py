@@ -119,6 +119,18 @@ finally:
     assert (tmp_path / "heaps").read_text().count("<heap nr=") == 2
 
 
+def test_a_camera_that_is_off_ends_the_run_and_is_not_said_to_be_tried_again(
+    edge_command, built_engine
+):
+    done = edge_command(
+        *("run", built_engine, "--backend", "onnxruntime", "--source", "rtsp://127.0.0.1:1/x")
+    )
+    _, *said = done.stderr.splitlines()
+    assert (done.returncode, len(said)) == (1, 1)
+    assert said[0].startswith("error: the camera at 127.0.0.1:1 cannot be reached")
+    assert said[0].endswith("; to keep trying add --wait")
+
+
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def stopped_while_starting(request):
     """Start `edge run`, wait until it has begun something, stop it: its exit code and stderr."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge.errors import SourceError
@@ -64,6 +65,7 @@ class Crew:
         self._came = wait  # a frame, of any source; a service is patient from the beginning
         self._bell = threading.Condition()
         self._news: deque[Transition] = deque()
+        self._troubled = ""  # the source whose trouble was told last
         self._turns: deque[Reader] = deque()
         self._spare: list[Place] = []  # of sources that were taken out
         self._waiting: list[Feed] = []  # for one of the same name to end
@@ -124,12 +126,24 @@ class Crew:
         return turns
 
     def _attend(self) -> None:
-        """Tell what happened to the sources, and do what is wished for."""
-        while self._news:
-            transition = self._news.popleft()
+        """Tell what happened to the sources, and do what is wished for.
+
+        Raises SourceError when none ever came, and each has failed.
+        """
+        with self._bell:
+            in_vain, news = self._in_vain(), list(self._news)
+            self._news.clear()
+        for transition in news:
+            if in_vain and transition.state == "waiting":  # it will not be tried again
+                transition = replace(transition, state="failed")
+            if transition.state in ("waiting", "failed"):
+                self._troubled = transition.source
             self._status.change(transition)
             for sink in self._sinks:
                 sink.changed(transition)
+        if in_vain:
+            error = self._latest_error()
+            raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
         while self._control.wishes:
             wish = self._control.wishes.popleft()
             if isinstance(wish, Feed):
@@ -161,22 +175,31 @@ class Crew:
                 readers.remove(reader)
                 self._spare += reader.places()
 
+    def _in_vain(self) -> bool:
+        """Whether no source has come, and each that could has failed; not if the run is to wait."""
+        self._came = self._came or any(reader.came for reader in self._turns)
+        if self._came or self._waiting or self._control.wishes:
+            return False
+        failed = all(isinstance(reader.error, SourceError) for reader in self._turns)
+        return failed and not all(reader.finished for reader in self._turns)
+
     def _raise_what_ends_the_run(self) -> None:
         """Raise the error of a source, when nothing else can come."""
-        self._came = self._came or any(reader.came for reader in self._turns)
-        errors = [reader.error for reader in self._turns if reader.error is not None]
-        for error in errors:
-            if not isinstance(error, SourceError):
-                raise error
-        if not errors:
-            return
-        gone = all(reader.finished for reader in self._turns)
-        never = not self._came and all(reader.error is not None for reader in self._turns)
-        error = errors[0]
-        if gone:
-            raise error
-        if never and isinstance(error, SourceError):
-            raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
+        for reader in self._turns:
+            if reader.error is not None and not isinstance(reader.error, SourceError):
+                raise reader.error
+        failed = any(reader.error is not None for reader in self._turns)
+        if failed and not self._waiting and all(reader.finished for reader in self._turns):
+            raise self._latest_error()
+
+    def _latest_error(self) -> SourceError:
+        """That of the source whose trouble was told last: the others' are known."""
+        errors = {
+            reader.feed.name: reader.error
+            for reader in self._turns
+            if isinstance(reader.error, SourceError)
+        }
+        return errors.get(self._troubled) or next(iter(errors.values()))
 
     def halt(self) -> None:
         """End all readers; those that hang are left behind."""
