@@ -96,6 +96,22 @@ def test_a_number_out_of_its_range_is_one_line(edge_command):
     assert (done.returncode, done.stderr) == (1, told)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--web", "8080"], "'8080' is no address for the page; "),
+        (["--preview", "no-such-folder/a.png"], "cannot write no-such-folder/a.png "),
+        (["--preview", "a.jpg"], "the preview a.jpg is no .png; "),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused_before_the_engine_is_opened(
+    edge_command, words, said
+):
+    done = edge_command("run", "no-such-engine", "--source", "test://ball", *words)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, line.startswith(f"error: {said}")) == (1, True), line
+
+
 def test_all_threads_share_two_heaps_however_many_the_engine_has(built_engine, tmp_path):
     """Even where nobody needs GStreamer to say what this machine is, as on a Jetson."""
     code = f"""

@@ -28,7 +28,7 @@ from edge.run.telemetry.broker import Broker
 from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
 
-__all__ = ["CAMERA", "RUN", "Key", "check_number", "check_pairs", "lonely", "settings"]
+__all__ = ["CAMERA", "RUN", "Key", "check_pairs", "check_value", "lonely", "settings"]
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,23 @@ def check_pairs(asked: Collection[str]) -> None:
         raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
 
 
-def check_number(name: str, value: Any) -> None:
-    """Raises OptionError for a number, of the command line, that is out of its key's range."""
-    key = RUN[name] if name in RUN else CAMERA[name]
-    if not isinstance(value, int | float):
-        return
+def check_value(name: str, value: Any) -> None:
+    """Raises an EdgeError for what the command line gives a key, and that means nothing to it."""
+    key, option = {**RUN, **CAMERA}[name], f"--{name.replace('_', '-')}"
     try:
-        msgspec.convert(value, key.kind)
+        if isinstance(value, int | float):
+            msgspec.convert(value, key.kind)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                key.check(text)
     except msgspec.ValidationError:
-        option = f"--{name.replace('_', '-')}"
         raise OptionError(
             f"{option} cannot be {value}", f"write {key.wanted}, as in: {option} {key.example}"
         ) from None
+    except EdgeError:
+        raise
+    except ValueError as error:
+        raise OptionError(f"{option} {error}", f"write {option} {key.example}") from error
 
 
 def settings(
