@@ -30,6 +30,8 @@ from edge.run.web.access import parse_address
 
 __all__ = ["CAMERA", "RUN", "Key", "check_pairs", "check_value", "lonely", "settings"]
 
+_SHOWN = 200  # letters of a value that is wrong
+
 
 @dataclass(frozen=True)
 class Key:
@@ -44,7 +46,8 @@ class Key:
     check: Callable[[str], object] = str
 
 
-_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+_Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
 # A camera is taken for dead after tenths of a second: at 100 frames a second, less is a mere gap.
 _Silence = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]
@@ -54,7 +57,7 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 RUN = {
     "engine": Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
     "backend": Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
-    "threads": Key(_Count, "a whole number from 1", "2"),
+    "threads": Key(_Threads, "a whole number from 1 to 1024", "2"),
     "frames": Key(_Count, "a whole number from 1", "1000"),
     "reconnect": Key(bool, "true or false", "true"),
     "wait": Key(bool, "true or false", "true"),
@@ -144,16 +147,23 @@ def settings(
         try:
             settings[name] = msgspec.convert(value, keys[name].kind, dec_hook=_path)
         except msgspec.ValidationError as error:
-            # A password may be in it.
-            shown = redact_address(json.dumps(value, default=str, ensure_ascii=False))
             element = re.search(r"\$\[(\d+)\]`$", str(error))
             raise document.error(
                 (*here, int(element[1])) if element else here,
-                f"{name} cannot be {shown}",
+                f"{name} cannot be {_shown(value)}",
                 f"write {keys[name].wanted}, as in: {name} = {keys[name].example}",
             ) from error
         _check(document, here, keys[name], settings[name])
     return settings
+
+
+def _shown(value: Any) -> str:
+    """A value that is wrong, for people: a password may be in it, or thousands of digits."""
+    try:
+        text = redact_address(json.dumps(value, default=str, ensure_ascii=False))
+    except ValueError:  # Python writes no more than 4300 digits
+        return "such a number"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _check(document: toml.Document, place: toml.Place, key: Key, value: Any) -> None:

@@ -119,6 +119,10 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ("[[camera]]\nsouce = 1", 2, "no key 'souce'", "did you mean source?"),
         ('threads = "two"', 1, 'threads cannot be "two"', "a whole number from 1"),
         ("threads = 0", 1, "threads cannot be 0", "threads = 2"),
+        ("threads = 1025", 1, "threads cannot be 1025", "from 1 to 1024"),
+        (f"frames = 0x{'f' * 5000}", 1, "frames cannot be such a number", "frames = 1000"),
+        (f"on = [\n0x{'f' * 5000}]", 2, "on cannot be such a number", "a list of rules"),
+        (f"wait = {'9' * 999}", 1, f"wait cannot be {'9' * 200}...", "true or false"),
         ("wait = 1", 1, "wait cannot be 1", "true or false"),
         ('engine = ""', 1, 'engine cannot be ""', "the folder of an engine"),
         (
@@ -269,6 +273,7 @@ def test_what_a_file_leaves_out_may_be_typed(write):
         ({"every": 0}, "--every cannot be 0; write a whole number from 1, as in: --every 2"),
         ({"frames": -1}, "--frames cannot be -1; write a whole number from 1"),
         ({"threads": 0}, "--threads cannot be 0; "),
+        ({"threads": 10**11}, "--threads cannot be 100000000000; write .* from 1 to 1024"),
         ({"keep": 0}, "--keep cannot be 0; "),
         ({"max_fps": 0.0}, "--max-fps cannot be 0.0; write a number above 0"),
         ({"stall": float("nan")}, "--stall cannot be nan; write a number of seconds from 0.1"),
