@@ -27,7 +27,7 @@ __all__ = ["Control", "Crew", "Turn"]
 # Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
 # handler wakes nobody.
 _NAP = 0.1
-_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the exit
+_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the end
 
 Turn = tuple[Reader, Work]
 
@@ -69,7 +69,7 @@ class Crew:
         self._turns: deque[Reader] = deque()
         self._spare: list[Place] = []  # of sources that were taken out
         self._waiting: list[Feed] = []  # for one of the same name to end
-        self._left: list[Reader] = []  # taken out, and hanging in their drivers
+        self._left: list[Reader] = []  # behind, hanging in their drivers
 
     def add(self, feed: Feed) -> None:
         """Begin to play a source."""
@@ -97,9 +97,14 @@ class Crew:
                 if turns or not wait:
                     return turns
                 self._raise_what_ends_the_run()
-                if not self._waiting and all(reader.finished for reader in self._turns):
-                    return []
-                self._bell.wait(_NAP)
+                over = not self._waiting and all(reader.over for reader in self._turns)
+                if not over:
+                    self._bell.wait(_NAP)
+            if over:
+                self._close()
+                self._attend()
+                self._raise_what_ends_the_run()  # by a source that failed to close
+                return []
             beat()
         return []
 
@@ -138,9 +143,7 @@ class Crew:
                 transition = replace(transition, state="failed")
             if transition.state in ("waiting", "failed"):
                 self._troubled = transition.source
-            self._status.change(transition)
-            for sink in self._sinks:
-                sink.changed(transition)
+            self._tell(transition)
         if in_vain:
             error = self._latest_error()
             raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
@@ -159,6 +162,17 @@ class Crew:
                 self._waiting.remove(feed)
                 self.add(feed)
 
+    def _tell(self, transition: Transition) -> None:
+        self._status.change(transition)
+        for sink in self._sinks:
+            sink.changed(transition)
+
+    def _leave_behind(self, reader: Reader, why: str) -> None:
+        self._turns.remove(reader)
+        self._left.append(reader)
+        reader.leave_behind()
+        self._tell(Transition(reader.feed.name, "ended", why))
+
     def _look_after(self) -> None:
         """See who hangs, leave behind who hangs and was taken out, and use again what is free."""
         hung = [reader for reader in (*self._turns, *self._left) if reader.hangs()]
@@ -167,9 +181,7 @@ class Crew:
         )
         self._status.stuck = bool(hung) and not playing
         for reader in [reader for reader in self._turns if reader.retired and reader in hung]:
-            self._turns.remove(reader)
-            self._left.append(reader)
-            reader.leave_behind()
+            self._leave_behind(reader, "taken out, while its driver hangs")
         for readers in (self._turns, self._left):
             for reader in [reader for reader in readers if reader.retired and reader.finished]:
                 readers.remove(reader)
@@ -181,7 +193,7 @@ class Crew:
         if self._came or self._waiting or self._control.wishes:
             return False
         failed = all(isinstance(reader.error, SourceError) for reader in self._turns)
-        return failed and not all(reader.finished for reader in self._turns)
+        return failed and not all(reader.over for reader in self._turns)
 
     def _raise_what_ends_the_run(self) -> None:
         """Raise the error of a source, when nothing else can come."""
@@ -189,7 +201,7 @@ class Crew:
             if reader.error is not None and not isinstance(reader.error, SourceError):
                 raise reader.error
         failed = any(reader.error is not None for reader in self._turns)
-        if failed and not self._waiting and all(reader.finished for reader in self._turns):
+        if failed and not self._waiting and all(reader.over for reader in self._turns):
             raise self._latest_error()
 
     def _latest_error(self) -> SourceError:
@@ -205,7 +217,13 @@ class Crew:
         """End all readers; those that hang are left behind."""
         for reader in (*self._turns, *self._left):
             reader.halt()
+        self._close()
+
+    def _close(self) -> None:
+        """Wait until the sources of all readers are closed; those that hang are left behind."""
         deadline = time.monotonic() + _JOIN
         for reader in self._turns:
             if reader.is_alive():
                 reader.join(max(0.0, deadline - time.monotonic()))
+        for reader in [reader for reader in self._turns if reader.is_alive()]:
+            self._leave_behind(reader, "its driver hangs, and does not close it; it is left behind")
