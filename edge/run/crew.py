@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge.errors import SourceError
+from edge.errors import EdgeError, SourceError
+from edge.run.calls import faults
 from edge.run.feeds import Feed
 from edge.run.places import Place, Work
 from edge.run.reader import Reader
@@ -73,10 +74,10 @@ class Crew:
 
     def add(self, feed: Feed) -> None:
         """Begin to play a source."""
-        places = [
-            self._spare.pop() if self._spare else self._engine.place()
-            for _ in range(2 + self._engine.depth)
-        ]
+        needed = 2 + self._engine.depth
+        while len(self._spare) < needed:
+            self._spare.append(self._engine.place())
+        places = [self._spare.pop() for _ in range(needed)]
         source = self._status.add(feed.name)
         self._news.append(Transition(feed.name, "connecting"))
         reader = Reader(feed, places, source, self._news, self._bell, self._clock)
@@ -159,8 +160,18 @@ class Crew:
         self._look_after()
         for feed in self._waiting.copy():
             if all(reader.feed.name != feed.name for reader in self._turns):
-                self._waiting.remove(feed)
+                self._add_or_refuse(feed)
+
+    def _add_or_refuse(self, feed: Feed) -> None:
+        """Begin to play a source while others play: what it lacks is no reason to end them."""
+        try:
+            with faults(feed.name):
                 self.add(feed)
+        except EdgeError as error:
+            if any(reader.retired for reader in self._turns):
+                return  # one that is about to end leaves its places
+            self._tell(Transition(feed.name, "failed", str(error)))
+        self._waiting.remove(feed)
 
     def _tell(self, transition: Transition) -> None:
         self._status.change(transition)

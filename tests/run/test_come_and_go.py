@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from edge.errors import BackendError
 from edge.run.loop import Control, run
 from edge.run.sinks import Result
 from tests.run.scripted import CUT, WAIT, Camera, Notes
@@ -122,3 +123,43 @@ def test_places_of_a_source_that_went_are_used_again(engine: Any, paint: Any) ->
     notes = Notes(direct)
     run(engine, [cameras[0].feed()], [notes], control=control, stop=stop)
     assert len(made) <= 2 * 3
+
+
+def test_a_source_that_there_is_no_room_for_is_refused_by_name_and_the_others_play_on(
+    engine: Any, paint: Any
+) -> None:
+    """Of seven places it gets one; the next gets those of a source that is taken out for it."""
+    left, place = [1] * 7, engine.place
+
+    def limited() -> Any:
+        if not left:
+            raise BackendError("cuMemAlloc failed: out of memory", "have fewer cameras")
+        left.pop()
+        return place()
+
+    engine.place = limited
+    control, stop = Control(), threading.Event()
+    a, b, c, d = (Camera(paint, [[10**6]], name) for name in "abcd")
+
+    def direct(result: Result) -> None:
+        if not asked:
+            asked.append("b and c")
+            for camera in (b, c):
+                control.add(camera.feed())
+        if "failed" in notes.states("c") and "d" not in asked:
+            asked.append("d")
+            control.remove("b")
+            control.add(d.feed())
+        if result.frame.source == "d":
+            stop.set()
+
+    asked: list[str] = []
+    notes = Notes(direct)
+    threading.Timer(WAIT, stop.set).start()
+    run(engine, [a.feed()], [notes], control=control, stop=stop)
+    assert notes.states("c") == ["failed"]
+    (why,) = [note.reason for note in notes.transitions if note.source == "c"]
+    assert why == "cuMemAlloc failed: out of memory; have fewer cameras"
+    assert c.opened == []
+    assert "ended" not in notes.states("a")[:-1]
+    assert notes.states("d")[:2] == ["connecting", "playing"]
