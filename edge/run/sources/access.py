@@ -30,6 +30,7 @@ from edge.run.sources.uris import (
 __all__ = ["CREDENTIALS", "Access", "resolve"]
 
 CREDENTIALS = "EDGE_CREDENTIALS"  # names the netrc file
+_SYSTEMD = "CREDENTIALS_DIRECTORY"  # names the folder of what systemd hands a service
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def resolve(
     if is_network(uri):
         path, address = credentials or environ.get(CREDENTIALS), address_of(uri)
         if path and address and not login:
-            user, password = _from_file(Path(path), address[0])
+            user, password = _from_file(Path(path), address[0], environ.get(_SYSTEMD))
     elif not uri.startswith("gst:"):
         template = uri
     return Access(name, uri, template, user, password, (*values, password))
@@ -140,8 +141,11 @@ def _word(text: str, variable: str) -> str:
     return re.sub(r"([^\w./:-])", r"\\\1", text)
 
 
-def _from_file(path: Path, host: str) -> tuple[str, str]:
-    """The user and the password that a netrc file has for `host`; "" where it has none."""
+def _from_file(path: Path, host: str, service: str | None) -> tuple[str, str]:
+    """The user and the password that a netrc file has for `host`; "" where it has none.
+
+    service: the folder of systemd's where passwords of this service lie.
+    """
     with suppress(RuntimeError, ValueError):  # a user that there is not has no such file
         path = path.expanduser()
     try:
@@ -159,7 +163,12 @@ def _from_file(path: Path, host: str) -> tuple[str, str]:
             f"the credentials in {path} cannot be read ({reason})",
             f"write such a file, or unset {CREDENTIALS}",
         ) from None
-    if mode & 0o077:
+    others = 0o077
+    if service and path.resolve().parent == Path(service).resolve():
+        # It is closed to others, and systemd lets this user in by an access list: from 254 on. What
+        # such a list allows at most is shown as the rights of the group.
+        others = 0o007
+    if mode & others:
         raise SourceError(
             f"{path} holds passwords, and others may read it", f"run: chmod 600 '{path}'"
         )
