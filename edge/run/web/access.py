@@ -28,9 +28,8 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_number = (
-        port.isascii() and port.isdecimal() and len(port) <= 5
-    )  # int() itself refuses some thousand digits
+    # int() itself refuses some thousand digits, and takes those of any script.
+    is_number = port.isascii() and port.isdecimal() and len(port) <= 5
     if not is_number or int(port) > 65535 or (":" in bare and bare == host):
         raise AddressError(
             f"{text!r} is no address to listen at", "write it so: :8080, 0.0.0.0:8080 or [::]:8080"
