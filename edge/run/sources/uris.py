@@ -107,8 +107,10 @@ def device_of(uri: str) -> str:
 def as_uri(text: str) -> str:
     """What a person typed, as a URI: the path of a file becomes `file://`, URIs stay as they are.
 
-    What holds a `${VARIABLE}` is left as it is. Raises SourceError for a path where nothing is.
+    What holds a `${VARIABLE}` is left as it is; a scheme becomes lower case, as everywhere.
+    Raises SourceError for a path where nothing is.
     """
+    text = _SCHEME.sub(lambda scheme: scheme[0].lower(), text)
     if text.startswith("file://"):
         # A name typed as it is, with a space or a % in it, wins over its percent-decoded reading.
         literal = Path(text[len("file://") :])
@@ -217,6 +219,7 @@ def address_of(uri: str) -> tuple[str, int] | None:
         return None
 
 
+_SCHEME = re.compile(r"\A(?:gst:|[a-z][\w+.-]*://)", re.I)
 _USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
 _QUOTED = re.compile(r'"((?:\\.|[^"\\])*)"', re.S)
 _KEY = (

@@ -285,7 +285,7 @@ def test_an_error_does_not_show_the_password() -> None:
 
 
 def test_the_target_decides_between_a_file_and_a_stream(tmp_path: Path) -> None:
-    for target, kind in (("rtsp://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
+    for target, kind in (("RTSP://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
         recording = record(target, False, threading.Event(), print, print)
         assert isinstance(recording._outlet, kind)
         recording.close()

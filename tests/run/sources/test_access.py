@@ -73,6 +73,12 @@ def test_a_whole_source_may_be_a_variable() -> None:
     assert (access.user, access.password, access.name) == ("joe", "p@w", "${CAMERA}")
 
 
+@pytest.mark.parametrize("text", ["RTSP://joe:pw@cam/S", "${CAMERA}"])
+def test_a_scheme_in_capitals_is_the_same(text: str) -> None:
+    access = resolve(text, environ={"CAMERA": "RTSP://joe:pw@cam/S"})
+    assert (access.uri, access.user, access.password) == ("rtsp://cam/S", "joe", "pw")
+
+
 def test_a_variable_that_is_not_set() -> None:
     said = r"rtsp://\*\*\*@h needs the variable PASSWORD, which is not set; run: export PASSWORD="
     with pytest.raises(SourceError, match=said):

@@ -41,6 +41,19 @@ def test_a_uri_stays(uri: str) -> None:
     assert as_uri(uri) == uri
 
 
+@pytest.mark.parametrize(
+    ("typed", "uri"),
+    [
+        ("RTSP://Joe:PW@Cam/Live", "rtsp://Joe:PW@Cam/Live"),
+        ("Http://cam/V?A=1", "http://cam/V?A=1"),
+        ("CSI://0", "csi://0"),
+        ("GST:videotestsrc name=A", "gst:videotestsrc name=A"),
+    ],
+)
+def test_a_scheme_in_capitals_is_the_same(typed: str, uri: str) -> None:
+    assert as_uri(typed) == uri
+
+
 def test_a_path_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no file"):
         as_uri(str(tmp_path / "nothing.mp4"))
