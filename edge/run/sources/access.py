@@ -115,7 +115,8 @@ def resolve(
     if is_network(uri):
         path, address = credentials or environ.get(CREDENTIALS), address_of(uri)
         if path and address and not login:
-            user, password = _from_file(Path(path), address[0], environ.get(_SYSTEMD))
+            other = "name another" if credentials else f"unset {CREDENTIALS}"
+            user, password = _from_file(Path(path), address[0], environ.get(_SYSTEMD), other)
     elif not uri.startswith("gst:"):
         template = uri
     return Access(name, uri, template, user, password, (*values, password))
@@ -141,10 +142,11 @@ def _word(text: str, variable: str) -> str:
     return re.sub(r"([^\w./:-])", r"\\\1", text)
 
 
-def _from_file(path: Path, host: str, service: str | None) -> tuple[str, str]:
+def _from_file(path: Path, host: str, service: str | None, other: str) -> tuple[str, str]:
     """The user and the password that a netrc file has for `host`; "" where it has none.
 
-    service: the folder of systemd's where passwords of this service lie.
+    service: the folder of systemd's where passwords of this service lie. other: what to do, for a
+    file that cannot be read, but to write such a one.
     """
     with suppress(RuntimeError, ValueError):  # a user that there is not has no such file
         path = path.expanduser()
@@ -161,7 +163,7 @@ def _from_file(path: Path, host: str, service: str | None) -> tuple[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise SourceError(
             f"the credentials in {path} cannot be read ({reason})",
-            f"write such a file, or unset {CREDENTIALS}",
+            f"write such a file, or {other}",
         ) from None
     others = 0o077
     if service and path.resolve().parent == Path(service).resolve():
