@@ -61,10 +61,10 @@ the system: {first} MB before, {last} MB after ([measurements/heap.json](measure
 `scripts/bench_heap.py`, beside other work).
 
 `scripts/soak.py --frames {frames}` plays frames of sources that leave, fail and raise, and are
-opened {openings} times: {slope:+.2f} bytes per frame, 95 % of {low:.2f} to {high:.2f}, {whole:.2f} MB in
-all, most of it early. That is heaps that settle, and no leak: `tests/run/test_leaks.py` counts, piece
-by piece, what thirty openings asked of the heap and never gave back, and there is nothing that each
-of them leaves. Open files and threads: {more_files:+.0f} and {more_threads:+.0f}
+opened {openings} times: {slope:+.2f} bytes per frame, 95 % of {low:.2f} to {high:.2f}. That is
+{whole:.2f} MB in all, most of it early: heaps that settle, and no leak. `tests/run/test_leaks.py`
+counts, piece by piece, what thirty openings asked of the heap and never gave back, and there is
+nothing that each of them leaves. Open files and threads: {more_files:+.0f} and {more_threads:+.0f}
 ([measurements/soak.json](measurements/soak.json)). `make soak` plays 200,000.
 
 ![Memory, open files and threads over the frames of the soak](measurements/soak.png)
