@@ -12,7 +12,7 @@ from edge.build.models import attention, features, resolution, texts, timm_model
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
 from edge.build.models.weights import check_shapes, several
-from edge.errors import CheckpointError, require
+from edge.errors import CheckpointError, reason, require
 from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
 __all__ = ["for_export", "load", "quiet"]
@@ -100,9 +100,8 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             **more,
         )
     except Exception as error:  # a config of odd values can raise anything in transformers
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
-            f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
+            f"{checkpoint.name} cannot be loaded ({reason(error)})", "download the checkpoint again"
         ) from error
     wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
     check_shapes(checkpoint, wrong)
