@@ -12,7 +12,7 @@ from onnx import ModelProto
 from edge.build import graph
 from edge.build.models import network
 from edge.build.models.checkpoint import Checkpoint
-from edge.errors import CheckpointError, GraphError, require
+from edge.errors import CheckpointError, GraphError, reason, require
 from edge.heads import FEATURES
 
 __all__ = ["export"]
@@ -65,9 +65,19 @@ def _reference(
     checkpoint: Checkpoint, model: Any, pictures: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """What the checkpoint itself gives, float32 [N, outputs]. Raises `CheckpointError`."""
-    torch = require("torch")
-    with torch.inference_mode():
-        outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
+    torch, (height, width) = require("torch"), pictures.shape[2:]
+    try:
+        with torch.inference_mode():
+            outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
+    except CheckpointError:
+        raise
+    except Exception as error:  # such as windows that are larger than the last map of a Swin
+        raise CheckpointError(
+            f"{checkpoint.name} cannot see pictures of {width}x{height} ({reason(error)})",
+            "choose another --image-size"
+            if checkpoint.image_size
+            else "correct its config.json, or download it again",
+        ) from error
     if outputs.ndim == 2:
         return outputs
     # A model of timm's whose global_pool is empty: it leaves tokens, or a map, to others to pool.
