@@ -84,6 +84,10 @@ def test_weights_that_are_missing_are_named(checkpoint, tmp_path, few):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"classifier.bias.*fine-tune"):
         exporting.export(read_checkpoint(str(folder)), few)
+    weights = {name: value for name, value in weights.items() if "layernorm" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"classifier.bias.* and 9 more; download .* again"):
+        exporting.export(read_checkpoint(str(folder)), few)
 
 
 def test_a_checkpoint_that_gives_nan_is_refused(checkpoint, tmp_path, few):

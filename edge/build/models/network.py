@@ -11,9 +11,9 @@ from typing import Any
 from edge.build.models import attention, features, resolution, texts, timm_models
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
-from edge.build.models.weights import check_shapes, several
+from edge.build.models.weights import check_missing, check_shapes
 from edge.errors import CheckpointError, reason, require
-from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
+from edge.heads import CLASSIFICATION, ZERO_SHOT
 
 __all__ = ["for_export", "load", "quiet"]
 
@@ -105,23 +105,7 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
         ) from error
     wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
     check_shapes(checkpoint, wrong)
-    missing = sorted(info["missing_keys"])
-    if checkpoint.head.task == FEATURES:
-        # What was trained for classes, or to see what is hidden, has no pooler.
-        pooler = [name for name in missing if name.startswith("pooler.")]
-        if pooler and checkpoint.head.pooling == "own":
-            raise CheckpointError(
-                f"{checkpoint.name} was saved without the weights of its pooler",
-                "add --pooling cls (or mean)",
-            )
-        missing = [name for name in missing if name not in pooler]
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.name} has no weights for {several(missing)}",
-            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
-            if checkpoint.head.task == CLASSIFICATION
-            else "download the checkpoint again",
-        )
+    check_missing(checkpoint, info["missing_keys"])
     if checkpoint.image_size is not None:
         resolution.interpolate(model, checkpoint.image_size)
     return model
