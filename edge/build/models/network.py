@@ -107,8 +107,19 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
     check_shapes(checkpoint, wrong)
     check_missing(checkpoint, info["missing_keys"])
     if checkpoint.image_size is not None:
-        resolution.interpolate(model, checkpoint.image_size)
+        _interpolate(checkpoint, model, checkpoint.image_size)
     return model
+
+
+def _interpolate(checkpoint: Checkpoint, model: Any, side: int) -> None:
+    """Let a model of transformers take pictures of `side` x `side`, or raise `CheckpointError`."""
+    try:
+        resolution.interpolate(model, side)
+    except Exception as error:  # such as patches that are not square
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be built for pictures of {side}x{side} ({reason(error)})",
+            "leave out --image-size",
+        ) from error
 
 
 @contextmanager
