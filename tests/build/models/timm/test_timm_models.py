@@ -134,6 +134,17 @@ def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(pictur
     assert compiled(half, tmp_path)
 
 
+@needs_rtx
+@pytest.mark.parametrize("kind", ["384", "large", "hybrid of 4 stages"])
+def test_tensorrt_compiles_what_else_is_published_in_fp16(kind, picture, tmp_path):
+    folder = tiny_timm.save(kind, tmp_path / "checkpoint", LABELS)
+    _, model, pictures = export(folder, picture)
+    model, _ = simplify(model, pictures)
+    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    assert sqnr(*(graph.session(one).logits(pictures) for one in (model, half))) > 30
+    assert compiled(half, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def simplified(exported):
     """The graphs of the kind that all others vary, and of one behind convolutions."""
