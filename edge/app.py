@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = ["INTERRUPTED", "STOPPED", "app", "console", "open_engine", "say_unjud
 STOPPED = "stopped, nothing half-made is left; run the same command again"
 INTERRUPTED = 130  # as a shell has it, 128 and the signal's number, for Ctrl-C
 
+_PYDANTIC = re.compile(r"^Value error, |^Input (?=should be )|, unable to parse .*")
+
 console = Console()
 
 
@@ -35,6 +38,9 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except typer.BadParameter as error:
+            error.message = _PYDANTIC.sub("", error.message)  # what typer checks values with
+            raise
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):
                 raise

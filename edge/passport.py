@@ -18,11 +18,23 @@ from edge.heads import Head
 from edge.preprocess.spec import Preprocess
 from edge.storage import digest, write_bytes
 
-__all__ = ["EXACT_DB", "Accuracy", "Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
+__all__ = [
+    "EXACT_DB",
+    "FORMS",
+    "Accuracy",
+    "Calibration",
+    "Carried",
+    "File",
+    "Origin",
+    "Passport",
+    "Plan",
+]
 
 SCHEMA = 4
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
+# The forms of an engine that are judged, as people are told of them.
+FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,8 @@ class Plan:
         """What it runs on, in words."""
         if self.gpu is None:
             # Those that NVIDIA's support matrix names for a plan that was made for no GPU of them.
-            return "any GPU of compute capability 8.6, 8.9 or 12.0"
+            fits = "any GPU of compute capability 8.6, 8.9 or 12.0"
+            return f"{fits} (a Jetson needs its own: edge compile ENGINE, on the board)"
         return f"{self.gpu} ({self.compute_capability})"
 
 
@@ -104,7 +117,7 @@ class Carried:
     """A precision that passed the gate, carried along: only the board knows which is fastest."""
 
     graph: str  # file, model.onnx for the one that was chosen
-    accuracy: dict[str, Accuracy]  # form -> measured
+    accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
     ms: float | None  # median time of one picture with onnxruntime where it was built
     kept_fp16: tuple[str, ...] = ()  # Linears that its INT8 or FP8 would have harmed most
 
@@ -122,7 +135,7 @@ class Passport:
     tools: dict[str, str]  # package -> version that built it
     calibration: Calibration | None
     judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
-    accuracy: dict[str, Accuracy]  # form (portable: model.onnx, device: FP16 rest) -> measured
+    accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
     verdict: str = ""  # which precision, and why
     kept_fp16: tuple[str, ...] = ()  # Linears that INT8 would have harmed most
     candidates: dict[str, Carried] = field(default_factory=dict)  # by precision
@@ -169,16 +182,8 @@ class Passport:
         another schema.
         """
         path = folder / NAME
-        if folder.is_file():
-            raise EngineError(f"{folder} is a file", f"give the engine's folder: {folder.parent}")
         if not folder.is_dir():
-            near = Path("engines") / folder.name
-            raise EngineError(
-                f"there is no engine at {folder}",
-                f"did you mean {near}?"
-                if (near / NAME).is_file()
-                else "build one: edge build CHECKPOINT --name NAME (ls engines/ shows yours)",
-            )
+            raise _elsewhere(folder)
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
@@ -220,6 +225,20 @@ class Passport:
                 "copy the engine folder again, or build it again",
             )
         return path
+
+
+def _elsewhere(path: Path) -> EngineError:
+    """Of what is no folder: it may be an engine's file, its recipe, or its name alone."""
+    engines = Path("engines")
+    places = (path.parent, engines / path.name, engines / path.stem)
+    near = [place for place in places if (place / NAME).is_file()]
+    if path.is_file():
+        what, mend = f"{path} is a file, no engine's folder", "give a folder made by edge build"
+    else:
+        what, mend = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
+    return EngineError(
+        what, f"did you mean {near[0]}?" if near else f"{mend} (ls engines/ shows yours)"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> EngineError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import printable
-from edge.passport import Accuracy, Passport
+from edge.passport import FORMS, Accuracy, Passport
 
 __all__ = ["describe"]
 
@@ -27,7 +27,7 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         made = passport.calibration
         lines.append(("calibration", f"{made.images} images, {made.method}"))
     for form, measured in passport.accuracy.items():
-        lines.append((f"accuracy {form}", _measured(measured)))
+        lines.append(("accuracy", f"{FORMS[form]} {_measured(measured)}"))
     if passport.verdict:
         lines.append(("verdict", passport.verdict))
     if passport.kept_fp16:

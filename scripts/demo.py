@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from edge.passport import FORMS
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "engines/.cache/demo"
 EDGE = Path(sys.executable).with_name("edge")
@@ -136,7 +138,7 @@ def main() -> None:
 def shortfalls(accuracy: dict[str, dict[str, float]], right: float) -> list[str]:
     """What the demo promises and this run did not reach."""
     short = [
-        f"INT8 ({form}) loses {loss:.2f} points of top-1, {LARGEST_LOSS} are allowed"
+        f"INT8 ({FORMS[form]}) loses {loss:.2f} points of top-1, {LARGEST_LOSS} are allowed"
         for form, measured in accuracy.items()
         if (loss := measured["top1_fp32"] - measured["top1"]) > LARGEST_LOSS
     ]

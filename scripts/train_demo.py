@@ -106,9 +106,12 @@ def list_images(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
         if path.suffix.lower() in SUFFIXES
     ]
     if len(names) < 2 or len(files) < 10:
+        loose = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        beside = f" ({loose} more lie in none)" if loose else ""
         raise SystemExit(
-            f"error: {root} needs one sub-folder per class and at least 10 images; "
-            f"found {len(names)} sub-folders, {len(files)} images"
+            f"error: {root} has {len(names)} folders with {len(files)} images in them{beside}; "
+            f"make a folder for each class, such as {root}/cat and {root}/dog, with at least "
+            "10 images in all"
         )
     return files, names
 

@@ -63,6 +63,21 @@ def test_a_choice_that_there_is_not_is_named_with_those_there_are(edge_command):
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--precision", "int4", "'--precision': 'int4' is not one of 'fp32', 'fp16', 'int8'"),
+        ("--image-size", "big", "'--image-size': should be a valid integer"),
+        ("--image-size", "0", "'--image-size': should be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_of_this_command(edge_command, option, value, told):
+    done = edge_command("build", "vit", option, value)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert told in said and "Value error" not in said and "parse" not in said
+
+
 def test_version(edge_command):
     assert edge_command("--version").stdout == "vit-edge 0.1.0\n"
 
@@ -83,6 +98,8 @@ def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
     shown = edge_command("inspect", tmp_path / "a")
     assert "ViTForImageClassification" in shown.stdout
     assert "32 images, auto" in shown.stdout
+    for form in ("model.onnx", "the FP16-cast graph for model.plan"):
+        assert f" {form} agrees with FP32 on " in shown.stdout
     passport = json.loads(edge_command("inspect", "--json", tmp_path / "a").stdout)
     assert passport["precision"] == "int8"
 

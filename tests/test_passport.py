@@ -132,12 +132,17 @@ def test_a_damaged_file_is_named(copy):
 
 
 def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypatch):
-    with pytest.raises(
-        EngineError, match=r"model\.onnx is a file; give the engine's folder: .*/engine"
-    ):
-        Passport.read(copy / "model.onnx")
     (tmp_path / "engines").mkdir()
-    copy.rename(tmp_path / "engines/mine")
+    copy.rename(tmp_path / "engines/mine-1.5")
+    (tmp_path / "engines/mine-1.5.toml").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EngineError, match=r"did you mean engines/mine\?"):
-        Passport.read(Path("mine"))
+    named = "mine-1.5", "mine-1.5.toml", "engines/mine-1.5.toml", "engines/mine-1.5/model.onnx"
+    for path in (*named, "elsewhere/mine-1.5"):
+        with pytest.raises(EngineError, match=r"did you mean engines/mine-1\.5\?$"):
+            Passport.read(Path(path))
+
+
+def test_a_file_of_no_engine_is_told_that_engines_are_folders(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(EngineError, match=r"photo\.jpg is a file, no .* made by edge build \(ls"):
+        Passport.read(tmp_path / "photo.jpg")

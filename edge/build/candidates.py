@@ -194,6 +194,9 @@ def verdict(
         speed = _against(ms[chosen.precision], ms["fp32"])
         parts.append(f"{speed} FP32 with {backend} here")
     parts.append(f"agreement {chosen.worst.agreement:.2f} %")
+    if chosen.worst.top1 is not None:
+        fp32 = "" if chosen.precision == "fp32" else f" (FP32 {chosen.worst.top1_fp32:.2f} %)"
+        parts.append(f"top-1 {chosen.worst.top1:.2f} %{fp32}")
     if chosen.worst.cosine is not None:
         parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
     if chosen.worst.labels is not None:

@@ -19,10 +19,21 @@ from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.pictures import load_image
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["MINIMUM", "class_of", "contents", "digest", "few", "find", "hold_out", "prepare"]
+__all__ = [
+    "MINIMUM",
+    "SPLIT_MINIMUM",
+    "class_of",
+    "contents",
+    "digest",
+    "few",
+    "find",
+    "hold_out",
+    "prepare",
+]
 
 UNREADABLE = ""
 MINIMUM = 16  # fewer images say too little about an activation's range
+SPLIT_MINIMUM = 20  # images of which `hold_out` leaves so many
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
 Tensor = npt.NDArray[np.float32]
@@ -48,7 +59,7 @@ def find(folder: Path) -> list[Path]:
     if not files:
         raise CalibrationError(
             f"{folder} has no images",
-            f"put at least {MINIMUM} into it ({' '.join(sorted(SUFFIXES))})",
+            f"put at least {SPLIT_MINIMUM} into it ({' '.join(sorted(SUFFIXES))})",
         )
     return files
 

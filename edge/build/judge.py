@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from onnx import ModelProto
 
 from edge.build import images, verify
 from edge.build.models.checkpoint import Checkpoint
+from edge.build.models.weights import several
 from edge.build.observer import Observer
 from edge.build.report.findings import Disagreement
 from edge.heads import FEATURES, labels_agree
@@ -47,6 +49,13 @@ class Judge:
         classes = [images.class_of(path, labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
+        strange = sorted({path.parent.name for path in self._readable}.difference(labels))
+        if known and strange:
+            near = difflib.get_close_matches(strange[0], labels, n=1)
+            observer.warn(
+                f"no class of the model is called {several(strange)}, as folders of images are: "
+                "top-1 is not measured" + (f" (did you mean {near[0]}?)" if near else "")
+            )
         self.fp32 = self._compare(self._reference)
         if len(checkpoint.head.labels) == 1 and (same := np.unique(self._reference >= 0)).size == 1:
             observer.warn(

@@ -27,7 +27,7 @@ from edge.build.plan import make_forms
 from edge.build.precision import fp16
 from edge.build.precision.numbers import NUMBERS
 from edge.build.precision.ranges import Ranges
-from edge.build.publish import publish, recover, unchanged
+from edge.build.publish import publish, recover, replaced, unchanged
 from edge.build.recipes import Recipe
 from edge.build.report import page
 from edge.build.report.outcome import Outcome, Setting, gather
@@ -38,7 +38,7 @@ from edge.storage import alone, digest, make_folder
 
 __all__ = ["Built", "build"]
 
-CACHE_SCHEMA = 5
+CACHE_SCHEMA = 6
 ENOUGH = 100  # images for the gate to mean a percent
 
 
@@ -101,6 +101,8 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     )
     if (known := unchanged(folder, fingerprint)) is not None:
         return Built(folder, known, fresh=False)
+    if (there := replaced(folder, setting)) is not None:
+        observer.warn(f"this will replace {folder} ({there}); to keep both, choose another --name")
     outcome = _judge(setting, observer)
     report = cache / f"{recipe.engine}-refused.html"
     if (why := outcome.chosen.refused) is not None:
@@ -193,9 +195,9 @@ def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterato
 
 def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
     """The images that calibrate and those that judge; none, under whatever name, does both."""
-    calibrating = images.find(recipe.calibration)
+    calibrating = found = images.find(recipe.calibration)
     if recipe.heldout is None:
-        calibrating, judging = images.hold_out(calibrating)
+        calibrating, judging = images.hold_out(found)
     else:
         judging = images.find(recipe.heldout)
     seen = set(images.contents(judging)) - {images.UNREADABLE}
@@ -210,11 +212,19 @@ def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
             f"{recipe.heldout}, too",
             "judge with images that did not calibrate, or leave out --heldout",
         )
-    if len(apart) < images.MINIMUM or not judging:
+    if len(apart) < images.MINIMUM:
+        what = f"{recipe.calibration} has {len(found)} images"
+        if recipe.heldout is not None:
+            raise CalibrationError(
+                f"{what}, and {images.MINIMUM} must calibrate",
+                f"add {images.MINIMUM - len(apart)} or more",
+            )
+        same = len(calibrating) - len(apart)
         raise CalibrationError(
-            f"{recipe.calibration} leaves {len(apart)} images to calibrate with, at least "
-            f"{images.MINIMUM} are needed",
-            "add images, or give the judging ones apart: --heldout DIR",
+            f"{what}: {len(judging)} judge, {f'{same} are copies of these, ' if same else ''}"
+            f"{len(apart)} calibrate, and {images.MINIMUM} must",
+            f"put at least {images.SPLIT_MINIMUM} different images into it, or name those that "
+            "judge apart: --heldout DIR",
         )
     return apart, judging
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge.build import compile as compiling
 from edge.build import graph
+from edge.build.models.weights import several
 from edge.build.observer import Observer
 from edge.build.plan import add_plan, time_on_gpu
 from edge.build.report import page
@@ -19,7 +20,7 @@ from edge.errors import EngineError
 from edge.passport import Carried, File, Origin, Passport
 from edge.storage import digest, writing
 
-__all__ = ["assembled", "publish", "recover", "unchanged"]
+__all__ = ["assembled", "publish", "recover", "replaced", "unchanged"]
 
 
 def unchanged(folder: Path, fingerprint: str) -> Passport | None:
@@ -33,6 +34,23 @@ def unchanged(folder: Path, fingerprint: str) -> Passport | None:
     except EngineError:
         return None
     return passport
+
+
+def replaced(folder: Path, setting: Setting) -> str | None:
+    """In words the engine that is there, when the one to come is what people call another."""
+    try:
+        there = Passport.read(folder)
+    except EngineError:  # there is none, or none that can be read
+        return None
+    recipe, checkpoint = setting.recipe, setting.checkpoint
+    name, precision = there.checkpoint.name, "auto" if there.candidates else there.precision
+    old = (Path(name), there.head, there.input_shape, precision)
+    to_come = (3, checkpoint.preprocess.height, checkpoint.preprocess.width)
+    if old == (Path(recipe.checkpoint), checkpoint.head, to_come, recipe.precision):
+        return None
+    details = (there.head.pooling, several(there.head.labels) if there.head.templates else None)
+    size = f"{there.preprocess.width}x{there.preprocess.height}"
+    return ", ".join(filter(None, (name, there.head.task, *details, size, precision.upper())))
 
 
 def recover(folder: Path) -> None:
@@ -65,7 +83,7 @@ def publish(
         passport = _passport(setting, outcome, names, files, fingerprint)
         backend, why_none = compiling.available()
         if backend is None:
-            observer.warn(f"no plan: {why_none}; the engine is portable (run edge compile there)")
+            observer.warn(f"no plan: {why_none}; make one on the board: edge compile {folder}")
         else:
             graphs = {
                 one.precision: (

@@ -3,35 +3,80 @@
 from __future__ import annotations
 
 import re
-import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
+import msgspec
+
+from edge import toml
 from edge.build.export import MAX_BATCH
 from edge.build.models.tasks import Request
-from edge.build.precision.calibrate import METHODS
 from edge.build.precision.placement import PLACES
-from edge.errors import EngineError
-from edge.heads import POOLINGS, TASKS, Pooling, Task
+from edge.errors import ConfigError, OptionError
+from edge.heads import FEATURES, ZERO_SHOT, Pooling, Task
+from edge.options import Method, Wanted
+from edge.settings import Key, nearest, read_table, read_value
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["KEYS", "PRECISIONS", "Recipe", "load"]
 
-__all__ = ["PRECISIONS", "Recipe", "load"]
+PRECISIONS: tuple[str, ...] = get_args(Wanted)
 
-PRECISIONS = ("fp32", "fp16", "int8", "fp8", "auto")
-
-_PATHS = ("calibration", "heldout", "engines", "ranges", "graph")
-_LISTS = ("also", "labels", "templates")
 _REQUIRED = ("checkpoint", "calibration")
-_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "task": (None, *TASKS),
-    "pooling": (None, *POOLINGS),
-    "precision": PRECISIONS,
-    "method": METHODS,
+# Tasks that are not the usual one, in the name of an engine.
+_SHORT: dict[Task | None, str] = {FEATURES: "features", ZERO_SHOT: "zero-shot"}
+
+
+def _choice(kind: Any, example: str) -> Key:
+    return Key(kind, f"one of {', '.join(get_args(kind))}", f'"{example}"')
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise OptionError(
+            f"{name!r} cannot be the name of an engine",
+            "use letters, digits, '.', '-' and '_': --name my-engine",
+        )
+
+
+def _check_place(place: str) -> None:
+    if place not in PLACES:
+        raise OptionError(f"there is no place {place!r}", nearest(place, PLACES))
+
+
+def _check_file(path: Any) -> None:
+    if not path.is_file():
+        raise OptionError(f"there is no file {path}", "check the path")
+
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Texts = tuple[str, ...]
+_Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+_Batch = Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
+_Pixels = Annotated[int, msgspec.Meta(ge=1)]
+
+KEYS = {
+    "checkpoint": Key(_Text, "a folder or a hub id", '"google/vit-base-patch16-224"'),
+    "calibration": Key(Path, "a folder of images", '"photos"'),
+    "heldout": Key(Path, "a folder of images", '"photos-that-judge"'),
+    "task": _choice(Task, "image-classification"),
+    "pooling": _choice(Pooling, "cls"),
+    "normalise": Key(bool, "true or false", "true"),
+    "image_size": Key(_Pixels, "pixels of a side", "384"),
+    "labels": Key(_Texts, "a list of labels", '["a cat", "a dog"]'),
+    "templates": Key(_Texts, "a list of prompts", '["a photo of {}."]'),
+    "precision": _choice(Wanted, "int8"),
+    "method": _choice(Method, "auto"),
+    "max_batch": Key(_Batch, f"a whole number from 1 to {MAX_BATCH}", "4"),
+    "name": Key(_Text, "a name", '"my-engine"', _check_name),
+    "min_agreement": Key(_Percent, "a percent, 0 to 100", "99"),
+    "max_drop": Key(_Percent, "points of top-1, 0 to 100", "0.5"),
+    "gate": Key(bool, "true or false", "true"),
+    "ranges": Key(Path, "a table of edge calibrate", '"ranges.json"', _check_file),
+    "graph": Key(Path, "an ONNX graph with Q/DQ", '"trained.onnx"', _check_file),
+    "also": Key(_Texts, f"a list of {', '.join(PLACES)}", '["head"]', _check_place),
+    "engines": Key(Path, "a folder", '"engines"'),
 }
 
 
@@ -61,38 +106,19 @@ class Recipe:
     engines: Path = Path("engines")
 
     def __post_init__(self) -> None:
-        """Raises `EngineError` for a setting that cannot be."""
-        for key, choices in _CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise EngineError(
-                    f"there is no {key} {getattr(self, key)!r}",
-                    f"choose one of: {', '.join(filter(None, choices))}",
-                )
-        if not 1 <= self.max_batch <= MAX_BATCH:
-            raise EngineError(f"max_batch is {self.max_batch}", f"use 1 to {MAX_BATCH}")
-        if self.image_size is not None and self.image_size < 1:
-            raise EngineError(f"image_size is {self.image_size}", "use pixels of a side, as in 384")
-        if not 0 <= self.min_agreement <= 100:
-            raise EngineError(f"min_agreement is {self.min_agreement}", "use a percent, 0 to 100")
-        if unknown := sorted(set(self.also) - set(PLACES)):
-            raise EngineError(
-                f"there is no place {unknown[0]!r}", f"choose of: {', '.join(PLACES)}"
-            )
+        """Raises `OptionError` for a setting that cannot be."""
+        for name, key in KEYS.items():
+            if (value := getattr(self, name)) not in (None, ()):
+                read_value(name, value, key)
         if self.graph is not None and (self.ranges or self.also or self.precision != "int8"):
-            raise EngineError(
+            raise OptionError(
                 "a --graph is taken as it is", "leave out --precision, --ranges and --also"
             )
         if (self.ranges or self.also) and self.precision in ("fp32", "fp16"):
-            raise EngineError(
+            raise OptionError(
                 f"--ranges and --also are for INT8 and FP8, this is {self.precision}",
                 "leave them out, or choose --precision int8",
             )
-        for key in ("ranges", "graph"):
-            path = getattr(self, key)
-            if path is not None and not path.is_file():
-                raise EngineError(f"there is no file {path}", f"check --{key}")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise EngineError(f"max_drop is {self.max_drop}", "use points of top-1, 0 to 100")
 
     @property
     def request(self) -> Request:
@@ -108,65 +134,36 @@ class Recipe:
 
     @property
     def engine(self) -> str:
-        """The engine's name, which is its folder's. Raises `EngineError` when it cannot be one."""
-        name = self.name or f"{Path(self.checkpoint).name}-{self.precision}"
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise EngineError(
-                f"{name!r} cannot be the name of an engine",
-                "use letters, digits, '.', '-' and '_': --name my-engine",
-            )
+        """The engine's name, which is its folder's. Raises `OptionError` when it cannot be one."""
+        unusual = (self.image_size, _SHORT.get(self.task), self.precision)
+        parts = (Path(self.checkpoint).name, *filter(None, unusual))
+        name = self.name or "-".join(map(str, parts))
+        _check_name(name)
         return name
 
 
 def load(path: Path | None, given: dict[str, Any]) -> Recipe:
     """A recipe file's settings, overridden by those that are not None in `given`.
 
-    Paths in it are relative to the current folder. Raises `EngineError` for a file that cannot be
-    read, an unknown setting, or a required one that is nowhere.
+    Paths in it are relative to the current folder. Raises `ConfigError`, with its line, for a fault
+    in the file, `OptionError` for a setting that cannot be, or a required one that is nowhere.
     """
-    settings = _read(path) if path else {}
-    settings.update({key: value for key, value in given.items() if value is not None})
+    found = _read(path) if path else {}
+    for key, value in given.items():
+        if value is not None:
+            found[key] = tuple(value) if isinstance(value, list) else value
     for key in _REQUIRED:
-        if not settings.get(key):
-            raise EngineError(
+        if not found.get(key):
+            raise OptionError(
                 f"no {key} was given",
                 "type edge build CHECKPOINT --calibration DIR, or name a --recipe that has both",
             )
-    for key in _PATHS:
-        if settings.get(key) == "":
-            raise EngineError(f"{path}: {key} is empty", "name a folder, or remove the line")
-        if key in settings:
-            settings[key] = Path(settings[key])
-    for key in _LISTS:
-        settings[key] = tuple(settings.get(key, ()))
-    return Recipe(**settings)
+    return Recipe(**found)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    known = {field.name: field.type for field in fields(Recipe)}
-    try:
-        settings: dict[str, Any] = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise EngineError(f"there is no recipe {path}", "ls engines/*.toml shows them") from None
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path} is not valid TOML ({error})", "correct that line") from error
-    for key, value in settings.items():
-        if key not in known:
-            raise EngineError(f"{path} has an unknown setting {key}", f"known: {', '.join(known)}")
-        if not _fits(value, known[key]):
-            raise EngineError(f"{path}: {key} = {value!r} is not a {known[key]}", "correct it")
-    return settings
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a TOML value can be a Recipe field of the type named `wanted`."""
-    wanted = wanted.removesuffix(" | None")
-    if wanted.startswith("tuple"):
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
-    if wanted == "bool":
-        return isinstance(value, bool)
-    if wanted == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if wanted == "float":
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, str)
+    if not path.exists():
+        raise ConfigError(f"there is no recipe {path}", "ls engines/*.toml shows them")
+    document = toml.read(path)
+    advice = partial(nearest, known=KEYS)
+    return read_table(document, (), document.data, KEYS, advice)

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from edge.build import graph
 from edge.errors import CalibrationError, GateError, GraphError
 from edge.heads import Head, labels_agree
-from edge.passport import EXACT_DB, Accuracy
+from edge.passport import EXACT_DB, FORMS, Accuracy
 
 __all__ = [
     "NEAR",
@@ -154,7 +154,7 @@ class Gate:
             allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
             if round(measured.images * (100 - measured.agreement) / 100) > allowed:
                 return (
-                    f"the {form} form agrees with FP32{_meant(measured)} on "
+                    f"{FORMS[form]} agrees with FP32{_meant(measured)} on "
                     f"{measured.agreement:.2f} % of {measured.images} images, the gate is "
                     f"{self.min_agreement:g} %"
                 )
@@ -163,7 +163,7 @@ class Gate:
             drop = measured.top1_fp32 - measured.top1
             if drop > self.max_drop + 1e-9:
                 return (
-                    f"the {form} form loses {drop:.2f} points of top-1 on {measured.images} "
+                    f"{FORMS[form]} loses {drop:.2f} points of top-1 on {measured.images} "
                     f"images, {self.max_drop:g} are allowed"
                 )
         return None

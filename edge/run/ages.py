@@ -9,7 +9,8 @@ Cameras' clocks are worse than crystals: one that stamps thirtieths of a second 
 on 29, seems to fall back by 1 or 33 ms each second, for ever, and all its frames are fresh.
 
 What a frame bears may also be no time at all: a bit that was flipped on the way sends it into the
-future, and GStreamer, for which time never goes back, then gives the next ones that same time.
+future, and GStreamer, for which time never goes back, then gives the next ones that same time. So
+it does when a camera sets its clock back, and then for as long as the connection lasts.
 """
 
 from __future__ import annotations
@@ -51,21 +52,26 @@ class StampAges(Ages):
 
     A frame whose time is not after the one before, or is ahead of all that is known of that clock
     without the next one's being so too, is taken to be as old as the one before.
+
+    still  seconds for which times stand still: after long, nothing is known of any age
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._stamp, self._age = float("-inf"), 0.0
         self._ahead = False
+        self.still = self._moved = 0.0
 
     def age(self, taken: float, now: float) -> float:
         """As `Ages.age`; seconds."""
-        advances, self._stamp = taken > self._stamp, taken
-        ahead = float("inf") > self.least > now - taken + _JUMP
-        if not advances:
+        before, self._stamp = self._stamp, taken
+        if taken != before:
+            self._moved = now
+        self.still = now - self._moved
+        doubted, self._ahead = self._ahead, float("inf") > self.least > now - taken + _JUMP
+        # Some cameras have two frames of one time, and that is no reason to believe neither.
+        if taken < before or self.still > _JUMP:
             self.least = now - taken - self._age
-        elif self._ahead or not ahead:
+        elif taken > before and (doubted or not self._ahead):
             self._age = super().age(taken, now)
-        if advances:
-            self._ahead = ahead
         return self._age

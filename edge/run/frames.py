@@ -19,7 +19,7 @@ from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 from edge.run.memory.colour import layout_of
 from edge.run.memory.mapping import Mapped, find_memory, planes_of
 
-__all__ = ["DeviceReader", "Frame", "FramePath", "frame_from_sample"]
+__all__ = ["DeviceReader", "Frame", "FramePath", "frame_from_sample", "stream_seconds"]
 
 # Where a frame's bytes lie, and how the GPU gets at them.
 FramePath: TypeAlias = Literal["system", "nvmm-pitch", "nvmm-block-linear", "nvmm-cuda", "cuda"]
@@ -113,13 +113,13 @@ def frame_from_sample(
         surface, path, owner = device.surface(sample)
     else:
         raise _unread(source, caps)
-    segment, pts = sample.get_segment(), gst.CLOCK_TIME_NONE
+    segment, pts = sample.get_segment(), None
     if segment.format == gst.Format.TIME:
-        pts = segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts)
+        pts = stream_seconds(segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts))
     return Frame(
         source=source,
         number=number,
-        pts=None if pts == gst.CLOCK_TIME_NONE else pts / gst.SECOND,
+        pts=None if pts is None or pts < 0 else pts,
         captured=captured,
         path=path,
         surface=surface,
@@ -127,6 +127,17 @@ def frame_from_sample(
         reader=device,
         live=live,
     )
+
+
+def stream_seconds(time: int) -> float | None:
+    """Of GStreamer's nanoseconds; None where it has none.
+
+    It counts in 64 bits without a sign: a camera that sets its clock to before the stream began
+    gets times of 585 years, which are those below zero.
+    """
+    if time == gstreamer().CLOCK_TIME_NONE:
+        return None
+    return (time - 2**64 if time >= 2**63 else time) / 1e9
 
 
 def _unread(source: str, caps: Any) -> SourceError:

@@ -87,7 +87,7 @@ class Freshness:
         self._opened: float | None = None
         self._ages = Ages()
         self._interval = _UNKNOWN
-        self._before: tuple[int, float] | None = None
+        self._before: tuple[int, float, float] | None = None
         self._youngest = self._youngest_before = float("inf")
         self._began = float("-inf")
 
@@ -102,12 +102,18 @@ class Freshness:
             self._youngest_before, self._youngest = self._youngest, float("inf")
             self._began = now
         self._youngest = min(self._youngest, now - captured)
-        if pts is None:
+        if pts is None and self._before is None:
             return float("inf")
-        if self._before is not None and number > self._before[0] and pts > self._before[1]:
-            self._interval = (pts - self._before[1]) / (number - self._before[0])
-        self._before = number, pts
+        if pts is not None:
+            self._measure(number, pts, captured)
         delay = min(self._youngest, self._youngest_before)
         if self._way != "unknown" and now - self._opened < _WINDOW:
             delay = min(delay, _STARTED)
         return captured + delay + _LATE * self._spacing(self._interval)
+
+    def _measure(self, number: int, pts: float, captured: float) -> None:
+        """The interval of the frames: by stream time, but for what that never was."""
+        if self._before is not None and number > self._before[0] and pts > self._before[1]:
+            passed = min(pts - self._before[1], 2 * (captured - self._before[2]) + _UNKNOWN)
+            self._interval = max(0.0, passed) / (number - self._before[0])
+        self._before = number, pts, captured

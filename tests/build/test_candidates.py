@@ -32,19 +32,22 @@ def test_the_fastest_that_passed_is_chosen():
 
 
 def test_the_verdict_is_a_sentence_with_reasons():
-    fp32, fp16 = candidate("fp32"), candidate("fp16", "the portable form is wrong")
+    fp32, fp16 = candidate("fp32"), candidate("fp16", "model.onnx is wrong")
     int8 = candidate("int8", linears=48, kept={"MatMul_3": 21.0, "MatMul_9": 22.5})
     ms = {"fp32": 10.0, "fp16": 12.0, "int8": 4.0}
     assert candidates.verdict(int8, [fp32, fp16, int8], ms, "onnxruntime") == (
-        "INT8: 2.5x faster than FP32 with onnxruntime here, agreement 99.75 %; "
-        "2 of 48 Linears kept FP16; not FP16: the portable form is wrong"
+        "INT8: 2.5x faster than FP32 with onnxruntime here, agreement 99.75 %, "
+        "top-1 96.00 % (FP32 96.50 %); 2 of 48 Linears kept FP16; "
+        "not FP16: model.onnx is wrong"
     )
     assert candidates.verdict(fp32, [fp32, candidate("fp16")], ms, "onnxruntime") == (
-        "FP32: agreement 99.75 %; FP16 is 1.2x slower than it"
+        "FP32: agreement 99.75 %, top-1 96.00 %; FP16 is 1.2x slower than it"
     )
+    unknown = replace(GOOD, top1=None, top1_fp32=None)
+    fp16 = Candidate("fp16", {}, {"portable": unknown}, "model.onnx is wrong")
     assert candidates.verdict(fp16, [fp32, fp16], ms, "onnxruntime") == (
         "FP16: 1.2x slower than FP32 with onnxruntime here, agreement 99.75 %; "
-        "the gate refuses it: the portable form is wrong"
+        "the gate refuses it: model.onnx is wrong"
     )
 
 

@@ -37,6 +37,11 @@ def test_every_fifth_image_is_held_out(pictures):
     assert sorted([*calibrating, *judging]) == files
 
 
+def test_the_fewest_images_that_can_be_split_leave_the_fewest_that_calibrate():
+    calibrating, judging = images.hold_out(list(map(Path, map(str, range(images.SPLIT_MINIMUM)))))
+    assert (len(calibrating), len(judging)) == (images.MINIMUM, 4)
+
+
 def test_the_class_is_the_name_of_the_folder(pictures):
     assert images.class_of(pictures / "dog" / "1.png", ["cat", "dog"]) == 1
     assert images.class_of(pictures / "img" / "1.png", ["cat", "dog"]) is None

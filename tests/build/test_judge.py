@@ -1,5 +1,6 @@
 """The held-out images as a judge: what is said of them, and what is shown of it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,36 @@ def test_classes_that_share_a_label_are_told_of_once_and_not_guessed(model, chec
     (warning,) = observer.warnings
     assert warning.startswith("dog is the label of several classes")
     assert Judge(model, files, found, Recorder()).fp32.top1 is not None
+
+
+def test_a_folder_that_is_no_class_is_named_once_and_top_1_is_not_measured(
+    model, checkpoint, pictures, tmp_path
+):
+    found = read_checkpoint(str(checkpoint))
+    odd = shutil.copytree(pictures, tmp_path / "odd")
+    told = []
+    for name in ("Cat", "misc"):
+        shutil.copytree(pictures / "cat", odd / name)
+        observer = Recorder()
+        assert Judge(model, images.find(odd), found, observer).fp32.top1 is None
+        told += observer.warnings
+        shutil.rmtree(odd / name)
+    assert told[0].startswith(
+        "no class of the model is called Cat, as folders of images are: top-1"
+    )
+    assert told[0].endswith("(did you mean cat?)")
+    assert told[1].endswith("called misc, as folders of images are: top-1 is not measured")
+    assert len(told) == 2
+
+
+def test_folders_that_are_no_classes_at_all_are_nothing_to_tell_of(
+    model, checkpoint, pictures, tmp_path
+):
+    """Pictures of one's own domain may lie by date, or in one folder."""
+    shutil.copytree(pictures / "cat", tmp_path / "monday")
+    observer, found = Recorder(), read_checkpoint(str(checkpoint))
+    assert Judge(model, images.find(tmp_path), found, observer).fp32.top1 is None
+    assert observer.warnings == []
 
 
 def judging_alone(model, checkpoint, pictures, observer, labels):

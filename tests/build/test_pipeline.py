@@ -12,6 +12,7 @@ from edge.errors import (
     EngineError,
     GateError,
     GraphError,
+    OptionError,
     StorageError,
 )
 from edge.passport import Passport
@@ -114,7 +115,7 @@ def test_below_the_gate_nothing_is_published(recipe, warm, monkeypatch):
         build(strict, Recorder())
     assert engines_of(warm) == []
     assert f"{report} shows more" in str(caught.value)
-    assert "the gate refuses it: the portable form agrees" in report.read_text()
+    assert "the gate refuses it: model.onnx agrees" in report.read_text()
     unjudged = build(dataclasses.replace(strict, gate=False), Recorder())
     assert unjudged.passport.judged is False
     assert not report.exists()  # it would tell of what is not true any more
@@ -140,7 +141,7 @@ def test_without_tensorrt_the_engine_is_portable_and_says_so(recipe, monkeypatch
     built = build(dataclasses.replace(recipe, engines=warm), observer)
     assert built.passport.plan is None
     assert not (built.folder / "model.plan").exists()
-    assert any("portable" in text for text in observer.warnings)
+    assert any(f"edge compile {built.folder}" in text for text in observer.warnings)
 
 
 def test_too_few_images(recipe, pictures, tmp_path):
@@ -148,13 +149,51 @@ def test_too_few_images(recipe, pictures, tmp_path):
     few.mkdir()
     for path in images.find(pictures)[:18]:
         shutil.copy(path, few)
-    with pytest.raises(CalibrationError, match="leaves 14 images"):
+    told = "few has 18 images: 4 judge, 14 calibrate, and 16 must; put at least 20 different"
+    with pytest.raises(CalibrationError, match=told):
         build(dataclasses.replace(recipe, calibration=few), Recorder())
+    for number in range(5):
+        shutil.copy(images.find(few)[2], few / f"0-{number}.png")
+    told = "few has 23 images: 5 judge, 4 are copies of these, 14 calibrate, and 16 must"
+    with pytest.raises(CalibrationError, match=told):
+        build(dataclasses.replace(recipe, calibration=few), Recorder())
+    for path in few.glob("0-*"):
+        path.unlink()
     judging = shutil.copytree(pictures, tmp_path / "judging")
     for path in few.iterdir():
         next(judging.rglob(path.name)).unlink()
     apart = dataclasses.replace(recipe, calibration=few, heldout=judging, name="apart")
     assert build(apart, Recorder()).passport.accuracy["portable"].images == 22
+    for path in images.find(few)[:3]:
+        path.unlink()
+    with pytest.raises(CalibrationError, match="few has 15 images, and 16 must calibrate; add 1"):
+        build(apart, Recorder())
+
+
+def test_an_engine_of_another_kind_is_not_replaced_without_a_word(recipe, warm):
+    recipe = dataclasses.replace(recipe, engines=warm)
+
+    def told(**changes):
+        observer = Recorder()
+        build(dataclasses.replace(recipe, **changes), observer)
+        return [text for text in observer.warnings if "will replace" in text]
+
+    fp32 = {"precision": "fp32"}
+    assert told() == told() == told(max_batch=3) == []
+    (warning,) = told(**fp32)
+    was = f"{recipe.checkpoint}, image-classification, 32x32, INT8"
+    assert warning == (
+        f"this will replace {warm / 'a'} ({was}); to keep both, choose another --name"
+    )
+    (warning,) = told(**fp32, image_size=64)
+    assert "32x32, FP32" in warning
+    (warning,) = told(**fp32, image_size=64, task="image-feature-extraction", pooling="cls")
+    assert "image-classification, 64x64" in warning
+    (warning,) = told(**fp32)
+    assert "image-feature-extraction, cls, 64x64" in warning
+    copy = shutil.copytree(recipe.checkpoint, warm.parent / "another-vit")
+    (warning,) = told(**fp32, checkpoint=str(copy), max_batch=2)
+    assert warning.startswith(f"this will replace {warm / 'a'} ({recipe.checkpoint}, ")
 
 
 def test_a_folder_that_is_no_engine_is_never_replaced(recipe, tmp_path):
@@ -219,7 +258,7 @@ def test_one_build_of_an_engine_at_a_time(recipe):
     [{"max_batch": 10**20}, {"max_batch": 0}, {"min_agreement": 500}, {"min_agreement": -1}],
 )
 def test_settings_that_cannot_be(recipe, change):
-    with pytest.raises(EngineError, match=next(iter(change))):
+    with pytest.raises(OptionError, match=next(iter(change))):
         dataclasses.replace(recipe, **change)
 
 
@@ -242,7 +281,7 @@ def test_a_missing_checkpoint(recipe):
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden"])
 def test_a_name_stays_in_the_engines_folder(recipe, name):
-    with pytest.raises(EngineError, match="name"):
+    with pytest.raises(OptionError, match="name"):
         build(dataclasses.replace(recipe, name=name or " "), Recorder())
 
 
@@ -287,7 +326,7 @@ def test_what_a_setting_cannot_mean_is_refused(recipe, tmp_path):
         {"also": ("window",)},
         {"ranges": tmp_path / "absent.json"},
     ):
-        with pytest.raises(EngineError):
+        with pytest.raises(OptionError):
             dataclasses.replace(recipe, **change)
 
 

@@ -36,7 +36,8 @@ def test_makes_the_plan_and_notes_it(copy, recorder):
     assert passport.plan.max_batch == 4
     assert recorder.stages == ["compile int8 (tensorrt-rtx)"]
     if passport.plan.gpu is None:
-        assert "for any GPU of compute capability 8.6, 8.9 or 12.0" in recorder.texts[0]
+        told = "for any GPU of compute capability 8.6, 8.9 or 12.0 (a Jetson needs its own: edge"
+        assert told in recorder.texts[0]
 
 
 @needs_rtx

@@ -33,7 +33,10 @@ def test_the_gate_looks_at_every_form():
     )
     assert verify.Gate(100, None).refuses({"portable": good}) is None
     why = verify.Gate(99, None).refuses({"portable": good, "device": bad})
-    assert why == "the device form agrees with FP32 on 0.00 % of 4 images, the gate is 99 %"
+    assert why == (
+        "the FP16-cast graph for model.plan agrees with FP32 on 0.00 % of 4 images, "
+        "the gate is 99 %"
+    )
 
 
 def test_an_output_of_nan_never_passes():
@@ -46,7 +49,7 @@ def test_the_gate_looks_at_what_is_lost(top1, passes):
     measured = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, top1, 90.0)}
     why = verify.Gate(99, 0.5).refuses(measured)
     assert (why is None) == passes
-    assert passes or "loses 0.60 points of top-1 on 1000 images, 0.5 are allowed" in why
+    assert passes or "model.onnx loses 0.60 points of top-1 on 1000 images, 0.5 are allowed" in why
     unknown = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, None, None)}
     assert verify.Gate(99, 0.5).refuses(unknown) is None
 

@@ -8,6 +8,7 @@ Prints its port, and then does what lines on its input say, to all cameras at on
     fps RATE            pictures a second
     quiet               no more pictures, while connections stay open
     break SHARE         so many of the coded pictures' bytes are made random
+    set SECONDS         their clocks go on, or back, by so much, until nobody looks any more
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
+from edge.run.sources.probes import Buffer, see_buffers  # noqa: E402
 from tests.chaos.stamps import Stamp, now_ms, paint  # noqa: E402
 
 # zerolatency: a picture is sent as soon as it is taken. A key picture comes each second at 30 fps.
@@ -61,6 +63,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         self.number, self.fps, self.netsim = number, options.fps, options.netsim
         self.clock, self.cached = options.clock, options.cached
         self.size, self.broken, self.quiet = (320, 240), 0.0, False
+        self.set = 0  # nanoseconds
         self._playing: Playing | None = None
         self._due, self._latest = time.monotonic(), 0
         self.set_shared(True)
@@ -77,6 +80,13 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
         camera.link(pay)
         # Asked for from a thread of its own, while this class lives on the main loop's.
         playing = Playing(camera.get_by_name("source"), camera.get_by_name("breaker"), self.size)
+        self.set = 0
+
+        def set_(buffer: Buffer) -> bool:
+            buffer.pts = max(0, buffer.pts + self.set)
+            return True
+
+        see_buffers(playing.breaker.get_static_pad("src"), set_)
         asked = itertools.count()
         # Nothing is older than the stream: the cache has had the time to fill.
         wait = round(self.cached * 1100)
@@ -130,6 +140,9 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             self.fps = float(rate)
         elif word == "quiet":
             self.quiet = True
+        elif word == "set":
+            (seconds,) = numbers
+            self.set += round(float(seconds) * 1e9)
         elif word == "break":
             (share,) = numbers
             self.broken = float(share)

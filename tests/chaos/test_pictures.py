@@ -150,6 +150,33 @@ def test_a_camera_whose_clock_runs_off(stamp_reader: Path, times: Times, keep: K
     keep(fault)
 
 
+@pytest.mark.parametrize("words", [[], ["--max-fps", 15]], ids=["all", "15 a second"])
+def test_a_camera_whose_clock_is_set_back(
+    words: list[object],
+    request: pytest.FixtureRequest,
+    stamp_reader: Path,
+    times: Times,
+    keep: Keep,
+) -> None:
+    """To before the stream began: its pictures bear one time for ever, until it is opened anew."""
+    fault = Fault(f"a camera's clock set back, {request.node.callspec.id}")
+    fps = 15 if words else FPS
+    with (
+        Cameras() as cameras,
+        watched(fault, stamp_reader, {cameras.url(): 0}, words, fps=fps) as run,
+    ):
+        fault.lost = 0
+        for _ in range(times(10, 1)):
+            time.sleep(1)
+            back = cameras.tell("set -5")
+            fault.noticed.append(run.await_words(back, "stands still; ") - back)
+            anew = time.monotonic()
+            fault.back.append(run.await_picture(anew) - anew)
+            fault.lost += lost(run.seen, 0, [(back, anew)], fps)
+            assert lost(run.seen, 0, [(back, back + 4)], fps) < fps, "they are labelled until then"
+    keep(fault)
+
+
 def test_who_joins_gets_old_pictures_first(stamp_reader: Path, times: Times, keep: Keep) -> None:
     """As of servers that begin with the latest key picture: what came at once is not current."""
     fault = Fault("2 s of old pictures at each connection")

@@ -103,6 +103,28 @@ def test_stamps_that_are_set_forward_and_stay_so_are_believed() -> None:
     assert ages.age(2 + 5.0, 2.51) == pytest.approx(0.5, **ROUGHLY)
 
 
+def test_that_times_stand_still_is_known_and_makes_no_frame_older_or_younger() -> None:
+    """As GStreamer gives them of a camera whose clock was set to before the stream began."""
+    ages = StampAges()
+    for stamp in flowing(range(60)):
+        ages.age(*stamp)
+        assert ages.still == 0
+    told = [ages.age(59 / 30, now) for _, now in flowing(range(60, 300))]
+    assert max(told) < 0.01
+    assert ages.still == pytest.approx(8.0, abs=0.05)
+    ages.age(60 / 30, 10.1)
+    assert ages.still == 0
+
+
+def test_two_frames_of_one_time_do_not_hide_a_queue() -> None:
+    """Some cameras send twice what they stamp once; here two seconds of it are under way."""
+    ages = StampAges()
+    twice = [(n // 2 / 15, n / 30 + 0.01) for n in range(90)]
+    late = [(taken, now + 2.0) for taken, now in [(n // 2 / 15, n / 30) for n in range(90, 180)]]
+    assert max(ages.age(*stamp) for stamp in twice) < 0.1
+    assert min(ages.age(*stamp) for stamp in late) > 1.8
+
+
 @given(
     st.lists(st.tuples(st.floats(-1e10, 1e10), st.floats(0, 10)), min_size=1),
 )

@@ -14,7 +14,7 @@ import pytest
 from edge.errors import SourceError
 from edge.gst import gstreamer
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Layout, Surface
-from edge.run.frames import Frame, frame_from_sample
+from edge.run.frames import Frame, frame_from_sample, stream_seconds
 from edge.run.memory import mapping
 from edge.run.sources.camera import Source
 
@@ -83,6 +83,12 @@ def test_fields() -> None:
 
 def test_no_timestamp() -> None:
     assert frame_of(sample_of(bytes(24), rgb(4, 2))).pts is None
+
+
+def test_a_time_before_the_stream_began_is_none() -> None:
+    """GStreamer counts it from 2**64 down: half a millennium. A clock that is set back gives it."""
+    assert stream_seconds(2**64 - 5_000_000_000) == -5
+    assert frame_of(sample_of(bytes(24), rgb(4, 2), pts=2**64 - 5_000_000_000)).pts is None
 
 
 def test_rows_of_an_odd_width_are_padded_to_four_bytes() -> None:

@@ -85,6 +85,16 @@ def test_a_frame_is_current_for_two_intervals_more_than_the_youngest():
     assert seen(Freshness("network"), ages) == [True, True, True, False, True]
 
 
+def test_a_stream_time_that_is_wrong_makes_no_frame_current_for_long():
+    """It went on by twenty minutes while a tenth of a second passed, and then stood still."""
+    freshness = Freshness("here")
+    for number in range(10):
+        freshness.expires(number, number / 10, 100 + number / 10, 100 + number / 10)
+    for number, pts in ((10, 1200.0), (11, 1200.0), (12, None)):
+        now = 100 + number / 10
+        assert freshness.expires(number, pts, now, now) < now + 1
+
+
 def test_a_delay_that_every_frame_has_is_no_lateness():
     """Over a network it shows after two seconds, that it is one and not this program's start."""
     current = seen(Freshness("network"), [(n, 3.0) for n in range(50)])

@@ -103,11 +103,20 @@ def test_training_on_no_folder_is_one_line(monkeypatch, tmp_path):
     assert "\n" not in line
 
 
+def test_a_flat_folder_is_told_how_it_must_be_laid_out(monkeypatch, tmp_path, pictures):
+    for path in pictures.rglob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    words = ["--images", tmp_path, "--checkpoint", "x", "--out", tmp_path / "out"]
+    line = refused(monkeypatch, *words)
+    assert "has 0 folders with 0 images in them (40 more lie in none); make a folder" in line
+    assert f"such as {tmp_path}/cat and {tmp_path}/dog, with at least 10" in line
+
+
 def test_the_demo_fails_below_what_it_promises():
     good = {"top1": 96.5, "top1_fp32": 96.9}
     bad = {"top1": 96.3, "top1_fp32": 96.9}
     assert demo.shortfalls({"portable": good, "device": good}, 95.0) == []
-    assert "device" in demo.shortfalls({"portable": good, "device": bad}, 99.0)[0]
+    assert "model.plan" in demo.shortfalls({"portable": good, "device": bad}, 99.0)[0]
     assert "94.90 %" in demo.shortfalls({"portable": good}, 94.9)[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -17,8 +18,10 @@ def fetch(name: str) -> Path:
     Raises `CheckpointError` for an id that is gated, absent, or out of reach, and for one whose
     weights are pickled.
     """
+    near = _near(name)
+    meant = f"did you mean {near}?" if near else "check the path"
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise CheckpointError(f"there is no checkpoint at {name}", "check the path")
+        raise CheckpointError(f"there is no checkpoint at {name}", meant)
     hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     try:
         folder = Path(
@@ -33,19 +36,23 @@ def fetch(name: str) -> Path:
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             f"there is no folder {name}, and no model of that id that the Hub shows you",
-            "check the path or the id (a private one: hf auth login)",
+            meant if near else "check the path or the id (a private one: hf auth login)",
         ) from error
     except errors.HFValidationError as error:
         raise CheckpointError(
-            f"there is no folder {name}, and it cannot be a hub id", "check the path"
+            f"there is no folder {name}, and it cannot be a hub id", meant
         ) from error
     except errors.LocalEntryNotFoundError as error:
         offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
         endpoint = f"{hub.constants.ENDPOINT} gives none ({_reason(error.__cause__ or error)})"
+        why = "HF_HUB_OFFLINE is set" if offline else endpoint
+        if near or ("/" in name and Path(name).parent.is_dir()):  # rather a path
+            raise CheckpointError(
+                f"there is no folder {name} (as a hub id: {why})", meant
+            ) from error
         raise CheckpointError(
             f"there is no folder {name}, no whole copy of that id in "
-            f"{hub.constants.HF_HUB_CACHE}, and "
-            + ("HF_HUB_OFFLINE is set" if offline else endpoint),
+            f"{hub.constants.HF_HUB_CACHE}, and {why}",
             "go online, give the folder of a copy, or set HF_HOME to one that has it",
         ) from error
     except Exception as error:  # every other kind of network and disk failure
@@ -60,6 +67,14 @@ def fetch(name: str) -> Path:
             return folder
         folders.check_pickles(name, names)
     return folder
+
+
+def _near(name: str) -> Path | None:
+    """The folder that is called most like the one that a path names, where it was looked for."""
+    path = Path(name)
+    beside = (each.name for each in path.expanduser().parent.glob("*") if each.is_dir())
+    found = difflib.get_close_matches(path.name, beside, n=1)
+    return path.with_name(found[0]) if found else None
 
 
 def _reason(error: BaseException) -> str:

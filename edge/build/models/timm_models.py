@@ -129,9 +129,14 @@ def output(checkpoint: Checkpoint, model: Any) -> Any:
     if head.labels:
         return model
     prefix = getattr(model, "num_prefix_tokens", None)
-    if (head.pooling != "own" and prefix is None) or (head.pooling == "cls" and not prefix):
+    if head.pooling != "own" and prefix is None:
         raise CheckpointError(
             f"{checkpoint.name} has no tokens for {head.pooling} pooling", "leave out --pooling"
+        )
+    if head.pooling == "cls" and not _has_class_token(model):
+        raise CheckpointError(
+            f"{checkpoint.name} is a {checkpoint.config['architecture']}, which has no class token",
+            "choose --pooling mean, or leave it out",
         )
 
     def vector(pictures: Any) -> Any:
@@ -144,6 +149,12 @@ def output(checkpoint: Checkpoint, model: Any) -> Any:
         return unit(found) if head.normalised else found
 
     return vector
+
+
+def _has_class_token(model: Any) -> bool:
+    """Whether the first of its tokens is the class's; without one it may be a register's."""
+    own = getattr(model, "cls_token", None) is not None
+    return bool(getattr(model, "has_class_token", own))
 
 
 def for_export(model: Any) -> None:

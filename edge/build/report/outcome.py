@@ -18,6 +18,7 @@ from edge.build.precision.sites import linears, roles
 from edge.build.recipes import Recipe
 from edge.build.report.findings import CandidateFinding, Findings, LinearFinding
 from edge.build.verify import Gate
+from edge.passport import FORMS
 
 __all__ = ["Outcome", "Setting", "gather"]
 
@@ -92,7 +93,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         fp32_nodes=outcome.risks,
         disagreements=disagreements,
         differing=differing,
-        compared=f"{shown.precision.upper()} ({shown.worst_form})",
+        compared=f"{shown.precision.upper()} ({FORMS[shown.worst_form]})",
     )
 
 

@@ -22,6 +22,7 @@ __all__ = ["Films", "place_of"]
 _LENGTH = 600.0  # seconds of a film in a folder
 _RETRY = 10.0  # seconds after a failure
 _LOOK = 2.0  # seconds between two looks at how much room is left
+_JITTER = 0.5  # seconds by which a stream's time may go on faster than our own
 _PROVEN = 1.0  # seconds of film after which a disk that failed is said to work again
 
 
@@ -47,11 +48,16 @@ class _Track:
     slow: bool = False
 
     def move(self, frame: Frame) -> None:
-        """Go on to a frame: by stream time, and where that began anew by the time between."""
+        """Go on to a frame: by stream time, or by the time between, where that is no measure.
+
+        It begins anew with a source, and a camera's clock may be set; a film's may go at any speed.
+        """
         if self.last is not None:
             pts, captured = self.last
+            between = max(0.0, frame.captured - captured)
             step = frame.pts - pts if pts is not None and frame.pts is not None else 0.0
-            self.at += step if step > 0 else max(0.0, frame.captured - captured)
+            jumps = frame.live and step > 2 * between + _JITTER
+            self.at += step if step > 0 and not jumps else between
         self.last = frame.pts, frame.captured
 
 

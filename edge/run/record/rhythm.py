@@ -17,12 +17,13 @@ _REMEMBERED = 9  # intervals; their median follows a new rate after five frames
 
 
 def moment(frame: Frame) -> float:
-    """Seconds at which the frame was, on its source's own clock.
+    """Seconds at which the frame was.
 
-    That is stream time, so that a film says the same at whatever speed it is read; a source that
-    tells none has the time at which its frame was captured.
+    Of a film that is stream time, so that it says the same at whatever speed it is read. Of a live
+    source, whose clock may be set or stand still, and of one that tells no time, it is the time at
+    which the frame was captured.
     """
-    return frame.captured if frame.pts is None else frame.pts
+    return frame.captured if frame.live or frame.pts is None else frame.pts
 
 
 class Rhythm:

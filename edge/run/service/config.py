@@ -20,10 +20,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edge import toml
 from edge.errors import ConfigError, OptionError, SourceError
 from edge.options import Backend
 from edge.run.record.rules import check_sources, read_rule
-from edge.run.service import toml
 from edge.run.service.keys import CAMERA, RUN, check_number, check_pairs, lonely, settings
 from edge.run.sources.cameras import Camera, named
 from edge.run.sources.pipelines import check_source

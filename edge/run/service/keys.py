@@ -5,43 +5,28 @@ The keys of a configuration file are the long names of the command's options, wi
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import msgspec
 
-from edge.errors import EdgeError, OptionError
+from edge import toml
+from edge.errors import OptionError
 from edge.options import Backend
 from edge.run.parity.audit import parse_every
 from edge.run.record.recording import check_record
 from edge.run.record.rules import read_rule
 from edge.run.record.smoothing import smoothing
-from edge.run.service import toml
 from edge.run.sources.cameras import Transport
 from edge.run.sources.uris import redact_address
 from edge.run.telemetry.broker import Broker
 from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
+from edge.settings import Key, nearest, read_table
 
-__all__ = ["CAMERA", "RUN", "Key", "check_number", "check_pairs", "lonely", "settings"]
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of the file: what msgspec makes of its value, what a person writes, an example.
-
-    check  raises an EdgeError or a ValueError for a text, or one of a list, that means nothing
-    """
-
-    kind: Any
-    wanted: str
-    example: str
-    check: Callable[[str], object] = str
+__all__ = ["CAMERA", "RUN", "check_number", "check_pairs", "lonely", "settings"]
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -130,39 +115,9 @@ def check_number(name: str, value: Any) -> None:
 def settings(
     document: toml.Document, place: toml.Place, table: dict[str, Any], keys: dict[str, Key]
 ) -> dict[str, Any]:
-    """The values of a table, each as its key wants it."""
-    settings = {}
-    for name, value in table.items():
-        here = (*place, name)
-        if name not in keys:
-            raise document.error(here, f"there is no key {name!r} here", _advice(name, keys))
-        try:
-            settings[name] = msgspec.convert(value, keys[name].kind, dec_hook=_path)
-        except msgspec.ValidationError as error:
-            # A password may be in it.
-            shown = redact_address(json.dumps(value, default=str, ensure_ascii=False))
-            element = re.search(r"\$\[(\d+)\]`$", str(error))
-            raise document.error(
-                (*here, int(element[1])) if element else here,
-                f"{name} cannot be {shown}",
-                f"write {keys[name].wanted}, as in: {name} = {keys[name].example}",
-            ) from error
-        _check(document, here, keys[name], settings[name])
-    return settings
-
-
-def _check(document: toml.Document, place: toml.Place, key: Key, value: Any) -> None:
-    """Raise what the one that will read a text, or the texts of a list, finds wrong with it."""
-    texts = [(place, value)]
-    if isinstance(value, tuple):
-        texts = [((*place, number), text) for number, text in enumerate(value)]
-    for here, text in texts:
-        try:
-            key.check(text)
-        except (EdgeError, ValueError) as error:
-            what = error.what if isinstance(error, EdgeError) else str(error)
-            mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
-            raise document.error(here, f"{place[-1]}: {what}", mend) from error
+    """The values of a table, each as its key wants it; no error shows a password."""
+    advice = partial(_advice, keys=keys)
+    return read_table(document, place, table, keys, advice, redact_address)
 
 
 def _advice(name: str, keys: dict[str, Key]) -> str:
@@ -172,12 +127,4 @@ def _advice(name: str, keys: dict[str, Key]) -> str:
     if name in CAMERA:
         return f"move {name} into a [[camera]]"
     known = keys if keys is CAMERA else {**keys, "camera": None}
-    if near := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]}?"
-    return f"use one of: {', '.join(known)}"
-
-
-def _path(kind: type, value: Any) -> Path:
-    if not isinstance(value, str) or not value:
-        raise ValueError("no path")
-    return Path(value)
+    return nearest(name, known)

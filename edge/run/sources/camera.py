@@ -15,7 +15,7 @@ from typing import Any
 from edge.errors import SilenceError, SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import StampAges
-from edge.run.frames import Frame, frame_from_sample
+from edge.run.frames import Frame, frame_from_sample, stream_seconds
 from edge.run.memory.gpureader import GpuReader
 from edge.run.patience import Way
 from edge.run.sources.access import resolve
@@ -36,6 +36,7 @@ _SLICE = 0.1
 # upon the other: then the freshest becomes fresher with each, by more than chance.
 _PAUSE, _FRESHER = 0.1, 0.005  # seconds
 _SETTLE = 2.0  # seconds for which they may: a machine too slow for its camera never catches up
+_STILL = 5.0  # seconds for which stamps may stand still: how old a frame is nobody knows
 _KNOCK = 1.0  # seconds to connect: a camera that is off answers nothing, one that is on at once
 
 
@@ -138,9 +139,11 @@ class Source:
         def number(buffer: Buffer) -> bool:
             now, place = time.monotonic(), next(numbers)
             heard.append(now)
-            timed = buffer.pts != gst.CLOCK_TIME_NONE
-            age = ages.age(buffer.pts / gst.SECOND, now) if ages is not None and timed else 0.0
-            if not thinning.wants(place, buffer.pts / gst.SECOND if timed else now):
+            stamp = stream_seconds(buffer.pts)
+            age = ages.age(stamp, now) if ages is not None and stamp is not None else 0.0
+            # A camera's stamps may stand still for as long as it is played.
+            when = now - age if ages is not None or stamp is None else stamp
+            if not thinning.wants(place, when):
                 return False
             # A buffer's offset travels with it through conversions, so it carries the number.
             buffer.offset = place
@@ -245,13 +248,14 @@ class Source:
     def read(self, timeout: float) -> Frame | None:
         """The newest frame (of a file: the next), or None at the end of the stream or on `stop`.
 
-        Raises SourceError when the source fails, when no frame comes within `timeout` seconds, and
-        at the end of a file that was cut off.
+        Raises SourceError when the source fails, when no frame comes within `timeout` seconds, when
+        their times stand still, and at the end of a file that was cut off.
         """
         gst = gstreamer()
         began = time.monotonic()
         warning: SourceError | None = None
         while not self._stopping.is_set():
+            self._check_clock()
             sample = self._sink.try_pull_sample(int(min(_SLICE, timeout) * gst.SECOND))
             if sample is not None:
                 return self._frame(gst, sample)
@@ -268,6 +272,13 @@ class Source:
             if time.monotonic() > heard + timeout:
                 raise self._silent(timeout)
         return None
+
+    def _check_clock(self) -> None:
+        if self._ages is not None and self._ages.still > _STILL:
+            raise SourceError(
+                f"the time of the pictures of {self.name} stands still",
+                "its clock was set back, and a new connection mends that",
+            )
 
     def _check_bus(self, gst: Any) -> SourceError | None:
         """Raise the error on the bus, if there is one; return what a lost resource warned of."""

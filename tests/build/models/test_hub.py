@@ -117,6 +117,27 @@ def test_offline_and_out_of_reach_say_where_a_copy_was_looked_for(hub, tmp_path)
     assert "\n" not in line
 
 
+def test_what_looks_like_a_path_is_told_as_a_folder_that_is_not_there(hub, tmp_path):
+    (tmp_path / "mine/my-vit").mkdir(parents=True)
+    nowhere = "http://127.0.0.1:9"
+    for name, said in (
+        ("./mine/my-vti", "there is no checkpoint at ./mine/my-vti; did you mean mine/my-vit?"),
+        ("a/b/c", "there is no checkpoint at a/b/c; check the path"),
+        ("~/no such/vit", "there is no checkpoint at ~/no such/vit; check the path"),
+        ("mine/my-vti", "there is no folder mine/my-vti (as a hub id: http://127.0.0.1:9 gives"),
+        ("mine/my-vti", "[Errno 111] Connection refused)); did you mean mine/my-vit?"),
+        ("mine/other", "Connection refused)); check the path"),
+        ("mien", "there is no folder mien (as a hub id: "),
+    ):
+        assert said in asked(name, tmp_path, nowhere)
+    assert asked("mine/my-vti", tmp_path, hub.address).endswith("; did you mean mine/my-vit?")
+
+
+def test_a_folder_called_like_an_owner_is_in_nobodys_way(hub, tmp_path):
+    (tmp_path / "someone").mkdir()
+    assert "model.safetensors" in asked("someone/vit", tmp_path, hub.address).split()
+
+
 @pytest.mark.parametrize("by_id", [True, False])
 def test_pickled_weights_are_converted_by_the_line_that_is_named(
     by_id, hub, tmp_path, checkpoint, monkeypatch

@@ -18,7 +18,7 @@ from edge.build.pipeline import build
 from edge.build.precision import fp16, placement
 from edge.build.precision.sites import linears
 from edge.build.recipes import Recipe, load
-from edge.errors import CheckpointError, EngineError
+from edge.errors import CheckpointError, ConfigError
 from edge.heads import ZERO_SHOT
 from edge.passport import Passport
 from scripts.tiny_models import save
@@ -278,5 +278,5 @@ def test_labels_come_from_the_command_a_file_or_a_recipe(tmp_path):
         labels=("a cat", "a dog"), templates=("a photo of {}.",)
     )
     (tmp_path / "a.toml").write_text('checkpoint = "clip"\nlabels = "a cat"\n')
-    with pytest.raises(EngineError, match="labels = 'a cat' is not"):
+    with pytest.raises(ConfigError, match=r'a\.toml:2: labels cannot be "a cat"; write a list'):
         load(tmp_path / "a.toml", {})

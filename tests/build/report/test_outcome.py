@@ -16,6 +16,7 @@ from edge.build.precision.sites import linears
 from edge.build.recipes import Recipe
 from edge.build.report.outcome import Outcome, Setting, gather
 from edge.build.verify import Gate
+from edge.passport import FORMS
 from tests.conftest import Recorder
 
 
@@ -96,9 +97,9 @@ def test_of_a_refused_candidate_no_linear_is_said_to_pass(setting, outcome):
 
 def test_what_differs_is_shown_of_the_chosen_or_beside_fp32_of_the_smallest(setting, outcome):
     worst = outcome.chosen.worst_form
-    assert gather(setting, outcome).compared == f"INT8 ({worst})"
+    assert gather(setting, outcome).compared == f"INT8 ({FORMS[worst]})"
     found = gather(setting, replace(outcome, chosen=outcome.judged[0]))
-    assert found.compared == f"INT8 ({worst})"
+    assert found.compared == f"INT8 ({FORMS[worst]})"
     measured = outcome.chosen.accuracy[worst]
     assert found.differing == round(10 * (100 - measured.agreement) / 100)
 

@@ -125,6 +125,16 @@ def test_stream_time_that_begins_anew_goes_on_by_the_clock(paint: Any, tmp_path:
     assert shown == pytest.approx([0, 0.5, 3.5, 4.0, 5.0], abs=2e-3)
 
 
+def test_a_cameras_clock_that_is_set_forward_makes_no_hole(paint: Any, tmp_path: Path) -> None:
+    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    surface = Surface.from_rgb(paint(1))
+    for pts, captured in ((5.0, 100.0), (5.5, 100.6), (1005.5, 101.0), (1006.0, 101.5)):
+        record(films, Frame("gate", 0, pts, captured, "system", surface, live=True))
+    films.close()
+    shown = [each.pts for each in frames_of(tmp_path / "film.mkv")]
+    assert shown == pytest.approx([0, 0.5, 0.9, 1.4], abs=2e-3)
+
+
 def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
     paint: Any, tmp_path: Path
 ) -> None:

@@ -64,3 +64,5 @@ def test_a_frame_is_placed_by_stream_time_and_without_one_by_its_capture() -> No
     surface = Surface.from_rgb(np.zeros((1, 1, 3), np.uint8))
     assert moment(Frame("a", 0, 2.5, 1000.0, "system", surface)) == 2.5
     assert moment(Frame("a", 0, None, 1000.0, "system", surface)) == 1000.0
+    live = Frame("a", 0, 2.5, 1000.0, "system", surface, live=True)
+    assert moment(live) == 1000.0, "its clock may be set, or stand still"

@@ -319,7 +319,12 @@ def test_weights_that_are_missing_are_named(copy):
 
 
 def test_a_pooling_of_tokens_that_are_not_there(folders):
-    refused(folders["convnext"], "cls", Request("image-feature-extraction", "cls"))
+    refused(folders["convnext"], "no tokens for cls pooling", Request(FEATURES, "cls"))
+
+
+def test_a_register_is_not_taken_for_the_class_token(folders):
+    told = "is a vit_so150m2_patch16_reg1_gap_256, which has no class token; choose --pooling mean"
+    refused(folders["registers, mean"], told, Request(FEATURES, "cls"))
 
 
 def unpooled(folder, kind, pool=""):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge import toml
 from edge.errors import ConfigError
-from edge.run.service import toml
 
 
 def lines_of(tmp_path, text):
