@@ -46,7 +46,9 @@ class Commands(TyperGroup):
                 raise
             problem, code = str(error), 1
         except KeyboardInterrupt:
-            problem, code = STOPPED, INTERRUPTED
+            # A run makes nothing; what it has labelled by then it has told.
+            problem = "stopped" if ctx.invoked_subcommand == "run" else STOPPED
+            code = INTERRUPTED
         finally:
             console.close()
         console.error(problem)

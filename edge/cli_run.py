@@ -200,12 +200,15 @@ def run(
     if config is None and not (engine and source):
         raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
     from edge.run.service.config import Config, load, merge
+    from edge.run.sinks import check_preview
     from edge.storage import check_target
 
     _warn_of_passwords(context)
     wanted = merge(load(config, given) if config else Config(), given)
     if wanted.summary:
         check_target(wanted.summary)
+    if wanted.preview:
+        check_preview(wanted.preview)
     if dry_run:
         _print_lines(wanted)
     else:

@@ -13,7 +13,16 @@ from typing import Any, NamedTuple, Protocol
 
 from edge.errors import BackendError, MissingPackage, require
 
-__all__ = ["EglFrame", "EglInterop", "Graph", "Mark", "NoCapture", "capture", "driver_error"]
+__all__ = [
+    "EglFrame",
+    "EglInterop",
+    "Graph",
+    "Mark",
+    "NoCapture",
+    "OutOfMemory",
+    "capture",
+    "driver_error",
+]
 
 # The driver's words, from cuGetErrorString, and what to do about them.
 _MENDS = {
@@ -41,10 +50,15 @@ class NoCapture(BackendError):
     """Work that cannot become a graph here; given to the stream piece by piece it runs as well."""
 
 
+class OutOfMemory(BackendError):
+    """There is no memory left for what was asked for; what there is works on."""
+
+
 def driver_error(what: str) -> BackendError:
     """The error for `what`: the call that failed and the driver's words for why."""
     mends = (mend for words, mend in _MENDS.items() if words in what)
-    return BackendError(what, next(mends, "see edge doctor"))
+    kind = OutOfMemory if "out of memory" in what else BackendError
+    return kind(what, next(mends, "see edge doctor"))
 
 
 class HasHandle(Protocol):

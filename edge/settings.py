@@ -17,6 +17,8 @@ from edge.errors import EdgeError, OptionError
 
 __all__ = ["Fault", "Key", "nearest", "read_table", "read_value"]
 
+_SHOWN = 200  # letters of a value that is wrong
+
 
 @dataclass(frozen=True)
 class Key:
@@ -77,10 +79,9 @@ def read_value(name: str, value: Any, key: Key, shown: Callable[[str], str] = st
     try:
         found = msgspec.convert(value, key.kind, dec_hook=_path)
     except msgspec.ValidationError as error:
-        text = shown(json.dumps(value, default=str, ensure_ascii=False))
         element = re.search(r"\$\[(\d+)\]`$", str(error))
         raise Fault(
-            f"{name} cannot be {text}",
+            f"{name} cannot be {_text(value, shown)}",
             f"{_meant(value, key)}write {key.wanted}, as in: {name} = {key.example}",
             int(element[1]) if element else None,
         ) from error
@@ -93,6 +94,15 @@ def read_value(name: str, value: Any, key: Key, shown: Callable[[str], str] = st
             mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
             raise Fault(f"{name}: {what}", mend, number if several else None) from error
     return found
+
+
+def _text(value: Any, shown: Callable[[str], str]) -> str:
+    """A value that is wrong: it may have thousands of digits, or of letters."""
+    try:
+        text = shown(json.dumps(value, default=str, ensure_ascii=False))
+    except ValueError:  # Python writes no more than 4300 digits
+        return "such a number"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _meant(value: Any, key: Key) -> str:

@@ -96,6 +96,22 @@ def test_a_number_out_of_its_range_is_one_line(edge_command):
     assert (done.returncode, done.stderr) == (1, told)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--web", "8080"], "'8080' is no address for the page; "),
+        (["--preview", "no-such-folder/a.png"], "cannot write no-such-folder/a.png "),
+        (["--preview", "a.jpg"], "the preview a.jpg is no .png; "),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused_before_the_engine_is_opened(
+    edge_command, words, said
+):
+    done = edge_command("run", "no-such-engine", "--source", "test://ball", *words)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, line.startswith(f"error: {said}")) == (1, True), line
+
+
 def test_all_threads_share_two_heaps_however_many_the_engine_has(built_engine, tmp_path):
     """Even where nobody needs GStreamer to say what this machine is, as on a Jetson."""
     code = f"""
@@ -117,6 +133,18 @@ finally:
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "heaps").read_text().count("<heap nr=") == 2
+
+
+def test_a_camera_that_is_off_ends_the_run_and_is_not_said_to_be_tried_again(
+    edge_command, built_engine
+):
+    done = edge_command(
+        *("run", built_engine, "--backend", "onnxruntime", "--source", "rtsp://127.0.0.1:1/x")
+    )
+    _, *said = done.stderr.splitlines()
+    assert (done.returncode, len(said)) == (1, 1)
+    assert said[0].startswith("error: the camera at 127.0.0.1:1 cannot be reached")
+    assert said[0].endswith("; to keep trying add --wait")
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
@@ -150,7 +178,7 @@ def test_stopped_while_its_engine_is_opened_it_says_so_in_one_line(
     )
     writers.pop().close()
     assert code == 130
-    assert said == ["error: stopped, nothing half-made is left; run the same command again"]
+    assert said == ["error: stopped"]
 
 
 def test_stopped_before_its_first_frame_it_says_no_more(stopped_while_starting, built_engine):
@@ -167,4 +195,4 @@ def test_stopped_before_its_first_frame_it_says_no_more(stopped_while_starting, 
         for connection, _ in taken:
             connection.close()
     assert code == 130
-    assert said[1:] == ["error: stopped, nothing half-made is left; run the same command again"]
+    assert said[1:] == ["error: stopped"]

@@ -9,9 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge.errors import SourceError
+from edge.errors import EdgeError, SourceError
+from edge.run.calls import faults
 from edge.run.feeds import Feed
 from edge.run.places import Place, Work
 from edge.run.reader import Reader
@@ -26,7 +28,7 @@ __all__ = ["Control", "Crew", "Turn"]
 # Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
 # handler wakes nobody.
 _NAP = 0.1
-_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the exit
+_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the end
 
 Turn = tuple[Reader, Work]
 
@@ -64,17 +66,18 @@ class Crew:
         self._came = wait  # a frame, of any source; a service is patient from the beginning
         self._bell = threading.Condition()
         self._news: deque[Transition] = deque()
+        self._troubled = ""  # the source whose trouble was told last
         self._turns: deque[Reader] = deque()
         self._spare: list[Place] = []  # of sources that were taken out
         self._waiting: list[Feed] = []  # for one of the same name to end
-        self._left: list[Reader] = []  # taken out, and hanging in their drivers
+        self._left: list[Reader] = []  # behind, hanging in their drivers
 
     def add(self, feed: Feed) -> None:
         """Begin to play a source."""
-        places = [
-            self._spare.pop() if self._spare else self._engine.place()
-            for _ in range(2 + self._engine.depth)
-        ]
+        needed = 2 + self._engine.depth
+        while len(self._spare) < needed:
+            self._spare.append(self._engine.place())
+        places = [self._spare.pop() for _ in range(needed)]
         source = self._status.add(feed.name)
         self._news.append(Transition(feed.name, "connecting"))
         reader = Reader(feed, places, source, self._news, self._bell, self._clock)
@@ -95,9 +98,14 @@ class Crew:
                 if turns or not wait:
                     return turns
                 self._raise_what_ends_the_run()
-                if not self._waiting and all(reader.finished for reader in self._turns):
-                    return []
-                self._bell.wait(_NAP)
+                over = not self._waiting and all(reader.over for reader in self._turns)
+                if not over:
+                    self._bell.wait(_NAP)
+            if over:
+                self._close()
+                self._attend()
+                self._raise_what_ends_the_run()  # by a source that failed to close
+                return []
             beat()
         return []
 
@@ -124,12 +132,22 @@ class Crew:
         return turns
 
     def _attend(self) -> None:
-        """Tell what happened to the sources, and do what is wished for."""
-        while self._news:
-            transition = self._news.popleft()
-            self._status.change(transition)
-            for sink in self._sinks:
-                sink.changed(transition)
+        """Tell what happened to the sources, and do what is wished for.
+
+        Raises SourceError when none ever came, and each has failed.
+        """
+        with self._bell:
+            in_vain, news = self._in_vain(), list(self._news)
+            self._news.clear()
+        for transition in news:
+            if in_vain and transition.state == "waiting":  # it will not be tried again
+                transition = replace(transition, state="failed")
+            if transition.state in ("waiting", "failed"):
+                self._troubled = transition.source
+            self._tell(transition)
+        if in_vain:
+            error = self._latest_error()
+            raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
         while self._control.wishes:
             wish = self._control.wishes.popleft()
             if isinstance(wish, Feed):
@@ -142,8 +160,29 @@ class Crew:
         self._look_after()
         for feed in self._waiting.copy():
             if all(reader.feed.name != feed.name for reader in self._turns):
-                self._waiting.remove(feed)
+                self._add_or_refuse(feed)
+
+    def _add_or_refuse(self, feed: Feed) -> None:
+        """Begin to play a source while others play: what it lacks is no reason to end them."""
+        try:
+            with faults(feed.name):
                 self.add(feed)
+        except EdgeError as error:
+            if any(reader.retired for reader in self._turns):
+                return  # one that is about to end leaves its places
+            self._tell(Transition(feed.name, "failed", str(error)))
+        self._waiting.remove(feed)
+
+    def _tell(self, transition: Transition) -> None:
+        self._status.change(transition)
+        for sink in self._sinks:
+            sink.changed(transition)
+
+    def _leave_behind(self, reader: Reader, why: str) -> None:
+        self._turns.remove(reader)
+        self._left.append(reader)
+        reader.leave_behind()
+        self._tell(Transition(reader.feed.name, "ended", why))
 
     def _look_after(self) -> None:
         """See who hangs, leave behind who hangs and was taken out, and use again what is free."""
@@ -153,36 +192,49 @@ class Crew:
         )
         self._status.stuck = bool(hung) and not playing
         for reader in [reader for reader in self._turns if reader.retired and reader in hung]:
-            self._turns.remove(reader)
-            self._left.append(reader)
-            reader.leave_behind()
+            self._leave_behind(reader, "taken out, while its driver hangs")
         for readers in (self._turns, self._left):
             for reader in [reader for reader in readers if reader.retired and reader.finished]:
                 readers.remove(reader)
                 self._spare += reader.places()
 
+    def _in_vain(self) -> bool:
+        """Whether no source has come, and each that could has failed; not if the run is to wait."""
+        self._came = self._came or any(reader.came for reader in self._turns)
+        if self._came or self._waiting or self._control.wishes:
+            return False
+        failed = all(isinstance(reader.error, SourceError) for reader in self._turns)
+        return failed and not all(reader.over for reader in self._turns)
+
     def _raise_what_ends_the_run(self) -> None:
         """Raise the error of a source, when nothing else can come."""
-        self._came = self._came or any(reader.came for reader in self._turns)
-        errors = [reader.error for reader in self._turns if reader.error is not None]
-        for error in errors:
-            if not isinstance(error, SourceError):
-                raise error
-        if not errors:
-            return
-        gone = all(reader.finished for reader in self._turns)
-        never = not self._came and all(reader.error is not None for reader in self._turns)
-        error = errors[0]
-        if gone:
-            raise error
-        if never and isinstance(error, SourceError):
-            raise type(error)(error.what, f"{error.mend}; to keep trying add --wait") from error
+        for reader in self._turns:
+            if reader.error is not None and not isinstance(reader.error, SourceError):
+                raise reader.error
+        failed = any(reader.error is not None for reader in self._turns)
+        if failed and not self._waiting and all(reader.over for reader in self._turns):
+            raise self._latest_error()
+
+    def _latest_error(self) -> SourceError:
+        """That of the source whose trouble was told last: the others' are known."""
+        errors = {
+            reader.feed.name: reader.error
+            for reader in self._turns
+            if isinstance(reader.error, SourceError)
+        }
+        return errors.get(self._troubled) or next(iter(errors.values()))
 
     def halt(self) -> None:
         """End all readers; those that hang are left behind."""
         for reader in (*self._turns, *self._left):
             reader.halt()
+        self._close()
+
+    def _close(self) -> None:
+        """Wait until the sources of all readers are closed; those that hang are left behind."""
         deadline = time.monotonic() + _JOIN
         for reader in self._turns:
             if reader.is_alive():
                 reader.join(max(0.0, deadline - time.monotonic()))
+        for reader in [reader for reader in self._turns if reader.is_alive()]:
+            self._leave_behind(reader, "its driver hangs, and does not close it; it is left behind")

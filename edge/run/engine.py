@@ -276,18 +276,25 @@ def _choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
         why, mend = "there is no NVIDIA GPU", "see edge doctor"
     else:
         return plan.backend, "the engine has a plan for it"
-    if nvidia.gpu() is not None:
-        from edge import ortcuda
-
-        with suppress(EdgeError):
-            ortcuda.check()
-            return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
+    if _without_plan() == "onnxruntime-cuda":
+        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
     if nvidia.is_jetson():
         raise EngineError(
             f"{folder} would run on the CPU of this Jetson: {why}",
             f"{mend}, or ask for it: --backend onnxruntime",
         )
     return "onnxruntime", why
+
+
+def _without_plan() -> str:
+    """The backend that runs the portable graph here: on the GPU if onnxruntime can."""
+    if nvidia.gpu() is not None:
+        from edge import ortcuda
+
+        with suppress(EdgeError):
+            ortcuda.check()
+            return "onnxruntime-cuda"
+    return "onnxruntime"
 
 
 def _check_graph(folder: Path, passport: Passport) -> Path:
@@ -299,19 +306,24 @@ def _check_graph(folder: Path, passport: Passport) -> Path:
 
 def check_plan(folder: Path, passport: Passport, backend: str) -> None:
     """See that the plan was compiled for this TensorRT and GPU. Raises `EngineError`."""
-    plan, mend = passport.plan, f"compile it here: edge compile {folder}"
-    if plan is None or plan.backend != backend:
-        raise EngineError(f"{folder} has no {backend} plan", mend)
-    version = str(nvidia.tensorrt(backend).__version__)
-    if plan.version != version:
+    if backend not in nvidia.installed():
         raise EngineError(
-            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
+            f"{backend} is not installed on this machine",
+            f"use --backend {_without_plan()}, or see edge doctor",
         )
     gpu = nvidia.gpu()
     if gpu is None:
         raise EngineError(
             f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
             "use --backend onnxruntime",
+        )
+    plan, mend = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
+    if plan is None or plan.backend != backend:
+        raise EngineError(f"{folder} has no {backend} plan", mend)
+    version = str(nvidia.tensorrt(backend).__version__)
+    if plan.version != version:
+        raise EngineError(
+            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
         )
     if plan.compute_capability not in (None, gpu.compute_capability):
         raise EngineError(

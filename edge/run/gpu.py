@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.cuda import Device, Mapped
-from edge.cuda_bindings import Graph, Mark, NoCapture
-from edge.errors import MissingPackage
+from edge.cuda_bindings import Graph, Mark, NoCapture, OutOfMemory
+from edge.errors import MissingPackage, SourceError
 from edge.preprocess.cuda import CudaPreprocessor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
@@ -55,11 +55,20 @@ class GpuPlace:
         return self._copy
 
     def put(self, frame: Frame) -> None:
-        """Hold a frame in the GPU's memory until `clear`; one in system memory is copied, once."""
+        """Hold a frame in the GPU's memory until `clear`; one in system memory is copied, once.
+
+        Raises SourceError when no memory is left for it: there is for those of other sources.
+        """
         self._held = frame if isinstance(frame.surface, DeviceSurface) else None
         if isinstance(frame.surface, Surface):
             if frame.surface.layout != self._layout:
-                self._allocate(frame.surface)
+                try:
+                    self._allocate(frame.surface)
+                except OutOfMemory as error:
+                    raise SourceError(
+                        f"no memory is left for pictures of {frame.source} ({error.what})",
+                        "have fewer cameras, or smaller pictures",
+                    ) from error
             for target, source in zip(self._planes, frame.surface.planes, strict=True):
                 np.copyto(target, source)
 
@@ -75,6 +84,7 @@ class GpuPlace:
         )
         with self._device as device:
             if self._memory is not None:
+                self._layout = None  # until there is other memory
                 device.free(self._memory)
             self._memory = device.mapped(int(starts[-1]))
         memory, address = self._memory

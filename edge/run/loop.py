@@ -94,7 +94,7 @@ def run(
 
     frames: end after so many results. stop: end soon after it is set, from any thread or from a
     signal handler. status: where it is written how the run goes. wait: keep trying when no source
-    comes at all, as a service does; otherwise the first one's error ends the run. look: is shown
+    comes at all, as a service does; otherwise the run ends when each has failed. look: is shown
     each frame, the engine's prediction, and what gives a copy of the tensor that the network saw.
     smooth: makes of a frame's prediction the one to tell. beat: called whenever the loop has made
     progress, or has nothing to do. ended: is told what was measured, however the run ends. clock:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.errors import OptionError
 from edge.run.engine import Engine, Tensor
 from edge.run.frames import Frame
 from edge.run.narrator import Narrator
@@ -175,11 +174,8 @@ def _add_watchers(
 ) -> None:
     """The audit, and the metrics, which tell of everything else."""
     if config.audit and config.reference:
-        try:
-            every = parse_every(config.audit)
-        except ValueError as error:
-            raise OptionError(f"--audit {error}", "write --audit 1/500") from error
         reference = Reference.find(engine.passport, config.reference)
+        every = parse_every(config.audit)
         audit = Audit(reference, engine.passport.outputs, every, warn)
         outputs.audit = outputs.stack.enter_context(audit)
     if config.metrics:

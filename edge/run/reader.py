@@ -254,6 +254,7 @@ class Reader(threading.Thread):
                 self.error = None if self.came else problem
             else:
                 state, reason = "failed" if problem else "ended", str(problem or "")
+                self.error = problem
             self._change(state, reason)
             self._bell.notify_all()
         return state
@@ -263,13 +264,17 @@ class Reader(threading.Thread):
             self._said = state, reason
             self._news.append(Transition(self.feed.name, state, reason, outage))
 
+    @property
+    def over(self) -> bool:
+        """Whether it will put nothing any more; it may still be closing its source."""
+        return self.finished or self._said[0] in ("ended", "failed")
+
     def hangs(self) -> bool:
         """Whether it waits for a driver that is long overdue; told once."""
         with self._bell:
             problem, before = self._calls.hang, self._hung
             self._hung = problem is not None
-            said = self.retired or self._said[0] in ("ended", "failed")
-            if problem and not before and not said:
+            if problem and not before and not (self.retired or self.over):
                 self.error = None if self.came else problem
                 self._change("waiting", str(problem))
             return self._hung
@@ -321,13 +326,11 @@ class Reader(threading.Thread):
             self._leave()
 
     def leave_behind(self) -> None:
-        """It was taken out, and hangs: what it says one day is for nobody. Its places stay its own.
+        """It hangs, and is over: what it says one day is for nobody. Its places stay its own.
 
         One of the same name may take its turn.
         """
         with self._bell:
-            if self._said[0] != "ended":
-                self._change("ended", "taken out, while its driver hangs")
             self._news, self.status = deque(), SourceStatus(self.feed.name)
 
     def halt(self) -> None:

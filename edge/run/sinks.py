@@ -31,6 +31,7 @@ __all__ = [
     "Sink",
     "annotate",
     "as_json",
+    "check_preview",
     "utc",
     "words",
 ]
@@ -151,18 +152,22 @@ class JsonLines(Sink):
             ) from error
 
 
+def check_preview(path: Path) -> None:
+    """Raises StorageError when the name is not that of a PNG, or it cannot be written there."""
+    if path.suffix.lower() != ".png":
+        raise StorageError(f"the preview {path} is no .png", "name it so: --preview frame.png")
+    check_target(path)
+
+
 class Preview(Sink):
     """Keeps the newest result, and at the end writes it to a PNG with its label on it.
 
-    Raises StorageError at once when the folder cannot be written or the name is not that of a PNG,
-    not at the end of a long run.
+    Raises as `check_preview`, at once, and not at the end of a long run.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
-        if self._path.suffix.lower() != ".png":
-            raise StorageError(f"the preview {path} is no .png", "name it so: --preview frame.png")
-        check_target(self._path)
+        check_preview(self._path)
         self._result: Result | None = None
 
     def write(self, result: Result) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from edge.errors import BackendError
 from edge.run.loop import Control, run
 from edge.run.sinks import Result
 from tests.run.scripted import CUT, WAIT, Camera, Notes
@@ -14,14 +15,15 @@ def test_sources_come_and_go_while_the_others_play(engine: Any, paint: Any) -> N
     control, a, b = Control(), Camera(paint, [[10**6]], "a"), Camera(paint, [[10**6]], "b")
 
     def direct(result: Result) -> None:
-        if (result.frame.source, result.frame.number) == ("a", 20):
-            control.add(b.feed())
+        if result.frame.number >= 20 and not asked:
+            asked.append(control.add(b.feed()))
         if result.frame.source == "b" and not gone.is_set():
             gone.set()
             control.remove("a")
         if gone.is_set() and result.frame.source == "b" and result.frame.number > 60:
             stop.set()
 
+    asked: list[None] = []  # once: a frame of a certain number may give way to a newer one
     gone, stop, notes = threading.Event(), threading.Event(), Notes(direct)
     run(engine, [a.feed()], [notes], control=control, stop=stop)
     assert notes.states("b") == ["connecting", "playing"]
@@ -34,7 +36,7 @@ def test_sources_come_and_go_while_the_others_play(engine: Any, paint: Any) -> N
 def test_a_source_is_changed_by_taking_it_out_and_putting_it_in(engine: Any, paint: Any) -> None:
     control, stop = Control(), threading.Event()
     old, new = Camera(paint, [[10**6]]), Camera(paint, [[10**6]])
-    asked: list[None] = []  # once: a frame of a certain number may give way to a newer one
+    asked: list[None] = []
 
     def direct(result: Result) -> None:
         if result.frame.number >= 5 and not asked:
@@ -73,10 +75,11 @@ def test_a_source_that_is_wished_away_while_it_waits_for_its_name_is_not_played(
 ) -> None:
     control, stop = Control(), threading.Event()
     old, new, other = (Camera(paint, [[10**6]], name) for name in ("a", "a", "b"))
+    asked: list[None] = []
 
     def direct(result: Result) -> None:
-        if (result.frame.source, result.frame.number) == ("a", 5):
-            control.remove("a")
+        if result.frame.number >= 5 and not asked:
+            asked.append(control.remove("a"))
             control.add(new.feed())
             control.remove("a")
         if notes.states("a")[-1] == "ended" and result.frame.number > 100:
@@ -93,10 +96,11 @@ def test_once_a_camera_came_the_next_is_waited_for(engine: Any, paint: Any) -> N
     new = Camera(paint, [[CUT]] * 9 + [[9]], "b")
 
     def direct(result: Result) -> None:
-        if (result.frame.source, result.frame.number) == ("a", 3):
-            control.remove("a")
+        if not asked:
+            asked.append(control.remove("a"))
             control.add(new.feed())
 
+    asked: list[None] = []
     notes = Notes(direct)
     stop = threading.Event()
     threading.Timer(WAIT, stop.set).start()
@@ -122,3 +126,43 @@ def test_places_of_a_source_that_went_are_used_again(engine: Any, paint: Any) ->
     notes = Notes(direct)
     run(engine, [cameras[0].feed()], [notes], control=control, stop=stop)
     assert len(made) <= 2 * 3
+
+
+def test_a_source_that_there_is_no_room_for_is_refused_by_name_and_the_others_play_on(
+    engine: Any, paint: Any
+) -> None:
+    """Of seven places it gets one; the next gets those of a source that is taken out for it."""
+    left, place = [1] * 7, engine.place
+
+    def limited() -> Any:
+        if not left:
+            raise BackendError("cuMemAlloc failed: out of memory", "have fewer cameras")
+        left.pop()
+        return place()
+
+    engine.place = limited
+    control, stop = Control(), threading.Event()
+    a, b, c, d = (Camera(paint, [[10**6]], name) for name in "abcd")
+
+    def direct(result: Result) -> None:
+        if not asked:
+            asked.append("b and c")
+            for camera in (b, c):
+                control.add(camera.feed())
+        if "failed" in notes.states("c") and "d" not in asked:
+            asked.append("d")
+            control.remove("b")
+            control.add(d.feed())
+        if result.frame.source == "d":
+            stop.set()
+
+    asked: list[str] = []
+    notes = Notes(direct)
+    threading.Timer(WAIT, stop.set).start()
+    run(engine, [a.feed()], [notes], control=control, stop=stop)
+    assert notes.states("c") == ["failed"]
+    (why,) = [note.reason for note in notes.transitions if note.source == "c"]
+    assert why == "cuMemAlloc failed: out of memory; have fewer cameras"
+    assert c.opened == []
+    assert "ended" not in notes.states("a")[:-1]
+    assert notes.states("d")[:2] == ["connecting", "playing"]

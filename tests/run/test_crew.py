@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -122,22 +123,53 @@ def when(condition: Callable[[], bool], do: Callable[[], object]) -> Callable[[]
     return beat
 
 
-@pytest.mark.parametrize(
-    ("script", "keep", "state"),
-    [([3, CUT], True, "waiting"), ([3, CUT], False, "failed"), ([3, None], False, "ended")],
-)
+LEFT = "its driver hangs, and does not close it; it is left behind"
+
+
 def test_why_a_camera_stopped_is_told_although_it_never_closes(
-    engine: Any, paint: Any, stop: threading.Event, script: Script, keep: bool, state: str
+    engine: Any, paint: Any, stop: threading.Event
 ) -> None:
-    camera, notes = Hanging(paint, "close", [script]), Notes()
-    told = when(lambda: notes.states("a")[-1] != "playing" and camera.hangs.is_set(), stop.set)
+    camera, notes = Hanging(paint, "close", [[3, CUT]]), Notes()
+    told = when(lambda: notes.states("a")[-1] == "waiting" and camera.hangs.is_set(), stop.set)
     try:
-        run(engine, [camera.feed(keep=keep)], [notes], stop=stop, beat=told)
-        assert notes.states("a") == ["connecting", "playing", state]
-        assert notes.transitions[-1].reason == ("" if state == "ended" else str(CUT))
-        assert not camera.free.is_set()
+        run(engine, [camera.feed()], [notes], stop=stop, beat=told)
+        assert notes.states("a") == ["connecting", "playing", "waiting", "ended"]
+        assert [note.reason for note in notes.transitions[-2:]] == [str(CUT), LEFT]
     finally:
         camera.free.set()
+
+
+@pytest.mark.parametrize("end", [None, CUT], ids=["ended", "failed"])
+def test_the_end_of_a_run_is_not_held_by_a_source_that_never_closes(
+    engine: Any, paint: Any, stop: threading.Event, end: SourceError | None
+) -> None:
+    """As a film whose decoder hangs at its end; what it had is labelled, why it ended is raised."""
+    film, notes = Hanging(paint, "close", [[3, end]]), Notes()
+    fails = pytest.raises(SourceError, match=str(CUT)) if end else nullcontext()
+    try:
+        with fails:
+            run(engine, [film.feed(keep=False)], [notes], stop=stop)
+        assert not stop.is_set()
+        assert notes.states("a") == ["connecting", "playing", "failed" if end else "ended", "ended"]
+        assert notes.transitions[-1].reason == LEFT
+    finally:
+        film.free.set()
+
+
+def test_a_fault_that_is_found_as_the_last_source_closes_ends_the_run(
+    engine: Any, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "_JOIN", WAIT)
+
+    def close(*_: object) -> None:
+        time.sleep(0.2)
+        raise CUT
+
+    monkeypatch.setattr(Opening, "__exit__", close)
+    notes = Notes()
+    with pytest.raises(SourceError, match=str(CUT)):
+        run(engine, [Camera(paint, [[3, None]]).feed(keep=False)], [notes])
+    assert notes.states("a") == ["connecting", "playing", "ended", "failed"]
 
 
 @pytest.mark.parametrize("where", ["open", "read", "close"])
@@ -301,7 +333,10 @@ def test_a_camera_that_hangs_gives_its_name_to_another_and_keeps_its_places(
     run(engine, feeds, [notes], stop=stop, status=status, control=control, clock=clock)
     assert early == [0], "in the time that it is given it keeps its name"
     first = ["connecting"] if where == "open" else ["connecting", "playing"]
-    assert notes.states("a") == [*first, "ended", "connecting", "playing"]
+    ended = (
+        ["ended"] if where == "open" else ["ended", "ended"]
+    )  # and then it is told that it hangs
+    assert notes.states("a") == [*first, *ended, "connecting", "playing"]
     assert max(Counted.dropped_ever) < DROPPED
     assert places == [9], "three places for each: none is used that a driver may still fill"
     assert "playing" in notes.states("c")

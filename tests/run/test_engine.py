@@ -153,6 +153,7 @@ def planned(built_engine, monkeypatch):
     sha = passport.files["model.onnx"].sha256
     plan = Plan("tensorrt", "model.onnx", "10.3.0", ORIN.name, ORIN.compute_capability, 4, sha)
     monkeypatch.setattr(nvidia, "gpu", lambda: ORIN)
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
 
     class Bindings:
         __version__ = "10.3.0"
@@ -189,16 +190,26 @@ def test_a_plan_of_another_graph_is_named(built_engine, planned):
 
 def test_no_plan_or_no_gpu_is_named(built_engine, planned, monkeypatch):
     passport, plan, _ = planned
-    with pytest.raises(EngineError, match="has no tensorrt plan"):
+    with pytest.raises(EngineError, match=r"has no tensorrt plan; .* --backend tensorrt$"):
         check(built_engine, passport, None)
     monkeypatch.setattr(nvidia, "gpu", lambda: None)
     with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
         check(built_engine, passport, plan)
 
 
-def test_auto_takes_the_plan_where_it_can_run(built_engine, planned, monkeypatch):
+def test_a_tensorrt_that_is_not_here_is_named_and_what_works_instead(built_engine, monkeypatch):
+    """To compile would make a plan for another one, or none."""
+    monkeypatch.setattr(nvidia, "gpu", lambda: None)
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt-rtx"])
+    with pytest.raises(EngineError) as caught:
+        Engine.open(built_engine, backend="tensorrt")
+    assert str(caught.value) == (
+        "tensorrt is not installed on this machine; use --backend onnxruntime, or see edge doctor"
+    )
+
+
+def test_auto_takes_the_plan_where_it_can_run(built_engine, planned):
     passport, plan, _ = planned
-    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
     chosen = engines_module._choose(built_engine, dataclasses.replace(passport, plan=plan), "auto")
     assert chosen[0] == "tensorrt"
 

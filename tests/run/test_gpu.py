@@ -313,6 +313,21 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine, ca
 
 
 @emulated
+def test_a_picture_that_no_memory_is_left_for_is_its_source_s_failure(driver, built_engine):
+    """And no end of the run: the place serves again when there is some."""
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        place, small, large = on_gpu.place(), noise("NV12", 64, 48), noise("NV12", 128, 96)
+        label(on_gpu, [place], [small])
+        driver.fail("cuMemHostAlloc", OUT_OF_MEMORY)
+        with pytest.raises(SourceError, match="no memory is left for pictures of test") as caught:
+            place.put(frame_of(large))
+        assert caught.value.mend == "have fewer cameras, or smaller pictures"
+        for surface in (small, large):  # nor is it written to what was let go
+            found = label(on_gpu, [place], [surface])
+            assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
+
+
+@emulated
 def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, numbered):
     """GStreamer decodes, readers copy to pinned memory, two lanes label: in order, none lost."""
 

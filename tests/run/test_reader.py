@@ -211,12 +211,25 @@ def test_what_is_no_camera_fails_for_good_and_the_others_play_on(engine: Any, pa
     assert len(gone.opened) == 1
 
 
-def test_when_no_source_comes_at_all_the_first_error_ends_the_run(engine: Any, paint: Any) -> None:
-    cameras = [Camera(paint, [[CUT]], name) for name in "ab"]
+def test_when_no_source_comes_at_all_the_run_ends_and_none_is_said_to_be_tried_again(
+    engine: Any, paint: Any
+) -> None:
+    notes = Notes()
     with pytest.raises(SourceError) as caught:
-        run(engine, [camera.feed() for camera in cameras], [])
+        run(engine, [Camera(paint, [[CUT]], name).feed() for name in "ab"], [notes])
     assert caught.value.__cause__ is CUT
     assert str(caught.value) == f"{CUT}; to keep trying add --wait"
+    assert notes.transitions[-1].state == "failed"
+
+
+def test_of_several_sources_that_failed_the_error_of_the_last_ends_the_run(
+    engine: Any, paint: Any
+) -> None:
+    """The others' were told when it was still on its way."""
+    late = SourceError("late is cut off", "copy it again")
+    cameras = [Camera(paint, [[CUT]], "a"), Camera(paint, [[1, late]], "late")]
+    with pytest.raises(SourceError, match="late is cut off"):
+        run(engine, [camera.feed(keep=False) for camera in cameras], [])
 
 
 def test_a_service_waits_for_the_first_camera(engine: Any, paint: Any) -> None:

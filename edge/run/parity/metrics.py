@@ -21,25 +21,29 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Parity], int]], ...] = (
     ),
     ("edge_audit_lost", "Frames without a verdict.", lambda parity: parity.lost),
 )
-_POINTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LEVELS = (0.01, 0.1, 0.5, 1.1, 2.1, 3.1, 5.0, 10.0, 20.0, 50.0, 100.0, 255.0)
-_HISTOGRAMS: tuple[tuple[str, str, Sequence[float], Callable[[Parity], Histogram]], ...] = (
+# Name, text, buckets, how many of the histogram's unit are one of the metric's, the histogram.
+_HISTOGRAMS: tuple[tuple[str, str, Sequence[float], float, Callable[[Parity], Histogram]], ...] = (
     (
-        "edge_audit_probability_points",
-        "Largest difference of a class's probability, in percentage points.",
-        _POINTS,
+        "edge_audit_probability_difference_ratio",
+        "Largest difference of a class's probability, 0 to 1.",
+        _SHARES,
+        100.0,
         lambda parity: parity.probability,
     ),
     (
         "edge_audit_input_levels",
         "Largest difference of what the engine saw, in grey levels of the picture.",
         _LEVELS,
+        1.0,
         lambda parity: parity.largest,
     ),
     (
         "edge_audit_input_mean_levels",
         "Mean difference of what the engine saw, in grey levels of the picture.",
         _LEVELS,
+        1.0,
         lambda parity: parity.mean,
     ),
 )
@@ -78,13 +82,13 @@ class ParityMetrics:
             for kind in get_args(Trouble):
                 troubles.add_metric([parity.source, kind], float(kind in parity.troubles))
         yield troubles
-        for name, text, bounds, measured in _HISTOGRAMS:
+        for name, text, bounds, unit, measured in _HISTOGRAMS:
             family = core.HistogramMetricFamily(name, text, labels=["source"])
             for parity in sources:
                 histogram = measured(parity)
-                counts = histogram.up_to(bounds)
+                counts = histogram.up_to([bound * unit for bound in bounds])
                 # Others count on meanwhile: in all there are never fewer than in a bucket.
                 buckets = [*zip(map(str, bounds), counts, strict=True)]
                 buckets.append(("+Inf", max(histogram.count, counts[-1])))
-                family.add_metric([parity.source], buckets, histogram.sum)
+                family.add_metric([parity.source], buckets, histogram.sum / unit)
             yield family

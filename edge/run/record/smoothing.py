@@ -10,6 +10,7 @@ scene that is over.
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,17 +71,20 @@ def smoothing(text: str) -> Smooth:
 
     Raises OptionError.
     """
-    kind, colon, count = text.partition(":")
-    if colon:
-        is_number = count.isascii() and count.isdigit() and len(count) <= len(str(_MOST))
-        frames = int(count) if is_number else 0
-        if kind != "majority" or not 2 <= frames <= _MOST:
-            raise OptionError(
-                f"--smooth {text} is not understood",
-                f"write --smooth 0.5s, or majority:15, of 2 to {_MOST} frames",
-            )
+    kind, _, count = text.partition(":")
+    is_number = count.isascii() and count.isdigit() and len(count) <= len(str(_MOST))
+    frames = int(count) if is_number else 0
+    if kind == "majority" and 2 <= frames <= _MOST:
         return Smooth(lambda: _Majority(frames))
-    constant = seconds(text)
+    try:
+        constant = seconds(text)
+    except OptionError as error:
+        bare = re.fullmatch(r"[2-9]|[1-9]\d\d?", text)
+        time, count = (f"{text}s", text) if bare else ("0.5s", "15")
+        raise OptionError(
+            f"--smooth {text} is not understood",
+            f"write {time}, or majority:{count}, of 2 to {_MOST} frames",
+        ) from error
     return Smooth(lambda: _Exponential(constant))
 
 

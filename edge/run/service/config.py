@@ -24,7 +24,7 @@ from edge import toml
 from edge.errors import ConfigError, OptionError, SourceError
 from edge.options import Backend
 from edge.run.record.rules import check_sources, read_rule
-from edge.run.service.keys import CAMERA, RUN, check_number, check_pairs, lonely, settings
+from edge.run.service.keys import CAMERA, RUN, check_pairs, check_value, lonely, settings
 from edge.run.sources.cameras import Camera, named
 from edge.run.sources.pipelines import check_source
 from edge.run.sources.uris import as_uri, redact
@@ -133,11 +133,11 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
 
     Its keys are those of the file. `source` is a list of URIs that stand in for all cameras of the
     file, and the other keys of a camera hold for every one.
-    Raises ConfigError when there is no engine, or no camera, and OptionError for what cannot be.
+    Raises ConfigError when there is no engine, or no camera, and an EdgeError for what cannot be.
     """
     said = _said(given)
     for key, value in said.items():
-        check_number(key, value)
+        check_value(key, value)
     if "source" in said:
         config = replace(config, cameras=tuple(Camera(uri) for uri in said.pop("source")))
     of_each = {key: said.pop(key) for key in CAMERA if key in said}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 
 from edge import toml
-from edge.errors import OptionError
+from edge.errors import EdgeError, OptionError
 from edge.options import Backend
 from edge.run.parity.audit import parse_every
 from edge.run.record.recording import check_record
@@ -26,10 +26,11 @@ from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
 from edge.settings import Key, nearest, read_table
 
-__all__ = ["CAMERA", "RUN", "check_number", "check_pairs", "lonely", "settings"]
+__all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "lonely", "settings"]
 
 
-_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+_Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
 # A camera is taken for dead after tenths of a second: at 100 frames a second, less is a mere gap.
 _Silence = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]
@@ -39,7 +40,7 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 RUN = {
     "engine": Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
     "backend": Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
-    "threads": Key(_Count, "a whole number from 1", "2"),
+    "threads": Key(_Threads, "a whole number from 1 to 1024", "2"),
     "frames": Key(_Count, "a whole number from 1", "1000"),
     "reconnect": Key(bool, "true or false", "true"),
     "wait": Key(bool, "true or false", "true"),
@@ -98,18 +99,23 @@ def check_pairs(asked: Collection[str]) -> None:
         raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
 
 
-def check_number(name: str, value: Any) -> None:
-    """Raises OptionError for a number, of the command line, that is out of its key's range."""
-    key = RUN[name] if name in RUN else CAMERA[name]
-    if not isinstance(value, int | float):
-        return
+def check_value(name: str, value: Any) -> None:
+    """Raises an EdgeError for what the command line gives a key, and that means nothing to it."""
+    key, option = {**RUN, **CAMERA}[name], f"--{name.replace('_', '-')}"
     try:
-        msgspec.convert(value, key.kind)
+        if isinstance(value, int | float):
+            msgspec.convert(value, key.kind)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                key.check(text)
     except msgspec.ValidationError:
-        option = f"--{name.replace('_', '-')}"
         raise OptionError(
             f"{option} cannot be {value}", f"write {key.wanted}, as in: {option} {key.example}"
         ) from None
+    except EdgeError:
+        raise
+    except ValueError as error:
+        raise OptionError(f"{option} {error}", f"write {option} {key.example}") from error
 
 
 def settings(

@@ -114,7 +114,8 @@ def resolve(
     if is_network(uri):
         path, address = credentials or environ.get(CREDENTIALS), address_of(uri)
         if path and address and not login:
-            user, password = _from_file(Path(path), address[0])
+            other = "name another" if credentials else f"unset {CREDENTIALS}"
+            user, password = _from_file(Path(path), address[0], other)
     elif not uri.startswith("gst:"):
         template = uri
     return Access(name, uri, template, user, password, (*values, password))
@@ -140,8 +141,11 @@ def _word(text: str, variable: str) -> str:
     return re.sub(r"([^\w./:-])", r"\\\1", text)
 
 
-def _from_file(path: Path, host: str) -> tuple[str, str]:
-    """The user and the password that a netrc file has for `host`; "" where it has none."""
+def _from_file(path: Path, host: str, other: str) -> tuple[str, str]:
+    """The user and the password that a netrc file has for `host`; "" where it has none.
+
+    other: what to do, for one that cannot be read, but to write such a file.
+    """
     with suppress(RuntimeError, ValueError):  # a user that there is not has no such file
         path = path.expanduser()
     try:
@@ -157,7 +161,7 @@ def _from_file(path: Path, host: str) -> tuple[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise SourceError(
             f"the credentials in {path} cannot be read ({reason})",
-            f"write such a file, or unset {CREDENTIALS}",
+            f"write such a file, or {other}",
         ) from None
     if mode & 0o077:
         raise SourceError(

@@ -26,7 +26,7 @@ from edge.run.sources.launch import decoder_of, has_camera, launch
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.probes import Buffer, see_buffers
 from edge.run.sources.remarks import not_alternate, remarks
-from edge.run.sources.uris import check, is_live, is_network, path_of
+from edge.run.sources.uris import check, is_live, is_network, is_rtsp, path_of
 
 __all__ = ["Source"]
 
@@ -83,7 +83,7 @@ class Source:
         if self._uri.startswith("gst:"):
             self.way = "unknown"
         # Frames bear the times of the camera's own clock, and not of their arrival.
-        self._ages = StampAges() if self._uri.startswith("rtsp://") else None
+        self._ages = StampAges() if is_rtsp(self._uri) else None
         self._thinning = Thinning(camera.every, camera.max_fps)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None

@@ -19,7 +19,7 @@ STALL = 10.0
 class Camera:
     """One source, as asked for.
 
-    uri        test://, file://, /dev/video0, v4l2://, csi://, rtsp://, http(s)://, gst:
+    uri        test://, file://, /dev/video0, v4l2://, csi://, rtsp(s)://, http(s)://, gst:
     name       what results call it; by default its URI without credentials
     every      label each N-th frame, and let the others go before anything is spent on them
     max_fps    label at most so many frames a second

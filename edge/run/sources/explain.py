@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 from edge.errors import AccessError, SourceError
@@ -12,9 +14,11 @@ from edge.gst import gstreamer
 from edge.run.sources.access import Access
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.remarks import alternate
-from edge.run.sources.uris import address_of, device_of, is_network
+from edge.run.sources.uris import address_of, device_of, is_network, is_tls
 
-__all__ = ["explain", "knock"]
+__all__ = ["explain", "knock", "trusted_file"]
+
+_TRUSTED = "SSL_CERT_FILE"
 
 # Which Debian package holds an element; the first pattern that matches names it.
 _PACKAGES = (
@@ -152,26 +156,30 @@ def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceE
 def knock(access: Access, timeout: float = 2.0) -> SourceError | None:
     """Why the host of a source cannot be reached; None if it can, or if there is none.
 
-    GStreamer takes long to find out, and does not say: one plain connection is tried, and with
-    `https://` the certificate is read. timeout: seconds.
+    GStreamer takes long to find out, and does not say: one plain connection is tried, and over TLS
+    the certificate is read. timeout: seconds.
     """
     address = address_of(access.uri)
     if address is None:
         return None
+    over_tls = is_tls(access.uri)
+    trusted = trusted_file() if over_tls else None
     try:
         with socket.create_connection(address, timeout) as connection:
-            if access.uri.startswith("https://"):
-                context = ssl.create_default_context()
+            if over_tls:
+                context = ssl.create_default_context(cafile=trusted)
                 context.wrap_socket(connection, server_hostname=address[0]).close()
     except ssl.SSLCertVerificationError as error:
         return SourceError(
             f"the certificate of {access.place} is not trusted ({error.verify_message})",
-            "put it into /usr/local/share/ca-certificates as .crt, and run: "
-            "sudo update-ca-certificates",
+            f"name a PEM file that has it: export {_TRUSTED}=camera.pem; or put it into "
+            "/usr/local/share/ca-certificates as .crt, and run: sudo update-ca-certificates",
         )
     except ssl.SSLError as error:
+        scheme = access.uri.partition("://")[0]
         return SourceError(
-            f"{access.place} does not speak TLS ({error.reason})", "write http:// for https://"
+            f"{access.place} does not speak TLS ({error.reason})",
+            f"write {scheme[:-1]}:// for {scheme}://",
         )
     except UnicodeError:
         return SourceError(f"{access.place} is no name of a host", "check its spelling")
@@ -181,3 +189,22 @@ def knock(access: Access, timeout: float = 2.0) -> SourceError | None:
             "check its address, its power and the network",
         )
     return None
+
+
+def trusted_file() -> Path | None:
+    """The PEM file that SSL_CERT_FILE names: its certificates are trusted, and not the system's.
+
+    OpenSSL reads it by itself; GStreamer is told. Raises SourceError when it cannot be read.
+    """
+    named = os.environ.get(_TRUSTED)
+    if not named:
+        return None
+    try:
+        ssl.create_default_context(cafile=named)
+    except OSError as error:  # ssl.SSLError is one
+        raise SourceError(
+            f"{_TRUSTED} names {named}, which holds no certificates "
+            f"({error.strerror or 'it is no PEM file'})",
+            f"name a PEM file, or: unset {_TRUSTED}",
+        ) from error
+    return Path(named).absolute()

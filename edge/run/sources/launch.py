@@ -11,8 +11,9 @@ from edge.errors import require
 from edge.gst import gstreamer, pipeline_of
 from edge.run.sources.access import Access
 from edge.run.sources.cameras import Camera
-from edge.run.sources.explain import explain
+from edge.run.sources.explain import explain, trusted_file
 from edge.run.sources.pipelines import CAMERA, pipeline
+from edge.run.sources.uris import is_rtsp, is_tls
 
 __all__ = ["decoder_of", "has_camera", "launch"]
 
@@ -31,7 +32,11 @@ def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) 
         source = built.get_by_name(CAMERA)
         source.set_property("user-id", access.user)
         source.set_property("user-pw", access.password)
-    if access.uri.startswith("rtsp://"):
+    if is_tls(access.uri) and (trusted := trusted_file()):
+        gio = require("gi.repository.Gio")
+        database = gio.TlsFileDatabase.new(str(trusted))
+        built.get_by_name(CAMERA).set_property("tls-database", database)
+    if is_rtsp(access.uri):
         built.get_by_name(CAMERA).connect("select-stream", _FirstVideo())
     return built
 

@@ -158,7 +158,9 @@ def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
         caps = f"{_caps('video/x-raw(memory:NVMM)', asked, uri)},format=NV12"
         source = f"nvarguscamerasrc sensor-id={_word(sensor.removeprefix('csi://'), uri)}"
         return f"{source} ! {caps}", decoded
-    if scheme == "rtsp":
+    if scheme in ("rtsp", "rtsps"):
+        if scheme == "rtsps" and camera.transport != "tcp":
+            raise SourceError(f"{redact(uri)} comes over TCP only", "leave out: --transport udp")
         source = f"rtspsrc name={CAMERA} {_location(uri)} protocols={camera.transport} latency=50"
         if camera.transport == "tcp":
             # Else, when frames were held back and come at once, rtspsrc thinks that the camera's
@@ -210,7 +212,10 @@ def _caps(media: str, mode: dict[str, str], uri: str) -> str:
 def _location(uri: str) -> str:
     """The property `location`, as text in which no character means anything to the parser."""
     # Inside double quotes only a quote and a backslash mean something: both are encoded.
-    address = quote(split_login(uri)[1], safe=":/?#[]@!$&'()*+,;=%-._~")
+    plain = split_login(uri)[1]
+    if uri.startswith("rtsps://"):  # for GStreamer its port would be that of rtsp://
+        plain = re.sub(r"\A(rtsps://(?:\[[^]]*\]|[^/?#:]*))(?=[/?#]|\Z)", r"\1:322", plain)
+    address = quote(plain, safe=":/?#[]@!$&'()*+,;=%-._~")
     return f'location="{address}"'
 
 

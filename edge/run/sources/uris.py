@@ -24,6 +24,8 @@ __all__ = [
     "device_of",
     "is_live",
     "is_network",
+    "is_rtsp",
+    "is_tls",
     "options_of",
     "path_of",
     "redact",
@@ -36,7 +38,7 @@ __all__ = [
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 KNOWN = (
     "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., "
-    "http://..., https://..., gst:..."
+    "rtsps://..., http://..., https://..., gst:..."
 )
 _SCHEMES = (
     "test://",
@@ -45,12 +47,13 @@ _SCHEMES = (
     "v4l2://",
     "csi://",
     "rtsp://",
+    "rtsps://",
     "http://",
     "https://",
     "gst:",
 )
-_PORTS = {"rtsp": 554, "http": 80, "https": 443}
-_LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://")
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://", "rtsps://")
 # What a web server hands out as fast as it can; everything else that it sends is a camera's.
 _FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m3u8")
 
@@ -64,6 +67,16 @@ def is_live(uri: str) -> bool:
         path = re.split(r"[?#]", uri, maxsplit=1)[0]
         return not path.lower().endswith(_FILMS)
     return uri.startswith(_LIVE)
+
+
+def is_rtsp(uri: str) -> bool:
+    """Whether `uri` is an RTSP camera's, over TLS or not."""
+    return uri.startswith(("rtsp://", "rtsps://"))
+
+
+def is_tls(uri: str) -> bool:
+    """Whether the host of `uri` shows a certificate."""
+    return uri.startswith(("rtsps://", "https://"))
 
 
 def is_network(uri: str) -> bool:

@@ -69,8 +69,12 @@ def test_differences_have_units_of_their_own(told):
     assert told("edge_audit_input_levels_bucket", "gate", "20.0") == 4
     assert told("edge_audit_input_levels_sum", "gate") == 4 * 17
     assert told("edge_audit_input_mean_levels_sum", "gate") == 4 * 8
-    assert told("edge_audit_probability_points_bucket", "gate", "20.0") == 0
-    assert told("edge_audit_probability_points_bucket", "gate", "+Inf") == 4
+
+
+def test_a_difference_of_probabilities_is_a_ratio(told):
+    name = "edge_audit_probability_difference_ratio"
+    assert [told(f"{name}_bucket", "gate", bound) for bound in ("0.2", "0.5", "1.0")] == [0, 4, 4]
+    assert told(f"{name}_sum", "gate") == pytest.approx(4 * 0.4)
 
 
 def test_the_run_s_own_metrics_are_there_too(told):

@@ -139,3 +139,18 @@ def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match=r"; write "):
         smoothing(text)
     smoothing("majority:1000")
+
+
+@pytest.mark.parametrize(
+    ("text", "offered"),
+    [
+        ("5", "write 5s, or majority:5, of"),
+        ("15", "write 15s, or majority:15, of"),
+        ("1", "write 0.5s, or majority:15, of"),
+        ("mode:3", "write 0.5s, or majority:15, of"),
+    ],
+)
+def test_both_spellings_are_offered_with_the_number_that_was_given(text: str, offered: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        smoothing(text)
+    assert caught.value.mend.startswith(offered)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import ConfigError, OptionError
+from edge.errors import ConfigError, EdgeError, OptionError
 from edge.run.service import config, keys
 from edge.run.service.config import Config
 from edge.run.sources.cameras import Camera
@@ -119,6 +119,10 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ("[[camera]]\nsouce = 1", 2, "no key 'souce'", "did you mean source?"),
         ('threads = "two"', 1, 'threads cannot be "two"', "a whole number from 1"),
         ("threads = 0", 1, "threads cannot be 0", "threads = 2"),
+        ("threads = 1025", 1, "threads cannot be 1025", "from 1 to 1024"),
+        (f"frames = 0x{'f' * 5000}", 1, "frames cannot be such a number", "frames = 1000"),
+        (f"on = [\n0x{'f' * 5000}]", 2, "on cannot be such a number", "a list of rules"),
+        (f"wait = {'9' * 999}", 1, f"wait cannot be {'9' * 200}...", "true or false"),
         ("wait = 1", 1, "wait cannot be 1", "true or false"),
         ('engine = ""', 1, 'engine cannot be ""', "the folder of an engine"),
         (
@@ -129,7 +133,7 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ),
         ('on = [\n  "label=dog",\n  3,\n]', 3, "on cannot be", "a list of rules"),
         ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "write there"),
-        ('\nsmooth = "soon"', 2, "smooth: 'soon' is no length", "500ms"),
+        ('\nsmooth = "soon"', 2, "smooth: --smooth soon is not", "0.5s"),
         ('audit = "500"', 1, "'500' is not one of so many", "1/500"),
         ('web = "8080"', 1, "no address for the page", ":8080"),
         ('metrics = ":port"', 1, "no address to listen at", ":9100"),
@@ -269,16 +273,24 @@ def test_what_a_file_leaves_out_may_be_typed(write):
         ({"every": 0}, "--every cannot be 0; write a whole number from 1, as in: --every 2"),
         ({"frames": -1}, "--frames cannot be -1; write a whole number from 1"),
         ({"threads": 0}, "--threads cannot be 0; "),
+        ({"threads": 10**11}, "--threads cannot be 100000000000; write .* from 1 to 1024"),
         ({"keep": 0}, "--keep cannot be 0; "),
         ({"max_fps": 0.0}, "--max-fps cannot be 0.0; write a number above 0"),
         ({"stall": float("nan")}, "--stall cannot be nan; write a number of seconds from 0.1"),
         ({"stall": 0.04}, "--stall cannot be 0.04; write a number of seconds from 0.1"),
         ({"on": ["source=nope"], "snapshots": Path("x")}, "the run has no source 'nope'"),
         ({"on": ["label~dog"], "snapshots": Path("x")}, "column 6"),
+        ({"smooth": "soon"}, "--smooth soon is not understood; write 0.5s"),
+        ({"audit": "5", "reference": Path("x")}, "--audit '5' is not one of .*; write --audit"),
+        ({"record": "out.avi"}, "--record out.avi is neither .mkv nor .mp4"),
+        ({"mqtt": "broker"}, "broker is no address of a broker"),
+        ({"web": "8080"}, "'8080' is no address for the page"),
+        ({"web": ""}, "'' is no address for the page"),
+        ({"metrics": "port"}, "port is no address to listen at"),
     ],
 )
 def test_what_is_typed_is_judged_before_anything_is_opened(asked, said):
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(EdgeError, match=said):
         config.merge(Config(), {"engine": Path("a"), "source": ["test://ball"], **asked})
 
 

@@ -1,6 +1,7 @@
 """An RTSP camera of several streams; in a process of its own.
 
     python -m tests.run.sources.streams sound 320x240 640x480
+    python -m tests.run.sources.streams --tls certificate.pem key.pem 320x240
 
 Its description offers sound, and videos of these sizes, in this order. Prints its URL, and then the
 number of each stream that a client asks for.
@@ -38,6 +39,20 @@ def camera_of(*streams: str) -> Iterator[tuple[str, list[str]]]:
             asked += server.stdout.read().split()
 
 
+def over_tls(server: Any, factory: Any, certificate: str, key: str) -> None:
+    """Have a server speak TLS, to anybody."""
+    from gi.repository import Gio, Gst, GstRtspServer
+
+    auth = GstRtspServer.RTSPAuth()
+    auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(certificate, key))
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", "anybody")
+    auth.set_default_token(token)
+    role = "anybody, media.factory.access=(boolean)true, media.factory.construct=(boolean)true"
+    factory.add_role_from_structure(Gst.Structure.from_string(role)[0])
+    server.set_auth(auth)
+
+
 def main(*streams: str) -> None:
     import gi
 
@@ -46,6 +61,7 @@ def main(*streams: str) -> None:
     from gi.repository import GLib, Gst, GstRtspServer
 
     Gst.init(None)
+    tls, streams = (streams[1:3], streams[3:]) if streams[0] == "--tls" else ((), streams)
     parts = []
     for number, stream in enumerate(streams):
         width, _, height = stream.partition("x")
@@ -57,6 +73,8 @@ def main(*streams: str) -> None:
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service("0")
+    if tls:
+        over_tls(server, factory, *tls)
     server.get_mount_points().add_factory("/camera", factory)
 
     def setup(_client: Any, context: Any) -> None:
@@ -64,7 +82,7 @@ def main(*streams: str) -> None:
 
     server.connect("client-connected", lambda _, client: client.connect("setup-request", setup))
     server.attach(None)
-    print(f"rtsp://127.0.0.1:{server.get_bound_port()}/camera", flush=True)
+    print(f"{'rtsps' if tls else 'rtsp'}://127.0.0.1:{server.get_bound_port()}/camera", flush=True)
     GLib.MainLoop().run()
 
 

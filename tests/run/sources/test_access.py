@@ -129,8 +129,10 @@ def test_credentials_that_others_may_read_are_refused(mode: int, tmp_path: Path)
 
 
 def test_credentials_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="nothing cannot be read"):
+    with pytest.raises(SourceError, match=r"nothing cannot be read .*, or name another$"):
         resolve("rtsp://cam/", credentials=tmp_path / "nothing")
+    with pytest.raises(SourceError, match=r"nothing cannot be read .*, or unset EDGE_CREDENTIALS$"):
+        resolve("rtsp://cam/", environ={CREDENTIALS: str(tmp_path / "nothing")})
     with pytest.raises(SourceError, match=r"in ~no-such-user/netrc cannot be read \(No such file"):
         resolve("rtsp://cam/", credentials="~no-such-user/netrc")
     path = netrc(tmp_path, "\nmachine cam login joe password two s3cret\n")

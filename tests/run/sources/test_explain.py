@@ -110,6 +110,17 @@ def test_a_certificate_that_nobody_knows(certificate: tuple[Path, Path]) -> None
     assert "sudo update-ca-certificates" in said
 
 
+def test_a_certificate_that_is_trusted_by_name(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the knock, and by GStreamer, to which the camera answers."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with webcam([b""], context=context) as url:
+        assert "has no stream at this path" in str(said_of(f"{url}/404"))
+
+
 def test_a_camera_that_speaks_no_tls() -> None:
     with webcam([b""]) as url:
         said = str(said_of(f"{url.replace('http', 'https')}/video"))
