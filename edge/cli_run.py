@@ -243,6 +243,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.run.sources.opening import check_camera, feed
     from edge.run.status import Status
 
+    console.hurry()
     stop, hangup = threading.Event(), threading.Event()
     if path is not None:
         signal.signal(signal.SIGHUP, lambda *_: hangup.set())

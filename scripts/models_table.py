@@ -221,8 +221,6 @@ what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 i
 * **max abs error**: the largest difference of an output to transformers (of timm's models: to timm)
   on 12 pictures, of the largest output. FP16 and INT8 are the graphs that are compiled, run with
   onnxruntime. INT8 is calibrated (min-max) on these very pictures, so this is its best case.
-  Embeddings and zero-shot of published size were held against the module that is exported, which
-  the tests hold against transformers.
 * **cosine**: the lowest of an embedding with that of transformers.
 * **TensorRT-RTX**: megabytes of the plan that it makes of this very graph.
 * **quantised**: Linears by kind. A convolution, an attention product, and a classifier never are by

@@ -44,6 +44,14 @@ def test_the_unit_starts_this_very_vit_edge(stage):
     assert "@" not in re.sub(r"@system-service|#.*", "", text)
 
 
+def test_no_memory_is_left_to_grow_into(stage):
+    """A Jetson's swap is zram, which lies in the memory that is to be kept free."""
+    assert re.findall(r"^Memory\w+=.*", (stage / UNIT).read_text(), re.M) == [
+        "MemoryMax=75%",
+        "MemorySwapMax=0",
+    ]
+
+
 def test_secrets_are_for_root_only(stage):
     for name in ("credentials", "environment"):
         assert (stage / "etc/vit-edge" / name).stat().st_mode & 0o777 == 0o600

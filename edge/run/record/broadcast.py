@@ -26,6 +26,7 @@ __all__ = ["Address", "Broadcast", "address"]
 
 _BACKLOG = 4  # pictures that wait for the encoder before more are left out
 _JOIN = 5.0  # seconds for the server's thread to end
+_TIDY = 5  # seconds between two looks at who has vanished
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _ROLE = "viewer"
 
@@ -116,6 +117,10 @@ class Broadcast:
                 f"nothing can be served at {where.host}:{where.port}: it is in use, or not ours",
                 "name another port",
             )
+        # Who vanished does not say so; who is silent for a minute is forgotten, if one looks.
+        self._tidy = self._glib.timeout_source_new_seconds(_TIDY)
+        self._tidy.set_callback(self._forget_the_vanished)
+        self._tidy.attach(self._context)
         say(f"serving video with {self._encoder.name}{self._encoder.reason}")
         if not where.user and where.host not in _LOOPBACK:
             warn(
@@ -154,6 +159,7 @@ class Broadcast:
     def close(self) -> None:
         for source in list(self._served):
             self.end(source)
+        self._tidy.destroy()
         drop = self._server_types.RTSPFilterResult.REMOVE
         self._server.client_filter(lambda *_: drop)
         self._loop.quit()
@@ -193,6 +199,10 @@ class Broadcast:
                 del self._feeds[source]
 
         media.connect("unprepared", gone)
+
+    def _forget_the_vanished(self, _: object) -> bool:
+        self._server.get_session_pool().cleanup()
+        return True  # again
 
     def _auth(self) -> Any:
         """Let in one user. By digest: the password itself never crosses the network."""

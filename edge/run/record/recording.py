@@ -100,7 +100,7 @@ class Recording(Sink):
 
 def check_record(target: str) -> None:
     """Raises OptionError or AddressError for a text that `record` cannot take."""
-    if target.startswith(_SERVED):
+    if target.lower().startswith(_SERVED):
         address(target)
     elif re.match(r"\w{2,}:/", target):  # else a folder of that name, which may hold a password
         raise OptionError(
@@ -125,7 +125,7 @@ def record(
     OptionError or AddressError, StorageError when nothing can be written there, and MissingPackage.
     """
     check_record(target)
-    if target.startswith(_SERVED):
+    if target.lower().startswith(_SERVED):
         return Recording(Broadcast(address(target), several, say, warn), stop, warn)
     return Recording(Films(target, several, say, warn), stop, warn)
 

@@ -22,7 +22,6 @@ from edge.run.record.smoothing import smoothing
 from edge.run.sources.cameras import Transport
 from edge.run.sources.uris import redact_address
 from edge.run.telemetry.broker import Broker
-from edge.run.telemetry.metrics import listen_address
 from edge.run.web.access import parse_address
 from edge.settings import Key, nearest, read_table
 
@@ -47,7 +46,7 @@ RUN = {
     "summary": Key(Path, "a file", '"summary.json"'),
     "preview": Key(Path, "a file", '"frame.png"'),
     "web": Key(_Text, "an address", '":8080"', parse_address),
-    "metrics": Key(_Text, "an address", '":9100"', listen_address),
+    "metrics": Key(_Text, "an address", '":9100"', parse_address),
     "mqtt": Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
     "smooth": Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
     "on": Key(

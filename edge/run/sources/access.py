@@ -30,6 +30,7 @@ from edge.run.sources.uris import (
 __all__ = ["CREDENTIALS", "Access", "resolve"]
 
 CREDENTIALS = "EDGE_CREDENTIALS"  # names the netrc file
+_SYSTEMD = "CREDENTIALS_DIRECTORY"  # names the folder of what systemd hands a service
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def resolve(
         path, address = credentials or environ.get(CREDENTIALS), address_of(uri)
         if path and address and not login:
             other = "name another" if credentials else f"unset {CREDENTIALS}"
-            user, password = _from_file(Path(path), address[0], other)
+            user, password = _from_file(Path(path), address[0], environ.get(_SYSTEMD), other)
     elif not uri.startswith("gst:"):
         template = uri
     return Access(name, uri, template, user, password, (*values, password))
@@ -141,10 +142,11 @@ def _word(text: str, variable: str) -> str:
     return re.sub(r"([^\w./:-])", r"\\\1", text)
 
 
-def _from_file(path: Path, host: str, other: str) -> tuple[str, str]:
+def _from_file(path: Path, host: str, service: str | None, other: str) -> tuple[str, str]:
     """The user and the password that a netrc file has for `host`; "" where it has none.
 
-    other: what to do, for one that cannot be read, but to write such a file.
+    service: the folder of systemd's where passwords of this service lie. other: what to do, for a
+    file that cannot be read, but to write such a one.
     """
     with suppress(RuntimeError, ValueError):  # a user that there is not has no such file
         path = path.expanduser()
@@ -163,7 +165,12 @@ def _from_file(path: Path, host: str, other: str) -> tuple[str, str]:
             f"the credentials in {path} cannot be read ({reason})",
             f"write such a file, or {other}",
         ) from None
-    if mode & 0o077:
+    others = 0o077
+    if service and path.resolve().parent == Path(service).resolve():
+        # It is closed to others, and systemd lets this user in by an access list: from 254 on. What
+        # such a list allows at most is shown as the rights of the group.
+        others = 0o007
+    if mode & others:
         raise SourceError(
             f"{path} holds passwords, and others may read it", f"run: chmod 600 '{path}'"
         )

@@ -91,6 +91,8 @@ class Source:
         # Arrival times of the few frames inside the sink; matters only where none is dropped.
         self._arrivals: deque[float] = deque(maxlen=8)
         self._heard: deque[float] = deque(maxlen=32)  # when the latest frames came to the gate
+        # When the first frame went through it after the last one that came to the sink.
+        self._inside: deque[float] = deque(maxlen=1)
         # Numbers of the frames that were let through it, and when they were taken.
         self._passed: deque[tuple[int, float]] = deque()
 
@@ -134,7 +136,7 @@ class Source:
         # The probes hold these, and nothing that holds the pipeline: no cycle, no leak.
         bus, arrivals, numbers = self._bus, self._arrivals, itertools.count(self._first)
         heard, passed, arrived = self._heard, self._passed, itertools.count()
-        ages, thinning = self._ages, self._thinning
+        ages, thinning, inside = self._ages, self._thinning, self._inside
 
         def number(buffer: Buffer) -> bool:
             now, place = time.monotonic(), next(numbers)
@@ -148,10 +150,13 @@ class Source:
             # A buffer's offset travels with it through conversions, so it carries the number.
             buffer.offset = place
             passed.append((place, now - age))
+            if not inside:
+                inside.append(now)
             return True
 
         def arrive(_buffer: Buffer) -> bool:
             arrivals.append(time.monotonic())
+            inside.clear()
             if next(arrived) == 0:
                 first = gst.Structure.new_empty("first-frame")
                 bus.post(gst.Message.new_application(None, first))
@@ -267,9 +272,10 @@ class Source:
                     raise warning
                 self._check_whole()
                 return None
-            # Frames that are not wanted, too, are a sign of life.
-            heard = max(began, self._heard[-1]) if self._heard else began
-            if time.monotonic() > heard + timeout:
+            # Frames that are not wanted, too, are a sign of life; but not while one that is wanted
+            # is behind the gate, where it may stand still.
+            alive = [began, *list(self._heard)[-1:], *self._inside][-1]
+            if time.monotonic() > max(began, alive) + timeout:
                 raise self._silent(timeout)
         return None
 

@@ -173,7 +173,9 @@ def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
             return f"{source} ! decodebin", decoded
         # What a web camera sends bears no time: it gets that of its arrival. A demuxer inside of
         # decodebin would make that wait for more streams, for ever.
-        parts = "is-live=true do-timestamp=true ! multipartdemux"
+        # How long one may be silent is not souphttpsrc's to say: after 15 s it would connect anew,
+        # and a camera of a picture each 20 s never sent its second one.
+        parts = "is-live=true do-timestamp=true timeout=0 retries=0 ! multipartdemux"
         return f"{source} {parts} ! {_JPEG[platform]}", decoded
     raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
 

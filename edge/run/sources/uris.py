@@ -120,8 +120,10 @@ def device_of(uri: str) -> str:
 def as_uri(text: str) -> str:
     """What a person typed, as a URI: the path of a file becomes `file://`, URIs stay as they are.
 
-    What holds a `${VARIABLE}` is left as it is. Raises SourceError for a path where nothing is.
+    What holds a `${VARIABLE}` is left as it is; a scheme becomes lower case, as everywhere.
+    Raises SourceError for a path where nothing is.
     """
+    text = _SCHEME.sub(lambda scheme: scheme[0].lower(), text)
     if text.startswith("file://"):
         # A name typed as it is, with a space or a % in it, wins over its percent-decoded reading.
         literal = Path(text[len("file://") :])
@@ -195,7 +197,8 @@ def redact(uri: str) -> str:
         return uri
     if uri.startswith("gst:"):
         return redact_text(uri)
-    return _IN_QUERY.sub(r"\1***", _USER.sub(_without_login, uri))
+    shown = _SHORT_IN_QUERY.sub(r"\1***", _USER.sub(_without_login, uri))
+    return _IN_QUERY.sub(r"\1***", shown)
 
 
 def redact_address(text: str) -> str:
@@ -212,7 +215,7 @@ def tells_password(uri: str) -> bool:
 def redact_text(text: str) -> str:
     """A pipeline, or what GStreamer says of one, without user names, passwords and keys."""
     quoted = _QUOTED.sub(lambda found: f'"{redact("x:" + found[1])[2:]}"', text)
-    shown = _PROPERTY.sub(r"\1***", quoted)
+    shown = _PROPERTY.sub(r"\1***", _SHORT.sub(r"\1***", quoted))
     # Element by element, so that one '@' does not hide the others.
     return " ! ".join(_USER.sub(_without_login, part) for part in re.split(r"\s+!\s+", shown))
 
@@ -229,17 +232,25 @@ def address_of(uri: str) -> tuple[str, int] | None:
         return None
 
 
+_SCHEME = re.compile(r"\A(?:gst:|[a-z][\w+.-]*://)", re.I)
 _USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
 _QUOTED = re.compile(r'"((?:\\.|[^"\\])*)"', re.S)
-_KEY = r"[\w-]*(?:pw|pwd|pas\w*|token|secret|key|auth\w*|sig\w*|jwt|session\w*|user-id)"
+_KEY = (
+    r"[\w-]*(?:p(?:s?w|s?wd|sd|word)|pas\w*|pin|token|secret|key|auth\w*|cred\w*|sig\w*|jwt|sid"
+    r"|session\w*|(?<!en)(?<!de)(?<!ns)code|user-id)"  # encode, decode and transcode are none
+)
 # In a URI a value ends at the next '&'; as an element's property, at a space that is not quoted.
 _IN_QUERY = re.compile(rf"({_KEY}=)[^&]*", re.I)
+# Beside a `u`, which is who, `p` is a password, and no page.
+_BESIDE = r"[?&]u=.*[?&]p=|[?&]p=(?=.*[?&]u=)"
+_SHORT_IN_QUERY = re.compile(rf"({_BESIDE})[^&]*", re.I | re.S)
+_SHORT = re.compile(rf"({_BESIDE})[^&\s\"']*", re.I | re.S)
 _PROPERTY = re.compile(
     rf"""({_KEY}\s*=\s*)("(?:\\.|[^"\\])*("|$)|'(?:\\.|[^'\\])*('|$))?(\\.|[^\s\\])*""", re.I | re.S
 )
 # Where variables are NUL.
 _LOGIN = re.compile(r"://[^/?#@\s:]*:\0*[^/?#@\s\0][^/?#@\s]*@")
-_VALUE = re.compile(rf"{_KEY}\s*=\s*[\"']?[^\s&\"'\0]", re.I)
+_VALUE = re.compile(rf"(?:{_KEY}\s*=\s*[\"']?|{_BESIDE})[^\s&\"'\0]", re.I | re.S)
 # An '@' after a plain host and a slash belongs to the path. After a host with a port it may: what
 # looks like one may as well be a user and a password with a slash in it.
 _PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)

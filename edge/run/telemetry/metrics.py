@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edge import __version__
-from edge.errors import AddressError, EdgeError, require
+from edge.errors import EdgeError, require
 from edge.run.status import SourceStatus, State, Status
 from edge.run.summary import Histogram
 from edge.run.telemetry import board
+from edge.run.web.access import parse_address
 from edge.run.web.server import Reply, Server
 
-__all__ = ["RunMetrics", "listen_address", "serve"]
+__all__ = ["RunMetrics", "serve"]
 
 # Upper bounds in seconds: from one frame of a fast network to a camera that is far behind.
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -150,29 +151,16 @@ class RunMetrics:
         return family
 
 
-def listen_address(text: str) -> tuple[str, int]:
-    """9100, :9100 or host:9100 -> host and port; without a host it is this machine's own loopback.
-
-    Raises AddressError.
-    """
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16):
-        raise AddressError(
-            f"{text} is no address to listen at", "give a port, as in :9100, or 0.0.0.0:9100"
-        )
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
 @contextmanager
 def serve(address: str, *metrics: Any) -> Iterator[str]:
-    """Answer Prometheus at `address`, of `listen_address`, until the block ends; yields the URL.
+    """Answer Prometheus at `address`, of `parse_address`, until the block ends; yields the URL.
 
     metrics: collectors, such as `RunMetrics`. Metrics of the process itself are there, too, under
     the names that Prometheus gives them. Raises AddressError when the address is wrong or in use,
     MissingPackage without prometheus-client.
     """
     client = require("prometheus_client")
-    host, port = listen_address(address)
+    host, port = parse_address(address)
     registry = client.CollectorRegistry()
     client.ProcessCollector(registry=registry)
     for collector in metrics:

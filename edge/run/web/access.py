@@ -22,13 +22,17 @@ SHORTEST = 16  # letters of a token that a person chose: nobody guesses them at 
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """`[HOST]:PORT` -> (host, port); without a host this machine alone. Raises AddressError."""
-    host, colon, port = text.rpartition(":")
+    """`[HOST]:PORT` or `PORT` -> (host, port); without a host this machine alone.
+
+    Raises AddressError.
+    """
+    host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_number = port.isdecimal() and len(port) <= 5  # int() itself refuses some thousand digits
-    if not colon or not is_number or int(port) > 65535 or (":" in bare and bare == host):
+    # int() itself refuses some thousand digits, and takes those of any script.
+    is_number = port.isascii() and port.isdecimal() and len(port) <= 5
+    if not is_number or int(port) > 65535 or (":" in bare and bare == host):
         raise AddressError(
-            f"{text!r} is no address for the page", "write it so: :8080, 0.0.0.0:8080 or [::]:8080"
+            f"{text!r} is no address to listen at", "write it so: :8080, 0.0.0.0:8080 or [::]:8080"
         )
     return bare or "127.0.0.1", int(port)
 

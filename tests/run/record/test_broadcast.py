@@ -105,6 +105,38 @@ def test_nothing_is_drawn_while_nobody_watches(paint: Any) -> None:
             assert viewer.read(20) is not None, "and the next viewer is served"
 
 
+def test_a_viewer_who_vanished_is_no_viewer_any_more(
+    paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By UDP, without a word, as when a laptop is shut: its session ends by its time alone."""
+    monkeypatch.setattr(broadcast_module, "_TIDY", 1)
+    with showing("rtsp://:0/live", {"gate": paint(1)}, []) as (port, cameras):
+        broadcast, url = cameras["gate"]._broadcast, f"rtsp://127.0.0.1:{port}/live"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as viewer:
+
+            def ask(request: str, *headers: str) -> str:
+                viewer.sendall("\r\n".join([f"{request} RTSP/1.0", *headers, "", ""]).encode())
+                return viewer.recv(65536).decode()
+
+            ask(f"DESCRIBE {url}", "CSeq: 1")
+            way = "Transport: RTP/AVP;unicast;client_port=50000-50001"
+            session = (
+                ask(f"SETUP {url}/stream=0", "CSeq: 2", way)
+                .partition("Session: ")[2]
+                .partition(";")[0]
+            )
+            assert "200 OK" in ask(f"PLAY {url}", "CSeq: 3", f"Session: {session}")
+            assert broadcast._feeds
+
+            def soon_over(_pool: Any, session: Any) -> Any:
+                session.set_property("extra-timeout", 0)
+                session.set_timeout(1)
+                return broadcast._server_types.RTSPFilterResult.KEEP
+
+            broadcast._server.get_session_pool().filter(soon_over)
+            wait_until(lambda: not broadcast._feeds)
+
+
 def test_each_source_has_its_own_stream(paint: Any, number_in: Any) -> None:
     said: list[str] = []
     pictures = {"rtsp://gate/1": paint(7), "yard": paint(9)}
@@ -253,7 +285,7 @@ def test_an_error_does_not_show_the_password() -> None:
 
 
 def test_the_target_decides_between_a_file_and_a_stream(tmp_path: Path) -> None:
-    for target, kind in (("rtsp://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
+    for target, kind in (("RTSP://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
         recording = record(target, False, threading.Event(), print, print)
         assert isinstance(recording._outlet, kind)
         recording.close()

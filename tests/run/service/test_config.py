@@ -135,8 +135,8 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "write there"),
         ('\nsmooth = "soon"', 2, "smooth: --smooth soon is not", "0.5s"),
         ('audit = "500"', 1, "'500' is not one of so many", "1/500"),
-        ('web = "8080"', 1, "no address for the page", ":8080"),
-        ('metrics = ":port"', 1, "no address to listen at", ":9100"),
+        ('web = "8080x"', 1, "no address to listen at", ":8080"),
+        ('metrics = ":port"', 1, "no address to listen at", ":8080"),
         ('mqtt = "http://broker"', 1, "no address of a broker", "mqtt://"),
         ('\nrecord = "out.avi"', 2, "out.avi is neither .mkv nor .mp4", r"write out\.mkv"),
         ('\nrecord = "rtsp://:8554"', 2, "no address to serve at", "rtsp://:8554/NAME"),
@@ -284,9 +284,9 @@ def test_what_a_file_leaves_out_may_be_typed(write):
         ({"audit": "5", "reference": Path("x")}, "--audit '5' is not one of .*; write --audit"),
         ({"record": "out.avi"}, "--record out.avi is neither .mkv nor .mp4"),
         ({"mqtt": "broker"}, "broker is no address of a broker"),
-        ({"web": "8080"}, "'8080' is no address for the page"),
-        ({"web": ""}, "'' is no address for the page"),
-        ({"metrics": "port"}, "port is no address to listen at"),
+        ({"web": "8080x"}, "'8080x' is no address to listen at"),
+        ({"web": ""}, "'' is no address to listen at"),
+        ({"metrics": "port"}, "'port' is no address to listen at"),
     ],
 )
 def test_what_is_typed_is_judged_before_anything_is_opened(asked, said):

@@ -73,6 +73,12 @@ def test_a_whole_source_may_be_a_variable() -> None:
     assert (access.user, access.password, access.name) == ("joe", "p@w", "${CAMERA}")
 
 
+@pytest.mark.parametrize("text", ["RTSP://joe:pw@cam/S", "${CAMERA}"])
+def test_a_scheme_in_capitals_is_the_same(text: str) -> None:
+    access = resolve(text, environ={"CAMERA": "RTSP://joe:pw@cam/S"})
+    assert (access.uri, access.user, access.password) == ("rtsp://cam/S", "joe", "pw")
+
+
 def test_a_variable_that_is_not_set() -> None:
     said = r"rtsp://\*\*\*@h needs the variable PASSWORD, which is not set; run: export PASSWORD="
     with pytest.raises(SourceError, match=said):
@@ -126,6 +132,31 @@ def test_credentials_that_others_may_read_are_refused(mode: int, tmp_path: Path)
     path = netrc(tmp_path, "machine cam login joe password s3cret\n", mode)
     with pytest.raises(SourceError, match=f"others may read it; run: chmod 600 '{path}'"):
         resolve("rtsp://cam/", environ={CREDENTIALS: str(path)})
+
+
+def test_credentials_from_systemd_bear_the_mask_of_their_access_list(tmp_path: Path) -> None:
+    """systemd 254 and later lets the service's user in by a list: the mode is 0440 then."""
+    (ours := tmp_path / "credentials").mkdir()
+    (shortcut := tmp_path / "shortcut").symlink_to(ours)
+    path = netrc(ours, "machine cam login joe password s3cret\n", 0o440)
+    for folder, file in ((ours, path), (shortcut, path), (ours, shortcut / path.name)):
+        environ = {CREDENTIALS: str(file), "CREDENTIALS_DIRECTORY": str(folder)}
+        assert resolve("rtsp://cam/", environ=environ).password == "s3cret"
+    path.chmod(0o444)
+    with pytest.raises(SourceError, match="others may read it"):
+        resolve("rtsp://cam/", environ=environ)
+
+
+def test_what_is_not_in_systemds_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    (ours := tmp_path / "ours").mkdir()
+    (ours / "deeper").mkdir()
+    path = netrc(tmp_path, "machine cam login joe password s3cret\n", 0o440)
+    inner = netrc(ours / "deeper", path.read_text(), 0o440)
+    (link := ours / "link").symlink_to(path)
+    for file in (path, ours / ".." / path.name, link, inner):
+        environ = {CREDENTIALS: str(file), "CREDENTIALS_DIRECTORY": str(ours)}
+        with pytest.raises(SourceError, match="others may read it"):
+            resolve("rtsp://cam/", environ=environ)
 
 
 def test_credentials_that_cannot_be_read(tmp_path: Path) -> None:

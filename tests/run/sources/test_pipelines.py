@@ -36,7 +36,7 @@ RTSP = 'rtspsrc name=edge-camera location="rtsp://h/s" protocols=tcp latency=50 
 RTP = "application/x-rtp,media=video ! decodebin"
 WEB = (
     'souphttpsrc name=edge-camera location="http://h/v?a=1" is-live=true do-timestamp=true '
-    "! multipartdemux"
+    "timeout=0 retries=0 ! multipartdemux"
 )
 MODE = "width=1280,height=720,framerate=15/2"
 

@@ -41,6 +41,19 @@ def test_a_uri_stays(uri: str) -> None:
     assert as_uri(uri) == uri
 
 
+@pytest.mark.parametrize(
+    ("typed", "uri"),
+    [
+        ("RTSP://Joe:PW@Cam/Live", "rtsp://Joe:PW@Cam/Live"),
+        ("Http://cam/V?A=1", "http://cam/V?A=1"),
+        ("CSI://0", "csi://0"),
+        ("GST:videotestsrc name=A", "gst:videotestsrc name=A"),
+    ],
+)
+def test_a_scheme_in_capitals_is_the_same(typed: str, uri: str) -> None:
+    assert as_uri(typed) == uri
+
+
 def test_a_path_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no file"):
         as_uri(str(tmp_path / "nothing.mp4"))
@@ -109,6 +122,48 @@ def test_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_redact(uri: str, shown: str) -> None:
     assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("pw={}", "pwd={}", "psw={}", "psd={}", "pswd={}", "pword={}", "passwd={}", "loginpas={}"),
+        *(
+            "pin={}",
+            "device_pin={}",
+            "cred={}",
+            "credentials={}",
+            "sid={}",
+            "PHPSESSID={}",
+            "_sid={}",
+        ),
+        *("code={}", "accesscode={}", "verify-code={}", "PassCode={}", "u=joe&p={}", "p={}&u=joe"),
+        *("c=1&u=joe&n=2&p={}", "P={}&c=1&U=joe", "apikey={}", "sig={}", "authcode={}"),
+    ],
+)
+def test_keys_whose_values_are_secret(query: str) -> None:
+    for form in ("http://cam/v?{}", "http://cam/v?c=1&{}&d=2", "gst:x location={} ! y"):
+        uri = form.format(query if "?" in form else f"http://cam/v?{query}")
+        told, hidden, variable = (uri.format(word) for word in ("hunter2", "***", "${PW}"))
+        assert redact(told) == hidden
+        assert tells_password(told)
+        assert not tells_password(variable)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://cam/v?p=2",
+        "http://cam/v?p=2&user=joe",
+        "http://cam/v?page=2&u=joe",
+        "http://cam/v?encode=h264&transcode=1&decode=0&codec=h264",
+        "http://cam/v?resolution=640x480&fps=30&channel=1&subtype=0&side=left&user=joe",
+        "gst:videotestsrc pattern=ball ! x264enc speed-preset=superfast ! fakesink sync=false",
+    ],
+)
+def test_keys_whose_values_are_no_secrets(uri: str) -> None:
+    assert redact(uri) == uri
+    assert not tells_password(uri)
 
 
 @given(st.text(min_size=4).filter(lambda text: text not in "rtsp://***@ham/ham"))

@@ -20,7 +20,7 @@ from edge import __version__
 from edge.errors import AddressError, BackendError, MissingPackage
 from edge.run.status import Status, Transition
 from edge.run.summary import Histogram
-from edge.run.telemetry.metrics import RunMetrics, listen_address, serve
+from edge.run.telemetry.metrics import RunMetrics, serve
 from edge.run.web import server
 from tests.run.telemetry.test_board import write
 
@@ -200,28 +200,6 @@ def test_a_scrape_while_frames_are_counted_is_whole(status: Status, scrape: Any)
     counts = [value for labels, value in told if labels["stage"] == "upload"]
     assert counts == sorted(counts)
     assert counts[-1] == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("9100", ("127.0.0.1", 9100)),
-        (":9100", ("127.0.0.1", 9100)),
-        ("0.0.0.0:9100", ("0.0.0.0", 9100)),
-        ("board.local:80", ("board.local", 80)),
-        ("[::1]:9100", ("::1", 9100)),
-    ],
-)
-def test_only_a_host_that_is_named_opens_it_to_others(text: str, address: Any) -> None:
-    assert listen_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":", "host", "host:", ":x", ":70000", ":-1", ":²", ":" + "9" * 5000]
-)
-def test_what_is_no_port_is_named(text: str) -> None:
-    with pytest.raises(AddressError, match="is no address to listen at; give a port, as in :9100"):
-        listen_address(text)
 
 
 def test_it_listens_where_it_says_until_the_block_ends(status: Status) -> None:

@@ -17,6 +17,7 @@ CHOSEN = "chosen by a person; with any letter ü"
     ("text", "expected"),
     [
         (":8080", ("127.0.0.1", 8080)),
+        ("8080", ("127.0.0.1", 8080)),
         ("0.0.0.0:80", ("0.0.0.0", 80)),
         ("[::]:8080", ("::", 8080)),
         ("[::1]:1", ("::1", 1)),
@@ -29,7 +30,7 @@ def test_an_address_without_a_host_is_this_machine_alone(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8080", ":", "host", "host:", ":65536", ":-1", "::1:80", ":٣x", ":" + "9" * 5000],
+    ["", ":", "host", "host:", ":65536", ":-1", "::1:80", ":²", "٣", ":٣x", ":" + "9" * 5000],
 )
 def test_what_is_no_address_is_refused_with_one_that_is(text):
     with pytest.raises(AddressError, match=r"write it so: :8080"):
