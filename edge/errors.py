@@ -44,6 +44,7 @@ __all__ = [
     "StorageError",
     "mend",
     "printable",
+    "reason",
     "require",
 ]
 
@@ -164,6 +165,11 @@ def mend(package: str) -> str:
 def printable(text: str) -> str:
     """`text` on one line and without control characters: labels may come from anywhere."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def reason(error: Exception) -> str:
+    """What an error of another library says, as a part of a line: its first line, or its name."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def require(name: str) -> ModuleType:

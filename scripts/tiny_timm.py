@@ -23,7 +23,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip's norm": ("vit_base_patch16_clip_quickgelu_224", SMALL),
     "deit, distilled": ("deit_tiny_distilled_patch16_224", TINY),
     "deit3": ("deit3_small_patch16_224", TINY),
+    "384": ("vit_base_patch16_384", {**SMALL, "depth": 1}),
+    "large": ("vit_large_patch16_224", {**SMALL, "depth": 1}),
     "hybrid": ("vit_tiny_r_s16_p8_224", {**TINY, "img_size": 64}),
+    # With the whole ResNet before their blocks: no argument makes it narrower, or shorter.
+    "hybrid of 4 stages": ("vit_small_r26_s32_224", {**SMALL, "depth": 1, "img_size": 64}),
+    "hybrid of 3 stages": ("vit_base_r50_s16_224", {**SMALL, "depth": 1}),
     "beit": ("beit_base_patch16_224", SMALL),
     "eva02": ("eva02_tiny_patch14_224", {**TINY, "img_size": 28}),
     "swin": (

@@ -12,7 +12,7 @@ def test_every_error_is_exported_and_drawn_in_the_tree():
         if inspect.isclass(value) and issubclass(value, errors.EdgeError)
     ]
     assert (
-        sorted([*classes, "mend", "printable", "require"])
+        sorted([*classes, "mend", "printable", "reason", "require"])
         == sorted(errors.__all__)
         == errors.__all__
     )
@@ -41,6 +41,12 @@ def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
 def test_an_error_is_one_line_without_control_characters():
     error = errors.ImageError("a\nb\x1b[31m.png is odd", "replace it")
     assert str(error) == "a b [31m.png is odd; replace it"
+
+
+def test_of_another_librarys_error_a_line_is_told_or_its_name():
+    assert errors.reason(ValueError("\nit broke\nat line 7")) == "it broke"
+    assert errors.reason(ValueError("x" * 300)) == "x" * 200
+    assert errors.reason(AssertionError()) == "AssertionError"
 
 
 def test_ctrl_c_while_a_native_module_is_loaded_is_ctrl_c(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from onnx import ModelProto
 from edge.build import graph
 from edge.build.models import network
 from edge.build.models.checkpoint import Checkpoint
-from edge.errors import CheckpointError, GraphError, require
+from edge.errors import CheckpointError, GraphError, reason, require
+from edge.heads import FEATURES
 
 __all__ = ["export"]
 
@@ -33,8 +34,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     head = checkpoint.head
     with network.quiet():
         model = network.load(checkpoint)
-        with torch.inference_mode():
-            reference = model(torch.from_numpy(pictures)).numpy()
+        reference = _reference(checkpoint, model, pictures)
         if not np.isfinite(reference).all():
             raise CheckpointError(
                 f"{checkpoint.name} itself gives NaN or infinity on real images",
@@ -59,6 +59,38 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     graph.check_operators(proto, checkpoint.fused)
     difference = compare(proto, pictures, reference, "the exported graph", "the checkpoint")
     return proto, difference
+
+
+def _reference(
+    checkpoint: Checkpoint, model: Any, pictures: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """What the checkpoint itself gives, float32 [N, outputs]. Raises `CheckpointError`."""
+    torch, (height, width) = require("torch"), pictures.shape[2:]
+    try:
+        with torch.inference_mode():
+            outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
+    except CheckpointError:
+        raise
+    except Exception as error:  # such as windows that are larger than the last map of a Swin
+        raise CheckpointError(
+            f"{checkpoint.name} cannot see pictures of {width}x{height} ({reason(error)})",
+            "choose another --image-size"
+            if checkpoint.image_size
+            else "correct its config.json, or download it again",
+        ) from error
+    if outputs.ndim == 2:
+        return outputs
+    # A model of timm's whose global_pool is empty: it leaves tokens, or a map, to others to pool.
+    if outputs.ndim > 3:
+        mend = 'write "global_pool": "avg" into model_args in its config.json'
+    elif checkpoint.head.task == FEATURES:
+        mend = "choose --pooling cls or mean"
+    else:
+        mend = f"add --task {FEATURES} --pooling cls (or mean)"
+    shape = list(outputs.shape[1:])
+    raise CheckpointError(
+        f"{checkpoint.name} gives {shape} numbers for a picture, not one row", mend
+    )
 
 
 def compare(

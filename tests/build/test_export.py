@@ -8,10 +8,12 @@ from safetensors.numpy import load_file, save_file
 
 from edge.build import export as exporting
 from edge.build import graph, images
+from edge.build.models import network
 from edge.build.models.checkpoint import read_checkpoint
 from edge.build.simplify import simplify
 from edge.errors import CheckpointError, GraphError
-from tests.conftest import save_checkpoint
+from scripts.tiny_models import save
+from tests.conftest import LABELS, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,30 @@ def test_weights_that_are_missing_are_named(checkpoint, tmp_path, few):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"classifier.bias.*fine-tune"):
         exporting.export(read_checkpoint(str(folder)), few)
+    weights = {name: value for name, value in weights.items() if "layernorm" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"classifier.bias.* and 9 more; download .* again"):
+        exporting.export(read_checkpoint(str(folder)), few)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("dinov2", {}), ("dinov2_with_registers", {}), ("beit", {"use_mask_token": True})],
+)
+def test_a_token_of_masked_pictures_is_missed_by_nobody(name, changes, tmp_path):
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    folder = save(name, tmp_path / name, LABELS, **changes)
+    weights = load_file(folder / "model.safetensors")
+    (mask,) = (key for key in weights if key.endswith("embeddings.mask_token"))
+    del weights[mask]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.inference_mode(), network.quiet():
+        given = network.load(read_checkpoint(str(folder)))(pictures)
+        torch.testing.assert_close(given, theirs(pictures).logits)
 
 
 def test_a_checkpoint_that_gives_nan_is_refused(checkpoint, tmp_path, few):

@@ -214,7 +214,9 @@ def vision_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises `CheckpointError`.
     """
-    vision = config.get("vision_config", config)
+    vision = config.get("vision_config_dict")  # of an early CLIP; transformers takes it alone
+    if vision is None:
+        vision = config.get("vision_config", config)
     if not isinstance(vision, dict):
         raise CheckpointError(
             f"{name}: vision_config in config.json is no object", "download the checkpoint again"

@@ -11,9 +11,9 @@ from typing import Any
 from edge.build.models import attention, features, resolution, texts, timm_models
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
-from edge.build.models.weights import check_shapes, several
-from edge.errors import CheckpointError, require
-from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
+from edge.build.models.weights import check_missing, check_shapes
+from edge.errors import CheckpointError, reason, require
+from edge.heads import CLASSIFICATION, ZERO_SHOT
 
 __all__ = ["for_export", "load", "quiet"]
 
@@ -100,32 +100,26 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             **more,
         )
     except Exception as error:  # a config of odd values can raise anything in transformers
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
-            f"{checkpoint.name} cannot be loaded ({reason})", "download the checkpoint again"
+            f"{checkpoint.name} cannot be loaded ({reason(error)})", "download the checkpoint again"
         ) from error
     wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
     check_shapes(checkpoint, wrong)
-    missing = sorted(info["missing_keys"])
-    if checkpoint.head.task == FEATURES:
-        # What was trained for classes, or to see what is hidden, has no pooler.
-        pooler = [name for name in missing if name.startswith("pooler.")]
-        if pooler and checkpoint.head.pooling == "own":
-            raise CheckpointError(
-                f"{checkpoint.name} was saved without the weights of its pooler",
-                "add --pooling cls (or mean)",
-            )
-        missing = [name for name in missing if name not in pooler]
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.name} has no weights for {several(missing)}",
-            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
-            if checkpoint.head.task == CLASSIFICATION
-            else "download the checkpoint again",
-        )
+    check_missing(checkpoint, info["missing_keys"])
     if checkpoint.image_size is not None:
-        resolution.interpolate(model, checkpoint.image_size)
+        _interpolate(checkpoint, model, checkpoint.image_size)
     return model
+
+
+def _interpolate(checkpoint: Checkpoint, model: Any, side: int) -> None:
+    """Let a model of transformers take pictures of `side` x `side`, or raise `CheckpointError`."""
+    try:
+        resolution.interpolate(model, side)
+    except Exception as error:  # such as patches that are not square
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be built for pictures of {side}x{side} ({reason(error)})",
+            "leave out --image-size",
+        ) from error
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def interpolate(model: Any, side: int) -> None:
         known = module.position_embeddings if table is None else table.weight
         if known is None:  # a family where they are optional
             continue
+        patch = module.patch_size
+        if isinstance(patch, list) and len(set(patch)) == 1:  # transformers divides by a number
+            module.patch_size = patch[0]
         with torch.no_grad():
             # Of its first argument it reads the number of tokens: with none it always interpolates.
             none = known.new_empty(1, 0, known.shape[-1])

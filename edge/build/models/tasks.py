@@ -53,6 +53,11 @@ def head_of(
         activation: Literal["softmax", "sigmoid"] = "sigmoid" if family.sigmoid else "softmax"
         templates = request.templates or (TEMPLATE,)
         return Head(task, request.labels, activation, templates=templates)
+    if config.get("problem_type") == "regression":
+        raise CheckpointError(
+            f"{name} was trained for regression: it gives numbers, no probabilities of classes",
+            f"build what it sees instead: --task {FEATURES} --pooling mean",
+        )
     labels = (timm_library.labels if family is FAMILIES[TIMM] else _labels)(name, config)
     several = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
     return Head(task, labels, "sigmoid" if several else "softmax")

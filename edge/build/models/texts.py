@@ -13,7 +13,7 @@ from typing import Any
 
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.features import unit
-from edge.errors import CheckpointError, require
+from edge.errors import CheckpointError, reason, require
 
 __all__ = ["read_labels", "similarity"]
 
@@ -108,9 +108,8 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     except Exception as error:  # its files can be wrong in as many ways as there are tokenizers
         if any(checkpoint.folder.glob("*.model")):
             require("sentencepiece")  # transformers only says that it knows no such tokenizer
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.name} cannot be loaded ({reason})",
+            f"the tokenizer of {checkpoint.name} cannot be loaded ({reason(error)})",
             "save it beside the model: tokenizer.save_pretrained(folder)",
         ) from error
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edge.build.models.checkpoint import Checkpoint
 from edge.build.models.families import FAMILIES, TIMM
 from edge.errors import CheckpointError
+from edge.heads import FEATURES
 
-__all__ = ["check_shapes", "several"]
+__all__ = ["check_missing", "check_shapes", "several"]
 
 Shape = Sequence[int]
 
@@ -32,6 +33,31 @@ def check_shapes(checkpoint: Checkpoint, wrong: Mapping[str, tuple[Shape, Shape]
             f"{checkpoint.name} has {tensor} of {list(saved)} among its weights, and by its "
             f"config.json it is of {list(built)}",
             "take config.json and weights of the same model",
+        )
+
+
+def check_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Raises `CheckpointError` when one of transformers' models has no weights for what it needs.
+
+    names: its tensors that are in no file; transformers has made them up.
+    """
+    # A picture is masked in pretraining only.
+    missing = [name for name in sorted(names) if not name.endswith("embeddings.mask_token")]
+    if checkpoint.head.task == FEATURES:
+        # What was trained for classes, or to see what is hidden, has no pooler.
+        pooler = [name for name in missing if name.startswith("pooler.")]
+        if pooler and checkpoint.head.pooling == "own":
+            raise CheckpointError(
+                f"{checkpoint.name} was saved without the weights of its pooler",
+                "add --pooling cls (or mean)",
+            )
+        missing = [name for name in missing if name not in pooler]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.name} has no weights for {several(missing)}",
+            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
+            if all("classifier" in name for name in missing)
+            else "download the checkpoint again",
         )
 
 

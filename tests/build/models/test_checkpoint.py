@@ -154,6 +154,15 @@ def test_another_head_of_a_family(copy):
     refused(copy, "ViTForMaskedImageModeling", "of ViT it builds: ViTForImageClassification")
 
 
+@pytest.mark.parametrize("labels", [{"0": "age"}, None])
+def test_a_head_for_regression_has_no_classes(copy, labels):
+    """transformers' pipeline tells its numbers as they are: no sigmoid, no softmax."""
+    edit(copy, problem_type="regression", **({"id2label": labels} if labels else {}))
+    refused(copy, "trained for regression", "--task image-feature-extraction --pooling mean")
+    head = read_checkpoint(str(copy), Request("image-feature-extraction", "mean")).head
+    assert (head.labels, head.pooling) == ((), "mean")
+
+
 def test_labels_with_a_hole(copy):
     edit(copy, id2label={"0": "cat", "2": "dog"})
     refused(copy, "id2label")

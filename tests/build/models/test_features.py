@@ -302,3 +302,22 @@ def test_a_processor_saved_with_a_tokenizer_is_found_inside(saved, tmp_path):
     found, same = (read_checkpoint(str(one), Request(FEATURES)) for one in (folder, saved["clip"]))
     assert found.preprocess == same.preprocess
     assert folder / "processor_config.json" in found.files
+
+
+@pytest.mark.parametrize("beside", ["absent", None, {"image_size": 64, "patch_size": 4}])
+def test_a_clip_of_early_days_keeps_its_sizes_under_another_name(saved, tmp_path, beside):
+    """As openai/clip-vit-large-patch14-336: transformers takes vision_config_dict alone."""
+    folder = shutil.copytree(saved["clip"], tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    for side in ("vision", "text"):
+        config[f"{side}_config_dict"] = config.pop(f"{side}_config")
+        if beside != "absent":
+            config[f"{side}_config"] = beside
+    (folder / "config.json").write_text(json.dumps(config))
+    pictures = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    given = []
+    for one in (folder, saved["clip"]):
+        found = read_checkpoint(str(one), Request(FEATURES, image_size=48))
+        with network.quiet(), torch.inference_mode():
+            given.append(network.load(found)(pictures))
+    assert torch.equal(*given)

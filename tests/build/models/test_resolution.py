@@ -182,6 +182,53 @@ def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest(ch
     refused(folder, 50, "multiples of 8, not 50", "use --image-size 48 or 56")
 
 
+def test_a_patch_may_be_given_by_both_of_its_sides(checkpoint, tmp_path):
+    import torch
+
+    folder = shutil.copytree(checkpoint, tmp_path / "pair")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "patch_size": [8, 8]}))
+    with network.quiet(), torch.inference_mode():
+        pair, number = (
+            network.load(read_checkpoint(str(one), Request(image_size=48)))(
+                torch.from_numpy(pixels(48))
+            )
+            for one in (folder, checkpoint)
+        )
+    assert torch.equal(pair, number)
+
+
+def test_patches_that_are_not_square_keep_their_pictures(tmp_path):
+    folder = save("vit", tmp_path / "vit", LABELS, patch_size=[8, 4])
+    with network.quiet():
+        network.load(read_checkpoint(str(folder)))
+    refused(folder, 48, "cannot be built for pictures of 48x48 (unsupp", "leave out --image-size")
+
+
+def swin_of_four_stages(folder, side):
+    """Its last map is a 32nd of a side; its windows are 4 x 4."""
+    save("swin", folder, LABELS, depths=[1] * 4, num_heads=[1] * 4, image_size=side)
+    path = folder / "preprocessor_config.json"
+    size = {"size": {"height": side, "width": side}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **size}))
+    return str(folder)
+
+
+def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
+    """transformers makes the window smaller then, but not what is known of positions in it."""
+    folder = swin_of_four_stages(tmp_path / "swin/checkpoint", 128)
+    agrees(read_checkpoint(folder, Request(image_size=160)))
+    small = swin_of_four_stages(tmp_path / "small", 96)
+    for found, mend in (
+        (read_checkpoint(folder, Request(image_size=96)), "choose another --image-size"),
+        (read_checkpoint(small), "correct its config.json, or download it again"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            exporting.export(found, pixels(96))
+        assert "cannot see pictures of 96x96 (The size of tensor a" in caught.value.what
+        assert caught.value.mend == mend
+
+
 def test_a_size_beyond_all_pictures(checkpoint):
     refused(checkpoint, 16384, "not within 1 to 8192", "choose a smaller one")
 

@@ -134,6 +134,17 @@ def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(pictur
     assert compiled(half, tmp_path)
 
 
+@needs_rtx
+@pytest.mark.parametrize("kind", ["384", "large", "hybrid of 4 stages"])
+def test_tensorrt_compiles_what_else_is_published_in_fp16(kind, picture, tmp_path):
+    folder = tiny_timm.save(kind, tmp_path / "checkpoint", LABELS)
+    _, model, pictures = export(folder, picture)
+    model, _ = simplify(model, pictures)
+    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    assert sqnr(*(graph.session(one).logits(pictures) for one in (model, half))) > 30
+    assert compiled(half, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def simplified(exported):
     """The graphs of the kind that all others vary, and of one behind convolutions."""
@@ -314,6 +325,42 @@ def test_a_pooling_of_tokens_that_are_not_there(folders):
 def test_a_register_is_not_taken_for_the_class_token(folders):
     told = "is a vit_so150m2_patch16_reg1_gap_256, which has no class token; choose --pooling mean"
     refused(folders["registers, mean"], told, Request(FEATURES, "cls"))
+
+
+def unpooled(folder, kind, pool=""):
+    """One whose global_pool is empty, as Virchow's is: what it gives is left to others to pool."""
+    arguments = {**tiny_timm.ARCHITECTURES[kind][1], "global_pool": pool}
+    return tiny_timm.save(kind, folder, LABELS, model_args=arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "told"),
+    [
+        ("patch16", FEATURES, r"\[5, 64\] numbers .* not one row; choose --pooling cls or mean"),
+        ("patch16", None, rf"\[5, 5\] numbers .*; add --task {FEATURES} --pooling cls"),
+        ("convnext", FEATURES, r'\[64, 2, 2\] numbers .*; write "global_pool": "avg" into model'),
+    ],
+    ids=["tokens", "tokens of a classifier", "a map"],
+)
+def test_tokens_that_are_not_pooled_are_no_embedding(kind, task, told, picture, tmp_path):
+    with pytest.raises(CheckpointError, match=told):
+        export(unpooled(tmp_path / "unpooled", kind), picture, Request(task))
+
+
+@pytest.mark.parametrize("way", ["cls", "mean"])
+def test_they_are_once_it_is_said_how(way, folders, picture, said, tmp_path):
+    found = read_checkpoint(str(unpooled(tmp_path / "a", "patch16")), Request(FEATURES, way))
+    with network.quiet():
+        features = network.load(found)(_tensor(prepared(found, picture))).detach().numpy()
+    tokens = said["patch16"]["tokens"]
+    expected = tokens[:, 0] if way == "cls" else tokens[:, 1:].mean(1)
+    assert features == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_map_is_once_its_config_says_how(picture, tmp_path):
+    found = read_checkpoint(str(unpooled(tmp_path / "a", "convnext", "avg")), Request(FEATURES))
+    with network.quiet():
+        assert network.load(found)(_tensor(prepared(found, picture))).shape == (1, 64)
 
 
 def _tensor(pictures):
