@@ -264,7 +264,7 @@ def test_it_is_closed_within_a_second_whoever_looks(serve, guess):
         get(web, "/")
 
 
-@pytest.mark.parametrize(("address", "token"), [("8080", ""), ("{}", ""), (":0", "short")])
+@pytest.mark.parametrize(("address", "token"), [("8080x", ""), ("{}", ""), (":0", "short")])
 def test_a_page_that_cannot_be_served_leaves_no_thread(serve, status, address, token):
     taken = urlsplit(serve().url).port
     before = threading.active_count()
