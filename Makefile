@@ -10,7 +10,8 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 
 # What the targets work on; override on the command line: make engine CHECKPOINT=my-vit
 CHECKPOINT ?= scripts/demo-vit
-CALIBRATION ?= engines/.cache/demo/calibration
+CALIBRATION ?= $(if $(filter scripts/demo-vit,$(CHECKPOINT)),engines/.cache/demo/calibration,$(error \
+	name the folder of images that $(CHECKPOINT) is calibrated on: CALIBRATION=photos))
 PRECISION ?= int8
 HELDOUT ?= $(if $(findstring cache/demo,$(CALIBRATION)),engines/.cache/demo/heldout)
 NAME ?= $(notdir $(patsubst %/,%,$(CHECKPOINT)))-$(PRECISION)

@@ -53,9 +53,13 @@ def main() -> None:
 
 
 def stop_on_signals() -> None:
-    """Ctrl-C raises KeyboardInterrupt, and so does a `kill` or a shutdown; after an import."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, _stop)
+    """Ctrl-C raises KeyboardInterrupt, and so do a `kill`, a shutdown and a terminal that closes.
+
+    It is raised after an import. What `nohup` runs outlives its terminal.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

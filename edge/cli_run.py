@@ -264,7 +264,11 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         model.warm()
         feeds = [opened(camera) for camera in wanted.cameras]
         outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
-        for number in (signal.SIGINT, signal.SIGTERM):  # until now they ended it where it was
+        # Until now they ended it where it was. A terminal that closes does, too, but for `nohup`.
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if path is None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            ends.append(signal.SIGHUP)
+        for number in ends:
             signal.signal(number, lambda *_: stop.set())
         reload = None
         if path is not None:
@@ -308,10 +312,10 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
         signal.signal(number, signal.default_int_handler)
     numbers = {**asdict(measured), **outputs.numbers()}
-    if wanted.summary:
-        write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
     if measured.frames:
         console.say(report.summary(numbers))
+    if wanted.summary:
+        write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
 
 
 def _print_lines(wanted: Config) -> None:

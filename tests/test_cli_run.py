@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -147,7 +148,7 @@ def test_a_camera_that_is_off_ends_the_run_and_is_not_said_to_be_tried_again(
     assert said[0].endswith("; to keep trying add --wait")
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def stopped_while_starting(request):
     """Start `edge run`, wait until it has begun something, stop it: its exit code and stderr."""
 
@@ -196,3 +197,23 @@ def test_stopped_before_its_first_frame_it_says_no_more(stopped_while_starting, 
             connection.close()
     assert code == 130
     assert said[1:] == ["error: stopped"]
+
+
+@pytest.mark.parametrize("before", [[], ["nohup"]])
+def test_a_terminal_that_closes_ends_a_run_as_ctrl_c_does(built_engine, tmp_path, before):
+    """With all that is written at its end. What `nohup` runs goes on."""
+    summary = tmp_path / "summary.json"
+    words = ["--backend", "onnxruntime", "--source", "test://ball", "--summary", summary]
+    command = [*before, sys.executable, "-m", "edge", "run", built_engine, *words]
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        if before:
+            assert [process.stdout.readline() for _ in range(60)][-1]
+            process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "frames" in said.splitlines()[-1]
+    assert json.loads(summary.read_text())["frames"] > (60 if before else 0)

@@ -42,6 +42,17 @@ def test_every_phony_target_has_a_line_in_help_or_is_a_part_of_one():
         assert f"make {target} " in done.stdout
 
 
+def test_make_engine_never_takes_the_demos_images_for_another_checkpoint():
+    make = ["make", "-n", "-o", "setup", "engine"]
+    done = subprocess.run([*make, "CHECKPOINT=my"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "CALIBRATION=photos" in done.stderr
+    words = ["CHECKPOINT=my", "CALIBRATION=photos"]
+    done = subprocess.run([*make, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '--calibration "photos"' in done.stdout
+    assert "heldout" not in done.stdout
+
+
 @pytest.mark.parametrize("line", sorted({x for x in shell_lines() if x.startswith("edge ")}))
 def test_every_command_and_option_exists(line):
     words = shlex.split(line)

@@ -131,7 +131,7 @@ def main() -> None:
 
 def _give_way() -> None:
     """Run when nobody else wants to, be the first to go without memory, leave Ctrl-C to the run."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(19)
