@@ -89,41 +89,6 @@ def compile_plan(
     cache: folder of TensorRT's timing cache. Raises `MissingPackage`, or `CompileError` with what
     TensorRT said. Ctrl-C stops the build at its next step.
     """
-    stop, finished = threading.Event(), threading.Event()
-    result: list[Compiled] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(_compile(graph, backend, input_shape, max_batch, cache, progress, stop))
-        except BaseException as error:  # handed to the thread that waits
-            failure.append(error)
-        finally:
-            finished.set()
-
-    # All of TensorRT on a thread of its own, so that Ctrl-C is heard here: within a callback of
-    # TensorRT it would be lost. An event, not Thread.join: interrupted by Ctrl-C, a join of Python
-    # 3.10 to 3.12 takes a running thread for ended (bpo-45274).
-    threading.Thread(target=work, name="tensorrt-build").start()
-    try:
-        finished.wait()
-    finally:
-        stop.set()
-        finished.wait()
-    if failure:
-        raise failure[0]
-    return result[0]
-
-
-def _compile(
-    graph: Path,
-    backend: str,
-    input_shape: tuple[int, int, int],
-    max_batch: int,
-    cache: Path,
-    progress: Progress,
-    stop: threading.Event,
-) -> Compiled:
     trt = nvidia.tensorrt(backend)
     gpu = nvidia.gpu()
     log = _logger(trt)
@@ -166,9 +131,7 @@ def _compile(
     timing_path = cache / f"timing-{trt.__version__}-{gpu.name if gpu else 'none'}.bin"
     # TensorRT-RTX times nothing while it builds.
     timing = _use_timing_cache(config, timing_path) if backend == "tensorrt" else None
-    monitor = _monitor(trt, progress, stop)  # held here: TensorRT does not
-    config.progress_monitor = monitor
-    serialized = builder.build_serialized_network(network, config)
+    serialized = _build(trt, builder, network, config, progress)
     if serialized is None:
         raise CompileError(
             f"{backend} {trt.__version__} cannot build a plan ({log.last})",
@@ -234,8 +197,9 @@ def _logger(trt: Any) -> Any:
     return Log()
 
 
-def _monitor(trt: Any, progress: Progress, stop: threading.Event) -> Any:
-    """Tells how the build goes on, and ends it at the next step once `stop` is set."""
+def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
+    """Build on a thread of its own, so that Ctrl-C is heard here and not inside TensorRT."""
+    stop = threading.Event()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -252,4 +216,28 @@ def _monitor(trt: Any, progress: Progress, stop: threading.Event) -> Any:
         def phase_finish(self, phase: str) -> None:
             self.phases.pop(phase, None)
 
-    return Monitor()
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(builder.build_serialized_network(network, config))
+        except BaseException as error:  # handed to the thread that waits
+            failure.append(error)
+        finally:
+            finished.set()
+
+    # An event, not Thread.join: interrupted by Ctrl-C, a join of Python 3.10 to 3.12 takes a
+    # running thread for ended (bpo-45274).
+    finished = threading.Event()
+    threading.Thread(target=work, name="tensorrt-build").start()
+    try:
+        finished.wait()
+    finally:
+        stop.set()
+        finished.wait()
+    if failure:
+        raise failure[0]
+    return result[0]

@@ -100,9 +100,11 @@ def test_half_of_the_free_memory_is_the_workspace():
 
 def test_ctrl_c_stops_a_build(graphs, tmp_path):
     script = f"""
+import signal
 import sys
 from pathlib import Path
 from edge.build.compile import compile_plan
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def heard(*step):
     print("building", flush=True)
 try:
