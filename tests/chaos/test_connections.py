@@ -28,7 +28,7 @@ def test_servers_are_killed_and_restarted(stamp_reader: Path, times: Times, keep
             stack.enter_context(Cameras(["--first", number, "--fps", fps])) for number in range(4)
         ]
         urls = {server.url(number): number for number, server in enumerate(servers)}
-        run = stack.enter_context(watched(fault, stamp_reader, urls, fps=fps))
+        run = stack.enter_context(watched(fault, stamp_reader, urls, ["--wait"], fps=fps))
 
         def hurt(number: int) -> int:
             server, dice = servers[number], random.Random(number)
