@@ -55,7 +55,7 @@ quantize: setup ## Simplified graph + ranges -> PRECISION graph
 engine: setup ## CHECKPOINT + CALIBRATION images -> engines/NAME, all stages, judged
 	@$(EDGE) build "$(CHECKPOINT)" --calibration "$(CALIBRATION)" --precision $(PRECISION) \
 		$(if $(HELDOUT),--heldout "$(HELDOUT)") \
-		--calibration-method $(METHOD) --max-batch $(MAX_BATCH) --name "$(NAME)"
+		--method $(METHOD) --max-batch $(MAX_BATCH) --name "$(NAME)"
 
 compile: setup ## On the board: ENGINE's plan
 	@$(EDGE) compile "$(ENGINE)"

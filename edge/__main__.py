@@ -6,12 +6,15 @@ import faulthandler
 import os
 import signal
 import sys
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 __all__ = ["main", "stop_on_signals"]
 
-PATIENCE = 0.05  # seconds between two looks whether an import is done
+PATIENCE = 0.05  # seconds between two looks whether a native module is loaded
 END = 30.0  # seconds for Python to take itself down, on a machine that is busy
+
+_LOADING = ("create_module", "exec_module")
 
 
 def main() -> None:
@@ -55,7 +58,7 @@ def main() -> None:
 def stop_on_signals() -> None:
     """Ctrl-C raises KeyboardInterrupt, and so do a `kill`, a shutdown and a terminal that closes.
 
-    It is raised after an import. What `nohup` runs outlives its terminal.
+    What `nohup` runs outlives its terminal.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -71,7 +74,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
         code = frame.f_code
         # llvmlite calls Python back from C, where an exception is printed and forgotten.
         called_back = "/llvmlite/" in code.co_filename
-        loading = code.co_filename.startswith("<frozen importlib")
+        loading = code.co_name in _LOADING and isinstance(
+            frame.f_locals.get("self"), ExtensionFileLoader
+        )
         if loading or called_back or code.co_name == "__del__":
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
             return

@@ -49,7 +49,7 @@ def build(
     precision: Annotated[
         Wanted | None, typer.Option(help="default int8; auto: the best that passes the gate")
     ] = None,
-    calibration_method: Annotated[
+    method: Annotated[
         Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
     ] = None,
     max_batch: Annotated[
@@ -92,7 +92,7 @@ def build(
         "labels": read_labels(labels) if labels is not None else None,
         "templates": template,
         "precision": precision,
-        "method": calibration_method,
+        "method": method,
         "max_batch": max_batch,
         "name": name,
         "engines": engines,

@@ -201,10 +201,13 @@ def run(
         raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
     from edge.run.service.config import Config, load, merge
     from edge.run.sinks import check_preview
+    from edge.run.sources.cameras import idle
     from edge.storage import check_target
 
     _warn_of_passwords(context)
     wanted = merge(load(config, given) if config else Config(), given)
+    for option in idle(wanted.cameras):
+        console.warn(f"{option} means nothing to these sources (docs/sources.md)")
     if wanted.summary:
         check_target(wanted.summary)
     if wanted.preview:
@@ -284,7 +287,8 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
                 with systemd.reloading():
                     reload()
 
-        systemd.ready(f"{wanted.engine} on {model.backend}, {len(feeds)} cameras")
+        cameras = "1 camera" if len(feeds) == 1 else f"{len(feeds)} cameras"
+        systemd.ready(f"{wanted.engine} on {model.backend}, {cameras}")
         stack.callback(systemd.stopping)
         measured = loop.run(
             model,

@@ -84,8 +84,9 @@ def summary(measured: dict[str, Any]) -> str:
     age, latency = measured["age_ms"], measured["latency_ms"]
     lost = {"stale": measured["stale"], "reconnects": measured["reconnects"]}
     more = "".join(f"{count} {what}, " for what, count in lost.items() if count)
+    frames = "1 frame" if measured["frames"] == 1 else f"{measured['frames']} frames"
     return (
-        f"{measured['frames']} frames, {measured['dropped']} dropped, {more}"
+        f"{frames}, {measured['dropped']} dropped, {more}"
         f"{measured['fps']:.1f} fps; "
         f"latency p50 {_ms(latency['p50'])} p99 {_ms(latency['p99'])}, "
         f"age p50 {_ms(age['p50'])} p99 {_ms(age['p99'])}; {measured['backend']}"

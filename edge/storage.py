@@ -42,7 +42,11 @@ def writing(place: Path) -> Iterator[None]:
             f"cannot write {place} ({error.strerror})",
             "check its owner, or write somewhere else",
         ) from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except IsADirectoryError as error:
+        raise StorageError(
+            f"cannot write {place} ({error.strerror})", f"name a file in it: {place / 'NAME'}"
+        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(
             f"cannot write {place} ({error.strerror})",
             f"name a file in a folder that exists, or: mkdir -p {place.parent}",

@@ -4,14 +4,15 @@
 
 ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the other:
 
-    bare          the engine alone, on one picture
-    1x, 4x        the loop on one and on four H.264 films, every frame labelled
+    1x, 4x        the loop on one and on four H.264 films, every frame labelled, and in turns with
+                  it, every few seconds of the same run, the bare engine on one picture
     1, 4 live     the loop on cameras of 30 fps, the newest frame first: ages of its results
     plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
 
-`share` is the loop's rate over the mean of the bare rates before and after it, `fairness` the
-frames of the source that had fewest over those of the one that had most; medians of all turns.
-`plain` runs the same network in FP32 by torch, since it has no other.
+`share` is the loop's rate over the bare rates before and after it: the median over all turns, and
+its 95 % interval. A machine's own rate may wander by a tenth within seconds, so that each share is
+of few. `fairness` is the frames of the source that had fewest over those of the one that had most.
+All other figures are medians. `plain` runs the same network in FP32 by torch: it has no other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from edge.run import loop
 from edge.run.engine import Engine
-from edge.run.sinks import JsonLines
+from edge.run.sinks import JsonLines, Result, Sink
 from edge.run.sources.cameras import Camera, named
 from edge.run.sources.opening import feed
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")
+CYCLES = 4  # of the bare engine and the loop, in a run
+BARE, LOOP = 20, 40  # pictures that count, of each cycle
+AHEAD = 10  # frames that a source, its decoder and its reader can have ready while the loop waits
 
 
 def make_films(folder: Path) -> dict[str, str]:
@@ -47,7 +51,7 @@ def make_films(folder: Path) -> dict[str, str]:
     for size in SIZES:
         width, height = size.split("x")
         film = (
-            f"videotestsrc num-buffers={FRAMES} pattern=ball "
+            f"videotestsrc num-buffers={2 * FRAMES} pattern=ball "
             f"! video/x-raw,format=I420,width={width},height={height},framerate=30/1 ! x264enc "
             f"speed-preset=veryfast ! h264parse ! mp4mux ! filesink location={folder}/{size}.mp4"
         )
@@ -55,20 +59,50 @@ def make_films(folder: Path) -> dict[str, str]:
     return {size: str(folder / f"{size}.mp4") for size in SIZES}
 
 
-def bare(engine: Engine) -> float:
-    """Pictures per second of the engine alone."""
-    batch = np.zeros((1, *engine.input_shape), np.float32)
-    start = time.perf_counter()
-    for _ in range(FRAMES // 2):
-        engine.infer(batch)
-    return FRAMES // 2 / (time.perf_counter() - start)
+class Beside(Sink):
+    """Times the loop, and in turns with it the bare engine, for which the loop has to wait.
+
+    The sources have frames ready by then: neither what they make ahead, while the bare engine runs,
+    nor the results that come of it afterwards count.
+    """
+
+    def __init__(self, engine: Engine, sources: int):
+        self._batch = np.zeros((1, *engine.input_shape), np.float32)
+        self._engine, self._ahead = engine, AHEAD * sources
+        self._results = 0
+        self._began = 0.0
+        self.bare: list[float] = []  # pictures per second, before the first cycle and after each
+        self.loop: list[float] = []  # results per second, of each cycle
+        self.frames = CYCLES * (self._ahead + LOOP)
+
+    def write(self, result: Result) -> None:
+        self._results += 1
+        within = self._results % (self._ahead + LOOP)
+        if within == self._ahead:
+            self._began = time.perf_counter()
+        elif within == 0:
+            self.loop.append(LOOP / (time.perf_counter() - self._began))
+        if within == 0 or self._results == 1:
+            for _ in range(AHEAD // 2):
+                self._engine.infer(self._batch)
+            began = time.perf_counter()
+            for _ in range(BARE):
+                self._engine.infer(self._batch)
+            self.bare.append(BARE / (time.perf_counter() - began))
+
+    @property
+    def shares(self) -> list[float]:
+        pairs = pairwise(self.bare)
+        return [
+            2 * of / (before + after) for of, (before, after) in zip(self.loop, pairs, strict=True)
+        ]
 
 
-def looped(engine: Engine, camera: Camera, sources: int) -> loop.Summary:
+def looped(camera: Camera, engine: Engine, sources: int, frames: int, *more: Sink) -> loop.Summary:
     """The whole loop, down to JSON lines that go to a file."""
     feeds = [feed(camera) for camera in named([camera] * sources)]
     with tempfile.TemporaryFile("w") as lines:
-        return loop.run(engine, feeds, [JsonLines(lines)], frames=FRAMES)
+        return loop.run(engine, feeds, [JsonLines(lines), *more], frames=frames)
 
 
 def plain(model: Any, processor: Any, film: str) -> float:
@@ -87,17 +121,17 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
     figures: dict[str, Any] = {}
     for size, film in films.items():
         for sources in (1, 4):
-            before = bare(engine)
-            run = looped(engine, Camera(film), sources)
-            after = bare(engine)
+            beside = Beside(engine, sources)
+            run = looped(Camera(film), engine, sources, beside.frames, beside)
             frames = [numbers["frames"] for numbers in run.sources.values()]
             figures[f"{sources}x {size}"] = {
-                "bare_fps": (before + after) / 2,
-                "fps": run.fps,
-                "share": 2 * run.fps / (before + after),
+                "bare_fps": statistics.median(beside.bare),
+                "fps": statistics.median(beside.loop),
                 "fairness": min(frames) / max(frames),
+                "shares": beside.shares,
             }
-            live = looped(engine, replace(Camera(film), realtime=True, loop=True), sources)
+            camera = Camera(film, realtime=True, loop=True)
+            live = looped(camera, engine, sources, FRAMES)
             figures[f"{sources} live {size}"] = {
                 "fps": live.fps,
                 **{f"age_{name}": ms for name, ms in live.age_ms.items()},
@@ -108,14 +142,24 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
 
 
 def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of each figure over all turns."""
-    return {
-        name: {
+    """The median of each figure over all turns; of the shares, its 95 % interval, too."""
+    found: dict[str, Any] = {}
+    for name, first in turns[0].items():
+        found[name] = {
             key: float(f"{statistics.median(turn[name][key] for turn in turns):.4g}")
-            for key in turns[0][name]
+            for key in first
+            if key != "shares"
         }
-        for name in turns[0]
-    }
+        if "shares" in first:
+            shares = sorted(share for turn in turns for share in turn[name]["shares"])
+            # Of n sorted values, the median lies between those of these ranks: binomial, normal
+            # approximation; Conover, Practical Nonparametric Statistics, 3.2.
+            rank = int(len(shares) / 2 - 0.98 * len(shares) ** 0.5)
+            found[name]["share"] = round(statistics.median(shares), 3)
+            found[name]["share_95"] = [
+                round(shares[at], 3) for at in (max(0, rank), min(-1, ~rank))
+            ]
+    return found
 
 
 def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
@@ -136,9 +180,9 @@ def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
         "commit": commit(),
         "median": middle(taken),
         "shares": {
-            name: [round(turn[name]["share"], 3) for turn in taken]
+            name: [round(share, 3) for turn in taken for share in turn[name]["shares"]]
             for name in taken[0]
-            if "share" in taken[0][name]
+            if "shares" in taken[0][name]
         },
     }
 

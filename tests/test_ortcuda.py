@@ -16,7 +16,7 @@ from edge import nvidia, ortcuda, session
 from edge.errors import BackendError, EngineError, MissingPackage, require
 from edge.passport import Passport, Plan
 from edge.preprocess import cuda as cuda_preprocess
-from edge.run import engine
+from edge.run import backends
 from edge.run.engine import Engine
 from tests.cuda_driver.emulated_ort import Ort
 from tests.cuda_driver.standin import BUILD, OUT_OF_MEMORY, Driver, emulated
@@ -90,7 +90,7 @@ def test_auto_takes_it_where_no_plan_can_run_and_says_why(driver, built_engine):
             with Engine.open(built_engine) as opened:
                 assert opened.backend == "onnxruntime-cuda"
                 assert opened.reason.startswith("onnxruntime has CUDA, and ")
-            name, reason = engine._choose(Path(built_engine), unplanned, "auto")
+            name, reason = backends.choose(Path(built_engine), unplanned, "auto")
             assert name == "onnxruntime-cuda"
             assert f"the engine has no plan; make one here: edge compile {built_engine}" in reason
             ort.providers = ["CPUExecutionProvider"]
@@ -108,7 +108,7 @@ def test_auto_takes_a_plan_that_can_run_before_it(driver, built_engine):
     planned = replace(passport, plan=Plan("tensorrt", "model.onnx", "10.3.0", None, None, 4, sha))
     nvidia.installed = lambda: ["tensorrt"]  # type: ignore[assignment]
     with emulation(driver):
-        assert engine._choose(Path(built_engine), planned, "auto")[0] == "tensorrt"
+        assert backends.choose(Path(built_engine), planned, "auto")[0] == "tensorrt"
 
 
 @emulated

@@ -83,7 +83,7 @@ def test_a_target_is_checked_before_the_work_is_done(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(StorageError, match=r"mkdir -p .*absent"):
         check_target(tmp_path / "absent" / "a.json")
-    with pytest.raises(StorageError, match="it is a folder"):
+    with pytest.raises(StorageError, match=r"it is a folder\); name a file in it: .*/NAME"):
         check_target(tmp_path)
 
 

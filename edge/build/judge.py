@@ -50,8 +50,8 @@ class Judge:
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
         strange = sorted({path.parent.name for path in self._readable}.difference(labels))
-        if known and strange:
-            near = difflib.get_close_matches(strange[0], labels, n=1)
+        near = [label for name in strange[:SHOWN] if (label := _meant(name, labels))][:1]
+        if strange and (known or near):  # else they lie by date, or in one folder
             observer.warn(
                 f"no class of the model is called {several(strange)}, as folders of images are: "
                 "top-1 is not measured" + (f" (did you mean {near[0]}?)" if near else "")
@@ -132,3 +132,11 @@ class Judge:
         logits = verify.outputs(models, prepared(), ran)
         self._readable = readable
         return logits
+
+
+def _meant(folder: str, labels: Sequence[str]) -> str | None:
+    """The label that a folder's name is almost, but for its case, or for a _ where a space is."""
+    plain = {label.casefold().replace("_", " "): label for label in labels}
+    name = folder.casefold().replace("_", " ")
+    near = difflib.get_close_matches(name, plain, n=1, cutoff=0.8)
+    return plain[near[0]] if near else None

@@ -111,8 +111,8 @@ class Preprocess:
         sizes = [self.height, self.width, *(self.crop or ()), *(self.pad or ())]
         if resize is not None:
             sizes += [resize.height, resize.width, resize.longest_edge or 1]
-        if min(sizes) < 1 or max(sizes) > LARGEST:
-            raise ValueError(f"a size of {sizes}, which is not within 1 to {LARGEST}")
+        if odd := [size for size in sizes if not 1 <= size <= LARGEST]:
+            raise ValueError(f"a side of {odd[0]} pixels, which is not within 1 to {LARGEST}")
         stretched = resize is not None and resize.how == "stretch"
         last = self.pad or self.crop
         if resize is not None and stretched:

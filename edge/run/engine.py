@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edge import nvidia
-from edge.errors import EdgeError, EngineError
+from edge.errors import EngineError
 from edge.heads import FEATURES
 from edge.passport import Passport
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.pictures import Picture, as_pixels
 from edge.preprocess.surface import FORMATS, Layout, Surface
+from edge.run.backends import check_graph, check_plan, choose
 from edge.run.cpu import CpuPath, CpuPlace
 from edge.run.frames import Frame
 from edge.run.onnxruntime import OnnxRuntime
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from edge.run.gpu import GpuPath, GpuPlace
     from edge.runner import Runner
 
-__all__ = ["BACKENDS", "Backend", "Engine", "Prediction"]
-
-BACKENDS = ("onnxruntime", "onnxruntime-cuda", *nvidia.BACKENDS)
+__all__ = ["Backend", "Engine", "Prediction"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -45,6 +42,19 @@ class Backend(Protocol):
         """Pictures float32 [N, 3, H, W] -> outputs float32 [N, classes or channels]."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """What executes an engine that was closed: nothing."""
+
+    name: str
+
+    def infer(self, batch: Tensor) -> Tensor:
+        raise EngineError(f"the engine {self.name} is closed", "use it within its `with`")
+
+    def close(self) -> None:
+        """It is."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,12 @@ class Prediction:
         return float(self.probabilities[self.class_id])
 
     def top(self, k: int) -> list[tuple[int, str, float]]:
-        """The k most probable classes: (class_id, label, confidence), best first."""
+        """The k most probable classes: (class_id, label, confidence), best first.
+
+        Raises ValueError for a k below 1.
+        """
+        if k < 1:
+            raise ValueError(f"of the most probable classes there is a first, and no {k}th")
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(i), self.class_names[i], float(self.probabilities[i])) for i in order]
 
@@ -98,7 +113,7 @@ class Engine:
         threads: int | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> Engine:
-        """Open the engine in `folder` with `auto` or one of `BACKENDS`.
+        """Open the engine in `folder` with `auto` or one of `backends.BACKENDS`.
 
         threads: CPU threads of the onnxruntime backend, all by default. say: is told, once each, of
         what is slower here than it could be. Raises `EngineError` when the engine is damaged or
@@ -106,16 +121,16 @@ class Engine:
         """
         folder = Path(folder)
         passport = Passport.read(folder)
-        name, reason = _choose(folder, passport, backend)
+        name, reason = choose(folder, passport, backend)
         if name == "onnxruntime":
-            graph = _check_graph(folder, passport)
+            graph = check_graph(folder, passport)
             return Engine(
                 passport, OnnxRuntime(graph, threads, fp8=passport.precision == "fp8"), reason
             )
         if name == "onnxruntime-cuda":
             from edge.ortcuda import OrtCuda
 
-            graph = _check_graph(folder, passport)
+            graph = check_graph(folder, passport)
             return Engine(passport, OrtCuda(graph, passport), reason, say)
         from edge.trt import TensorRT
 
@@ -251,85 +266,12 @@ class Engine:
         return result
 
     def close(self) -> None:
+        """Free what runs it. To use it afterwards raises `EngineError`."""
         self._backend.close()
+        self._backend = _Closed(self.passport.name)
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
-    """The backend, and why."""
-    known = ("auto", *BACKENDS)
-    if asked not in known:
-        raise EngineError(f"there is no backend {asked}", f"choose one of: {', '.join(known)}")
-    if asked != "auto":
-        return asked, "asked for"
-    plan = passport.plan
-    if plan is None:
-        why, mend = "the engine has no plan", f"make one here: edge compile {folder}"
-    elif plan.backend not in nvidia.installed():
-        why, mend = f"{plan.backend} is not installed", "see edge doctor"
-    elif nvidia.gpu() is None:
-        why, mend = "there is no NVIDIA GPU", "see edge doctor"
-    else:
-        return plan.backend, "the engine has a plan for it"
-    if _without_plan() == "onnxruntime-cuda":
-        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
-    if nvidia.is_jetson():
-        raise EngineError(
-            f"{folder} would run on the CPU of this Jetson: {why}",
-            f"{mend}, or ask for it: --backend onnxruntime",
-        )
-    return "onnxruntime", why
-
-
-def _without_plan() -> str:
-    """The backend that runs the portable graph here: on the GPU if onnxruntime can."""
-    if nvidia.gpu() is not None:
-        from edge import ortcuda
-
-        with suppress(EdgeError):
-            ortcuda.check()
-            return "onnxruntime-cuda"
-    return "onnxruntime"
-
-
-def _check_graph(folder: Path, passport: Passport) -> Path:
-    """The portable graph, once it and its weights are found whole. Raises `EngineError`."""
-    if "model.onnx.data" in passport.files:
-        passport.check_file(folder, "model.onnx.data")
-    return passport.check_file(folder, "model.onnx")
-
-
-def check_plan(folder: Path, passport: Passport, backend: str) -> None:
-    """See that the plan was compiled for this TensorRT and GPU. Raises `EngineError`."""
-    if backend not in nvidia.installed():
-        raise EngineError(
-            f"{backend} is not installed on this machine",
-            f"use --backend {_without_plan()}, or see edge doctor",
-        )
-    gpu = nvidia.gpu()
-    if gpu is None:
-        raise EngineError(
-            f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
-            "use --backend onnxruntime",
-        )
-    plan, mend = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
-    if plan is None or plan.backend != backend:
-        raise EngineError(f"{folder} has no {backend} plan", mend)
-    version = str(nvidia.tensorrt(backend).__version__)
-    if plan.version != version:
-        raise EngineError(
-            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
-        )
-    if plan.compute_capability not in (None, gpu.compute_capability):
-        raise EngineError(
-            f"{folder} was compiled for {plan.gpu} (compute capability {plan.compute_capability}), "
-            f"this machine has {gpu.name} ({gpu.compute_capability})",
-            mend,
-        )
-    if plan.model_sha256 != passport.files[plan.graph].sha256:
-        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", mend)

@@ -102,6 +102,16 @@ def test_a_folder_that_is_no_class_is_named_once_and_top_1_is_not_measured(
     assert len(told) == 2
 
 
+def test_folders_that_are_all_almost_classes_are_named(model, checkpoint, pictures, tmp_path):
+    for wrong, right in {"Cat": "cat", "DOGS": "dog"}.items():
+        shutil.copytree(pictures / right, tmp_path / wrong)
+    observer, found = Recorder(), read_checkpoint(str(checkpoint))
+    assert Judge(model, images.find(tmp_path), found, observer).fp32.top1 is None
+    (warning,) = observer.warnings
+    assert warning.startswith("no class of the model is called Cat, DOGS")
+    assert warning.endswith("(did you mean cat?)")
+
+
 def test_folders_that_are_no_classes_at_all_are_nothing_to_tell_of(
     model, checkpoint, pictures, tmp_path
 ):

@@ -70,7 +70,7 @@ def from_images(
     if count < images.MINIMUM:
         raise CalibrationError(
             f"only {count} of {len(files)} images could be read, {images.MINIMUM} are needed",
-            "add images, or replace those named above",
+            "add images" if count == len(files) else "add images, or replace those named above",
         )
     if len(seen) < images.MINIMUM:
         raise CalibrationError(

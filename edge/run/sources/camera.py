@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from edge.errors import SilenceError, SourceError
+from edge.errors import SourceError
 from edge.gst import detect_platform, give_back, gstreamer
 from edge.run.ages import StampAges
 from edge.run.frames import Frame, frame_from_sample, stream_seconds
@@ -21,7 +21,7 @@ from edge.run.patience import Way
 from edge.run.sources.access import resolve
 from edge.run.sources.cameras import STALL, Camera, Thinning
 from edge.run.sources.containers import missing_bytes
-from edge.run.sources.explain import explain, knock
+from edge.run.sources.explain import explain, knock, silence
 from edge.run.sources.launch import decoder_of, has_camera, launch
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.probes import Buffer, see_buffers
@@ -229,14 +229,9 @@ class Source:
                 return
 
     def _silent(self, seconds: float) -> SourceError:
-        mends = {
-            "file": "the file may be cut off: copy it again, whole",
-            "gst:": "try the pipeline alone, with gst-launch-1.0",
-        }
-        return SilenceError(
-            f"no frame came from {self.name} within {seconds:g} s",
-            mends.get(self._uri[:4], "check that the camera is on, and that nothing else uses it"),
-        )
+        heard, inside = list(self._heard), list(self._inside)
+        behind = bool(inside) and heard[-1] - inside[0] > seconds / 2  # they go on to come
+        return silence(self._uri, self.name, seconds, behind)
 
     def _check_whole(self) -> None:
         if not self._uri.startswith("file://"):

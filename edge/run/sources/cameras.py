@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from edge.errors import SourceError
-from edge.run.sources.uris import as_uri, redact, redact_address
+from edge.run.sources.uris import (
+    VARIABLE,
+    as_uri,
+    is_live,
+    is_network,
+    is_rtsp,
+    redact,
+    redact_address,
+)
 
-__all__ = ["STALL", "Camera", "Thinning", "Transport", "named"]
+__all__ = ["STALL", "Camera", "Thinning", "Transport", "idle", "named"]
 
 Transport: TypeAlias = Literal["tcp", "udp"]
 STALL = 10.0
+
+# The sources to which an option means something.
+_MEANS: dict[str, Callable[[str], bool]] = {
+    "realtime": lambda uri: not is_live(uri),
+    "loop": lambda uri: not is_live(uri),
+    "transport": is_rtsp,
+    "credentials": is_network,
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,21 @@ def _name_of(typed: str) -> str:
         return redact(as_uri(typed))
     except SourceError:  # raised again where it is opened; a dry run goes on to the next
         return redact_address(typed)
+
+
+def idle(cameras: Sequence[Camera]) -> list[str]:
+    """The options, as typed, that were asked for and mean nothing to any of these cameras.
+
+    A `gst:` pipeline may be anything, and so may what a `${VARIABLE}` stands for.
+    """
+    found = []
+    for name, means in _MEANS.items():
+        usual = Camera.__dataclass_fields__[name].default
+        asked = [camera.uri for camera in cameras if getattr(camera, name) != usual]
+        unknown = any(uri.startswith("gst:") or VARIABLE.match(uri) for uri in asked)
+        if asked and not unknown and not any(means(uri) for uri in asked):
+            found.append(f"--{name}")
+    return found
 
 
 class Thinning:

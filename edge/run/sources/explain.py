@@ -9,14 +9,14 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from edge.errors import AccessError, SourceError
+from edge.errors import AccessError, SilenceError, SourceError
 from edge.gst import gstreamer
 from edge.run.sources.access import Access
 from edge.run.sources.pipelines import GATE, SINK
 from edge.run.sources.remarks import alternate
 from edge.run.sources.uris import address_of, device_of, is_network, is_tls
 
-__all__ = ["explain", "knock", "trusted_file"]
+__all__ = ["explain", "knock", "silence", "trusted_file"]
 
 _TRUSTED = "SSL_CERT_FILE"
 
@@ -46,8 +46,9 @@ def explain(
 
     if element := re.match(r'no element "(.+?)"', error.message):
         package = next(to for what, to in _PACKAGES if re.fullmatch(what, element[1]))
+        spelling = "check its spelling, or " if uri.startswith("gst:") else ""
         return SourceError(
-            f"GStreamer has no element {element[1]}", f"run: sudo apt install {package}"
+            f"GStreamer has no element {element[1]}", f"{spelling}run: sudo apt install {package}"
         )
     if "text/" in missing:
         return SourceError(
@@ -150,6 +151,23 @@ def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceE
     return knock(access) or SourceError(
         f"the stream of {place} broke off ({reason})",
         "see what the camera says: edge run --dry-run prints a pipeline to try alone",
+    )
+
+
+def silence(uri: str, name: str, seconds: float, behind: bool) -> SilenceError:
+    """What it means that no frame came for so long; `behind`: out of the pipeline, but into it."""
+    if behind:
+        return SilenceError(
+            f"frames of {name} came, and none was decoded within {seconds:g} s",
+            "see what decodes it: edge run --dry-run prints a pipeline to try alone",
+        )
+    mends = {
+        "file": "the file may be cut off: copy it again, whole",
+        "gst:": "try the pipeline alone, with gst-launch-1.0",
+    }
+    return SilenceError(
+        f"no frame came from {name} within {seconds:g} s",
+        mends.get(uri[:4], "check that the camera is on, and that nothing else uses it"),
     )
 
 

@@ -203,7 +203,10 @@ def test_a_file_that_is_no_video(name: str, said: str, media: Path) -> None:
         ("/dev/video97", "there is no camera /dev/video97"),
         ("/dev/null", "the camera /dev/null cannot be used"),
         ("test://nothing", "test://nothing is no test picture"),
-        ("gst:nothing", "GStreamer has no element nothing; run: sudo apt install"),
+        (
+            "gst:nothing",
+            "GStreamer has no element nothing; check its spelling, or run: sudo apt install",
+        ),
         ("gst:videotestsrc ! ! x", "fails (syntax error)"),
         ("gst:audiotestsrc", "the pipeline gst:audiotestsrc fails"),
         ("gst:videotestsrc num-buffers=0", "holds no video"),

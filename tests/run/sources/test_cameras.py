@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.run.sources.cameras import Camera, Thinning, named
+from edge.run.sources.cameras import Camera, Thinning, idle, named
 
 
 def wanted(thinning: Thinning, fps: float, count: int) -> list[int]:
@@ -67,3 +67,24 @@ def test_a_source_that_cannot_be_has_a_name_without_a_password():
     """A dry run says what is wrong with it, and goes on to the next."""
     cameras = [Camera("nothing.mp4"), Camera("rtsp:/joe:pw@h/s")]
     assert [camera.name for camera in named(cameras)] == ["nothing.mp4", "***@h/s"]
+
+
+RTSP, FILM = "rtsp://door/1", "file:///a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("uris", "asked", "nothing"),
+    [
+        ([FILM], {"loop": True, "realtime": True}, []),
+        ([RTSP], {"loop": True, "realtime": True}, ["--realtime", "--loop"]),
+        ([RTSP, FILM], {"loop": True}, []),
+        (["gst:filesrc location=a.mp4 ! decodebin"], {"loop": True, "transport": "udp"}, []),
+        (["${CAMERA}"], {"loop": True, "transport": "udp"}, []),
+        ([FILM], {"transport": "udp", "credentials": "netrc"}, ["--transport", "--credentials"]),
+        ([RTSP], {"transport": "udp", "credentials": "netrc"}, []),
+        (["http://door/stream"], {"transport": "udp", "credentials": "netrc"}, ["--transport"]),
+        ([RTSP], {"every": 2, "stall": 3.0}, []),
+    ],
+)
+def test_options_that_mean_nothing_to_any_source(uris, asked, nothing):
+    assert idle([Camera(uri, **asked) for uri in uris]) == nothing
