@@ -6,15 +6,16 @@ import faulthandler
 import os
 import signal
 import sys
-from importlib.machinery import ExtensionFileLoader
+import time
+from contextlib import suppress
 from types import FrameType
 
 __all__ = ["main", "stop_on_signals"]
 
-PATIENCE = 0.05  # seconds between two looks whether a native module is loaded
+PATIENCE = 0.05  # seconds between two looks whether an import is done
+SAY = 1.0  # seconds that it may take without a word
+TWICE = 0.5  # seconds after which a second signal is no echo of the first
 END = 30.0  # seconds for Python to take itself down, on a machine that is busy
-
-_LOADING = ("create_module", "exec_module")
 
 
 def main() -> None:
@@ -58,30 +59,57 @@ def main() -> None:
 def stop_on_signals() -> None:
     """Ctrl-C raises KeyboardInterrupt, and so do a `kill`, a shutdown and a terminal that closes.
 
+    It is raised after an import, which may take seconds: a second one ends the process where it is.
     What `nohup` runs outlives its terminal.
     """
+    stopping = _Stopping()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, stopping)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but not where it would abort the process or be lost.
+class _Stopping:
+    """Raises KeyboardInterrupt, but not where it would abort the process or be lost.
 
-    The one is while a native module is being loaded, the other in a finaliser: wait for its end.
+    The one is while modules are being loaded, the other in a finaliser: it waits for their end.
     """
+
+    def __init__(self) -> None:
+        self._since: float | None = None  # when it was asked for, on the clock of `monotonic`
+        self._said = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not _is_delicate(frame):
+            self._since = None
+            signal.setitimer(
+                signal.ITIMER_REAL, 0
+            )  # else it would be raised in what cleans up, too
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        waited = 0.0 if self._since is None else now - self._since
+        self._since = now - waited
+        if number == signal.SIGALRM and waited > SAY and not self._said:
+            self._said = True
+            with suppress(OSError):  # not by `print`, which this may have interrupted
+                os.write(2, b"stopping when a library is loaded; once more stops at once\n")
+        elif number != signal.SIGALRM and waited > TWICE:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
+
+
+def _is_delicate(frame: FrameType | None) -> bool:
+    """Whether what runs would not survive an exception, or forget it."""
     while frame is not None:
         code = frame.f_code
-        # llvmlite calls Python back from C, where an exception is printed and forgotten.
+        # llvmlite calls Python back from C, where an exception is printed and forgotten. What torch
+        # loads calls C that calls Python: an exception in that aborts the process.
         called_back = "/llvmlite/" in code.co_filename
-        loading = code.co_name in _LOADING and isinstance(
-            frame.f_locals.get("self"), ExtensionFileLoader
-        )
+        loading = code.co_filename.startswith("<frozen importlib")
         if loading or called_back or code.co_name == "__del__":
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
-            return
+            return True
         frame = frame.f_back
-    raise KeyboardInterrupt
+    return False
 
 
 if __name__ == "__main__":
