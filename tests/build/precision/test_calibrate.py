@@ -59,7 +59,7 @@ def test_unreadable_images_are_named_and_skipped(model, preprocess, pictures, tm
 
 
 def test_too_few_images_are_an_error(model, preprocess, pictures, recorder):
-    with pytest.raises(CalibrationError, match="only 3 of 3 images could be read, 16 are needed"):
+    with pytest.raises(CalibrationError, match=r"only 3 of 3 images .*; add images$"):
         calibrating.from_images(model, images.find(pictures)[:3], preprocess, "mse", recorder)
 
 
