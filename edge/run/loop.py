@@ -159,9 +159,8 @@ def _deliver(
     sinks: Sequence[Sink],
     clock: Callable[[], float],
 ) -> None:
-    """Count a frame that has its label, free its place, and tell the sinks."""
+    """Count a frame that has its label, tell the sinks, and free its place."""
     ready, now = clock(), time.time()
-    reader.release(work.place)
     age_ms, latency_ms = (ready - work.frame.captured) * 1e3, (ready - work.taken) * 1e3
     reader.status.seen = ready
     for tally in (status.total, reader.status.tally):
@@ -169,6 +168,8 @@ def _deliver(
     result = Result(work.frame, prediction, age_ms, latency_ms, now - age_ms / 1e3)
     for sink in sinks:
         sink.write(result)
+    # Last: a reader that waited for it takes the interpreter, and the engine waits for the sinks.
+    reader.release(work.place)
 
 
 def _drain(engine: Engine, flying: deque[Any]) -> None:
