@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -22,6 +24,7 @@ _ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
 _STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
 _WINDOW = 2.0  # seconds over which the age of the freshest frame is known
 _LATE = 2  # frame intervals
+_LATEST = 3  # intervals whose median counts: what holds frames up makes one of them longer
 _STARTED = 0.25  # seconds that a picture may take: more, at first, is this program's own start
 _UNKNOWN = 0.05  # seconds between the first two frames: they are not to wait for a slow start
 
@@ -86,7 +89,7 @@ class Freshness:
         self._way, self._spacing = way, spacing
         self._opened: float | None = None
         self._ages = Ages()
-        self._interval = _UNKNOWN
+        self._intervals: deque[float] = deque(maxlen=_LATEST)
         self._before: tuple[int, float, float] | None = None
         self._youngest = self._youngest_before = float("inf")
         self._began = float("-inf")
@@ -109,11 +112,12 @@ class Freshness:
         delay = min(self._youngest, self._youngest_before)
         if self._way != "unknown" and now - self._opened < _WINDOW:
             delay = min(delay, _STARTED)
-        return captured + delay + _LATE * self._spacing(self._interval)
+        interval = statistics.median(self._intervals or [_UNKNOWN])
+        return captured + delay + _LATE * self._spacing(interval)
 
     def _measure(self, number: int, pts: float, captured: float) -> None:
-        """The interval of the frames: by stream time, but for what that never was."""
+        """An interval of the frames: by stream time, but for what that never was."""
         if self._before is not None and number > self._before[0] and pts > self._before[1]:
             passed = min(pts - self._before[1], 2 * (captured - self._before[2]) + _UNKNOWN)
-            self._interval = max(0.0, passed) / (number - self._before[0])
+            self._intervals.append(max(0.0, passed) / (number - self._before[0]))
         self._before = number, pts, captured

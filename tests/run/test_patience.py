@@ -123,6 +123,21 @@ def test_frames_that_were_left_out_do_not_make_the_interval_longer():
     assert seen(freshness, [(0, 0.0), (10, 0.0), (11, 0.25)]) == [True, True, False]
 
 
+def test_what_holds_frames_up_does_not_make_the_interval_longer():
+    """A busy camera takes its next picture late, and sends it late, too."""
+    freshness = Freshness("network")
+
+    def is_current(number: int, taken: float, age: float) -> bool:
+        return taken + age <= freshness.expires(number, taken, taken, taken + age)
+
+    assert all(is_current(number, number / 10, 0.0) for number in range(5))
+    assert not is_current(5, 0.8, 0.4)
+    assert all(is_current(number, 0.3 + number / 10, 0.0) for number in range(6, 9))
+    # One that takes fewer from now on is believed at the second.
+    assert not is_current(9, 2.1, 0.4)
+    assert is_current(10, 3.1, 0.4)
+
+
 def test_without_times_every_frame_is_current():
     freshness = Freshness("network")
     assert [freshness.expires(n, None, 1.0, 50.0) for n in range(3)] == [float("inf")] * 3
