@@ -9,10 +9,11 @@ ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the o
     1, 4 live     the loop on cameras of 30 fps, the newest frame first: ages of its results
     plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
 
-`share` is the loop's rate over the bare rates before and after it: the median over all turns, and
-its 95 % interval. A machine's own rate may wander by a tenth within seconds, so that each share is
-of few. `fairness` is the frames of the source that had fewest over those of the one that had most.
-All other figures are medians. `plain` runs the same network in FP32 by torch: it has no other.
+`share` is the median time that the bare engine takes over the median time from one label to the
+next, over all turns; `share_of_turns` is that of each, and `share_of_means` the same of means, to
+which a machine that others use adds what they take. `fairness` is the frames of the source that had
+fewest over those of the one that had most. All other figures are medians of all turns. `plain` runs
+the same network in FP32 by torch: it has no other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ from edge.run.sources.opening import feed
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")
-CYCLES = 4  # of the bare engine and the loop, in a run
-BARE, LOOP = 20, 40  # pictures that count, of each cycle
+CYCLES = 5  # of the bare engine and the loop, in a run
+BARE, LOOP = 15, 25  # pictures that count, of each cycle
 AHEAD = 10  # frames that a source, its decoder and its reader can have ready while the loop waits
 
 
@@ -69,33 +70,24 @@ class Beside(Sink):
     def __init__(self, engine: Engine, sources: int):
         self._batch = np.zeros((1, *engine.input_shape), np.float32)
         self._engine, self._ahead = engine, AHEAD * sources
-        self._results = 0
-        self._began = 0.0
-        self.bare: list[float] = []  # pictures per second, before the first cycle and after each
-        self.loop: list[float] = []  # results per second, of each cycle
+        self._results, self._latest = 0, 0.0
+        self.bare: list[float] = []  # seconds, of each picture
+        self.loop: list[float] = []  # seconds, from each result to the next
         self.frames = CYCLES * (self._ahead + LOOP)
 
     def write(self, result: Result) -> None:
-        self._results += 1
+        now = time.perf_counter()
         within = self._results % (self._ahead + LOOP)
-        if within == self._ahead:
-            self._began = time.perf_counter()
-        elif within == 0:
-            self.loop.append(LOOP / (time.perf_counter() - self._began))
-        if within == 0 or self._results == 1:
-            for _ in range(AHEAD // 2):
+        self._results += 1
+        if within >= self._ahead:
+            self.loop.append(now - self._latest)
+        if within == self._ahead + LOOP - 1:
+            for number in range(AHEAD // 2 + BARE):
+                began = time.perf_counter()
                 self._engine.infer(self._batch)
-            began = time.perf_counter()
-            for _ in range(BARE):
-                self._engine.infer(self._batch)
-            self.bare.append(BARE / (time.perf_counter() - began))
-
-    @property
-    def shares(self) -> list[float]:
-        pairs = pairwise(self.bare)
-        return [
-            2 * of / (before + after) for of, (before, after) in zip(self.loop, pairs, strict=True)
-        ]
+                if number >= AHEAD // 2:
+                    self.bare.append(time.perf_counter() - began)
+        self._latest = time.perf_counter()
 
 
 def looped(camera: Camera, engine: Engine, sources: int, frames: int, *more: Sink) -> loop.Summary:
@@ -125,10 +117,9 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
             run = looped(Camera(film), engine, sources, beside.frames, beside)
             frames = [numbers["frames"] for numbers in run.sources.values()]
             figures[f"{sources}x {size}"] = {
-                "bare_fps": statistics.median(beside.bare),
-                "fps": statistics.median(beside.loop),
                 "fairness": min(frames) / max(frames),
-                "shares": beside.shares,
+                "bare": beside.bare,
+                "loop": beside.loop,
             }
             camera = Camera(film, realtime=True, loop=True)
             live = looped(camera, engine, sources, FRAMES)
@@ -142,24 +133,31 @@ def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> d
 
 
 def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of each figure over all turns; of the shares, its 95 % interval, too."""
+    """The median of each figure over all turns; of seconds the medians of all, and their shares."""
     found: dict[str, Any] = {}
     for name, first in turns[0].items():
         found[name] = {
             key: float(f"{statistics.median(turn[name][key] for turn in turns):.4g}")
             for key in first
-            if key != "shares"
+            if key not in ("bare", "loop")
         }
-        if "shares" in first:
-            shares = sorted(share for turn in turns for share in turn[name]["shares"])
-            # Of n sorted values, the median lies between those of these ranks: binomial, normal
-            # approximation; Conover, Practical Nonparametric Statistics, 3.2.
-            rank = int(len(shares) / 2 - 0.98 * len(shares) ** 0.5)
-            found[name]["share"] = round(statistics.median(shares), 3)
-            found[name]["share_95"] = [
-                round(shares[at], 3) for at in (max(0, rank), min(-1, ~rank))
-            ]
+        if "loop" in first:
+            pairs = [(turn[name]["bare"], turn[name]["loop"]) for turn in turns]
+            bare, loops = (
+                [one for part in parts for one in part] for parts in zip(*pairs, strict=True)
+            )
+            found[name] |= {
+                "bare_ms": round(statistics.median(bare) * 1e3, 2),
+                "loop_ms": round(statistics.median(loops) * 1e3, 2),
+                "share": ratio(statistics.median, bare, loops),
+                "share_of_means": ratio(statistics.mean, bare, loops),
+                "share_of_turns": [ratio(statistics.median, *pair) for pair in pairs],
+            }
     return found
+
+
+def ratio(of: Callable[[list[float]], float], bare: list[float], loops: list[float]) -> float:
+    return round(of(bare) / of(loops), 3)
 
 
 def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
@@ -179,11 +177,6 @@ def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
         "versions": versions("onnxruntime", "opencv-python-headless", "torch", "transformers"),
         "commit": commit(),
         "median": middle(taken),
-        "shares": {
-            name: [round(share, 3) for turn in taken for share in turn[name]["shares"]]
-            for name in taken[0]
-            if "shares" in taken[0][name]
-        },
     }
 
 
