@@ -94,9 +94,15 @@ def percentiles(values: Iterable[float]) -> Percentiles:
 
 
 def truth(
-    seen: Sequence[Seen], cameras: Mapping[str, int], fps: float, slack: float = 0.0
+    seen: Sequence[Seen],
+    cameras: Mapping[str, int],
+    fps: float | Mapping[str, float],
+    slack: float = 0.0,
 ) -> Truth:
-    """cameras: the number of each source's camera. fps: of these cameras. slack: see `Fault`."""
+    """cameras: the number of each source's camera. fps: of these, or of each source.
+
+    slack: see `Fault`.
+    """
     newest: dict[str, int] = {}
     wrong = older = repeated = 0
     read = [(one, one.stamp) for one in seen if one.stamp is not None]
@@ -105,9 +111,10 @@ def truth(
         older += stamp.ms < newest.get(one.source, 0)
         repeated += stamp.ms == newest.get(one.source, 0)
         newest[one.source] = stamp.ms
-    limit = 2e3 / fps + ON_THE_WAY + slack * 1e3
+    each = fps if isinstance(fps, Mapping) else dict.fromkeys(cameras, fps)
+    limit = {source: 2e3 / each[source] + ON_THE_WAY + slack * 1e3 for source in cameras}
     old = sorted(
-        (one for one, _ in read if one.true_age_ms > limit + one.latency_ms),
+        (one for one, _ in read if one.true_age_ms > limit[one.source] + one.latency_ms),
         key=lambda one: one.true_age_ms,
         reverse=True,
     )

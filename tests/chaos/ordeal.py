@@ -26,15 +26,16 @@ def watched(
     urls: Mapping[str, int],
     words: Sequence[object] = (),
     *,
-    fps: float = FPS,
+    fps: float | Mapping[str, float] = FPS,
     before: Sequence[object] = (),
     env: Mapping[str, str] = MappingProxyType({}),
     patience: float = PATIENCE,
 ) -> Iterator[Run]:
     """`edge run` over these sources, url -> camera; its figures become the fault's.
 
-    words: more options. before: what stands before the command. env: added to its environment.
-    patience: seconds, at most, for the last picture of each.
+    words: more options. fps: of these cameras, or of each source. before: what stands before the
+    command. env: added to its environment. patience: seconds, at most, for the last picture of
+    each.
     """
     sources = [word for url in urls for word in ("--source", url)]
     began = time.monotonic()

@@ -179,6 +179,7 @@ def test_what_is_wrong_older_repeated_damaged_or_old_is_counted() -> None:
     assert truth([*fine, seen("a", 1, 1050, 1180)], cameras, 10).older == 1
     late = truth([*fine, seen("a", 1, 1200, 1900)], cameras, 10)
     assert (late.old, late.oldest) == (1, [[860, 700, 30, 5]])
+    assert truth([*fine, seen("a", 1, 1200, 1900)], cameras, {"a": 1, "b": 10}).old == 0
     assert truth([*fine, Seen("a", 9, None, 1.0, 1.0, 2.0)], cameras, 10).damaged == 1
 
 

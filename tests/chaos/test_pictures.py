@@ -115,8 +115,10 @@ def test_a_camera_of_few_frames_is_not_taken_for_dead(
     interval, stall = times(60, 3), times(10, 1)
     fault = Fault("a camera of one frame a minute")
     with Cameras(["--fps", 1 / interval]) as slow, Cameras(["--first", 1]) as fast:
-        urls = {slow.url(0): 0, fast.url(1): 1}
-        with watched(fault, stamp_reader, urls, ["--stall", stall], patience=3 * interval) as run:
+        urls, words = {slow.url(0): 0, fast.url(1): 1}, ["--stall", stall]
+        fps = {slow.url(0): 1 / interval, fast.url(1): FPS}
+        patience = 3 * interval
+        with watched(fault, stamp_reader, urls, words, fps=fps, patience=patience) as run:
             began = time.monotonic()
 
             def known() -> bool:
