@@ -79,23 +79,37 @@ class _Stopping:
         self._said = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM and self._since is None:
+            return  # it was raised, while this one was under way
         if not _is_delicate(frame):
             self._since = None
-            signal.setitimer(
-                signal.ITIMER_REAL, 0
-            )  # else it would be raised in what cleans up, too
+            # Else it would be raised in what cleans up, too.
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
         now = time.monotonic()
         waited = 0.0 if self._since is None else now - self._since
         self._since = now - waited
         if number == signal.SIGALRM and waited > SAY and not self._said:
             self._said = True
-            with suppress(OSError):  # not by `print`, which this may have interrupted
-                os.write(2, b"stopping when a library is loaded; once more stops at once\n")
+            _say("stopping when a library is loaded; once more stops at once")
         elif number != signal.SIGALRM and waited > TWICE:
+            _say("stopped")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+            os._exit(128 + number)  # the first process of a container is not ended by a signal
         signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # its SIGALRM comes here, too
+
+
+def _say(text: str) -> None:
+    """A line on stderr, from a signal handler: not by `print`, which this may have interrupted.
+
+    A progress bar may stand there, and has hidden the cursor.
+    """
+    if sys.stderr is None:  # closed by whoever started this: 2 is another file
+        return
+    with suppress(OSError):
+        line = f"\r\x1b[K\x1b[?25h{text}\n" if os.isatty(2) else f"{text}\n"
+        os.write(2, line.encode())
 
 
 def _is_delicate(frame: FrameType | None) -> bool:

@@ -206,8 +206,8 @@ def run(
 
     _warn_of_passwords(context)
     wanted = merge(load(config, given) if config else Config(), given)
-    for option in idle(wanted.cameras):
-        console.warn(f"{option} means nothing to these sources (docs/sources.md)")
+    for key in idle(wanted.cameras):
+        console.warn(f"{key} means nothing to these sources (docs/sources.md)")
     if wanted.summary:
         check_target(wanted.summary)
     if wanted.preview:

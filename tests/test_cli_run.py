@@ -54,6 +54,15 @@ def test_a_transport_that_there_is_not_is_refused(edge_command, transport):
     assert edge_command("run", "engine", *words, "udp").returncode == 0
 
 
+def test_an_option_that_means_nothing_to_any_source_is_said(edge_command):
+    words = ["--source", "test://ball", "--loop", "--dry-run"]
+    done = edge_command("run", "engine", *words)
+    assert done.returncode == 0
+    assert "warning: loop means nothing to these sources" in done.stderr
+    done = edge_command("run", "engine", *words[:2], "--dry-run")
+    assert "warning" not in done.stderr
+
+
 def test_a_dry_run_prints_the_good_sources_and_names_the_bad_ones(edge_command):
     """All of them at once: nobody mends one fault at a time."""
     bad = ["no.mp4", "test://bal", "/dev/video0?format=mjpeg", "rtsp://${NO_SUCH_VARIABLE}@cam/1"]
@@ -215,5 +224,5 @@ def test_a_terminal_that_closes_ends_a_run_as_ctrl_c_does(built_engine, tmp_path
             process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "frames" in said.splitlines()[-1]
+    assert " dropped, " in said.splitlines()[-1]
     assert json.loads(summary.read_text())["frames"] > (60 if before else 0)

@@ -49,9 +49,10 @@ class _Closed:
     """What executes an engine that was closed: nothing."""
 
     name: str
+    engine: str
 
     def infer(self, batch: Tensor) -> Tensor:
-        raise EngineError(f"the engine {self.name} is closed", "use it within its `with`")
+        raise EngineError(f"the engine {self.engine} is closed", "use it within its `with`")
 
     def close(self) -> None:
         """It is."""
@@ -268,7 +269,7 @@ class Engine:
     def close(self) -> None:
         """Free what runs it. To use it afterwards raises `EngineError`."""
         self._backend.close()
-        self._backend = _Closed(self.passport.name)
+        self._backend, self._path = _Closed(self.backend, self.passport.name), None
 
     def __enter__(self) -> Engine:
         return self

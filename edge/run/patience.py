@@ -112,7 +112,7 @@ class Freshness:
         delay = min(self._youngest, self._youngest_before)
         if self._way != "unknown" and now - self._opened < _WINDOW:
             delay = min(delay, _STARTED)
-        interval = statistics.median(self._intervals or [_UNKNOWN])
+        interval = statistics.median_low(self._intervals or [_UNKNOWN])
         return captured + delay + _LATE * self._spacing(interval)
 
     def _measure(self, number: int, pts: float, captured: float) -> None:

@@ -129,3 +129,4 @@ def test_is_closed_twice_without_harm_and_then_used_by_nobody(built_engine, pict
     engine.close()
     with pytest.raises(EngineError, match="the engine tiny-int8 is closed"):
         engine(next(pictures.rglob("*.png")))
+    assert engine.backend == "onnxruntime"

@@ -195,6 +195,14 @@ def test_a_place_lets_go_of_its_frame_when_it_is_done(engine: Any, fake: Any, li
     assert flying.most <= 4
 
 
+def test_a_place_is_free_when_the_sinks_were_told(engine: Any, fake: Any) -> None:
+    """Its reader, woken before, would take the interpreter from them, while the engine waits."""
+    flying, held = Flying(engine), []
+    run(engine, [fake(40)], [List(lambda _: held.append(len(flying.held)))])
+    assert len(held) == 40
+    assert min(held) == 1
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError(), RuntimeError("full")])
 def test_what_was_started_is_finished_before_anything_is_let_go(
     engine: Any, fake: Any, error: Exception

@@ -130,6 +130,9 @@ def test_what_holds_frames_up_does_not_make_the_interval_longer():
     def is_current(number: int, taken: float, age: float) -> bool:
         return taken + age <= freshness.expires(number, taken, taken, taken + age)
 
+    assert all(is_current(number, number / 10, 0.0) for number in range(2))
+    assert not is_current(2, 1.1, 0.9), "the third of a connection"
+    freshness = Freshness("network")
     assert all(is_current(number, number / 10, 0.0) for number in range(5))
     assert not is_current(5, 0.8, 0.4)
     assert all(is_current(number, 0.3 + number / 10, 0.0) for number in range(6, 9))

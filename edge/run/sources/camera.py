@@ -229,7 +229,7 @@ class Source:
                 return
 
     def _silent(self, seconds: float) -> SourceError:
-        heard, inside = list(self._heard), list(self._inside)
+        inside, heard = list(self._inside), list(self._heard)
         behind = bool(inside) and heard[-1] - inside[0] > seconds / 2  # they go on to come
         return silence(self._uri, self.name, seconds, behind)
 

@@ -71,24 +71,30 @@ def named(cameras: Iterable[Camera]) -> list[Camera]:
 
 
 def _name_of(typed: str) -> str:
+    uri = _uri_of(typed)
+    return redact_address(typed) if uri == "" else redact(uri)
+
+
+def _uri_of(typed: str) -> str:
+    """As `as_uri`, but "" for what it refuses: that is raised again where it is opened."""
     try:
-        return redact(as_uri(typed))
-    except SourceError:  # raised again where it is opened; a dry run goes on to the next
-        return redact_address(typed)
+        return as_uri(typed)
+    except SourceError:
+        return ""
 
 
 def idle(cameras: Sequence[Camera]) -> list[str]:
-    """The options, as typed, that were asked for and mean nothing to any of these cameras.
+    """The keys that were asked for and mean nothing to any of these cameras.
 
     A `gst:` pipeline may be anything, and so may what a `${VARIABLE}` stands for.
     """
     found = []
-    for name, means in _MEANS.items():
-        usual = Camera.__dataclass_fields__[name].default
-        asked = [camera.uri for camera in cameras if getattr(camera, name) != usual]
+    for key, means in _MEANS.items():
+        usual = Camera.__dataclass_fields__[key].default
+        asked = [_uri_of(camera.uri) for camera in cameras if getattr(camera, key) != usual]
         unknown = any(uri.startswith("gst:") or VARIABLE.match(uri) for uri in asked)
         if asked and not unknown and not any(means(uri) for uri in asked):
-            found.append(f"--{name}")
+            found.append(key)
     return found
 
 

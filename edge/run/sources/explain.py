@@ -155,11 +155,11 @@ def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceE
 
 
 def silence(uri: str, name: str, seconds: float, behind: bool) -> SilenceError:
-    """What it means that no frame came for so long; `behind`: out of the pipeline, but into it."""
+    """What it means that no frame came for so long; `behind`: decoded they were."""
     if behind:
         return SilenceError(
-            f"frames of {name} came, and none was decoded within {seconds:g} s",
-            "see what decodes it: edge run --dry-run prints a pipeline to try alone",
+            f"frames of {name} were decoded, and none was converted within {seconds:g} s",
+            "see what converts them: edge run --dry-run prints a pipeline to try alone",
         )
     mends = {
         "file": "the file may be cut off: copy it again, whole",

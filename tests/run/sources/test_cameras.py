@@ -76,13 +76,14 @@ RTSP, FILM = "rtsp://door/1", "file:///a.mp4"
     ("uris", "asked", "nothing"),
     [
         ([FILM], {"loop": True, "realtime": True}, []),
-        ([RTSP], {"loop": True, "realtime": True}, ["--realtime", "--loop"]),
+        ([RTSP], {"loop": True, "realtime": True}, ["realtime", "loop"]),
         ([RTSP, FILM], {"loop": True}, []),
         (["gst:filesrc location=a.mp4 ! decodebin"], {"loop": True, "transport": "udp"}, []),
         (["${CAMERA}"], {"loop": True, "transport": "udp"}, []),
-        ([FILM], {"transport": "udp", "credentials": "netrc"}, ["--transport", "--credentials"]),
+        ([FILM], {"transport": "udp", "credentials": "netrc"}, ["transport", "credentials"]),
         ([RTSP], {"transport": "udp", "credentials": "netrc"}, []),
-        (["http://door/stream"], {"transport": "udp", "credentials": "netrc"}, ["--transport"]),
+        (["http://door/stream"], {"transport": "udp", "credentials": "netrc"}, ["transport"]),
+        (["RTSP://door/1"], {"transport": "udp", "loop": True}, ["loop"]),
         ([RTSP], {"every": 2, "stall": 3.0}, []),
     ],
 )
