@@ -104,7 +104,7 @@ def start(tmp_path, built_engine):
 
 def test_it_is_ready_once_and_says_how_it_goes(start):
     service = start("ball")
-    assert "1 cameras" in service.hears("READY=1")
+    assert "1 camera" in service.hears("READY=1")
     service.labels("ball")
     assert "1 of 1 cameras playing" in service.hears("STATUS=1 of 1")
 
