@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from os import PathLike
 
-    from edge.run.engine import Engine
+    from edge.engine.engine import Engine
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -22,6 +22,6 @@ def load(engine: str | PathLike[str], backend: str = "auto", **options: Any) -> 
     backend: `auto`, `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`. Raises
     `edge.errors.EngineError` for a missing or damaged engine, or one made for another machine.
     """
-    from edge.run.engine import Engine
+    from edge.engine.engine import Engine
 
     return Engine.open(engine, backend=backend, **options)

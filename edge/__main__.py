@@ -22,9 +22,9 @@ def main() -> None:
     """Exit code 0 done, 1 a named error, 2 usage, 130 stopped before it was done."""
     # While the command is being loaded, Ctrl-C ends it without a word; a shell calls that 130, too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from edge.app import INTERRUPTED, STOPPED, console
-    from edge.cli import app
-    from edge.storage import drop_unread
+    from edge.cli.app import INTERRUPTED, STOPPED, console
+    from edge.cli.commands import app
+    from edge.files.storage import drop_unread
 
     stop_on_signals()
     if sys.stdout is None:  # closed by whoever started this

@@ -145,7 +145,7 @@ _EXTRAS = {
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }
-# What lies in a folder of its own: see edge.build.timm_library.
+# What lies in a folder of its own: see edge.builder.timm_library.
 _APART = {"timm": "--no-deps --target .venv/timm timm torchvision"}
 # What comes from the system, since it belongs to the system's Python.
 _SYSTEM = {

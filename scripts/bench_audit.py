@@ -25,14 +25,14 @@ from typing import Any
 
 import figures
 
+from edge.engine.engine import Engine
+from edge.outputs.audit.audit import Audit
+from edge.outputs.audit.reference import Reference
+from edge.outputs.record.recording import record
 from edge.run import loop
-from edge.run.engine import Engine
-from edge.run.parity.audit import Audit
-from edge.run.parity.reference import Reference
-from edge.run.record.recording import record
-from edge.run.sinks import Sink
-from edge.run.sources.cameras import Camera
-from edge.run.sources.opening import feed
+from edge.run.interfaces import Sink
+from edge.sources.camera import Camera
+from edge.sources.opening import feed
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES, FILM = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"

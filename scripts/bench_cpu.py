@@ -21,10 +21,10 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 from transformers import ViTImageProcessorPil as Processor
 
-from edge.bench import interleave
-from edge.build.pipeline import Recipe, build
-from edge.console import Console
-from edge.run.engine import Engine
+from edge.builder.pipeline import Recipe, build
+from edge.cli.console import Console
+from edge.engine.bench import interleave
+from edge.engine.engine import Engine
 
 IMAGES = 32
 

@@ -35,21 +35,21 @@ import gpu_models  # noqa: E402
 import gpu_peers  # noqa: E402
 from gpu_peers import Absent  # noqa: E402
 
-from edge import nvidia  # noqa: E402
-from edge.bench import interleave  # noqa: E402
-from edge.build.compile import compile_plan  # noqa: E402
-from edge.cuda import Device  # noqa: E402
-from edge.cuda_bindings import NoCapture  # noqa: E402
-from edge.heads import Head  # noqa: E402
-from edge.ortcuda import OrtCuda  # noqa: E402
+from edge.builder.compile import compile_plan  # noqa: E402
+from edge.engine.bench import interleave  # noqa: E402
+from edge.engine.engine import Engine  # noqa: E402
+from edge.engine.heads import Head  # noqa: E402
+from edge.engine.onnxruntime_cuda import OrtCuda  # noqa: E402
+from edge.engine.runner import Runner  # noqa: E402
+from edge.engine.tensorrt import TensorRT  # noqa: E402
+from edge.files.storage import write_bytes  # noqa: E402
+from edge.gpu import nvidia  # noqa: E402
+from edge.gpu.bindings import NoCapture  # noqa: E402
+from edge.gpu.device import Device  # noqa: E402
 from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
 from edge.preprocess.processors import from_processor  # noqa: E402
 from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
-from edge.run.engine import Engine  # noqa: E402
-from edge.runner import Runner  # noqa: E402
-from edge.storage import write_bytes  # noqa: E402
-from edge.trt import TensorRT  # noqa: E402
-from tests.gpu import frames  # noqa: E402
+from tests.hardware import frames  # noqa: E402
 
 SPEC = from_processor(
     {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)

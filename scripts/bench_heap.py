@@ -34,8 +34,8 @@ from tests.chaos.command import PATIENCE, Needs, until  # noqa: E402
 from tests.chaos.servers import Cameras  # noqa: E402
 
 CAMERAS, FPS = 4, 10
-GIVE_BACK = "import edge.run.sources.camera as at; at.give_back = lambda: None; "
-SHARE = "import edge.gst as at; at._share_arenas = lambda: None; "
+GIVE_BACK = "import edge.sources.source as at; at.give_back = lambda: None; "
+SHARE = "import edge.sources.gst as at; at._share_arenas = lambda: None; "
 WITHOUT = {
     "as it is": "",
     "not given back": GIVE_BACK,

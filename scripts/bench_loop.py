@@ -34,11 +34,12 @@ from bench_cpu import build_engines, make_inputs
 from figures import commit, machine, put, versions
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
+from edge.engine.engine import Engine
+from edge.outputs.json_lines import JsonLines
 from edge.run import loop
-from edge.run.engine import Engine
-from edge.run.sinks import JsonLines, Result, Sink
-from edge.run.sources.cameras import Camera, named
-from edge.run.sources.opening import feed
+from edge.run.interfaces import Result, Sink
+from edge.sources.camera import Camera, named
+from edge.sources.opening import feed
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")

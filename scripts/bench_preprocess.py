@@ -32,13 +32,13 @@ from rich.console import Console as Terminal
 from rich.table import Table
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
-from edge.bench import interleave
+from edge.engine.bench import interleave
 from edge.errors import EdgeError
-from edge.gst import gstreamer
+from edge.files.storage import check_target, write_bytes
 from edge.preprocess.cpu import Preprocessor, to_rgb
 from edge.preprocess.processors import from_processor
 from edge.preprocess.surface import Colour, Layout, Matrix, Surface
-from edge.storage import check_target, write_bytes
+from edge.sources.gst import gstreamer
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs/measurements/preprocess.json"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from edge.passport import Accuracy
+    from edge.engine.passport import Accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "engines/.cache"
@@ -81,9 +81,9 @@ class Judge:
     """Held-out images and FP32's logits on them."""
 
     def __init__(self, model: Any, files: list[Path]) -> None:
-        from edge.build import images, verify
+        from edge.builder import image_sets, verify
 
-        prepared = images.prepare(files, preprocess(model), say)
+        prepared = image_sets.prepare(files, preprocess(model), say)
         self.pictures: list[np.ndarray] = [tensor for _, tensor in prepared]
         self.reference = verify.outputs({"fp32": model}, self.pictures)["fp32"]
 
@@ -91,7 +91,7 @@ class Judge:
         """How near a quantised graph comes. Raises `EdgeError` when onnxruntime cannot run it."""
         import numpy as np
 
-        from edge.build import graph, verify
+        from edge.builder import graph, verify
 
         logits = verify.outputs({"int8": graph.load(path)}, self.pictures)["int8"]
         if not np.isfinite(logits).all():
@@ -132,17 +132,17 @@ def measure_case(
     """How many images there were, and a row for each quantiser and method, on one model."""
     import numpy as np
 
-    from edge.build import graph, images
+    from edge.builder import graph, image_sets
 
     fp32, prepared = scratch / "fp32.onnx", scratch / "calibration.npy"
     say(f"{case.name}: FP32 graph")
     model = fp32_graph(case)
     graph.save(model, fp32)
-    files = images.find(case.calibration)
-    tensors = images.prepare(files, preprocess(model), say)
+    files = image_sets.find(case.calibration)
+    tensors = image_sets.prepare(files, preprocess(model), say)
     calibrating = np.stack([tensor for _, tensor in tensors])
     np.save(prepared, calibrating)
-    judge = Judge(model, images.find(case.heldout))
+    judge = Judge(model, image_sets.find(case.heldout))
     rows = []
     for quantiser, method in chosen:
         out = scratch / "int8.onnx"
@@ -162,11 +162,11 @@ def measure_case(
 
 def fp32_graph(case: Case) -> Any:
     """The checkpoint's graph, exported and simplified."""
-    from edge.build import export, images, simplify
-    from edge.build.models.checkpoint import read_checkpoint
+    from edge.builder import export, image_sets, simplify
+    from edge.builder.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(str(case.checkpoint))
-    few = images.few(images.find(case.calibration), checkpoint.preprocess, 4, say)
+    few = image_sets.few(image_sets.find(case.calibration), checkpoint.preprocess, 4, say)
     exported, _ = export.export(checkpoint, few)
     return simplify.simplify(exported, few)[0]
 
@@ -205,12 +205,12 @@ def count(folder: Path) -> int:
 def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> None:
     import outliers
 
-    from edge.build import images
-    from edge.build.models.checkpoint import read_checkpoint
+    from edge.builder import image_sets
+    from edge.builder.models.checkpoint import read_checkpoint
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
-    pictures = images.few(images.find(folder), spec, FEW, say)
+    pictures = image_sets.few(image_sets.find(folder), spec, FEW, say)
     difference = outliers.check_preserved(source, target, pictures)
     say(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
 
@@ -295,7 +295,7 @@ def versions(peer: Peer) -> dict[str, str]:
 
 
 def our_methods(asked: str | None) -> list[str]:
-    from edge.build.precision.calibrate import METHODS
+    from edge.builder.precision.calibrate import METHODS
 
     methods = asked.split(",") if asked else ["auto"] if "auto" in METHODS else ["mse", "minmax"]
     if unknown := sorted({*methods} - {*METHODS}):
@@ -332,7 +332,7 @@ def main() -> None:
 def compare(names: list[str], methods: list[str], out: Path | None) -> None:
     from rich.console import Console as Terminal
 
-    from edge.storage import check_target, write_bytes
+    from edge.files.storage import check_target, write_bytes
 
     if out:
         check_target(out)

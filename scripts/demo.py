@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge.passport import FORMS
+from edge.engine.passport import FORMS
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "engines/.cache/demo"

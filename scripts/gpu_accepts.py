@@ -16,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from edge import nvidia, ortcuda
-from edge.build.plan import compile_engine
-from edge.run.engine import Engine
+from edge.builder.plan import compile_engine
+from edge.engine import onnxruntime_cuda
+from edge.engine.engine import Engine
+from edge.gpu import nvidia
 from tests.conftest import Recorder
-from tests.gpu.support import runners
+from tests.hardware.support import runners
 
 
 def accepts(backend: str, engine: Path) -> dict[str, Any]:
@@ -29,7 +30,11 @@ def accepts(backend: str, engine: Path) -> dict[str, Any]:
         return {"installed": False}
     found: dict[str, Any] = {"installed": True, "accepted": False, "step": "version"}
     try:
-        found["version"] = ortcuda.check() if backend == ortcuda.NAME else nvidia.version(backend)
+        found["version"] = (
+            onnxruntime_cuda.check()
+            if backend == onnxruntime_cuda.NAME
+            else nvidia.version(backend)
+        )
         with tempfile.TemporaryDirectory() as scratch:
             folder = shutil.copytree(engine, Path(scratch) / "engine")
             if backend in nvidia.BACKENDS:
@@ -47,7 +52,7 @@ def accepts(backend: str, engine: Path) -> dict[str, Any]:
 
 def main() -> None:
     gpu = nvidia.gpu()
-    names = (*nvidia.BACKENDS, ortcuda.NAME)
+    names = (*nvidia.BACKENDS, onnxruntime_cuda.NAME)
     found: dict[str, Any] = {name: accepts(name, Path(sys.argv[1])) for name in names}
     found["gpu"] = gpu.name if gpu else None
     found["compute_capability"] = gpu.compute_capability if gpu else None

@@ -261,7 +261,7 @@ def make_venv(folder: Path) -> dict[str, Any]:
 
 
 def toolkit() -> Path | None:
-    """The CUDA toolkit's folder; edge.kernels.find_nvcc looks for its nvcc in the same order."""
+    """The CUDA toolkit's folder, searched in the order of `edge.gpu.kernels.find_nvcc`."""
     nvcc, local = shutil.which("nvcc"), Path("/usr/local")
     places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parents[1]]
 

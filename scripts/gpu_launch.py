@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edge.cuda import Device
+from edge.gpu.device import Device
 from edge.preprocess.surface import FORMATS
-from tests.gpu.kernel import GpuKernel
+from tests.hardware.kernel import GpuKernel
 from tests.preprocess.pictures import COLOURS, noise
 from tests.preprocess.test_kernel import SPECS, TEXTURES, check
 

@@ -56,11 +56,11 @@ def make(folder: Path) -> None:
     from PIL import Image
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-    from edge.build import graph
-    from edge.build.pipeline import build
-    from edge.build.plan import device_form
-    from edge.build.recipes import Recipe
-    from edge.console import Console
+    from edge.builder import graph
+    from edge.builder.pipeline import build
+    from edge.builder.plan import device_form
+    from edge.builder.recipes import Recipe
+    from edge.cli.console import Console
     from tests.conftest import save_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 
-from edge.kernels import OPTIONS, Nvrtc
+from edge.gpu.kernels import OPTIONS, Nvrtc
 from edge.preprocess.cuda import SOURCE
 
 CAPABILITIES = ("7.5", "8.7", "9.0", "11.0", "12.0")  # Turing, Orin, Hopper, Thor, Blackwell

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.build.models import timm_library
+from edge.builder.models import timm_library
+from edge.engine.heads import CLASSIFICATION, FEATURES, Head
 from edge.errors import require
-from edge.heads import CLASSIFICATION, FEATURES, Head
 
 __all__ = ["outputs"]
 

@@ -24,19 +24,19 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edge.build import export, graph, images, plan, verify
-from edge.build.compile import compile_plan
-from edge.build.models import network, timm_library
-from edge.build.models.checkpoint import Checkpoint, read_checkpoint
-from edge.build.models.families import FAMILIES, TIMM
-from edge.build.models.tasks import Request
-from edge.build.precision import calibrate, fp16
-from edge.build.precision.census import census, in_words
-from edge.build.precision.ranges import Ranges
-from edge.build.precision.sites import linears
-from edge.build.simplify import simplify
+from edge.builder import export, graph, image_sets, plan, verify
+from edge.builder.compile import compile_plan
+from edge.builder.models import network, timm_library
+from edge.builder.models.checkpoint import Checkpoint, read_checkpoint
+from edge.builder.models.families import FAMILIES, TIMM
+from edge.builder.models.tasks import Request
+from edge.builder.precision import calibrate, fp16
+from edge.builder.precision.coverage import census, in_words
+from edge.builder.precision.ranges import Ranges
+from edge.builder.precision.sites import linears
+from edge.builder.simplify import simplify
+from edge.engine.heads import FEATURES, ZERO_SHOT, Task
 from edge.errors import CheckpointError, EdgeError, require
-from edge.heads import FEATURES, ZERO_SHOT, Task
 from scripts import models_reference
 from scripts.figures import commit, machine, versions
 from scripts.tiny_models import MODELS, save
@@ -67,7 +67,7 @@ def measure(name: str, full: bool) -> list[Row]:
         rows = []
         for task in tasks(name):
             found = _read(checkpoint, task)
-            prepared = images.few(pictures, found.preprocess, PICTURES, print)
+            prepared = image_sets.few(pictures, found.preprocess, PICTURES, print)
             with network.quiet():
                 architecture = MODELS[name].architecture
                 reference = models_reference.outputs(checkpoint, architecture, found.head, prepared)
@@ -175,7 +175,7 @@ def _draw(folder: Path) -> list[Path]:
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
         size = (320 - 9 * number, 240 + 7 * number)
         coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
-    return images.find(folder)
+    return image_sets.find(folder)
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 CHANNELS = 3  # in every LayerNorm and every value projection of a block
 VALUE_FACTOR = 20.0
-TOLERANCE = 1e-4  # times the largest logit (at least 1): that of edge.build.export
+TOLERANCE = 1e-4  # times the largest logit (at least 1): that of edge.builder.export
 
 Tensor = npt.NDArray[np.float32]
 

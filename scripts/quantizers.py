@@ -48,7 +48,7 @@ class Job:
     quantiser: str
     method: str
     graph: str  # FP32, with vit-edge's metadata
-    images: str  # the calibration images' folder
+    image_sets: str  # the calibration images' folder
     prepared: str  # the same, prepared: .npy, float32 [N, 3, H, W]
     out: str
 
@@ -68,13 +68,13 @@ class Outcome:
 def ours(job: Job) -> Callable[[], None]:
     import onnxruntime  # noqa: F401  imported here, so that its loading is not timed
 
-    from edge.build import graph, images, plan
-    from edge.build.precision import calibrate
-    from edge.console import Console
+    from edge.builder import graph, image_sets, plan
+    from edge.builder.precision import calibrate
+    from edge.cli.console import Console
 
     def quantise() -> None:
         model = graph.load(Path(job.graph))
-        files = images.find(Path(job.images))
+        files = image_sets.find(Path(job.images))
         ranges = calibrate.from_images(model, files, preprocess(model), job.method, Console())
         graph.save(plan.make_forms(model, "int8", ranges)["portable"], Path(job.out))
 
@@ -89,7 +89,7 @@ def onnxruntime_linears(job: Job) -> Callable[[], None]:
     """Q/DQ where ours stands: on the input and the weight of the blocks' Linears, nowhere else."""
 
     def options(model: Any) -> dict[str, Any]:
-        from edge.build.precision.sites import linears
+        from edge.builder.precision.sites import linears
 
         wanted = {linear.node.name for linear in linears(model)}
         names = [node.name for node in model.graph.node if node.op_type == "MatMul"]
@@ -112,14 +112,14 @@ def onnxruntime_static(job: Job, options: Callable[[Any], dict[str, Any]]) -> Ca
         quantize_static,
     )
 
-    from edge.build import graph, images
+    from edge.builder import graph, image_sets
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Streams the prepared images, one by one."""
 
         def __init__(self, model: Any) -> None:
-            files = images.find(Path(job.images))
-            self.stream = images.prepare(files, preprocess(model), skipped=print)
+            files = image_sets.find(Path(job.images))
+            self.stream = image_sets.prepare(files, preprocess(model), skipped=print)
             self.input = model.graph.input[0].name
 
         def get_next(self) -> dict[str, Any] | None:
@@ -174,7 +174,7 @@ QUANTISERS = {
 
 def preprocess(model: Any) -> Any:
     """How the graph wants its pictures, as its metadata says."""
-    from edge.build.graph import metadata
+    from edge.builder.graph import metadata
     from edge.preprocess.spec import Preprocess
 
     return Preprocess.from_dict(metadata(model)["preprocess"])

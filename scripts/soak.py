@@ -28,15 +28,15 @@ from typing import Any
 import figures
 import numpy as np
 
+from edge.engine.engine import Engine
 from edge.errors import SourceError
 from edge.preprocess.surface import Layout, Surface
 from edge.run import loop
-from edge.run.engine import Engine
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
-from edge.run.sinks import Result, Sink
-from edge.run.sources.camera import Source
-from edge.run.sources.cameras import Camera
+from edge.run.interfaces import Result, Sink
+from edge.sources.camera import Camera
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
+from edge.sources.source import Source
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, PERIOD = 200_000, 1_000  # in all; of a source until it goes away
@@ -139,7 +139,7 @@ class Sampler(Sink):
 class Numpy:
     """A source in Python, as fast as it is read, that fails after `period` frames."""
 
-    live, way, dropped, interval = False, "here", 0, None
+    live, link, dropped, interval = False, "local", 0, None
 
     def __init__(self, name: str, first: int, period: int):
         self.name = name
@@ -193,9 +193,9 @@ def make_engine(folder: Path) -> None:
     from PIL import Image
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-    from edge.build.pipeline import build
-    from edge.build.recipes import Recipe
-    from edge.console import Console
+    from edge.builder.pipeline import build
+    from edge.builder.recipes import Recipe
+    from edge.cli.console import Console
 
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     config = ViTConfig(image_size=32, patch_size=16, num_hidden_layers=1, num_labels=4, **sizes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.build.models.timm_library import library
+from edge.builder.models.timm_library import library
 from scripts.tiny_weights import randomise
 
 __all__ = ["ARCHITECTURES", "save"]

@@ -148,8 +148,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pictures: Path) -> Path:
     """A folder with the tiny checkpoint built as `tiny-int8`; copy an engine before changing it."""
-    from edge.build.pipeline import build
-    from edge.build.recipes import Recipe
+    from edge.builder.pipeline import build
+    from edge.builder.recipes import Recipe
 
     folder = tmp_path_factory.mktemp("engines")
     recipe = Recipe(
@@ -184,8 +184,8 @@ def built_engine(engines: Path) -> Path:
 @pytest.fixture(scope="session")
 def fp32_engine(engines: Path, checkpoint: Path, pictures: Path) -> Path:
     """The tiny checkpoint once more, built as `tiny-fp32`: what its INT8 engine is held against."""
-    from edge.build.pipeline import build
-    from edge.build.recipes import Recipe
+    from edge.builder.pipeline import build
+    from edge.builder.recipes import Recipe
 
     recipe = Recipe(str(checkpoint), pictures, precision="fp32", name="tiny-fp32", engines=engines)
     build(recipe, Recorder())

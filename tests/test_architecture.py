@@ -1,7 +1,8 @@
-"""The house: which module may import which, and which package. Checked by reading the source.
+"""The rooms of the house: which room imports which, and which packages. Checked by reading the AST.
 
-`edge.build` and `edge.run` never import each other; both stand on the ground floor. What is heavy
-or optional is imported inside the function that needs it.
+Imports go down the table only. `builder` and the rooms of a run (`sources`, `run`, `outputs`,
+`service`) never import each other: they meet in `engine` and in the files under `engines/`. A
+package that is heavy or optional is imported inside the function that needs it.
 """
 
 import ast
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,169 +25,57 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "edge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Floors, lowest first: a module imports from its own floor and from those below it.
-FLOORS = [
-    {"edge.errors", "edge.heads"},
-    {
-        "edge.arrays",
-        "edge.toml",
-        "edge.settings",
-        "edge.storage",
-        "edge.nvidia",
-        "edge.gst",
-        "edge.session",
-        "edge.cuda",
-        "edge.cuda_bindings",
-        "edge.cuda_streams",
-        "edge.kernels",
-        "edge.preprocess.pictures",
-        "edge.preprocess.resample",
-        "edge.preprocess.surface",
-        "edge.preprocess.fields",
-    },
-    {"edge.preprocess.spec", "edge.preprocess.colour", "edge.preprocess.reference"},
-    {
-        "edge.preprocess.processors",
-        "edge.preprocess.timm_config",
-        "edge.preprocess.sizes",
-        "edge.preprocess.compiled",
-        "edge.preprocess.cuda",
-    },
-    {"edge.passport", "edge.preprocess.cpu", "edge.bench", "edge.console", "edge.options"},
-    {"edge.report", "edge.runner"},
-    {"edge.trt", "edge.ortcuda"},
-    {"edge.build.*", "edge.run.*"},
-    {"edge.doctor"},
-    {"edge.app"},
-    {"edge.cli_build"},
-    {"edge.cli_run"},
-    {"edge.cli"},
-    {"edge.__main__"},
-]
 
-# The package of third parties that each module may import, at its top or inside.
-PACKAGES = {
-    "edge.app": {"typer"},
-    "edge.cli": {"typer"},
-    "edge.cli_build": {"typer"},
-    "edge.cli_run": {"typer"},
-    "edge.console": {"rich"},
-    "edge.options": {"typer"},
-    "edge.build.cached": {"onnx"},
-    "edge.build.precision.census": {"onnx"},
-    "edge.heads": {"numpy"},
-    "edge.arrays": {"numpy"},
-    "edge.session": {"numpy"},
-    "edge.cuda": {"numpy"},
-    "edge.cuda_streams": {"numpy"},
-    "edge.runner": {"numpy"},
-    "edge.ortcuda": {"numpy"},
-    "edge.passport": {"msgspec"},
-    "edge.preprocess.colour": {"numpy"},
-    "edge.preprocess.compiled": {"numba", "numpy"},
-    "edge.preprocess.cuda": {"numpy"},
-    "edge.preprocess.pictures": {"numpy", "PIL"},
-    "edge.preprocess.reference": {"numpy"},
-    "edge.preprocess.resample": {"numpy"},
-    "edge.preprocess.spec": {"msgspec", "numpy"},
-    "edge.preprocess.surface": {"numpy"},
-    "edge.build.precision.ranges": {"msgspec", "onnx"},
-    "edge.bench": {"numpy"},
-    "edge.preprocess.cpu": {"numpy", "PIL"},
-    "edge.build.graph": {"onnx"},
-    "edge.build.export": {"numpy", "onnx"},
-    "edge.build.simplify": {"numpy", "onnx"},
-    "edge.build.precision.calibrate": {"numpy", "onnx"},
-    "edge.build.report.findings": {"numpy"},
-    "edge.build.precision.fp16": {"numpy", "onnx"},
-    "edge.build.precision.histogram": {"numpy"},
-    "edge.build.precision.numbers": {"ml_dtypes", "numpy"},
-    "edge.build.precision.placement": {"numpy", "onnx"},
-    "edge.build.report.outcome": {"onnx"},
-    "edge.build.pipeline": {"onnx"},
-    "edge.build.report.page": {"PIL"},
-    "edge.build.precision.migrate": {"numpy", "onnx"},
-    "edge.build.precision.search": {"numpy"},
-    "edge.build.precision.sensitivity": {"numpy", "onnx"},
-    "edge.build.precision.sites": {"onnx"},
-    "edge.build.precision.statistics": {"numpy"},
-    "edge.build.precision.quantize": {"numpy", "onnx"},
-    "edge.build.verify": {"numpy", "onnx"},
-    "edge.build.plan": {"numpy", "onnx"},
-    "edge.build.candidates": {"numpy", "onnx"},
-    "edge.build.judge": {"numpy", "onnx"},
-    "edge.build.stages": {"onnx"},
-    "edge.build.images": {"numpy"},
-    "edge.build.recipes": {"msgspec"},
-    "edge.run.parity.audit": {"numpy"},
-    "edge.run.parity.auditor": {"numpy"},
-    "edge.run.engine": {"numpy"},
-    "edge.run.cpu": {"numpy"},
-    "edge.run.gpu": {"numpy"},
-    "edge.run.memory.gpureader": {"numpy"},
-    "edge.run.onnxruntime": {"numpy"},
-    "edge.run.loop": {"numpy"},
-    "edge.run.frames": {"numpy"},
-    "edge.run.memory.mapping": {"numpy"},
-    "edge.run.record.caption": {"numpy", "PIL"},
-    "edge.run.sinks": {"numpy", "PIL"},
-    "edge.run.service.keys": {"msgspec"},
-    "edge.settings": {"msgspec"},
-    "edge.toml": {"tomli"},
-    "edge.run.record.smoothing": {"numpy"},
-    "edge.run.record.snapshots": {"PIL"},
-    "edge.run.web.pictures": {"PIL"},
+@dataclass(frozen=True)
+class Room:
+    """A room of the house.
+
+    imports   third-party packages that its modules import by an import statement
+    requires  optional packages that they import by `edge.errors.require`
+    """
+
+    imports: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+
+
+def room(imports: str = "", requires: str = "") -> Room:
+    return Room(frozenset(imports.split()), frozenset(requires.split()))
+
+
+# Highest first: a module imports from its own room and from the rooms below it.
+ROOMS = {
+    "__main__": room(),
+    "cli": room("typer rich", "onnx pycuda cuda"),
+    "service": room("msgspec"),
+    "builder": room(
+        "ml_dtypes msgspec numpy onnx PIL",
+        "huggingface_hub jinja2 matplotlib onnxsim safetensors sentencepiece timm torch "
+        "transformers",
+    ),
+    "outputs": room("numpy PIL", "gi lark paho prometheus_client"),
+    "run": room("numpy"),
+    "engine": room("msgspec numpy", "onnxruntime pycuda"),
+    "sources": room("numpy", "gi"),
+    "preprocess": room("msgspec numba numpy PIL"),
+    "gpu": room("numpy", "cuda pycuda tensorrt_rtx_libs"),
+    "files": room("msgspec numpy tomli"),
+    "errors": room(),
+    "__init__": room(),
 }
-# What `require` may fetch, and who may ask for it.
-REQUIRED = {
-    "torch": {
-        "edge.build.models.attention",
-        "edge.build.export",
-        "edge.build.models.network",
-        "edge.build.models.resolution",
-        "edge.build.models.texts",
-        "edge.build.models.timm_library",
-        "edge.build.models.timm_models",
-    },
-    "transformers": {
-        "edge.build.models.network",
-        "edge.build.models.texts",
-        "edge.build.models.timm_library",
-    },
-    "timm": {"edge.build.models.timm_library"},
-    "safetensors.torch": {"edge.build.models.timm_models"},
-    "huggingface_hub": {"edge.build.models.hub"},
-    "huggingface_hub.errors": {"edge.build.models.hub"},
-    "sentencepiece": {"edge.build.models.texts"},
-    "safetensors": {"edge.build.models.folders"},
-    "onnx": {"edge.cli"},
-    "onnxsim": {"edge.build.simplify"},
-    "jinja2": {"edge.build.report.page"},
-    "matplotlib.figure": {"edge.build.report.page", "edge.build.report.plots"},
-    "matplotlib.style": {"edge.build.report.plots"},
-    "matplotlib.ticker": {"edge.build.report.plots"},
-    "lark": {"edge.run.record.rules"},
-    "onnxruntime": {"edge.session", "edge.ortcuda"},
-    "pycuda.driver": {"edge.cuda", "edge.doctor", "edge.ortcuda"},
-    "pycuda.compiler": {"edge.kernels"},
-    "cuda.bindings.driver": {"edge.cuda_bindings", "edge.doctor"},
-    "tensorrt_rtx_libs": {"edge.nvidia"},
-    "gi": {
-        "edge.gst",
-        "edge.run.record.broadcast",
-        "edge.run.record.clips",
-        "edge.run.memory.colour",
-        "edge.run.sources.launch",
-        "edge.run.memory.mapping",
-    },
-    "prometheus_client": {"edge.run.telemetry.metrics"},
-    "prometheus_client.core": {"edge.run.telemetry.metrics", "edge.run.parity.metrics"},
-    "paho.mqtt.client": {"edge.run.telemetry.broker", "edge.run.telemetry.mqtt"},
-}
+ORDER = list(ROOMS)
+# The rooms of a run: never together with `builder` in one import.
+RUN_ROOMS = {"sources", "run", "outputs", "service"}
+# What of `builder` a board needs to make a plan: it imports only what the extra `device` brings.
+ON_A_BOARD = ("builder/graph.py", "builder/plan.py", "builder/compile.py", "builder/precision/")
 
 
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """`edge.run.loop` -> `run`; `edge` itself is `__init__`."""
+    return f"{module}.__init__".split(".")[1]
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -210,36 +100,51 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
-def floor(module: str) -> int:
-    face = ".".join(module.split(".")[:2]) + ".*"
-    for number, names in enumerate(FLOORS):
-        if module in names or face in names:
-            return number
-    raise AssertionError(f"{module} has no floor: add it to FLOORS")
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_down_and_never_across_the_faces(path):
-    module = name_of(path)
-    if path.name == "__init__.py":
-        return
-    for imported, _ in imports(path):
-        if not imported.startswith("edge.") or imported == module:
-            continue
-        assert floor(imported) <= floor(module), f"{module} imports {imported} from above"
-        faces = {name.split(".")[1] for name in (module, imported)}
-        assert not {"build", "run"} <= faces, f"{module} imports {imported} of the other face"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_the_packages_of_the_table_are_imported_and_no_others(path):
+def third_party(path: Path) -> set[str]:
     packages = {imported.partition(".")[0] for imported, _ in imports(path)}
-    foreign = packages - set(sys.stdlib_module_names) - {"edge"}
-    # tomli stands in for tomllib, which Python 3.10 has not.
-    assert foreign == PACKAGES.get(name_of(path), set())
+    return packages - set(sys.stdlib_module_names) - {"edge"}
 
 
-def test_every_package_of_the_tables_is_declared():
+def required(path: Path) -> set[str]:
+    """The packages that a module asks for by `require`, with a literal name."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {
+        call.args[0].value.partition(".")[0]
+        for call in calls
+        if getattr(call.func, "id", "") == "require"
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def test_every_file_lies_in_a_room():
+    loose = {path.stem for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__", "__main__", "errors"}
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER) - loose
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down_and_never_between_builder_and_run(path):
+    module = name_of(path)
+    here = room_of(module)
+    for imported, _ in imports(path):
+        if not imported.startswith("edge.") or room_of(imported) == here:
+            continue
+        there = room_of(imported)
+        below = ORDER.index(there) > ORDER.index(here) or module == "edge"  # load() opens an engine
+        assert below, f"{module} imports {imported} from the room {there} above it"
+        apart = (here == "builder" and there in RUN_ROOMS) or (there == "builder" and here in RUN_ROOMS)
+        assert not apart, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_room_imports_the_packages_of_the_table_and_no_others(name):
+    paths = [path for path in MODULES if room_of(name_of(path)) == name]
+    assert set().union(*map(third_party, paths)) == ROOMS[name].imports
+    assert set().union(*map(required, paths)) == ROOMS[name].requires
+
+
+def test_every_package_of_the_table_is_declared():
     """One that only another package brings is gone when that package drops it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -251,44 +156,28 @@ def test_every_package_of_the_tables_is_declared():
         "paho": "paho_mqtt",
         "tensorrt_rtx_libs": "tensorrt_rtx_cu13_libs",
     }
-    used = {name.partition(".")[0] for name in {*REQUIRED}.union(*PACKAGES.values())}
+    used = set().union(*(room.imports | room.requires for room in ROOMS.values()))
     from_the_system = {"gi"}
     assert {called.get(name, name) for name in used - from_the_system} <= declared
-    light = {
-        "edge.build.precision.numbers",
-        "edge.build.precision.placement",
-        "edge.build.precision.fp16",
-        "edge.build.graph",
+    needed = set()
+    for path in MODULES:
+        if path.relative_to(PACKAGE).as_posix().startswith(ON_A_BOARD):
+            needed |= third_party(path)
+    on_a_board = {
+        re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *extras["device"]]
     }
-    needed = set().union(*(PACKAGES[module] for module in light))
-    on_a_board = {re.split(r"[^\w-]", line)[0] for line in extras["device"]}
-    assert needed - {"numpy"} <= on_a_board
+    assert needed <= on_a_board
 
 
 def test_the_command_loads_what_it_runs_and_no_more():
     """Only typer and rich at the top of the command: `edge --help` must not wait for numpy."""
-    heavy = {"edge.build", "edge.run", "edge.doctor", "edge.bench", "edge.passport"}
-    for module in (
-        "edge",
-        "edge.__main__",
-        "edge.app",
-        "edge.cli",
-        "edge.cli_build",
-        "edge.cli_run",
-        "edge.console",
-    ):
-        path = next(path for path in MODULES if name_of(path) == module)
-        at_top = {imported for imported, top in imports(path) if top}
-        assert not [name for name in at_top if name.startswith(tuple(heavy))]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_optional_packages_are_asked_for_where_the_table_says(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        is_require = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require"
-        if is_require and node.args and isinstance(node.args[0], ast.Constant):
-            wanted = node.args[0].value.partition(".repository")[0]
-            assert name_of(path) in REQUIRED[wanted], f"{name_of(path)} requires {wanted}"
+    light = {"edge.engine.choices", "edge.engine.heads", "edge.sources.camera"}
+    for path in MODULES:
+        module = name_of(path)
+        if module != "edge.cli.doctor" and room_of(module) in ("__init__", "__main__", "cli"):
+            at_top = {imported for imported, top in imports(path) if top}
+            ours = {name for name in at_top if name.startswith("edge.")} - light
+            assert {room_of(name) for name in ours} <= {"cli", "errors", "__init__"}, module
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -314,15 +203,16 @@ def test_import_edge_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_run_face_needs_no_build_tools():
+def test_a_run_needs_no_build_tools():
+    rooms = ("gpu", "engine", "sources", "run", "outputs", "service", "cli")
+    modules = [name_of(path) for path in MODULES if room_of(name_of(path)) in rooms]
     code = f"""
-import sys
+import importlib, sys
 for name in ("torch", "transformers", "onnx", "onnxsim", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
-import edge.cli, edge.run.sources.camera, edge.run.loop, edge.run.sinks, edge.run.engine
-import edge.doctor
-import edge.trt, edge.report, edge.bench, edge.run.telemetry.mqtt, edge.run.telemetry.metrics
-assert {str(ROOT)!r} in edge.cli.__file__
+for name in {modules!r}:
+    importlib.import_module(name)
+assert {str(ROOT)!r} in sys.modules["edge.run.loop"].__file__
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -337,7 +227,6 @@ def collected(folder: pytest.Dir) -> Iterator[Path]:
 
 
 def test_every_test_file_is_collected(request):
-    """pytest passes over folders named `build` unless it is told not to."""
     files = {*(ROOT / "tests").rglob("test_*.py")}
     folder = pytest.Dir.from_parent(request.session, path=ROOT / "tests")
     assert {*collected(folder)} == files

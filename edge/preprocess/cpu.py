@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge.arrays import check_npy, write_npy
+from edge.files.npy import check_npy, write_npy
 from edge.preprocess.colour import to_rgb
-from edge.preprocess.pictures import load_image
+from edge.preprocess.images import load_image
 from edge.preprocess.resample import NEAREST, taps
 from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import Layout, Surface

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda import Device, Memory, Stream
 from edge.errors import ImageError
-from edge.kernels import kernel_image
+from edge.gpu.device import Device, Memory, Stream
+from edge.gpu.kernels import kernel_image
 from edge.preprocess.resample import Taps, taps
 from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, rgb_weights

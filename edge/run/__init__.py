@@ -1,1 +1,1 @@
-"""The run face: an engine turns frames into labels, on the device."""
+"""The run loop: frames from sources through an engine to outputs."""

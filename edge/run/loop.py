@@ -17,61 +17,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError
-from edge.run.crew import Control, Crew, Turn
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
-from edge.run.places import Work
+from edge.run.interfaces import Engine, Prediction, Result, Sink
 from edge.run.reader import Reader
-from edge.run.sinks import Prediction, Result, Sink
+from edge.run.scheduler import Control, Crew, Turn
+from edge.run.slots import Work
 from edge.run.status import Status
 from edge.run.summary import Summary
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
 
-__all__ = ["Control", "Engine", "Result", "Summary", "run"]
+__all__ = ["Control", "Summary", "run"]
 
 Tensor = npt.NDArray[np.float32]
-
-
-class Engine(Protocol):
-    """What the loop needs of an engine. Places are filled on several threads at once."""
-
-    @property
-    def depth(self) -> int:
-        """How many batches may be under way at once."""
-
-    @property
-    def batch(self) -> int:
-        """How many frames it is worth to put into one batch."""
-
-    @property
-    def frame_path(self) -> str: ...
-
-    @property
-    def backend(self) -> str: ...
-
-    def place(self) -> Any:
-        """A new `Place` of this engine's kind."""
-
-    def start(self, places: Sequence[Any]) -> None:
-        """Begin to infer a batch; one place for each of its frames."""
-
-    def finish(self) -> Tensor:
-        """Wait for the oldest batch that was started: logits float32 [N, classes]."""
-
-    @property
-    def stages_ms(self) -> dict[str, float]:
-        """Milliseconds within the batch finished last, by stage; may be empty."""
-
-    def seen(self, index: int) -> Tensor:
-        """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
-
-    def predict(self, logits: Tensor) -> Prediction:
-        """Logits of one picture, float32 [classes] -> what they mean."""
 
 
 def run(

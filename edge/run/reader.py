@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from edge.errors import AccessError, SilenceError, SourceError
-from edge.run.calls import Calls, faults
-from edge.run.feeds import Feed, FrameSource
-from edge.run.frames import Frame
-from edge.run.patience import BEHIND, Freshness, Patience, backoff
-from edge.run.places import Place, Work
+from edge.run.driver_watchdog import Calls, faults
+from edge.run.liveness import BEHIND, Freshness, Patience, backoff
+from edge.run.slots import Place, Work
 from edge.run.status import SourceStatus, State, Transition
+from edge.sources.feeds import Feed, FrameSource
+from edge.sources.frame import Frame
 
 __all__ = ["Reader"]
 
@@ -150,7 +150,7 @@ class Reader(threading.Thread):
                 source.__exit__(None, None, None)
 
     def _read(self, source: FrameSource, patience: Patience) -> None:
-        freshness, in_time = Freshness(source.way, source.spacing), self._clock()
+        freshness, in_time = Freshness(source.link, source.spacing), self._clock()
         while (place := self._take()) is not None:
             filled = False
             try:

@@ -27,7 +27,7 @@ gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
-from edge.run.sources.probes import Buffer, see_buffers  # noqa: E402
+from edge.sources.probes import Buffer, see_buffers  # noqa: E402
 from tests.chaos.stamps import Stamp, now_ms, paint  # noqa: E402
 
 # zerolatency: a picture is sent as soon as it is taken. A key picture comes each second at 30 fps.

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.heads import Head
-from edge.passport import File, Origin, Passport
+from edge.engine.heads import Head
+from edge.engine.passport import File, Origin, Passport
 from edge.preprocess.spec import Preprocess, Resize
 from tests.chaos.stamps import COLUMNS, FIELDS, ROWS
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.engine.engine import Engine
 from edge.preprocess.colour import to_rgb
-from edge.run.engine import Engine
-from edge.run.sources.camera import Source
+from edge.sources.source import Source
 from tests.chaos import reader
 from tests.chaos.command import Run, Seen, until
 from tests.chaos.measure import lost, percentiles, truth

@@ -14,12 +14,12 @@ from urllib.request import urlopen
 
 import pytest
 
-from edge.run.sources.camera import Source
+from edge.sources.source import Source
 from tests.chaos.command import until
 from tests.chaos.measure import Fault, lost
 from tests.chaos.ordeal import FPS, Keep, Times, watched
 from tests.chaos.servers import Cameras
-from tests.run.telemetry.mosquitto import Listener, Mosquitto, Road
+from tests.outputs.telemetry.mosquitto import Listener, Mosquitto, Road
 
 pytestmark = pytest.mark.chaos
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.session import Session
+from edge.engine.onnxruntime import Session
 from tests.cuda_driver.standin import Driver
 
 __version__ = "10.3.0"
@@ -34,7 +34,7 @@ class Logger:
 
 
 class Trt:
-    """What `edge.nvidia.tensorrt` gives; counts the executions that were queued.
+    """What `edge.gpu.nvidia.tensorrt` gives; counts the executions that were queued.
 
     nap  seconds that each takes longer
     """

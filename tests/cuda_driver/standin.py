@@ -181,7 +181,7 @@ def compile_kernels(source: Path) -> Path:
         )
         lines = [f'#include "{source}"', *(f"HOST_KERNEL({name})" for name in kernels)]
         (folder / "kernels.cpp").write_text("\n".join(lines) + "\n")
-        # Without contraction to fused multiply-adds, as edge.kernels compiles for the GPU.
+        # Without contraction to fused multiply-adds, as edge.gpu.kernels compiles for the GPU.
         flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC"]
         flags += ["-shared", f"-I{HERE}", "-include", "cuda_on_host.h"]
         _run("g++", *flags, folder / "kernels.cpp", "-o", folder / "kernels.so")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge.errors import BackendError
-from edge.run.memory.nvbufsurface import Abi, NvBufSurface
-from edge.run.memory.nvmm import ARRAY_FRAME, PITCH_FRAME, READ_ONLY
+from edge.sources.memory.nvbufsurface import Abi, NvBufSurface
+from edge.sources.memory.nvmm import ARRAY_FRAME, PITCH_FRAME, READ_ONLY
 
 SOURCE = Path(__file__).with_name("nvbufsurface.c")
 

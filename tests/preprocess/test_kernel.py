@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edge.errors import ImageError
-from edge.kernels import Nvrtc
+from edge.gpu.kernels import Nvrtc
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.cuda import KERNELS, PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor

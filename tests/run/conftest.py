@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.engine.cpu_path import CpuPath
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
-from edge.run.cpu import CpuPath
-from edge.run.feeds import Feed
+from edge.sources.feeds import Feed
 
 FRAMES = 45  # at 30 a second
 ROOT = Path(__file__).parents[2]

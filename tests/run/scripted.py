@@ -11,10 +11,10 @@ import numpy as np
 
 from edge.errors import SourceError
 from edge.preprocess.surface import Surface
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
-from edge.run.sinks import Result, Sink
+from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
 
 WAIT = 20.0
 CUT = SourceError("the cable is out", "put it in")
@@ -64,7 +64,7 @@ class OfItsOwn(Camera):
 
 
 class Opening:
-    live, camera, way = True, True, "here"
+    live, camera, link = True, True, "local"
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.run.frames import Frame
+from edge.run.interfaces import Result
 from edge.run.loop import run
-from edge.run.sinks import Result
+from edge.sources.frame import Frame
 from tests.run.scripted import WAIT, Camera, Notes
 
 

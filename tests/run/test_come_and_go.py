@@ -6,8 +6,9 @@ import threading
 from typing import Any
 
 from edge.errors import BackendError
-from edge.run.loop import Control, run
-from edge.run.sinks import Result
+from edge.run.interfaces import Result
+from edge.run.loop import run
+from edge.run.scheduler import Control
 from tests.run.scripted import CUT, WAIT, Camera, Notes
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edge.run import loop
-from edge.run.sources.cameras import Camera, named
-from edge.run.sources.opening import feed
+from edge.sources.camera import Camera, named
+from edge.sources.opening import feed
 
 CAMERAS, SECONDS = 4, 4
 BATCH = 0.07  # seconds that the engine takes for one picture

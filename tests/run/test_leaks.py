@@ -14,8 +14,8 @@ import memray
 import pytest
 
 from edge.errors import SourceError
-from edge.run.sources.camera import Source
-from edge.run.sources.cameras import Camera
+from edge.sources.camera import Camera
+from edge.sources.source import Source
 
 BEFORE, OPENINGS = 20, 30  # caches fill; then each piece is counted
 PICTURE = "video/x-raw,format=NV12,width=64,height=48,framerate=1000/1"

@@ -16,12 +16,12 @@ import pytest
 from edge.errors import SourceError
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.surface import Surface
-from edge.run import crew, loop
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
-from edge.run.loop import Result, Summary
-from edge.run.sinks import Sink
-from edge.run.sources.camera import Source
+from edge.run import loop, scheduler
+from edge.run.interfaces import Result, Sink
+from edge.run.summary import Summary
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
+from edge.sources.source import Source
 
 FRAMES = 45
 WAIT = 20.0  # seconds after which a thread that should have gone on never will
@@ -40,7 +40,7 @@ class Fake:
         error: BaseException | None = None,
     ):
         self.name, self.live, self.dropped, self.interval = name, live, 0, None
-        self.camera, self.way = live, "here"
+        self.camera, self.link = live, "local"
         self.closed = False
         self._paint, self._count, self._gate, self._error = paint, count, gate, error
         self._number = 0
@@ -518,7 +518,7 @@ def test_a_stuck_driver_does_not_hold_the_exit(
         def __exit__(self, *_: object) -> None:
             free.wait(WAIT)
 
-    monkeypatch.setattr(crew, "_JOIN", 0.05)
+    monkeypatch.setattr(scheduler, "_JOIN", 0.05)
     assert run(engine, [Stuck(paint, 9)], [], frames=2).frames == 2
     free.set()
 

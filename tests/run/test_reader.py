@@ -14,12 +14,12 @@ import pytest
 
 from edge.errors import AccessError, BackendError, SilenceError, SourceError
 from edge.preprocess.surface import Surface
-from edge.run import crew, reader
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
+from edge.run import reader, scheduler
+from edge.run.interfaces import Result
 from edge.run.loop import run
-from edge.run.sinks import Result
 from edge.run.status import Status, Transition
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
 from tests.run.scripted import CUT, WAIT, Camera, Notes, OfItsOwn, Opening, Script
 
 
@@ -388,4 +388,4 @@ def test_a_run_that_is_over_waits_for_no_camera(engine: Any, paint: Any) -> None
     began = time.monotonic()
     run(engine, [camera.feed() for camera in cameras], [], stop=stop, wait=True)
     assert time.monotonic() - began < WAIT / 2
-    assert crew._JOIN < 2
+    assert scheduler._JOIN < 2

@@ -15,13 +15,14 @@ import pytest
 from edge.errors import SourceError
 from edge.preprocess.surface import Surface
 from edge.run import reader
-from edge.run.feeds import Feed
-from edge.run.frames import Frame
-from edge.run.loop import Control, run
-from edge.run.places import Work
+from edge.run.loop import run
 from edge.run.reader import Reader
+from edge.run.scheduler import Control
+from edge.run.slots import Work
 from edge.run.status import SourceStatus
 from edge.run.summary import Histogram
+from edge.sources.feeds import Feed
+from edge.sources.frame import Frame
 from tests.run.scripted import CUT, WAIT, Camera, Notes, Opening
 
 

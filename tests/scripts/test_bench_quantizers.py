@@ -83,9 +83,9 @@ def test_a_function_that_changed_is_told(checkpoint, tmp_path):
 
 @pytest.fixture
 def judge(fp32_graph, pictures):
-    from edge.build import graph, images
+    from edge.builder import graph, image_sets
 
-    return bench.Judge(graph.load(fp32_graph), images.find(pictures))
+    return bench.Judge(graph.load(fp32_graph), image_sets.find(pictures))
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_film_has_a_truth_for_every_frame(tmp_path, monkeypatch):
 
 
 def test_the_shipped_checkpoint_is_small_and_reads():
-    from edge.build.models.checkpoint import read_checkpoint
+    from edge.builder.models.checkpoint import read_checkpoint
 
     folder = ROOT / "scripts/demo-vit"
     assert (folder / "model.safetensors").stat().st_size <= 4e6

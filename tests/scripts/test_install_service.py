@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.run.service import config
+from edge.service import config
 
 ROOT = Path(__file__).parents[2]
 # Newer than JetPack 6's systemd, and named so in the unit: what does not know them warns.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.build.models import network
-from edge.build.models.families import FAMILIES
-from edge.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
+from edge.builder.models import network
+from edge.builder.models.families import FAMILIES
+from edge.engine.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

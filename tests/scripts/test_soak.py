@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edge.run.engine import Engine
-from edge.run.sinks import Result, Sink
+from edge.engine.engine import Engine
+from edge.run.interfaces import Result, Sink
 
 ROOT = Path(__file__).resolve().parents[2]
 

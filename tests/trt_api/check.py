@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from edge import nvidia
+from edge.gpu import nvidia
 from tests.trt_api.surface import Member, Signature, Surface, describe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge import nvidia
-from edge.build.compile import compile_plan
-from edge.cuda_bindings import NoCapture
+from edge.builder.compile import compile_plan
+from edge.engine.passport import Passport
 from edge.errors import CompileError
-from edge.passport import Passport
+from edge.gpu import nvidia
+from edge.gpu.bindings import NoCapture
 from tests.trt_api.surface import Surface, describe
 
 
@@ -239,8 +239,8 @@ def rehearse_a_gpu(stage: Stage, backend: str, run: Callable[[], Any]) -> None:
 
 
 def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
-    from edge import runner as runners
-    from edge import trt
+    from edge.engine import runner as runners
+    from edge.engine import tensorrt
 
     runners.Device = Device
     (folder / "model.plan").write_bytes(b"plan")
@@ -254,7 +254,7 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
         "EngineInspector.get_engine_information": json.dumps({"Layers": ["one"]}),
     }
     known = SimpleNamespace(plan=None, max_batch=4, input_shape=(3, 8, 8), outputs=2)
-    runner = trt.TensorRT(backend, folder / "model.plan", cast(Passport, known))
+    runner = tensorrt.TensorRT(backend, folder / "model.plan", cast(Passport, known))
     assert runner.infer(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
     assert runner.layers() == ["one"]
     execution = runner.execution(runner.device.stream)

@@ -1,1 +1,0 @@
-"""The build face: a checkpoint becomes an engine, on any PC."""

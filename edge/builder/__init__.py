@@ -1,0 +1,1 @@
+"""The build pipeline: a checkpoint becomes an engine, on any PC."""

@@ -1,0 +1,147 @@
+"""Checkpoint -> graph: a vision transformer as ONNX, compared with it on real images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from edge.builder import graph
+from edge.builder.models import network
+from edge.builder.models.checkpoint import Checkpoint
+from edge.engine.heads import FEATURES
+from edge.errors import CheckpointError, GraphError, reason, require
+
+__all__ = ["export"]
+
+OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3 documents
+# The graph may differ from the checkpoint by this, times the largest output (at least 1).
+TOLERANCE = 1e-4
+MAX_BATCH = 4096  # of the graph's dynamic batch
+
+
+def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
+    """Export a checkpoint with a dynamic batch.
+
+    pictures: prepared images, float32 [N, 3, H, W], on which graph and checkpoint must agree.
+    Returns the graph and the largest absolute difference of an output. Raises `CheckpointError` for
+    weights that do not fit the config, `GraphError` when the graph breaks a rule or disagrees.
+    """
+    torch = require("torch")
+    head = checkpoint.head
+    with network.quiet():
+        model = network.load(checkpoint)
+        reference = _reference(checkpoint, model, pictures)
+        if not np.isfinite(reference).all():
+            raise CheckpointError(
+                f"{checkpoint.name} itself gives NaN or infinity on real images",
+                "train it again: its weights are broken",
+            )
+        if head.labels and reference.shape[1] != len(head.labels):
+            raise CheckpointError(
+                f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
+                "correct id2label in its config.json",
+            )
+        network.for_export(model, torch.from_numpy(pictures[:1]))
+        proto = _trace(model, pictures, head.output)
+    del model
+    graph.set_metadata(
+        proto,
+        {
+            "checkpoint": checkpoint.name,
+            "head": asdict(head),
+            "preprocess": checkpoint.preprocess.to_dict(),
+        },
+    )
+    graph.check_operators(proto, checkpoint.fused)
+    difference = compare(proto, pictures, reference, "the exported graph", "the checkpoint")
+    return proto, difference
+
+
+def _reference(
+    checkpoint: Checkpoint, model: Any, pictures: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """What the checkpoint itself gives, float32 [N, outputs]. Raises `CheckpointError`."""
+    torch, (height, width) = require("torch"), pictures.shape[2:]
+    try:
+        with torch.inference_mode():
+            outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
+    except CheckpointError:
+        raise
+    except Exception as error:  # such as windows that are larger than the last map of a Swin
+        raise CheckpointError(
+            f"{checkpoint.name} cannot see pictures of {width}x{height} ({reason(error)})",
+            "choose another --image-size"
+            if checkpoint.image_size
+            else "correct its config.json, or download it again",
+        ) from error
+    if outputs.ndim == 2:
+        return outputs
+    # A model of timm's whose global_pool is empty: it leaves tokens, or a map, to others to pool.
+    if outputs.ndim > 3:
+        mend = 'write "global_pool": "avg" into model_args in its config.json'
+    elif checkpoint.head.task == FEATURES:
+        mend = "choose --pooling cls or mean"
+    else:
+        mend = f"add --task {FEATURES} --pooling cls (or mean)"
+    shape = list(outputs.shape[1:])
+    raise CheckpointError(
+        f"{checkpoint.name} gives {shape} numbers for a picture, not one row", mend
+    )
+
+
+def compare(
+    model: ModelProto,
+    pictures: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    this: str,
+    that: str,
+) -> float:
+    """The largest absolute difference of an output, in one batch and one by one.
+
+    Raises `GraphError` when it is above `TOLERANCE` times the largest output (at least 1).
+    """
+    session = graph.session(model)
+    together = session.logits(pictures)
+    alone = np.concatenate([session.logits(picture[None]) for picture in pictures])
+    difference = float(max(abs(together - reference).max(), abs(alone - reference).max()))
+    bound = TOLERANCE * max(1.0, float(abs(reference).max()))
+    if not difference <= bound:  # NaN fails too
+        raise GraphError(
+            f"{this} differs from {that} by {difference:.3g} on real images, more than {bound:.3g}",
+            "use the transformers and torch of constraints.txt: make setup",
+        )
+    return difference
+
+
+def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
+    torch = require("torch")
+    outside = f"{output}_of_the_graph"  # a module of the model may be called like the output
+    example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["pixel_values"],
+        output_names=[outside],
+        dynamic_shapes={"pixel_values": {0: batch}},
+        verbose=False,
+    )
+    proto: ModelProto = program.model_proto
+    # torch notes the stack trace and source file of every node: several MB, and private paths.
+    del proto.metadata_props[:]
+    names = {output: f"{output}_inside", outside: output}
+    for value in (*proto.graph.output, *proto.graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.doc_string = ""
+        del node.metadata_props[:]
+    del proto.graph.value_info[:]
+    return proto

@@ -1,0 +1,308 @@
+"""ONNX graphs: reading, writing, and the rules that TensorRT's fusions need.
+
+A ViT that exports with `LayerNormalization`, `Gelu` and `Softmax` as single nodes and a bare
+attention is fused by TensorRT and stays right in FP16; one that does not is slow, or wrong
+(TensorRT issues 2709, 3657, 4328). `check_operators` says so at build time, by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edge.engine.onnxruntime import Session
+from edge.errors import GraphError, StorageError
+from edge.files.storage import atomic, writing
+
+__all__ = [
+    "FUSED",
+    "Index",
+    "check_operators",
+    "compact",
+    "fingerprint",
+    "floats",
+    "inline_constants",
+    "load",
+    "metadata",
+    "save",
+    "session",
+    "set_metadata",
+    "skeleton",
+]
+
+INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
+# Of weights: beyond, onnxruntime gets them in a file, which it maps, and not as bytes to be parsed.
+MAPPED = 200_000_000
+PAGE = 4096  # bytes that mapped weights begin at a multiple of
+SHORT = 1024  # bytes that stay in the graph: shapes among them, which are read while it is loaded
+METADATA = "vit_edge"
+FUSED = ("LayerNormalization", "Gelu", "Softmax")  # operators that TensorRT fuses
+
+
+def load(path: Path) -> ModelProto:
+    """Read a graph with its weights. Raises `GraphError` when it is missing, cut off or corrupt."""
+    try:
+        model = onnx.load(str(path.resolve()))  # its weights are beside the file itself
+    except FileNotFoundError as error:
+        raise GraphError(
+            f"{path} cannot be read ({error})", "check the path; run the stage before this one"
+        ) from error
+    except Exception as error:  # protobuf and onnx raise classes of their own
+        raise GraphError(
+            f"{path} is not a whole ONNX graph ({type(error).__name__})", "run edge export again"
+        ) from error
+    if not model.graph.node or not model.graph.input:
+        raise GraphError(f"{path} is not a whole ONNX graph (it is empty)", "run edge export again")
+    return model
+
+
+def save(model: ModelProto, path: Path) -> list[Path]:
+    """Write a graph, whole or not at all; weights beyond 2 GB go to `<name>.data` beside it.
+
+    Returns the files written. Raises `StorageError`.
+    """
+    if _size(model) < INLINE_LIMIT:
+        with atomic(path) as scratch:
+            scratch.write_bytes(model.SerializeToString())
+        return [path]
+    path = path.resolve()
+    data = path.with_name(f"{path.name}.data")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no file", "name a file: weights beyond 2 GB go beside it")
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
+        atomic(path) as scratch,
+    ):
+        made = Path(folder) / data.name
+        scratch.write_bytes(_outside(skeleton(model), model, made))
+        path.unlink(missing_ok=True)  # never an old graph beside new weights
+        with made.open("rb+") as file:
+            os.fsync(file.fileno())
+        made.replace(data)
+    return [path, data]
+
+
+def _outside(graph: ModelProto, weights: ModelProto, data: Path) -> bytes:
+    """Write the weights of a model to the file `data`; returns `graph`, with their places in it.
+
+    One weight at a time is held: a copy of all would be another 2.5 GB for a ViT-H.
+    """
+    with data.open("wb") as file:
+        for tensor in weights.graph.initializer:
+            if len(tensor.raw_data) < SHORT:
+                graph.graph.initializer.add().CopyFrom(tensor)
+                continue
+            file.seek(-file.tell() % PAGE, os.SEEK_CUR)
+            place = {"location": data.name, "offset": file.tell(), "length": len(tensor.raw_data)}
+            file.write(tensor.raw_data)
+            graph.graph.initializer.append(
+                TensorProto(
+                    name=tensor.name,
+                    dims=tensor.dims,
+                    data_type=tensor.data_type,
+                    data_location=TensorProto.EXTERNAL,
+                    external_data=[{"key": key, "value": str(at)} for key, at in place.items()],
+                )
+            )
+    serialized: bytes = graph.SerializeToString()
+    return serialized
+
+
+def skeleton(model: ModelProto) -> ModelProto:
+    """A copy of a model without its weights, to be changed and run with them: `session`."""
+    result = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if hasattr(value, "extend"):
+            getattr(result, field.name).extend(value)
+        else:
+            setattr(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name == "initializer":
+            continue
+        if hasattr(value, "extend"):
+            getattr(result.graph, field.name).extend(value)
+        else:
+            setattr(result.graph, field.name, value)
+    return result
+
+
+def compact(model: ModelProto) -> ModelProto:
+    """A copy that holds its own weights only: protobuf frees what was replaced or removed in a
+    model with the whole of it, and not before."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    return result
+
+
+def _size(model: ModelProto) -> int:
+    """Bytes of the weights: ByteSize() itself fails beyond 2 GiB."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def session(
+    model: ModelProto, threads: int | None = None, *, weights: ModelProto | None = None
+) -> Session:
+    """A graph in memory, ready to run on the CPU.
+
+    weights: a model whose weights it has, too, if it is a `skeleton`.
+    """
+    source = model if weights is None else weights
+    fp8 = any(t.data_type == TensorProto.FLOAT8E4M3FN for t in source.graph.initializer)
+    whole = model if weights is None else skeleton(model)
+    if _size(source) < MAPPED:
+        if weights is not None:
+            whole.graph.initializer.extend(model.graph.initializer)
+            whole.graph.initializer.extend(weights.graph.initializer)
+        return Session(whole.SerializeToString(), threads, fuse_qdq=not fp8)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        bare = skeleton(model)
+        if weights is not None:
+            bare.graph.initializer.extend(model.graph.initializer)
+        path.write_bytes(_outside(bare, source, Path(scratch) / "weights"))
+        return Session(path, threads, fuse_qdq=not fp8)
+
+
+def metadata(model: ModelProto) -> dict[str, Any]:
+    """What export wrote into the graph: `head`, `preprocess`, `checkpoint`."""
+    found = {item.key: item.value for item in model.metadata_props}
+    if METADATA not in found:
+        raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
+    try:
+        return dict(json.loads(found[METADATA]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GraphError(
+            f"the graph's vit-edge metadata is damaged ({error})", "make it with edge export"
+        ) from error
+
+
+def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
+    """Write `data` into the graph, where every stage and every other tool can read it."""
+    kept = [item for item in model.metadata_props if item.key != METADATA]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    item = model.metadata_props.add()
+    item.key, item.value = METADATA, json.dumps(data)
+
+
+def floats(model: ModelProto) -> set[str]:
+    """The names of a graph's float32 tensors: its inputs, its weights, and what its nodes make."""
+    # Types need no numbers: without its weights a graph beyond 2 GB can be inferred, too.
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    given = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT64:  # the shapes that others depend on
+            bare.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in given:
+            bare.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    inferred = onnx.shape_inference.infer_shapes(bare).graph
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+
+def inline_constants(model: ModelProto) -> None:
+    """Turn Constant nodes into weights, where our own graphs have them; other exporters differ."""
+    kept = [node for node in model.graph.node if node.op_type != "Constant"]
+    for node in model.graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+        elif node.op_type == "Constant":
+            kept.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def fingerprint(model: ModelProto) -> str:
+    """SHA-256 of what a graph computes: its nodes and weights, without its metadata."""
+    result = hashlib.sha256()
+    for node in model.graph.node:
+        result.update(node.SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        result.update(f"{tensor.name}{list(tensor.dims)}{tensor.data_type}".encode())
+        result.update(numpy_helper.to_array(tensor).tobytes())
+    return result.hexdigest()
+
+
+class Index:
+    """Who makes and who reads each tensor of a graph."""
+
+    def __init__(self, model: ModelProto):
+        self.model = model
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.maker: dict[str, NodeProto] = {}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.output:
+                self.maker[name] = node
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def array(self, name: str) -> Any:
+        """A weight as a numpy array."""
+        return numpy_helper.to_array(self.weights[name])
+
+    def upstream(self, start: NodeProto, stop: Iterable[str]) -> Iterator[NodeProto]:
+        """Nodes that `start` depends on, up to and without operators named in `stop`."""
+        waiting, seen = list(start.input), set()
+        while waiting:
+            node = self.maker.get(waiting.pop())
+            if node is None or node.op_type in stop or node.output[0] in seen:
+                continue
+            seen.add(node.output[0])
+            yield node
+            waiting.extend(node.input)
+
+
+def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
+    """See that what TensorRT fuses is still in one piece. Raises `GraphError` naming the node.
+
+    fused: operators that must be there.
+    """
+    index = Index(model)
+    mend = "use the transformers and torch of constraints.txt: make setup"
+    operators = {node.op_type for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type == "Erf":
+            raise GraphError(f"GELU is decomposed: Erf at {node.name}", mend)
+        if node.op_type == "ReduceMean" and _is_deviation(index.maker.get(node.input[0])):
+            raise GraphError(f"LayerNorm is decomposed: Pow and ReduceMean at {node.name}", mend)
+        if node.op_type == "Softmax":
+            for other in index.upstream(node, stop=("MatMul", "Gemm")):
+                if other.op_type in ("IsNaN", "Where", "ReduceMax"):
+                    raise GraphError(f"attention has {other.op_type} at {other.name}", mend)
+            for reader in index.readers.get(node.output[0], ()):
+                if reader.op_type in ("IsNaN", "Where"):
+                    raise GraphError(f"attention has {reader.op_type} at {reader.name}", mend)
+    for operator in fused:
+        if operator not in operators:
+            raise GraphError(f"the graph has no {operator} node", mend)
+
+
+def _is_deviation(node: NodeProto | None) -> bool:
+    """Whether a node makes what a LayerNorm in pieces takes the mean of: x - mean, or a square."""
+    if node is None:
+        return False
+    square = node.op_type == "Mul" and node.input[0] == node.input[1]  # SiLU multiplies, too
+    return square or node.op_type in ("Pow", "Sub")

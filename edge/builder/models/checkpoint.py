@@ -1,0 +1,132 @@
+"""Read a checkpoint's folder without torch: is it whole, safe, and of a kind that we build?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.builder.models import folders, hub
+from edge.builder.models.families import (
+    FAMILIES,
+    TIMM,
+    Family,
+    family_of,
+    fused_of,
+    task_of,
+    vision_of,
+)
+from edge.builder.models.resolution import check_side
+from edge.builder.models.tasks import Request, head_of
+from edge.engine.heads import ZERO_SHOT, Head
+from edge.errors import CheckpointError
+from edge.preprocess.processors import from_processor
+from edge.preprocess.sizes import resized
+from edge.preprocess.spec import Preprocess
+from edge.preprocess.timm_config import from_timm
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose config, weights and processor were found and understood."""
+
+    name: str  # as the user gave it: a path or a hub id
+    folder: Path
+    config: Mapping[str, Any]  # what its config.json says
+    architecture: str
+    family: Family
+    head: Head
+    preprocess: Preprocess
+    image_size: int | None = None  # pixels of a side, if others than it was trained with
+
+    @property
+    def files(self) -> list[Path]:
+        """What a fingerprint must cover."""
+        return folders.files(self.folder)
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """Operators that its graph must have, each in one piece."""
+        return fused_of(self.family, vision_of(self.name, self.config))
+
+
+def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # noqa: B008 - frozen
+    """Read a checkpoint folder, or fetch a hub id's.
+
+    Raises `CheckpointError` when it is missing, corrupt, has no safetensors, or is of an
+    architecture or with a processor that is not supported.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = hub.fetch(name)
+    config = folders.read_json(folder / "config.json", "this is no Hugging Face checkpoint")
+    family, architecture = family_of(name, config)
+    task = task_of(name, family, architecture, request.task)
+    folders.check_weights(name, folder)
+    head = head_of(name, config, family, task, request)
+    if task == ZERO_SHOT:
+        folders.check_tokenizer(name, folder)
+    preprocess = _preprocess(name, folder, config, family)
+    side = request.image_size
+    if side is None or side == preprocess.height == preprocess.width:
+        return Checkpoint(name, folder, config, architecture, family, head, preprocess)
+    preprocess = _resized(name, config, family, preprocess, side)
+    return Checkpoint(name, folder, config, architecture, family, head, preprocess, side)
+
+
+def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family) -> Preprocess:
+    """How pictures are prepared of the size that it was trained with."""
+    if family is FAMILIES[TIMM]:
+        prepared = config.get("pretrained_cfg")
+        if not isinstance(prepared, dict):
+            raise CheckpointError(
+                f"{name}: config.json has no pretrained_cfg, which says how timm prepares pictures",
+                "download config.json again, or save the model with timm",
+            )
+        return from_timm(prepared)
+    vision = vision_of(name, config)
+    if vision.get("num_channels", 3) != 3:
+        raise CheckpointError(f"{name} takes {vision['num_channels']} channels", "use an RGB model")
+    size = _image_size(name, vision) if family.sized else None
+    where, processor = folders.read_processor(folder)
+    return from_processor(processor, size, family.processor, where)
+
+
+def _resized(
+    name: str, config: dict[str, Any], family: Family, preprocess: Preprocess, side: int
+) -> Preprocess:
+    """How pictures of `side` x `side` are prepared. Raises `CheckpointError` if it takes none."""
+    width, height = preprocess.width, preprocess.height
+    # transformers takes any table of positions for that of a square.
+    if width != height and family is not FAMILIES[TIMM]:
+        raise CheckpointError(
+            f"{name} is a {family.name} that takes pictures of {width}x{height} only",
+            "leave out --image-size",
+        )
+    try:
+        step = family.step(vision_of(name, config))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{name}: config.json has {error}", "correct it, or download it again"
+        ) from error
+    check_side(name, side, step)
+    try:
+        return resized(preprocess, side)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{name} cannot have --image-size {side}: {error}", "choose a smaller one"
+        ) from error
+
+
+def _image_size(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) that the model takes."""
+    size = config.get("image_size", 224)
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise CheckpointError(
+            f"{name}: image_size in config.json is {size!r}", "write a number, or [height, width]"
+        )
+    return sides[0], sides[1]

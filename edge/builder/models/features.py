@@ -1,0 +1,46 @@
+"""What a backbone gives for a picture, as one vector: an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edge.builder.models.checkpoint import Checkpoint
+from edge.errors import CheckpointError
+
+__all__ = ["pooled", "unit"]
+
+
+def unit(vectors: Any) -> Any:
+    """Vectors torch [N, channels] with length 1.
+
+    Without the epsilon of torch's own: FP16 has no number that small, and no picture gives 0.
+    """
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def pooled(checkpoint: Checkpoint, model: Any) -> Callable[[Any], Any]:
+    """What makes one vector, torch [N, channels], of the output of a checkpoint's model.
+
+    The mean is that of patches: neither the class's token, nor a distillation token, nor registers
+    belong to it. Raises `CheckpointError`, once it is called, where the model itself pools nothing.
+    """
+    head = checkpoint.head
+    special = checkpoint.family.special + getattr(model.config, "num_register_tokens", 0)
+
+    def own(output: Any) -> Any:
+        projected = getattr(output, "image_embeds", None)  # of a CLIP
+        vector = output.pooler_output if projected is None else projected
+        if vector is None:
+            raise CheckpointError(
+                f"{checkpoint.name} has no pooling of its own", "choose --pooling mean"
+            )
+        return vector
+
+    def mean(output: Any) -> Any:
+        hidden = output.last_hidden_state  # tokens [N, tokens, C], or a map [N, C, rows, columns]
+        return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden[:, special:].mean(1)
+
+    ways = {"own": own, "cls": lambda output: output.last_hidden_state[:, 0], "mean": mean}
+    way = ways[head.pooling or "own"]
+    return (lambda output: unit(way(output))) if head.normalised else way

@@ -1,0 +1,198 @@
+"""timm's checkpoints -> torch modules, as transformers' TimmWrapper runs them.
+
+Their config.json names an architecture of timm's, and their weights have timm's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+from edge.builder.models import folders
+from edge.builder.models.checkpoint import Checkpoint
+from edge.builder.models.features import unit
+from edge.builder.models.resolution import check_side
+from edge.builder.models.timm_library import library
+from edge.builder.models.weights import check_shapes, several
+from edge.errors import CheckpointError, require
+from edge.preprocess.timm_config import from_timm
+
+__all__ = ["for_export", "load", "output"]
+
+# What create_model takes from others than the checkpoint: where to find weights among them, which
+# may be pickles, and what is known here anyway.
+_NOT_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "features_only", "hf_hub")
+_KNOWN = ("num_classes", "in_chans")
+
+
+def load(checkpoint: Checkpoint) -> Any:
+    """timm's model, every weight of it from the file.
+
+    Raises `CheckpointError` for what timm does not know, and for weights that do not fit.
+    """
+    timm, torch, name = library(), require("torch"), checkpoint.name
+    architecture, arguments = _settings(name, checkpoint.config)
+    if not timm.is_model(architecture):
+        raise CheckpointError(
+            f"{name} is a {architecture}, which timm {timm.__version__} does not know",
+            "correct architecture in its config.json",
+        )
+    try:
+        classes = len(checkpoint.head.labels)
+        model = timm.create_model(architecture, num_classes=classes, **arguments)
+        if not any(isinstance(part, torch.nn.LayerNorm) for part in model.modules()):
+            raise CheckpointError(
+                f"{name} is a {architecture}, which is no transformer that vit-edge builds",
+                "choose one of timm, such as timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+            )
+        _fill(checkpoint, model)
+        trained = from_timm(checkpoint.config["pretrained_cfg"])
+        _check_size(name, model, (trained.height, trained.width))
+        if checkpoint.image_size is not None:
+            _take(name, model, checkpoint.image_size)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a config of odd values can raise anything in timm
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"{name} cannot be loaded ({reason})", "download the checkpoint again"
+        ) from error
+    return model
+
+
+def _settings(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model's name in timm, and the arguments that make it this one."""
+    architecture, arguments = config.get("architecture"), config.get("model_args") or {}
+    if not isinstance(architecture, str) or not isinstance(arguments, dict):
+        raise CheckpointError(
+            f"{name}: config.json names no architecture of timm", "download the checkpoint again"
+        )
+    for key in arguments:
+        if key.startswith(_NOT_ARGUMENTS):
+            raise CheckpointError(
+                f"{name}: model_args in config.json has {key}, which is about other weights",
+                "remove it",
+            )
+    return architecture, {key: arguments[key] for key in arguments if key not in _KNOWN}
+
+
+def _fill(checkpoint: Checkpoint, model: Any) -> None:
+    """Give the model its weights, which transformers may have put behind a prefix."""
+    safetensors = require("safetensors.torch")
+    tensors: dict[str, Any] = {}
+    for path in folders.weights(checkpoint.folder):
+        tensors |= safetensors.load_file(path)
+    own = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
+    built = {key: value.shape for key, value in model.state_dict().items() if key in own}
+    wrong = {
+        key: (own[key].shape, shape) for key, shape in built.items() if own[key].shape != shape
+    }
+    check_shapes(checkpoint, wrong)
+    missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.name} has no weights for {several(missing)}",
+            "download the checkpoint again",
+        )
+
+
+def _check_size(name: str, model: Any, size: tuple[int, int]) -> None:
+    """See that the model takes the pictures that its pretrained_cfg prepares."""
+    taken = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if taken is not None and tuple(taken) != size and model.patch_embed.strict_img_size:
+        raise CheckpointError(
+            f"{name} prepares pictures of {size[1]}x{size[0]} and takes {taken[1]}x{taken[0]}",
+            'correct input_size in pretrained_cfg, or add "img_size" to model_args, in config.json',
+        )
+
+
+def _take(name: str, model: Any, side: int) -> None:
+    """Let the model take pictures of `side` x `side`; timm resamples its position embeddings."""
+    embed: Any = getattr(model, "patch_embed", None)
+    if hasattr(embed, "feat_ratio"):
+        check_side(name, side, embed.feat_ratio())
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=(side, side))
+    elif getattr(embed, "strict_img_size", False):
+        raise CheckpointError(
+            f"timm cannot give {name} pictures of another size", "leave out --image-size"
+        )
+
+
+def output(checkpoint: Checkpoint, model: Any) -> Any:
+    """What makes logits, or one vector, of pictures float32 [N, 3, H, W] with this model.
+
+    Raises `CheckpointError` for a pooling of tokens that the model has not.
+    """
+    head = checkpoint.head
+    if head.labels:
+        return model
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if head.pooling != "own" and prefix is None:
+        raise CheckpointError(
+            f"{checkpoint.name} has no tokens for {head.pooling} pooling", "leave out --pooling"
+        )
+    if head.pooling == "cls" and not _has_class_token(model):
+        raise CheckpointError(
+            f"{checkpoint.name} is a {checkpoint.config['architecture']}, which has no class token",
+            "choose --pooling mean, or leave it out",
+        )
+
+    def vector(pictures: Any) -> Any:
+        tokens = model.forward_features(pictures)
+        found = {
+            "own": lambda: model.forward_head(tokens),
+            "cls": lambda: tokens[:, 0],
+            "mean": lambda: tokens[:, prefix:].mean(1),
+        }[head.pooling or "own"]()
+        return unit(found) if head.normalised else found
+
+    return vector
+
+
+def _has_class_token(model: Any) -> bool:
+    """Whether the first of its tokens is the class's; without one it may be a register's."""
+    own = getattr(model, "cls_token", None) is not None
+    return bool(getattr(model, "has_class_token", own))
+
+
+def for_export(model: Any) -> None:
+    """Let a model of timm's compute in the form that TensorRT fuses."""
+    timm, torch = library(), require("torch")
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False  # the product itself, with the scale on the query
+        if type(module) is timm.layers.Attention and module.gate is None:
+            module.forward = MethodType(_attend, module)
+        if isinstance(module, (timm.layers.StdConv2d, timm.layers.StdConv2dSame)):
+            with torch.no_grad():
+                _standardise(module)
+
+
+def _attend(module: Any, tokens: Any, attn_mask: Any = None, is_causal: bool = False) -> Any:
+    """timm's attention, tokens [batch, tokens, channels]; q, k and v are split before the heads.
+
+    So which columns of their common weight are the values can be seen in the graph, and outliers
+    of the attention's output migrate into them.
+    """
+    batch, count, _ = tokens.shape
+    parts = module.qkv(tokens).split([module.attn_dim] * 3, dim=-1)
+    shape = (batch, count, module.num_heads, module.head_dim)
+    query, key, value = (part.reshape(shape).transpose(1, 2) for part in parts)
+    query, key = module.q_norm(query) * module.scale, module.k_norm(key)
+    mixed = (query @ key.transpose(2, 3)).softmax(-1) @ value
+    return module.proj(module.norm(mixed.transpose(1, 2).reshape(batch, count, module.attn_dim)))
+
+
+def _standardise(module: Any) -> None:
+    """Write the standardised weight of a convolution into it, instead of working it out each time.
+
+    Its mean is 0 and its variance 1 for each output channel, of all that the channel reads.
+    """
+    weight = module.weight
+    rows = weight.double().flatten(1)
+    variance, mean = (each[:, None] for each in (rows.var(1, correction=0), rows.mean(1)))
+    weight.copy_(((rows - mean) / (variance + module.eps).sqrt()).reshape(weight.shape))
+    plain = library().layers.Conv2dSame if getattr(module, "same_pad", False) else None
+    module.forward = MethodType((plain or require("torch").nn.Conv2d).forward, module)

@@ -1,0 +1,114 @@
+"""What each Linear costs when it alone is INT8: the noise it brings into the outputs.
+
+One session measures them all. Each Linear's output gets something added that is nothing unless it
+is fed: the difference that quantising this Linear makes, worked out from the very activation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edge.builder import graph
+from edge.builder.precision.migrate import migrate
+from edge.builder.precision.quantize import quantized
+from edge.builder.precision.range_search import fake_quantized
+from edge.builder.precision.ranges import Range
+from edge.builder.precision.sites import Linear, linears
+from edge.engine.passport import EXACT_DB
+from edge.files.storage import write_bytes
+
+__all__ = ["images_for", "measure", "read", "write"]
+
+RUNS = 96  # of the graph, about: a large model has many Linears, and each brings much to see
+
+Tensor = npt.NDArray[np.float32]
+
+
+def images_for(model: ModelProto) -> int:
+    """How many images to measure a graph's Linears on, 2 to 8."""
+    return min(8, max(2, RUNS // len(linears(model))))
+
+
+def measure(
+    model: ModelProto,
+    ranges: Mapping[str, Range],
+    pictures: Sequence[Tensor],
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, float]:
+    """SQNR of the outputs, in dB, with one Linear in INT8: MatMul's name -> dB, lowest is worst.
+
+    pictures: prepared images, float32 [3, H, W] each.
+    """
+    migrated, named = migrate(model, ranges)
+    found = linears(migrated)
+    parts = quantized(migrated, named)
+    index, logits = graph.Index(migrated), model.graph.output[0].name
+    session = graph.session(_with_deltas(migrated, found), weights=migrated)
+    tensors = sorted({linear.activation for linear in found})
+    noise = dict.fromkeys((linear.node.name for linear in found), 0.0)
+    signal, done = 0.0, 0
+    for picture in pictures:
+        reference, *values = session.run(picture[None], [logits, *tensors])
+        activations = dict(zip(tensors, values, strict=True))
+        signal += float((reference.astype(np.float64) ** 2).sum())
+        for linear in found:
+            name, part = linear.node.name, parts[linear.node.name]
+            x = activations[linear.activation]
+            y = fake_quantized(x, named[linear.activation].amax) @ part.restored
+            delta = y + part.correction.astype(np.float32) - x @ index.array(linear.weight)
+            (changed,) = session.run(picture[None], [logits], {_delta(linear): delta})
+            noise[name] += float(((changed.astype(np.float64) - reference) ** 2).sum())
+            done += 1
+            progress("Linears alone", done, len(found) * len(pictures))
+    return {
+        name: round(10 * math.log10(max(signal, 1e-300) / value), 2) if value else EXACT_DB
+        for name, value in noise.items()
+    }
+
+
+def _delta(linear: Linear) -> str:
+    return f"{linear.node.name}_delta"
+
+
+def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
+    """The graph's skeleton with an optional input added to the output of each Linear, and its
+    activations as outputs."""
+    result = graph.skeleton(model)
+    by_name = {node.name: node for node in result.graph.node}
+    adds = {}
+    for linear in found:
+        node, name = by_name[linear.node.name], _delta(linear)
+        out = node.output[0]
+        node.output[0] = f"{out}_exact"
+        adds[node.name] = helper.make_node("Add", [node.output[0], name], [out], f"{name}_add")
+        # An input with an initializer need not be fed.
+        result.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        result.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), name))
+    nodes = []
+    for node in result.graph.node:
+        nodes += [node, adds[node.name]] if node.name in adds else [node]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    result.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in sorted({linear.activation for linear in found})
+    )
+    return result
+
+
+def write(path: Path, measured: Mapping[str, float]) -> None:
+    """Keep what was measured as JSON. Raises `StorageError`."""
+    write_bytes(path, (json.dumps(dict(measured), indent=1) + "\n").encode())
+
+
+def read(path: Path) -> dict[str, float]:
+    """What `write` kept."""
+    return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}

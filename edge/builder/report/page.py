@@ -1,0 +1,109 @@
+"""The report of a build: one HTML file that needs no network and no other file.
+
+What is a table or a sentence stands in `report.html.j2`; the plots are drawn by
+`edge.builder.report.plots`. Equal findings give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from edge.builder.report import plots
+from edge.builder.report.findings import CandidateFinding, Disagreement, Findings
+from edge.builder.verify import NEAR
+from edge.engine.heads import CROSSING
+from edge.engine.passport import EXACT_DB
+from edge.errors import printable, require
+from edge.files.storage import write_bytes
+
+__all__ = ["check", "write"]
+
+THUMBNAIL = 160  # pixels of the longer side
+
+
+def check() -> None:
+    """See that the packages are here that `write` needs. Raises `MissingPackage`."""
+    require("jinja2")
+    require("matplotlib.figure")
+
+
+def write(findings: Findings, path: Path) -> None:
+    """Write the report, whole or not at all.
+
+    Raises `MissingPackage` without jinja2 or matplotlib, `StorageError`.
+    """
+    write_bytes(path, _html(findings).encode())
+
+
+def _html(findings: Findings) -> str:
+    jinja2 = require("jinja2")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_on_one_line,
+    )
+    environment.filters.update(db=_db, percent=_percent)
+    chosen = [one for one in findings.candidates if one.precision == findings.precision]
+    drawn = {
+        "speed": plots.speed(findings.candidates, findings.precision),
+        "alone": plots.decibels(findings.linears, "alone_db", "SQNR with each Linear alone INT8"),
+        "output": plots.decibels(findings.linears, "output_db", "SQNR of each Linear's output"),
+        "ranges": plots.ranges(findings.linears, "Activation ranges before and after migration"),
+    }
+    # Only what the plots module wrote itself is markup; it escapes names.
+    markup = {name: svg and jinja2.utils.markupsafe.Markup(svg) for name, svg in drawn.items()}
+    template = Path(__file__).with_name("report.html.j2").read_text("utf-8")
+    text: str = environment.from_string(template).render(
+        found=findings,
+        embeds=any(one.accuracy.cosine is not None for one in findings.candidates),
+        alone=any(one.accuracy.labels is not None for one in findings.candidates),
+        near=NEAR,
+        crossing=f"{100 * CROSSING:g}",
+        state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
+        rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
+        plots=markup,
+        shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
+    )
+    return text
+
+
+def _on_one_line(value: Any) -> Any:
+    """Strings without control characters or halves of letters, which UTF-8 cannot hold."""
+    return printable(value) if type(value) is str else value
+
+
+def _db(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    if not math.isfinite(value) or value >= EXACT_DB:
+        return "exact" if value > 0 else "–"
+    return f"{value:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _ratio(one: CandidateFinding, candidates: list[CandidateFinding]) -> float | None:
+    """How many times as fast as FP32; None when one of the two was not measured."""
+    fp32 = next((other.ms for other in candidates if other.precision == "fp32"), None)
+    return fp32 / one.ms if fp32 and one.ms else None
+
+
+def _thumbnail(one: Disagreement) -> tuple[str, bool]:
+    """The picture as a data URI, no larger than need be, and whether it is tiny."""
+    picture = Image.fromarray(one.pixels)
+    tiny = max(picture.size) <= THUMBNAIL // 2  # the page enlarges its pixels
+    if not tiny:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", tiny

@@ -1,0 +1,44 @@
+"""Graph -> simpler graph with onnxsim, compared with what went in."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from edge.builder import graph
+from edge.builder.export import compare
+from edge.errors import GraphError, require
+
+__all__ = ["simplify"]
+
+# A Linear as Gemm is wrapped in two Reshapes, behind which TensorRT 10.16 refuses to build Q/DQ
+# pairs on Orin (issue 4832). That q, k and v become one MatMul is welcome: one larger GEMM, and
+# onnxruntime runs it in INT8, which it does not do for three that share one Q/DQ.
+SKIPPED = (
+    "fuse_matmul_add_bias_into_gemm",
+    "fuse_matmul_add_bias_into_gemm_batched",
+)
+
+
+def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
+    """Fold constants and drop what does nothing.
+
+    pictures: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
+    simpler graph and the largest absolute difference of an output. Raises `GraphError` when onnxsim
+    fails, a rule is broken, or the two graphs disagree.
+    """
+    onnxsim = require("onnxsim")
+    try:
+        simpler, _ = onnxsim.simplify(model, skipped_optimizers=list(SKIPPED))
+    except Exception as error:  # onnxsim raises what its C++ core throws
+        raise GraphError(
+            f"onnxsim cannot simplify the graph ({str(error).strip()[:200]})",
+            "report it with the checkpoint's name",
+        ) from error
+    graph.set_metadata(simpler, graph.metadata(model))
+    operators = {node.op_type for node in model.graph.node}
+    graph.check_operators(simpler, operators.intersection(graph.FUSED))
+    reference = graph.session(model).logits(pictures)
+    difference = compare(simpler, pictures, reference, "the simplified graph", "the exported graph")
+    return simpler, difference

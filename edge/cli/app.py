@@ -1,0 +1,99 @@
+"""The command `edge` itself: its options, and the one place where an error becomes a line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edge import __version__
+from edge.cli.console import Console
+from edge.engine.choices import Backend
+from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from edge.engine.engine import Engine
+
+__all__ = ["INTERRUPTED", "STOPPED", "app", "console", "open_engine", "say_unjudged"]
+
+STOPPED = "stopped, nothing half-made is left; run the same command again"
+INTERRUPTED = 130  # as a shell has it, 128 and the signal's number, for Ctrl-C
+
+_PYDANTIC = re.compile(r"^Value error, |^Input (?=should be )|, unable to parse .*")
+
+console = Console()
+
+
+class Commands(TyperGroup):
+    """The one place where an error becomes a line for people and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except typer.BadParameter as error:
+            error.message = _PYDANTIC.sub("", error.message)  # what typer checks values with
+            raise
+        except EdgeError as error:
+            if os.environ.get("EDGE_DEBUG"):
+                raise
+            problem, code = str(error), 1
+        except KeyboardInterrupt:
+            # A run makes nothing; what it has labelled by then it has told.
+            problem = "stopped" if ctx.invoked_subcommand == "run" else STOPPED
+            code = INTERRUPTED
+        finally:
+            console.close()
+        console.error(problem)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="edge",
+    cls=Commands,
+    help="A Hugging Face ViT becomes a TensorRT engine you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vit-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="errors with traceback")] = False,
+) -> None:
+    if debug:
+        os.environ["EDGE_DEBUG"] = "1"
+    # They name no picture and no mend; what Pillow can read is read all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def say_unjudged(folder: Path, judged: bool) -> None:
+    if not judged:
+        console.warn(f"{folder} was published without a gate: its accuracy is not judged")
+
+
+def open_engine(folder: Path, backend: Backend, threads: int | None) -> Engine:
+    """Open an engine and say, once, what runs it and why."""
+    from edge.engine.engine import Engine
+
+    model = Engine.open(folder, backend=backend, threads=threads, say=console.say)
+    console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
+    say_unjudged(folder, model.passport.judged)
+    return model

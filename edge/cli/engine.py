@@ -1,0 +1,150 @@
+"""The commands that use engines: parse, call, print. Data goes to stdout, words to stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge.cli.app import app, console, open_engine, say_unjudged
+from edge.cli.options import BackendOption, EngineArgument, OutOption, ThreadsOption
+from edge.errors import ImageError, MissingPackage, require
+
+__all__ = ["app"]
+
+
+@app.command()
+def preprocess(
+    engine: EngineArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    out: OutOption,
+) -> None:
+    """Write the very tensor that the network sees of a picture, as .npy: float32 [3, H, W]."""
+    from edge.engine.passport import Passport
+    from edge.preprocess.cpu import write_tensor
+
+    write_tensor(Passport.read(engine).preprocess, image, out)
+    console.say(f"{out}: what the network sees of {image}")
+
+
+@app.command()
+def classify(
+    engine: EngineArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    top: Annotated[int, typer.Option(min=1, help="classes in each result")] = 5,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Label pictures: one JSON line each on stdout."""
+    failed = 0
+    with open_engine(engine, backend, threads) as model:
+        for path in images:
+            try:
+                found = model(path).top(top)
+            except ImageError as error:
+                console.error(str(error))
+                failed += 1
+                continue
+            classes = [
+                {"label": label, "class_id": number, "confidence": round(confidence, 6)}
+                for number, label, confidence in found
+            ]
+            print(json.dumps({"image": str(path), "top": classes}), flush=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def embed(
+    engine: EngineArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".npy file for all: float32 [N, channels]")
+    ] = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Embed pictures: one JSON line each on stdout, or one .npy file of all."""
+    from edge.files.npy import check_npy, write_npy
+
+    if out:
+        check_npy(out)
+    failed, rows = 0, []
+    with open_engine(engine, backend, threads) as model:
+        for path in images:
+            try:
+                vector = model.embed(path)
+            except ImageError as error:
+                if out:  # a row that is missing would move all others
+                    raise
+                console.error(str(error))
+                failed += 1
+                continue
+            if out:
+                rows.append(vector)
+            else:  # the fewest digits that give the very float32 again
+                numbers = [float(str(value)) for value in vector]
+                print(json.dumps({"image": str(path), "embedding": numbers}), flush=True)
+    if out:
+        write_npy(out, rows)
+        console.say(f"{out}: {len(rows)} embeddings")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    engine: EngineArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="the passport as it is")] = False,
+) -> None:
+    """What an engine is, what it was built from, what it was measured at, and if it is whole."""
+    from edge.engine import describe
+    from edge.engine.passport import Passport
+
+    passport = Passport.read(engine)
+    for name in passport.files:
+        passport.check_file(engine, name)
+    if as_json:
+        print((engine / "passport.json").read_text(), end="")
+    else:
+        try:
+            require("onnx")
+        except MissingPackage as missing:  # a device that only runs plans needs none
+            facts = [("placement", f"not proved: {missing}")]
+        else:
+            from edge.builder.report.layer_counts import prove
+
+            facts = prove(engine, passport)
+        print(describe.describe(engine, passport, facts))
+    say_unjudged(engine, passport.judged)
+
+
+@app.command()
+def bench(
+    engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns that each engine gets")] = 50,
+) -> None:
+    """Time engines side by side, one picture at a time: one JSON line each on stdout."""
+    from contextlib import ExitStack
+
+    from edge.engine.bench import side_by_side
+
+    with ExitStack() as stack:
+        opened = {
+            str(path): stack.enter_context(open_engine(path, backend, threads)) for path in engines
+        }
+        for row in side_by_side(opened, rounds):
+            print(json.dumps(row), flush=True)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what works here, and what to do about the rest."""
+    from edge.cli.doctor import examine
+
+    for check in examine():
+        print(check.line())

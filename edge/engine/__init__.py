@@ -1,0 +1,1 @@
+"""Engines: the passport, the heads, and the backends that execute an engine."""

@@ -1,0 +1,92 @@
+"""What can execute an engine here: chosen, or refused with what to type instead."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from edge.engine.passport import Passport
+from edge.errors import EdgeError, EngineError
+from edge.gpu import nvidia
+
+__all__ = ["BACKENDS", "check_graph", "check_plan", "choose"]
+
+BACKENDS = ("onnxruntime", "onnxruntime-cuda", *nvidia.BACKENDS)
+
+
+def choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
+    """The backend, and why. asked: `auto`, or one of `BACKENDS`.
+
+    Raises `EngineError` for another, and on a Jetson whose CPU nobody asked for.
+    """
+    known = ("auto", *BACKENDS)
+    if asked not in known:
+        raise EngineError(f"there is no backend {asked}", f"choose one of: {', '.join(known)}")
+    if asked != "auto":
+        return asked, "asked for"
+    plan = passport.plan
+    if plan is None:
+        why, mend = "the engine has no plan", f"make one here: edge compile {folder}"
+    elif plan.backend not in nvidia.installed():
+        why, mend = f"{plan.backend} is not installed", "see edge doctor"
+    elif nvidia.gpu() is None:
+        why, mend = "there is no NVIDIA GPU", "see edge doctor"
+    else:
+        return plan.backend, "the engine has a plan for it"
+    if _without_plan() == "onnxruntime-cuda":
+        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
+    if nvidia.is_jetson():
+        raise EngineError(
+            f"{folder} would run on the CPU of this Jetson: {why}",
+            f"{mend}, or ask for it: --backend onnxruntime",
+        )
+    return "onnxruntime", why
+
+
+def _without_plan() -> str:
+    """The backend that runs the portable graph here: on the GPU if onnxruntime can."""
+    if nvidia.gpu() is not None:
+        from edge.engine import onnxruntime_cuda
+
+        with suppress(EdgeError):
+            onnxruntime_cuda.check()
+            return "onnxruntime-cuda"
+    return "onnxruntime"
+
+
+def check_graph(folder: Path, passport: Passport) -> Path:
+    """The portable graph, once it and its weights are found whole. Raises `EngineError`."""
+    if "model.onnx.data" in passport.files:
+        passport.check_file(folder, "model.onnx.data")
+    return passport.check_file(folder, "model.onnx")
+
+
+def check_plan(folder: Path, passport: Passport, backend: str) -> None:
+    """See that the plan was compiled for this TensorRT and GPU. Raises `EngineError`."""
+    if backend not in nvidia.installed():
+        raise EngineError(
+            f"{backend} is not installed on this machine",
+            f"use --backend {_without_plan()}, or see edge doctor",
+        )
+    gpu = nvidia.gpu()
+    if gpu is None:
+        raise EngineError(
+            f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
+            "use --backend onnxruntime",
+        )
+    plan, mend = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
+    if plan is None or plan.backend != backend:
+        raise EngineError(f"{folder} has no {backend} plan", mend)
+    version = str(nvidia.tensorrt(backend).__version__)
+    if plan.version != version:
+        raise EngineError(
+            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
+        )
+    if plan.compute_capability not in (None, gpu.compute_capability):
+        raise EngineError(
+            f"{folder} was compiled for {plan.gpu} (compute capability {plan.compute_capability}), "
+            f"this machine has {gpu.name} ({gpu.compute_capability})",
+            mend,
+        )
+    if plan.model_sha256 != passport.files[plan.graph].sha256:
+        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", mend)

@@ -1,0 +1,106 @@
+"""onnxruntime on the CPU: how both faces run a graph without a GPU.
+
+What fails in it is told here on a GPU, too: see `edge.engine.onnxruntime_cuda`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import BackendError, GraphError, require
+
+__all__ = ["OnnxRuntime", "Session", "load", "run_error"]
+
+Tensor = npt.NDArray[np.float32]
+
+
+class Session:
+    """One graph, ready to run on the CPU. Owns onnxruntime's session; one thread at a time."""
+
+    def __init__(self, graph: Path | bytes, threads: int | None = None, *, fuse_qdq: bool = True):
+        """graph: a file, or its bytes. threads: all CPUs of this process by default. fuse_qdq: run
+        Q/DQ Linears as integer products; onnxruntime has none for FP8, and fails to load it so.
+
+        Raises `GraphError` when onnxruntime cannot load it.
+        """
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        # Without a number onnxruntime counts physical cores, and takes half of a small cloud PC.
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        # Idle threads that spin take the CPU from decoding; asleep they cost nothing measurable.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
+        self._session = load(graph, options, ["CPUExecutionProvider"])
+        self.input: str = self._session.get_inputs()[0].name
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(
+        self,
+        batch: Tensor,
+        outputs: Sequence[str] | None = None,
+        more: Mapping[str, Tensor] | None = None,
+    ) -> list[Any]:
+        """Pictures float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`.
+
+        more: optional inputs of the graph, by name.
+        """
+        feeds = {self.input: batch, **(more or {})}
+        try:
+            return list(self._session.run(outputs or self.outputs, feeds))
+        except Exception as error:
+            raise run_error(batch.shape, error) from error
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] -> the first output, float32 [N, classes]."""
+        result: Tensor = self.run(batch, self.outputs[:1])[0]
+        return result
+
+
+class OnnxRuntime:
+    """Runs `model.onnx` on the CPU; one thread at a time."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, threads: int | None = None, *, fp8: bool = False):
+        self._session = Session(graph, threads, fuse_qdq=not fp8)
+
+    def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]. Raises `BackendError`."""
+        return self._session.logits(batch)
+
+    def close(self) -> None:
+        """Release the graph, once."""
+        self.__dict__.pop("_session", None)
+
+
+def load(graph: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
+    """onnxruntime's session of a graph. Raises `GraphError` when it cannot load it."""
+    ort = require("onnxruntime")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return ort.InferenceSession(source, options, providers=list(providers))
+    except Exception as error:  # onnxruntime's classes have no common base
+        what = "the graph" if isinstance(graph, bytes) else str(graph)
+        raise GraphError(
+            f"onnxruntime cannot load {what} ({_first_line(error)})",
+            "build the engine again: edge build CHECKPOINT",
+        ) from error
+
+
+def run_error(shape: Sequence[int], error: Exception) -> BackendError:
+    """The error for a batch of this shape that onnxruntime did not run."""
+    return BackendError(
+        f"onnxruntime failed on a batch of {list(shape)} ({_first_line(error)})",
+        "build the engine again: edge build CHECKPOINT",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

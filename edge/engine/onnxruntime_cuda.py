@@ -1,0 +1,106 @@
+"""The onnxruntime-cuda backend: an engine's portable graph on the GPU, without a TensorRT.
+
+onnxruntime reads and writes the same device pointers as a plan would, in the same stream.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.engine.onnxruntime import load, run_error
+from edge.engine.passport import Passport
+from edge.engine.runner import Execution, Runner
+from edge.errors import BackendError, MissingPackage, require
+from edge.gpu.bindings import NoCapture
+from edge.gpu.device import Stream
+
+__all__ = ["NAME", "OrtCuda", "check"]
+
+NAME = "onnxruntime-cuda"
+_PROVIDER = "CUDAExecutionProvider"
+_INSTALL = (
+    "run .venv/bin/pip uninstall -y onnxruntime, then .venv/bin/pip install "
+    "'onnxruntime-gpu[cuda,cudnn]'"
+)
+
+
+def check() -> str:
+    """The version of the onnxruntime that can do it. Raises `MissingPackage` when none can."""
+    require("pycuda.driver")
+    ort = require("onnxruntime")
+    if _PROVIDER not in ort.get_available_providers():
+        raise MissingPackage(f"onnxruntime {ort.__version__} is the one for CPUs", _INSTALL)
+    return str(ort.__version__)
+
+
+class _Session(Execution):
+    """onnxruntime's session, with the weights in it: one is bound to one stream."""
+
+    def __init__(self, runner: OrtCuda, stream: Stream):
+        """Raises `GraphError` or `BackendError`. The device's context is current."""
+        super().__init__(runner, stream)
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.disable_quant_qdq", "1" if runner.fp8 else "0")
+        provider = (_PROVIDER, {"user_compute_stream": str(stream.handle)})
+        self._session = load(runner.graph, options, [provider])
+        if self._session.get_providers()[0] != _PROVIDER:  # it falls back to the CPU by itself
+            raise BackendError(
+                "onnxruntime cannot load its CUDA provider: its own words are above",
+                f"{_INSTALL}, or use --backend onnxruntime",
+            )
+        self._names = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self._bindings: dict[int, Any] = {}
+        self._options = ort.RunOptions()
+        # The stream says when it is done; the CPU does not wait.
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self, count: int) -> None:
+        if count not in self._bindings:
+            self._bindings[count] = self._bound(count)
+        try:
+            self._session.run_with_iobinding(self._bindings[count], self._options)
+        except Exception as error:  # onnxruntime's classes have no common base
+            raise run_error((count, *self._shape), error) from error
+
+    def _bound(self, count: int) -> Any:
+        """The tensors for a batch of `count`."""
+        binding, (given, wanted) = self._session.io_binding(), self._names
+        shape, classes = (count, *self._shape), (count, self.logits.shape[1])
+        binding.bind_input(given, "cuda", 0, np.float32, shape, self.input)
+        binding.bind_output(wanted, "cuda", 0, np.float32, classes, self.output)
+        return binding
+
+    def check_capture(self, count: int) -> None:
+        raise NoCapture("onnxruntime allocates memory while it runs", "TensorRT has CUDA graphs")
+
+    def close(self) -> None:
+        for name in ("_bindings", "_session"):
+            self.__dict__.pop(name, None)
+
+
+class OrtCuda(Runner):
+    """`model.onnx` by onnxruntime's CUDA provider."""
+
+    def __init__(self, graph: Path, passport: Passport):
+        """graph: a file whose passport was checked. Raises `MissingPackage` or `BackendError`."""
+        check()
+        super().__init__(NAME, passport, passport.max_batch)
+        self.graph, self.fp8 = graph, passport.precision == "fp8"
+        # Finds CUDA and cuDNN where pip put them; before 1.21 onnxruntime had only the system's.
+        preload = getattr(require("onnxruntime"), "preload_dlls", None)
+        if preload is not None:
+            with redirect_stdout(sys.stderr):  # it prints what it does not find
+                preload()
+
+    def _execution(self, stream: Stream) -> Execution:
+        return _Session(self, stream)
+
+    def _release(self) -> None:
+        """Its executions hold all there is."""

@@ -1,0 +1,1 @@
+"""Outputs: what is done with the results of a run."""

@@ -1,0 +1,1 @@
+"""The audit: sampled frames compared with the FP32 reference during a run."""

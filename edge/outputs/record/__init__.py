@@ -1,0 +1,1 @@
+"""Recordings, snapshots on rules, and label smoothing."""

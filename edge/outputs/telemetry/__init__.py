@@ -1,0 +1,1 @@
+"""MQTT, Prometheus metrics and board sensors."""

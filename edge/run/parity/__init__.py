@@ -1,1 +1,0 @@
-"""Live parity: frames of a run held against the reference."""

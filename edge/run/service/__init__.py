@@ -1,1 +1,0 @@
-"""A run that is configured by a file and watched by systemd."""

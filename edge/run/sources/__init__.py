@@ -1,1 +1,0 @@
-"""Where pictures come from: what a person types becomes a pipeline, and a pipeline frames."""

@@ -1,1 +1,0 @@
-"""What other machines are told: MQTT, and metrics for Prometheus."""

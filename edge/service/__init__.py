@@ -1,0 +1,1 @@
+"""A run as a systemd service: configuration file, reload, watchdog."""

@@ -1,0 +1,135 @@
+"""What a run can be asked for, key by key: what each value must be, and how a person writes it.
+
+The keys of a configuration file are the long names of the command's options, with `_` for `-`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+from edge.engine.choices import Backend
+from edge.errors import EdgeError, OptionError
+from edge.files import toml
+from edge.files.settings import Key, nearest, read_table
+from edge.outputs.audit.audit import parse_every
+from edge.outputs.record.recording import check_record
+from edge.outputs.record.rules import read_rule
+from edge.outputs.record.smoothing import smoothing
+from edge.outputs.telemetry.broker import Broker
+from edge.outputs.web.access import parse_address
+from edge.sources.camera import Transport
+from edge.sources.uris import redact_address
+
+__all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "lonely", "settings"]
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+_Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+_Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
+# A camera is taken for dead after tenths of a second: at 100 frames a second, less is a mere gap.
+_Silence = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+
+RUN = {
+    "engine": Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
+    "backend": Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
+    "threads": Key(_Threads, "a whole number from 1 to 1024", "2"),
+    "frames": Key(_Count, "a whole number from 1", "1000"),
+    "reconnect": Key(bool, "true or false", "true"),
+    "wait": Key(bool, "true or false", "true"),
+    "summary": Key(Path, "a file", '"summary.json"'),
+    "preview": Key(Path, "a file", '"frame.png"'),
+    "web": Key(_Text, "an address", '":8080"', parse_address),
+    "metrics": Key(_Text, "an address", '":9100"', parse_address),
+    "mqtt": Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
+    "smooth": Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
+    "on": Key(
+        tuple[_Text, ...],
+        "a list of rules",
+        '["label=dog and confidence>0.8 for 2s"]',
+        read_rule,
+    ),
+    "snapshots": Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
+    "keep": Key(_Count, "a whole number from 1", "1000"),
+    "record": Key(
+        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record
+    ),
+    "audit": Key(_Text, "one frame of how many", '"1/500"', parse_every),
+    "reference": Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
+}
+CAMERA = {
+    "source": Key(_Text, "a source", '"rtsp://10.0.0.5/stream1"'),
+    "name": Key(_Name, "a name on one line", '"door"'),
+    "every": Key(_Count, "a whole number from 1", "2"),
+    "max_fps": Key(_Span, "a number above 0", "10"),
+    "stall": Key(_Silence, "a number of seconds from 0.1", "10"),
+    "realtime": Key(bool, "true or false", "true"),
+    "loop": Key(bool, "true or false", "true"),
+    "transport": Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
+    "credentials": Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
+}
+# What means nothing without another, and how both are typed.
+_SNAPSHOTS = '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR'
+_AUDIT = "--audit 1/500 --reference engines/NAME-fp32"
+_NEEDS = {
+    "on": ("snapshots", _SNAPSHOTS),
+    "snapshots": ("on", _SNAPSHOTS),
+    "keep": ("snapshots", _SNAPSHOTS),
+    "audit": ("reference", _AUDIT),
+    "reference": ("audit", _AUDIT),
+}
+
+
+def lonely(asked: Collection[str]) -> dict[str, str]:
+    """The keys of those asked for that mean nothing alone, each with the one that it needs."""
+    needs = {key: needed for key, (needed, _) in _NEEDS.items() if key in asked}
+    return {key: needed for key, needed in needs.items() if needed not in asked}
+
+
+def check_pairs(asked: Collection[str]) -> None:
+    """Raises OptionError when what is asked for on the command line means nothing alone."""
+    for key, needed in lonely(asked).items():
+        raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises an EdgeError for what the command line gives a key, and that means nothing to it."""
+    key, option = {**RUN, **CAMERA}[name], f"--{name.replace('_', '-')}"
+    try:
+        if isinstance(value, int | float):
+            msgspec.convert(value, key.kind)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                key.check(text)
+    except msgspec.ValidationError:
+        raise OptionError(
+            f"{option} cannot be {value}", f"write {key.wanted}, as in: {option} {key.example}"
+        ) from None
+    except EdgeError:
+        raise
+    except ValueError as error:
+        raise OptionError(f"{option} {error}", f"write {option} {key.example}") from error
+
+
+def settings(
+    document: toml.Document, place: toml.Place, table: dict[str, Any], keys: dict[str, Key]
+) -> dict[str, Any]:
+    """The values of a table, each as its key wants it; no error shows a password."""
+    advice = partial(_advice, keys=keys)
+    return read_table(document, place, table, keys, advice, redact_address)
+
+
+def _advice(name: str, keys: dict[str, Key]) -> str:
+    """What to write in place of a key that is not there."""
+    if name in RUN:  # TOML gives a [[camera]] all keys that follow it
+        return f"move {name} above the first [[camera]]"
+    if name in CAMERA:
+        return f"move {name} into a [[camera]]"
+    known = keys if keys is CAMERA else {**keys, "camera": None}
+    return nearest(name, known)

@@ -1,0 +1,1 @@
+"""Sources: a URI becomes a GStreamer pipeline, a pipeline yields frames."""

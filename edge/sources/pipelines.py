@@ -1,0 +1,240 @@
+"""A source becomes a pipeline: the text that GStreamer parses. Pure functions.
+
+Every pipeline ends in the same two named elements: `GATE`, the queue in front of the expensive
+conversion, where frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
+The element that may need a user and a password is `CAMERA`: they are set on it, and not written.
+
+Decoders are chosen by their rank, hardware first, from what is installed: `decodebin` does that. A
+picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
+it is, and converts only what `FORMATS` does not name, such as 10-bit video.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from dataclasses import replace
+from urllib.parse import quote
+
+from edge.errors import SourceError
+from edge.preprocess.surface import FORMATS
+from edge.sources.camera import Camera
+from edge.sources.credentials import Access
+from edge.sources.uris import (
+    KNOWN,
+    VARIABLE,
+    check_scheme,
+    device_of,
+    is_live,
+    options_of,
+    path_of,
+    redact,
+    redact_text,
+    split_login,
+)
+
+__all__ = ["CAMERA", "GATE", "PATTERNS", "SINK", "check_source", "launch_line", "pipeline"]
+
+# What brings decoded frames to system memory.
+_TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
+_PICTURE = f"videoconvert ! video/x-raw,format={{{','.join(FORMATS)}}}"
+# What leaves them where the GPU reads them; nvvidconv's own choice is block-linear.
+_TO_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
+_ANY_MEMORY = ";".join(
+    f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
+    for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
+)
+# On a Jetson decodebin finds the decoder of JPEG, but not the parser that it needs.
+_JPEG = {"pc": "decodebin", "jetson": "jpegparse ! nvv4l2decoder mjpeg=1"}
+# No names that a pipeline of the user's own is likely to have given.
+CAMERA, GATE, SINK = "edge-camera", "edge-gate", "edge-sink"
+_GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
+_SINK = f"name={SINK} sync=false qos=false enable-last-sample=false"
+
+# The kinds of stream that a USB camera offers, by the names that people give them.
+_KINDS = {"raw": "video/x-raw", "mjpg": "image/jpeg", "h264": "video/x-h264"}
+_MODE = ("width", "height", "fps")
+# What `videotestsrc` can show.
+PATTERNS = (
+    *("smpte", "snow", "black", "white", "red", "green", "blue", "checkers-1", "checkers-2"),
+    *("checkers-4", "checkers-8", "circular", "blink", "smpte75", "zone-plate", "gamut"),
+    *("chroma-zone-plate", "solid-color", "ball", "smpte100", "bar", "pinwheel", "spokes"),
+    *("gradient", "colors", "smpte-rp-219"),
+)
+
+
+def check_source(uri: str) -> None:
+    """Raises SourceError for words that mean nothing on any machine; variables may be anything."""
+    check_scheme(uri)
+    if not VARIABLE.search(uri):
+        pipeline(Camera(uri), platform="jetson")
+
+
+def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
+    """The gst-launch string that delivers the frames of `camera.uri` to the appsink `SINK`.
+
+    `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
+    a pipeline of the user's own in whatever memory they are; else all come to system memory. From a
+    camera, and from anything played in real time, the newest frame wins; otherwise every frame is
+    delivered. A user and a password in the URI are left out.
+    Raises SourceError for a URI it does not know.
+    """
+    live = is_live(camera.uri)
+    limits = "max-buffers=1 drop=true" if live or camera.realtime else "max-buffers=2 drop=false"
+    return f"{_elements(camera, platform, gpu, live)} ! appsink {_SINK} {limits}"
+
+
+def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> str:
+    """The same pipeline as a `gst-launch-1.0` command, each word quoted for a shell.
+
+    Three things differ. It ends in a `fakesink`, since only a program can take frames from an
+    `appsink`; user and password are ***; and variables are the shell's to replace.
+    """
+    # In the place of each variable, a word that means nothing to the parser and to the shell.
+    names = VARIABLE.findall(access.template)
+    places = (f"variable-{index}-" for index in range(len(names)))
+    marked = replace(camera, uri=VARIABLE.sub(lambda _: next(places), access.template))
+    # Whether it is a film may be known by what a variable holds.
+    elements = _elements(marked, platform, gpu, live=is_live(access.uri))
+    words = []
+    for word in _WORD.findall(f"{elements} ! fakesink {_SINK}"):
+        # gst-launch-1.0 escapes the spaces itself.
+        parts = re.split(r"variable-(\d+)-", redact_text(word).replace("\\ ", " "))
+        parts[::2] = [shlex.quote(part) if part else "" for part in parts[::2]]
+        parts[1::2] = [f'"${{{names[int(index)]}}}"' for index in parts[1::2]]
+        words.append("".join(parts))
+        if word == f"name={CAMERA}" and (access.user or access.password):
+            words += [shlex.quote("user-id=***"), shlex.quote("user-pw=***")]
+    return " ".join(["gst-launch-1.0", *words])
+
+
+_WORD = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|\S)+', re.S)
+
+
+def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
+    """Everything in front of the sink.
+
+    Real time is kept in front of the gate: kept at the sink, a decoder would race ahead and the
+    gate throw away what it decoded.
+    """
+    if platform not in _TO_SYSTEM:
+        raise SourceError(f"there is no platform {platform!r}", "use pc or jetson")
+    head, to_system = _head(camera, platform, live)
+    pace = "clocksync ! " if camera.realtime and not live else ""
+    newest = live or camera.realtime
+    limits = "max-size-buffers=1 leaky=downstream" if newest else "max-size-buffers=2"
+    if gpu and camera.uri.startswith("gst:"):
+        end = f'capsfilter caps="{_ANY_MEMORY}"'
+    elif gpu and to_system:
+        end = _TO_GPU
+    else:
+        end = f"{to_system}{_PICTURE}"
+    return f"{head} ! {pace}{_GATE} {limits} ! {end}"
+
+
+def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
+    """The elements before the gate, and the conversion that their memory needs after it."""
+    uri, decoded = camera.uri, _TO_SYSTEM[platform]
+    scheme = uri.partition("://")[0]
+    if uri.startswith("gst:"):
+        return uri[len("gst:") :].strip(), ""
+    if scheme == "test":
+        pattern, mode = options_of(uri, _MODE)
+        caps = _caps("video/x-raw", {"width": "640", "height": "480", "fps": "30"} | mode, uri)
+        return f"videotestsrc pattern={_pattern(pattern, uri)} is-live=true ! {caps}", ""
+    if scheme == "file":
+        # Percent-encoded, so that no character of a file's name means anything to the parser.
+        return f"uridecodebin uri={path_of(uri).as_uri()}", decoded
+    if scheme == "v4l2" or uri.startswith("/dev/"):
+        return _usb(uri, platform), decoded
+    if scheme == "csi":
+        if platform == "pc":
+            raise SourceError(
+                f"{uri} needs a Jetson: this is a PC", "use a USB camera: /dev/video0"
+            )
+        sensor, mode = options_of(uri, _MODE)
+        asked = {"width": "1920", "height": "1080", "fps": "30"} | mode
+        caps = f"{_caps('video/x-raw(memory:NVMM)', asked, uri)},format=NV12"
+        source = f"nvarguscamerasrc sensor-id={_word(sensor.removeprefix('csi://'), uri)}"
+        return f"{source} ! {caps}", decoded
+    if scheme in ("rtsp", "rtsps"):
+        if scheme == "rtsps" and camera.transport != "tcp":
+            raise SourceError(f"{redact(uri)} comes over TCP only", "leave out: --transport udp")
+        source = f"rtspsrc name={CAMERA} {_location(uri)} protocols={camera.transport} latency=50"
+        if camera.transport == "tcp":
+            # Else, when frames were held back and come at once, rtspsrc thinks that the camera's
+            # clock was set anew: their times are made to fit, and nobody sees how old they are.
+            source += " buffer-mode=none"
+        return f"{source} ! application/x-rtp,media=video ! decodebin", decoded
+    if scheme in ("http", "https"):
+        source = f"souphttpsrc name={CAMERA} {_location(uri)}"
+        if not live:
+            return f"{source} ! decodebin", decoded
+        # What a web camera sends bears no time: it gets that of its arrival. A demuxer inside of
+        # decodebin would make that wait for more streams, for ever.
+        # How long one may be silent is not souphttpsrc's to say: after 15 s it would connect anew,
+        # and a camera of a picture each 20 s never sent its second one.
+        parts = "is-live=true do-timestamp=true timeout=0 retries=0 ! multipartdemux"
+        return f"{source} {parts} ! {_JPEG[platform]}", decoded
+    raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
+
+
+def _usb(uri: str, platform: str) -> str:
+    """A USB camera in the mode that is asked for; else decodebin takes whatever mode it chose."""
+    _, mode = options_of(uri, ("format", *_MODE))
+    kind = mode.pop("format", None)
+    if kind is not None and kind not in _KINDS:
+        raise SourceError(f"{uri} asks for the format {kind!r}", f"use one of: {', '.join(_KINDS)}")
+    source = f"v4l2src device={_word(device_of(uri), uri)}"
+    if kind is None and not mode:
+        return f"{source} ! decodebin"
+    kinds = _KINDS.values() if kind is None else [_KINDS[kind]]
+    caps = ";".join(_caps(media, mode, uri) for media in kinds)
+    decoder = _JPEG[platform] if kind == "mjpg" else "decodebin"
+    return f'{source} ! capsfilter caps="{caps}" ! {decoder}'
+
+
+def _caps(media: str, mode: dict[str, str], uri: str) -> str:
+    """Caps of `media` with the width and height in pixels and the frames per second of `mode`."""
+    fields = [media]
+    for name, value in mode.items():
+        pattern = r"[1-9]\d{0,5}(/[1-9]\d{0,5})?" if name == "fps" else r"[1-9]\d{0,5}"
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise SourceError(
+                f"{uri} asks for {name}={value}", "write ?width=1280&height=720&fps=30 or such"
+            )
+        if name == "fps":
+            fields.append(f"framerate={value if '/' in value else value + '/1'}")
+        else:
+            fields.append(f"{name}={value}")
+    return ",".join(fields)
+
+
+def _location(uri: str) -> str:
+    """The property `location`, as text in which no character means anything to the parser."""
+    # Inside double quotes only a quote and a backslash mean something: both are encoded.
+    plain = split_login(uri)[1]
+    if uri.startswith("rtsps://"):  # for GStreamer its port would be that of rtsp://
+        plain = re.sub(r"\A(rtsps://(?:\[[^]]*\]|[^/?#:]*))(?=[/?#]|\Z)", r"\1:322", plain)
+    address = quote(plain, safe=":/?#[]@!$&'()*+,;=%-._~")
+    return f'location="{address}"'
+
+
+def _pattern(plain: str, uri: str) -> str:
+    """The test picture that `plain`, a `test://` URI without its query, names."""
+    name = _word(plain.removeprefix("test://"), uri)
+    if name not in PATTERNS:
+        near = difflib.get_close_matches(name, PATTERNS, n=1)
+        raise SourceError(
+            f"test://{name} is no test picture",
+            f"did you mean test://{near[0]}?" if near else f"use one of: {', '.join(PATTERNS)}",
+        )
+    return name
+
+
+def _word(text: str, uri: str) -> str:
+    """`text`, if it can stand in a pipeline as it is: a device, a number, a pattern's name."""
+    if not re.fullmatch(r"[\w./:+=@-]+", text, re.ASCII):
+        raise SourceError(f"{uri!r} names no device or pattern", f"use one of: {KNOWN}")
+    return text

@@ -1,0 +1,112 @@
+"""What the report says of a build, gathered from what was built and judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge.builder import graph, image_sets
+from edge.builder.candidates import Candidate
+from edge.builder.evaluator import Judge
+from edge.builder.models.checkpoint import read_checkpoint
+from edge.builder.plan import make_forms
+from edge.builder.precision.calibrate import calibrate
+from edge.builder.precision.ranges import Ranges
+from edge.builder.precision.sites import linears
+from edge.builder.recipes import Recipe
+from edge.builder.report.outcome import Outcome, Setting, gather
+from edge.builder.verify import Gate
+from edge.engine.passport import FORMS
+from tests.conftest import Recorder
+
+
+@pytest.fixture(scope="module")
+def setting(checkpoint, pictures, tmp_path_factory):
+    files = image_sets.find(pictures)
+    return Setting(
+        recipe=Recipe(str(checkpoint), pictures, name="tiny"),
+        checkpoint=read_checkpoint(str(checkpoint)),
+        calibrating=files[10:],
+        judging=files[:10],
+        set_sha256="",
+        cache=tmp_path_factory.mktemp("cache"),
+        checkpoint_key="",
+        table=None,
+        gate=Gate(99, None),
+        tools={},
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(setting, fp32_graph):
+    model = graph.load(fp32_graph)
+    judge = Judge(model, setting.judging, setting.checkpoint, Recorder())
+    x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
+    ranges = Ranges("minmax", 16, "", calibrate(model, iter(x), "minmax", 16))
+    names = [linear.node.name for linear in linears(model)]
+    forms = make_forms(model, "int8", ranges, names[:2])
+    kept = dict.fromkeys(names[:2], 20.0)
+    int8 = Candidate("int8", forms, judge(forms), None, len(names), kept)
+    fp32 = Candidate("fp32", {"portable": model}, {"portable": judge.fp32}, None)
+    return Outcome(
+        model=model,
+        judge=judge,
+        judged=[fp32, int8],
+        chosen=int8,
+        ms={"fp32": 2.0, "int8": 1.0},
+        verdict="INT8: why",
+        ranges=ranges,
+        alone_db=dict.fromkeys(names, 30.0),
+        risks={"Add_1": "too large"},
+    )
+
+
+def test_what_was_built_is_what_the_report_says(setting, outcome):
+    found = gather(setting, outcome)
+    assert (found.name, found.precision, found.verdict) == ("tiny", "int8", "INT8: why")
+    assert (found.images, found.gate) == (10, "99 % agreement")
+    assert found.fp32_nodes == {"Add_1": "too large"}
+    fp32, int8 = found.candidates
+    assert (fp32.precision, fp32.ms, fp32.note) == ("fp32", 2.0, "")
+    assert (int8.precision, int8.passed, int8.note) == ("int8", True, "2 of 8 Linears kept FP16")
+    assert 0 < int8.megabytes < fp32.megabytes
+    assert int8.accuracy == outcome.chosen.worst
+    # The first two Linears are kept FP16.
+    assert found.quantised == (
+        "0 of 1 convolution, 1 of 2 qkv, 0 of 4 attention, 1 of 2 proj, 2 of 2 fc1, 2 of 2 fc2, "
+        "0 of 1 classifier"
+    )
+
+
+def test_every_linear_has_its_precision_and_the_reason(setting, outcome):
+    found = gather(setting, outcome).linears
+    assert [one.precision for one in found] == ["FP16"] * 2 + ["INT8"] * 6
+    assert found[0].why == "the gate: it harms the output most"
+    assert found[2].why == "the gate passes with it in INT8"
+    assert {one.alone_db for one in found} == {30.0}
+    assert len({one.name for one in found}) == 8
+
+
+def test_of_a_refused_candidate_no_linear_is_said_to_pass(setting, outcome):
+    refused = replace(outcome.chosen, refused="it is wrong", kept={})
+    changed = replace(outcome, judged=[outcome.judged[0], refused], chosen=refused)
+    found = gather(setting, changed)
+    assert {one.why for one in found.linears} == {"the gate refuses the engine with it in INT8"}
+    assert (found.candidates[1].passed, found.candidates[1].note) == (False, "it is wrong")
+
+
+def test_what_differs_is_shown_of_the_chosen_or_beside_fp32_of_the_smallest(setting, outcome):
+    worst = outcome.chosen.worst_form
+    assert gather(setting, outcome).compared == f"INT8 ({FORMS[worst]})"
+    found = gather(setting, replace(outcome, chosen=outcome.judged[0]))
+    assert found.compared == f"INT8 ({FORMS[worst]})"
+    measured = outcome.chosen.accuracy[worst]
+    assert found.differing == round(10 * (100 - measured.agreement) / 100)
+
+
+def test_the_chosen_one_comes_first_of_what_is_carried(outcome):
+    fp32, int8 = outcome.judged
+    assert outcome.carried("int8") == [int8]
+    assert outcome.carried("auto") == [int8, fp32]
+    bad = replace(outcome, judged=[fp32, replace(int8, refused="why")], chosen=fp32)
+    assert bad.carried("auto") == [fp32]

@@ -1,0 +1,112 @@
+"""Which precision is shipped, and what is said about it: the gate and the clock are scripted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge.builder import candidates, graph
+from edge.builder.candidates import Candidate
+from edge.builder.plan import make_forms
+from edge.builder.precision.calibrate import calibrate
+from edge.builder.precision.ranges import Ranges
+from edge.builder.verify import Gate
+from edge.engine.passport import Accuracy
+from tests.conftest import Recorder
+
+GOOD = Accuracy(400, 99.75, 38.0, 0.1, 96.0, 96.5)
+GATE = Gate(99, None)
+
+
+def candidate(precision, refused=None, **changes):
+    return Candidate(precision, {}, {"portable": GOOD}, refused, **changes)
+
+
+def test_the_fastest_that_passed_is_chosen():
+    three = [candidate("fp32"), candidate("fp16"), candidate("int8")]
+    ms = {"fp32": 10.0, "fp16": 12.0, "int8": 4.0}
+    assert candidates.choose(three, ms).precision == "int8"
+    assert candidates.choose(three, {**ms, "int8": 9.8}).precision == "fp32"  # noise
+    three[2] = candidate("int8", "it is wrong")
+    assert candidates.choose(three, ms).precision == "fp32"
+
+
+def test_the_verdict_is_a_sentence_with_reasons():
+    fp32, fp16 = candidate("fp32"), candidate("fp16", "model.onnx is wrong")
+    int8 = candidate("int8", linears=48, kept={"MatMul_3": 21.0, "MatMul_9": 22.5})
+    ms = {"fp32": 10.0, "fp16": 12.0, "int8": 4.0}
+    assert candidates.verdict(int8, [fp32, fp16, int8], ms, "onnxruntime") == (
+        "INT8: 2.5x faster than FP32 with onnxruntime here, agreement 99.75 %, "
+        "top-1 96.00 % (FP32 96.50 %); 2 of 48 Linears kept FP16; "
+        "not FP16: model.onnx is wrong"
+    )
+    assert candidates.verdict(fp32, [fp32, candidate("fp16")], ms, "onnxruntime") == (
+        "FP32: agreement 99.75 %, top-1 96.00 %; FP16 is 1.2x slower than it"
+    )
+    unknown = replace(GOOD, top1=None, top1_fp32=None)
+    fp16 = Candidate("fp16", {}, {"portable": unknown}, "model.onnx is wrong")
+    assert candidates.verdict(fp16, [fp32, fp16], ms, "onnxruntime") == (
+        "FP16: 1.2x slower than FP32 with onnxruntime here, agreement 99.75 %; "
+        "the gate refuses it: model.onnx is wrong"
+    )
+
+
+def test_the_worst_form_is_the_one_that_disagrees_most_and_of_equals_the_noisier():
+    noisy, wrong = replace(GOOD, sqnr_db=20.0), replace(GOOD, agreement=99.5)
+    found = Candidate("int8", {}, {"portable": noisy, "device": wrong}, None)
+    assert (found.worst_form, found.worst) == ("device", wrong)
+    assert "agreement 99.50 %" in candidates.verdict(found, [found], {"int8": 1.0}, "onnxruntime")
+    assert Candidate("int8", {}, {"a": GOOD, "b": noisy}, None).worst_form == "b"
+
+
+@pytest.fixture(scope="module")
+def setting(fp32_graph):
+    model = graph.load(fp32_graph)
+    x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
+    ranges = Ranges("minmax", 16, "", calibrate(model, iter(x), "minmax", 16))
+    names = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    linears = [name for name in names if "matmul" not in name]
+    return model, ranges, {name: 20.0 + at for at, name in enumerate(linears)}
+
+
+def quantised(model, ranges, alone, judge):
+    def build(kept):
+        return make_forms(model, "int8", ranges, kept)
+
+    return candidates.make_quantised("int8", build, alone, judge, GATE, Recorder())
+
+
+def scripted(fewest):
+    """A judge who accepts graphs in which at least so many Linears are not INT8."""
+
+    def judge(forms):
+        nodes = forms["portable"].graph.node
+        kept = 8 - sum(node.op_type == "QuantizeLinear" for node in nodes)
+        return {"portable": replace(GOOD, agreement=100.0 if kept >= fewest else 50.0)}
+
+    return judge
+
+
+@pytest.mark.parametrize("fewest", [0, 1, 2, 3, 4])
+def test_the_fewest_linears_that_the_gate_needs_are_kept_the_worst_first(setting, fewest):
+    model, ranges, alone = setting
+    found = quantised(model, ranges, alone, scripted(fewest))
+    assert found.refused is None
+    assert list(found.kept) == list(alone)[:fewest]
+    assert found.note == (f"{fewest} of 8 Linears kept FP16" if fewest else "all 8 Linears INT8")
+
+
+def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
+    model, ranges, alone = setting
+    found = quantised(model, ranges, alone, scripted(5))
+    assert "50.00 % of 400 images" in found.refused
+    assert "nor with 4 Linears kept FP16" in found.refused
+    assert found.forms  # a report compares them with FP32
+
+
+def test_forms_are_timed_side_by_side(setting):
+    model, _, _ = setting
+    two = [Candidate(name, {"portable": model}, {"portable": GOOD}, None) for name in ("a", "b")]
+    ms = candidates.timed(two)
+    assert set(ms) == {"a", "b"}
+    assert all(value > 0 for value in ms.values())

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from edge.builder import graph, verify
+from edge.engine.heads import Head
+from edge.engine.passport import Accuracy
+from edge.errors import CalibrationError, GateError
+
+REFERENCE = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [1.0, 0.0]], np.float32)
+
+
+def test_the_same_outputs_agree_wholly():
+    measured = verify.compare(REFERENCE, REFERENCE, None)
+    assert (measured.images, measured.agreement, measured.max_error) == (4, 100.0, 0.0)
+    assert measured.sqnr_db > 900
+    assert measured.top1 is None
+
+
+def test_agreement_sqnr_error_and_top1_by_hand():
+    output = REFERENCE.copy()
+    output[1] = [1.5, 1.0]  # another top-1
+    measured = verify.compare(REFERENCE, output, [0, 0, 0, 1])
+    assert measured.agreement == 75.0
+    assert measured.max_error == 1.5
+    assert measured.sqnr_db == pytest.approx(10 * np.log10(16 / 2.25))
+    assert (measured.top1, measured.top1_fp32) == (75.0, 50.0)
+
+
+def test_the_gate_looks_at_every_form():
+    good, bad = (
+        verify.compare(REFERENCE, REFERENCE, None),
+        verify.compare(REFERENCE, -REFERENCE, None),
+    )
+    assert verify.Gate(100, None).refuses({"portable": good}) is None
+    why = verify.Gate(99, None).refuses({"portable": good, "device": bad})
+    assert why == (
+        "the FP16-cast graph for model.plan agrees with FP32 on 0.00 % of 4 images, "
+        "the gate is 99 %"
+    )
+
+
+def test_an_output_of_nan_never_passes():
+    with pytest.raises(GateError, match="NaN or infinity"):
+        verify.compare(REFERENCE, np.full_like(REFERENCE, np.nan), None)
+
+
+@pytest.mark.parametrize(("top1", "passes"), [(90.0, True), (89.5, True), (89.4, False)])
+def test_the_gate_looks_at_what_is_lost(top1, passes):
+    measured = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, top1, 90.0)}
+    why = verify.Gate(99, 0.5).refuses(measured)
+    assert (why is None) == passes
+    assert passes or "model.onnx loses 0.60 points of top-1 on 1000 images, 0.5 are allowed" in why
+    unknown = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, None, None)}
+    assert verify.Gate(99, 0.5).refuses(unknown) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "differing", "gate", "passes"),
+    [
+        (26, 1, 99, True),  # 0.26 of an image, rounded up to one
+        (26, 2, 99, False),
+        (26, 1, 100, False),
+        (1, 1, 99, False),
+        (8, 1, 99, False),
+        (400, 4, 99, True),
+        (400, 5, 99, False),
+        (397, 2, 99.5, True),
+        (397, 3, 99.5, False),
+    ],
+)
+def test_the_gate_counts_whole_images(images, differing, gate, passes):
+    agreement = 100 * (images - differing) / images
+    measured = Accuracy(images, agreement, 30.0, 0.1, None, None)
+    assert (verify.Gate(gate, None).refuses({"portable": measured}) is None) == passes
+
+
+def test_outputs_are_streamed_in_order(fp32_graph):
+    model = graph.load(fp32_graph)
+    x = np.random.default_rng(0).standard_normal((verify.BATCH + 3, 3, 32, 32)).astype(np.float32)
+    counts = []
+    logits = verify.outputs({"a": model, "b": model}, iter(x), counts.append)
+    assert counts == [verify.BATCH, 3]
+    assert (logits["a"] == logits["b"]).all()
+    assert logits["a"] == pytest.approx(graph.session(model).logits(x), abs=1e-5)
+
+
+def test_no_image_to_judge_with_is_an_error(fp32_graph):
+    with pytest.raises(CalibrationError, match="judge"):
+        verify.outputs({"a": graph.load(fp32_graph)}, iter([]))
+
+
+def test_embeddings_are_near_by_their_cosine_and_not_by_their_length():
+    turned = np.array([[4.0, 2.0], [0.0, 1.0], [3.0, 0.6], [1.0, 0.1]], np.float32)
+    measured = verify.compare_embeddings(REFERENCE, turned)
+    assert measured.agreement == 75.0  # 3, 0.6 is 11 degrees away
+    assert measured.cosine == pytest.approx(3 / np.hypot(3, 0.6))
+    assert measured.max_error == 2.0
+    assert measured.top1 is measured.top1_fp32 is None
+    why = verify.Gate(99, None).refuses({"device": measured})
+    assert why is not None and "agrees with FP32 (a cosine of 0.99) on 75.00 % of 4" in why
+    assert verify.cosines(REFERENCE, np.zeros_like(REFERENCE)).max() == 0
+    with pytest.raises(GateError, match="NaN or infinity"):
+        verify.compare_embeddings(REFERENCE, np.full_like(REFERENCE, np.inf))
+
+
+def alone(labels):
+    """A head whose labels are judged each by itself."""
+    return Head(labels=tuple(f"label {number}" for number in range(labels)), activation="sigmoid")
+
+
+def refused(reference, found):
+    """What a gate of 99 % says of logits of such a head."""
+    measured = verify.compare_labels(reference, found, None, alone(reference.shape[1]))
+    return verify.Gate(99, None).refuses({"portable": measured})
+
+
+def test_the_gate_sees_one_label_turned_into_its_contrary():
+    reference = np.random.default_rng(0).normal(3, 2, (100, 1)).astype(np.float32)
+    assert refused(reference, reference) is None
+    why = refused(reference, -reference)
+    assert why is not None and "FP32 (yes or no to each label) on" in why
+    no = np.full((100, 1), -4.6, np.float32)  # a hundredth
+    assert refused(no, -no) is not None
+
+
+def test_the_gate_sees_every_label_and_not_the_best_alone():
+    reference = np.random.default_rng(0).normal(0, 2, (100, 10)).astype(np.float32)
+    reference[:, 0] = 9
+    negated = -reference
+    negated[:, 0] = 20
+    measured = verify.compare_labels(reference, negated, [0] * 100, alone(10))
+    assert measured.agreement < 1
+    assert 10 < measured.labels < 30  # the best, and those that hover
+    assert measured.top1 == measured.top1_fp32 == 100
+    assert verify.Gate(99, 0).refuses({"portable": measured}) is not None
+
+
+def test_the_gate_sees_another_label_where_fp32_says_no_to_all():
+    """As SigLIP does of most pictures."""
+    reference = np.random.default_rng(0).normal(-8, 1.5, (100, 5)).astype(np.float32)
+    assert refused(reference, np.roll(reference, 1, axis=1)) is not None
+
+
+@pytest.mark.parametrize("centre", [0, -8])
+def test_the_gate_lets_the_noise_of_int8_pass_where_labels_hover(centre):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(centre, 1.5, (400, 10)).astype(np.float32)
+    noise = rng.normal(0, 0.06, reference.shape).astype(np.float32)  # 28 dB of what varies
+    assert refused(reference, reference + noise) is None
+    assert (reference.argmax(1) != (reference + noise).argmax(1)).mean() > 0.01

@@ -1,0 +1,148 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge.engine.passport import Passport
+from edge.errors import EngineError
+
+
+@pytest.fixture
+def copy(built_engine, tmp_path):
+    return shutil.copytree(built_engine, tmp_path / "engine")
+
+
+def test_survives_its_file(copy):
+    passport = Passport.read(copy)
+    (copy / "passport.json").unlink()
+    passport.write(copy)
+    assert Passport.read(copy) == passport
+
+
+def test_the_file_s_keys_are_the_schema(copy):
+    """Other programs read this file: a change of its keys is a change of its schema."""
+    data = json.loads((copy / "passport.json").read_text())
+    assert data["schema"] == 4
+    assert list(data) == [
+        "schema",
+        "name",
+        "fingerprint",
+        "precision",
+        "checkpoint",
+        "head",
+        "outputs",
+        "preprocess",
+        "max_batch",
+        "tools",
+        "calibration",
+        "judged",
+        "accuracy",
+        "verdict",
+        "kept_fp16",
+        "candidates",
+        "files",
+        "plan",
+    ]
+    assert list(data["accuracy"]["portable"]) == [
+        "images",
+        "agreement",
+        "sqnr_db",
+        "max_error",
+        "top1",
+        "top1_fp32",
+        "cosine",
+        "labels",
+    ]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 400, -3])
+def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
+    text = (copy / "passport.json").read_text()
+    (copy / "passport.json").write_text(text[:keep])
+    with pytest.raises(EngineError, match=r"passport\.json is damaged"):
+        Passport.read(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head": None},
+        {"head": {"labels": [1, 2]}},
+        {"head": {"labels": []}},
+        {"outputs": 6},
+        {"files": []},
+        {"files": {}},
+        {"preprocess": {}},
+        {"max_batch": "four"},
+        {"max_batch": 0},
+        {"judged": None},
+        {"plan": {"backend": 1}},
+        {"checkpoint": {}},
+        {"calibration": {"images": 1}},
+        {
+            "accuracy": {
+                "portable": {
+                    "images": 1,
+                    "agreement": 1,
+                    "sqnr_db": 1,
+                    "max_error": 1,
+                    "top1": 1,
+                    "top1_fp32": None,
+                }
+            }
+        },
+    ],
+)
+def test_a_passport_of_another_shape_is_damaged(copy, change):
+    path = copy / "passport.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(EngineError, match="is damaged"):
+        Passport.read(copy)
+
+
+@pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (3, "edge build")])
+def test_another_schema_is_named(copy, schema, mend):
+    path = copy / "passport.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(EngineError, match=rf"schema {schema}.*{mend}"):
+        Passport.read(copy)
+
+
+def test_a_folder_that_is_no_engine(tmp_path):
+    with pytest.raises(EngineError, match="there is no engine at"):
+        Passport.read(tmp_path / "absent")
+    with pytest.raises(EngineError, match="is no engine"):
+        Passport.read(tmp_path)
+
+
+def test_a_damaged_file_is_named(copy):
+    passport = Passport.read(copy)
+    path = copy / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(EngineError, match=r"model\.onnx is damaged: \d+ bytes"):
+        passport.check_file(copy, "model.onnx")
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(EngineError, match="SHA-256"):
+        passport.check_file(copy, "model.onnx")
+    path.unlink()
+    with pytest.raises(EngineError, match="is missing"):
+        passport.check_file(copy, "model.onnx")
+
+
+def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypatch):
+    (tmp_path / "engines").mkdir()
+    copy.rename(tmp_path / "engines/mine-1.5")
+    (tmp_path / "engines/mine-1.5.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    named = "mine-1.5", "mine-1.5.toml", "engines/mine-1.5.toml", "engines/mine-1.5/model.onnx"
+    for path in (*named, "elsewhere/mine-1.5"):
+        with pytest.raises(EngineError, match=r"did you mean engines/mine-1\.5\?$"):
+            Passport.read(Path(path))
+
+
+def test_a_file_of_no_engine_is_told_that_engines_are_folders(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(EngineError, match=r"photo\.jpg is a file, no .* made by edge build \(ls"):
+        Passport.read(tmp_path / "photo.jpg")

@@ -1,0 +1,291 @@
+"""The live page in a real browser: on a desk, on a phone, under attack and after an outage."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from edge.outputs.web.live import Web
+from edge.preprocess.surface import Surface
+from edge.run.interfaces import Result
+from edge.run.status import Status, Transition
+from edge.sources.frame import Frame
+from tests.outputs.web.chromium import Browser, needs_chromium
+
+pytestmark = needs_chromium
+
+ATTACK = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+# The contrast of a text with what is behind it, of all that is shown, as WCAG 2 counts it.
+CONTRAST = """(() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((level) => level / 255).map(
+      (level) => level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor;
+      if (colour !== "rgba(0, 0, 0, 0)") return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const texts = [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility() &&
+    [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim()));
+  return texts.map((node) => {
+    const style = getComputedStyle(node);
+    const ink = light(node instanceof SVGElement ? style.fill : style.color);
+    const [low, high] = [ink, light(behind(node))].sort((a, b) => a - b);
+    return [(high + 0.05) / (low + 0.05), node.textContent];
+  }).sort((a, b) => a[0] - b[0])[0];
+})()"""
+
+
+class Says:
+    """A prediction of one label."""
+
+    def __init__(self, label: str, confidence: float = 0.75):
+        self._top = [(0, label, confidence), (1, "something else", 0.2), (2, "a third", 0.05)]
+
+    def top(self, k: int) -> list[tuple[int, str, float]]:
+        return self._top[:k]
+
+
+class Run:
+    """Cameras that play, on a thread: `labels` says what each shows, `quiet` which are silent."""
+
+    def __init__(self, *sources: str, address: str = ":0"):
+        self.status = Status("onnxruntime", "system memory")
+        self.labels = {source: Says(f"label of {source}") for source in sources}
+        self.quiet: set[str] = set()
+        self.web = Web(address, self.status)
+        for source in sources:
+            self.status.add(source)
+            self.change(source, "playing")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._play)
+        self._thread.start()
+
+    def change(
+        self, source: str, state: str, reason: str = "", outage: float | None = None
+    ) -> None:
+        transition = Transition(source, state, reason, outage)
+        self.status.change(transition)
+        self.web.changed(transition)
+
+    def _play(self) -> None:
+        pixels = np.full((180, 320, 3), 90, np.uint8)
+        while not self._ended.wait(0.03):
+            for source, says in self.labels.items():
+                if source in self.quiet:
+                    continue
+                now = self.status.clock()
+                for tally in (self.status.total, self.status.add(source).tally):
+                    tally.add(20.0, 10.0, now, now)
+                frame = Frame(source, 0, None, now, "system", Surface.from_rgb(pixels))
+                self.web.write(Result(frame, says, 20.0, 10.0, 0.0))
+
+    def close(self) -> None:
+        """End it; once more does no harm."""
+        self._ended.set()
+        self._thread.join()
+        self.web.close()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    chromium.errors.clear()
+    chromium.look_like(1280, 900)
+    yield chromium
+    chromium.open("about:blank")
+    assert chromium.errors == []
+
+
+@pytest.fixture
+def play() -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*sources: str, address: str = ":0") -> Run:
+        runs.append(Run(*sources, address=address))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture
+def cameras(play: Callable[..., Run]) -> Run:
+    return play("front", "back")
+
+
+def card(number: int) -> str:
+    return f"document.querySelectorAll('article')[{number}]"
+
+
+def test_every_camera_is_shown_with_its_picture_and_label(browser, cameras):
+    browser.open(cameras.web.url)
+    for number, source in enumerate(cameras.labels):
+        browser.until(f"{card(number)}?.querySelector('img').naturalWidth === 320")
+        browser.until(f"!{card(number)}.querySelector('img').hidden")
+        text = browser.evaluate(f"{card(number)}.innerText")
+        for expected in (source, "playing", f"label of {source}", "75.0 %"):
+            assert expected in text
+        alternative = browser.evaluate(f"{card(number)}.querySelector('img').alt")
+        assert alternative == f"label of {source}, 75.0 %"
+    assert "2 of 2" in browser.text()
+    assert browser.evaluate("document.title") == "2/2 playing, vit-edge"
+
+
+def test_a_new_label_is_shown(browser, cameras):
+    browser.open(cameras.web.url)
+    browser.until("document.body.innerText.includes('label of front')")
+    cameras.labels["front"] = Says("a fox", 0.5)
+    browser.until(f"{card(0)}.innerText.includes('a fox')")
+    browser.until(f"{card(0)}.innerText.includes('50.0 %')")
+    assert "label of back" in browser.text()
+
+
+def test_an_outage_is_shown_with_its_reason_and_its_end(browser, cameras):
+    browser.open(cameras.web.url)
+    browser.until(f"{card(1)} && !{card(1)}.querySelector('img').hidden")
+    cameras.quiet.add("back")
+    cameras.change("back", "waiting", "the camera hung up")
+    browser.until(f"{card(1)}.innerText.includes('the camera hung up')")
+    browser.until(f"{card(1)}.querySelector('.state').innerText.startsWith('waiting for')")
+    browser.until(f"{card(1)}.innerText.includes('the last picture')")
+    assert browser.evaluate("document.getElementById('spoken').textContent") == (
+        "back: waiting, the camera hung up"
+    )
+    assert browser.evaluate(f"{card(0)}.querySelector('.state').innerText") == "playing"
+    browser.until(f"{card(1)}.querySelector('.sure rect') !== null")  # grey: no frame came
+    cameras.quiet.clear()
+    cameras.change("back", "playing", outage=125.0)
+    browser.until(f"{card(1)}.querySelector('.state').innerText === 'playing'")
+    browser.until(f"!{card(1)}.innerText.includes('the last picture')")
+    browser.evaluate(f"{card(1)}.querySelector('summary').click()")
+    browser.until(f"{card(1)}.innerText.includes('playing, back after 2 min')")
+
+
+def test_the_charts_grow_and_say_in_words_what_they_show(browser, cameras):
+    browser.open(cameras.web.url)
+    line = f"{card(0)}.querySelector('.sure path').getAttribute('d')"
+    browser.until(f"{card(0)}?.querySelector('.sure path') && {line}.split('L').length > 3")
+    before = browser.evaluate(f"{line}.split('L').length")
+    browser.until(f"{line}.split('L').length > {before}")
+    heights = browser.evaluate(f"new Set({line}.match(/ [\\d.]+/g)).size")
+    assert heights == 1, "always as sure"
+    words = f"{card(0)}.querySelector('.%s svg').getAttribute('aria-label')"
+    assert browser.evaluate(words % "sure").startswith("Confidence: 75.0 % last")
+    assert browser.evaluate(words % "time").startswith("Age 20 ms, latency 10 ms last")
+    assert browser.evaluate(f"{card(0)}.querySelectorAll('.time path').length") == 2
+
+
+def test_a_camera_that_is_added_while_it_runs_appears(browser, cameras):
+    browser.open(cameras.web.url)
+    browser.until(f"{card(1)} !== undefined")
+    cameras.status.add("new")
+    browser.until(f"{card(2)}?.innerText.includes('connecting')")
+    assert "no picture yet" in browser.evaluate(f"{card(2)}.innerText")
+
+
+def test_a_label_a_name_or_a_reason_is_text_whatever_it_holds(browser, play):
+    run = play(ATTACK)
+    run.labels[ATTACK] = Says(ATTACK)
+    run.change(ATTACK, "waiting", ATTACK)
+    browser.open(run.web.url)
+    browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
+    browser.evaluate(f"{card(0)}.querySelector('summary').click()")
+    text = browser.text()
+    assert text.count(ATTACK) >= 4, "the name, the reason, the label and the change of state"
+    assert browser.evaluate("document.querySelectorAll('img').length") == 1
+    assert browser.evaluate("document.querySelectorAll('article script').length") == 0
+    assert browser.evaluate("window.hacked === undefined")
+
+
+def test_the_policy_stops_what_gets_into_the_page_all_the_same(browser, cameras):
+    browser.open(cameras.web.url)
+    browser.until(f"{card(0)} !== undefined")
+    browser.evaluate(f"{card(0)}.innerHTML = '<img src=x onerror=window.hacked=1>'")
+    browser.evaluate(
+        f"{card(0)}.append(Object.assign(document.createElement('script'),"
+        "{textContent: 'window.hacked=1'}))"
+    )
+    browser.until("document.querySelector('article img').complete")
+    assert browser.evaluate("window.hacked === undefined")
+    browser.errors.clear()  # the policy's own words on it
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(browser, play, width):
+    long = "w" * 200
+    run = play("rtsp://a-very-long-name.of.a.camera.example:8554/" + "path/" * 20, long)
+    run.labels[long] = Says("x" * 100)
+    run.change(long, "failed", "y" * 300)
+    browser.look_like(width, 844, phone=width < 500)
+    browser.open(run.web.url)
+    browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.evaluate("innerWidth") == width, "a phone would zoom out for what is wider"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_text_can_be_read(browser, cameras, dark):
+    browser.look_like(1280, 900, dark=dark)
+    for number, state in enumerate(("waiting", "failed", "ended", "connecting")):
+        cameras.change(f"camera {number}", state, "a reason")
+    browser.open(cameras.web.url)
+    browser.until("document.querySelectorAll('article').length === 6")
+    browser.until(f"!{card(0)}.querySelector('img').hidden")
+    contrast, text = browser.evaluate(CONTRAST)
+    assert contrast >= 4.5, text
+
+
+def test_the_page_says_when_the_server_is_gone_and_goes_on_with_the_next(browser, play):
+    first = play("front", "gone")
+    first.labels["front"] = Says("an old label", 0.5)
+    browser.open(first.web.url)
+    browser.until(f"{card(0)}.querySelector('.sure path').getAttribute('d').includes('L')")
+    browser.until(f"{card(1)}.innerText.includes('label of gone')")
+    first.close()
+    browser.until("document.body.innerText.includes('Connection lost')")
+    assert browser.evaluate("document.getElementById('lost').getAttribute('role')") == "alert"
+    play("front", address=f":{urlsplit(first.web.url).port}")
+    browser.until("!document.body.innerText.includes('Connection lost')")
+    browser.until("document.body.innerText.includes('label of front')")
+    assert "gone" not in browser.text()
+    path = browser.evaluate(f"{card(0)}.querySelector('.sure path').getAttribute('d')")
+    assert len(set(re.findall(r" [\d.]+", path))) == 1, "the chart is of the new run alone"
+
+
+def test_the_token_leaves_the_address_bar_and_a_new_run_asks_for_its_own(browser, play):
+    first = play("front", address="0.0.0.0:0")
+    port = urlsplit(first.web.url).port
+    here = f"http://127.0.0.1:{port}/"
+    browser.open(f"{here}?{urlsplit(first.web.url).query}")
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
+    assert browser.evaluate("location.href") == here
+    assert browser.evaluate("document.cookie") == "", "no script can read it"
+    browser.open(here)
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
+    first.close()
+    second = play("front", address=f"0.0.0.0:{port}")
+    browser.until("document.body.innerText.includes('token is not valid any more')")
+    browser.open(here)
+    browser.until("document.body.innerText.includes('This page needs its token')")
+    token = urlsplit(second.web.url).query.removeprefix("token=")
+    browser.evaluate(f"document.querySelector('input').value = '{token}'")
+    browser.evaluate("document.querySelector('button').click()")
+    browser.until(f"{card(0)}.innerText.includes('label of front')")
+    assert browser.evaluate("location.href") == here

@@ -1,0 +1,201 @@
+"""A picture is what transformers makes of it, to the byte, or it is refused by name."""
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import CLIPImageProcessorPil, ViTImageProcessorPil, image_utils
+
+from edge.errors import ImageError
+from edge.preprocess.cpu import Preprocessor
+from edge.preprocess.images import as_pixels, load_image
+from edge.preprocess.processors import from_processor
+from tests.preprocess.picture_files import CLEAR, READ, REFUSED, RGB, sized
+
+PROCESSORS = (
+    ViTImageProcessorPil(size={"height": 64, "width": 64}),
+    CLIPImageProcessorPil(size=64, crop_size=64),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("name", READ)
+def test_the_tensor_is_that_of_transformers(tmp_path, name):
+    path, kind = tmp_path / name, READ[name]
+    kind.make(path)
+    with Image.open(path) as image:
+        found = (image.format, image.mode, getattr(image, "n_frames", 1))
+    assert found == (kind.format, kind.mode, kind.frames)
+    ours, theirs = load_image(path, opaque=True), image_utils.load_image(str(path))
+    for processor in PROCESSORS:
+        prepare = Preprocessor(from_processor(processor.to_dict(), (64, 64)))
+        expected = processor(theirs, return_tensors="np")["pixel_values"][0]
+        assert prepare(ours).tobytes() == expected.tobytes()
+    with Image.open(path) as image:
+        assert np.array_equal(as_pixels(image), ours)
+
+
+@pytest.mark.parametrize("name", CLEAR)
+def test_a_clear_colour_is_as_any_other_or_refused_where_transformers_wavers(tmp_path, name):
+    path = tmp_path / name
+    CLEAR[name].make(path)
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == CLEAR[name][1:3]
+    vit, clip = (from_processor(processor.to_dict(), (64, 64)) for processor in PROCESSORS)
+    theirs = PROCESSORS[0](image_utils.load_image(str(path)), return_tensors="np")["pixel_values"]
+    ours = Preprocessor(vit)(load_image(path, opaque=vit.opaque))
+    assert ours.tobytes() == theirs[0].tobytes()
+    with pytest.raises(ImageError, match=rf"{name} has a clear colour.*; save it without transp"):
+        load_image(path, opaque=clip.opaque)
+    with Image.open(path) as image, pytest.raises(ImageError, match="PIL image has a clear colour"):
+        as_pixels(image, opaque=clip.opaque)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda p: p),
+        (2, lambda p: p[:, ::-1]),
+        (3, lambda p: p[::-1, ::-1]),
+        (4, lambda p: p[::-1]),
+        (5, lambda p: p.swapaxes(0, 1)),
+        (6, lambda p: np.rot90(p, -1)),
+        (7, lambda p: p[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda p: np.rot90(p)),
+        (9, lambda p: p),  # means nothing
+    ],
+)
+def test_a_photo_stands_as_its_exif_says(tmp_path, orientation, turn):
+    READ[f"turned {orientation}.jpg"].make(tmp_path / "turned.jpg")
+    RGB.save(tmp_path / "upright.jpg")
+    expected = turn(np.asarray(Image.open(tmp_path / "upright.jpg")))
+    assert np.array_equal(load_image(tmp_path / "turned.jpg"), expected)
+
+
+@pytest.mark.parametrize("name", ["film.webp", "film.png", "film with a cover.png", "pages.tif"])
+def test_the_first_of_several_pictures_counts(tmp_path, name):
+    READ[name].make(tmp_path / name)
+    assert np.array_equal(load_image(tmp_path / name), np.asarray(RGB))
+
+
+def test_alpha_is_dropped(tmp_path):
+    Image.merge("RGBA", (*RGB.split(), RGB.getchannel(0))).save(tmp_path / "a.png")
+    assert np.array_equal(load_image(tmp_path / "a.png"), np.asarray(RGB))
+
+
+def refusal(call, *arguments):
+    """What a call is refused with, within half a minute: one that waits for ever is none."""
+    told = []
+
+    def refused():
+        with pytest.raises(ImageError) as caught:
+            call(*arguments)
+        told.append(caught.value)
+
+    thread = threading.Thread(target=refused, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert told, "it was not refused, or it still waits"
+    return told[0]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_picture_is_refused_by_name_here_and_by_transformers(tmp_path, name):
+    path = tmp_path / name
+    make, words = REFUSED[name]
+    make(path)
+    error = refusal(load_image, path)
+    assert f"{path} {words}" in str(error)
+    assert error.mend
+    assert str(refusal(as_pixels, str(path))) == str(error)
+    with pytest.raises((ValueError, OSError, Image.DecompressionBombError)):
+        image_utils.load_image(str(path))
+
+
+def test_a_file_that_this_user_may_not_read():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "locked.jpg"
+        RGB.save(path)
+        path.chmod(0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        if user == 0:  # may read everything
+            os.seteuid(65534)
+        try:
+            error = refusal(load_image, path)
+        finally:
+            os.seteuid(user)
+    assert str(error).startswith(f"{path} cannot be read (Permission denied); check the path, its")
+
+
+def test_the_limit_of_pixels_is_pillow_s_as_it_is_for_transformers(tmp_path, monkeypatch):
+    """Beyond half of it Pillow warns and reads on."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for number, (width, height) in enumerate([(50, 20), (50, 40), (50, 41)]):
+        sized(width, height)(tmp_path / f"{number}.png")
+    load_image(tmp_path / "0.png")
+    with pytest.warns(Image.DecompressionBombWarning):
+        theirs = np.asarray(image_utils.load_image(str(tmp_path / "1.png")))
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert np.array_equal(load_image(tmp_path / "1.png"), theirs)
+    with pytest.raises(
+        ImageError, match=r"2\.png is too large \(Image size \(2050 pixels\).*small"
+    ):
+        load_image(tmp_path / "2.png")
+
+
+def test_a_picture_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    RGB.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", full)
+    with pytest.raises(ImageError, match=r"a\.png is too large \(out of memory\)"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"),
+        *("RGBX", "RGBa", "I;16", "I;16L", "I;16B", "I;16N"),
+    ],
+)
+def test_a_pil_image_of_any_mode_is_what_transformers_makes_of_it(mode):
+    image = Image.frombytes(mode, (6, 4), bytes(range(32, 128)))
+    theirs = np.asarray(image_utils.load_image(image))
+    assert np.array_equal(as_pixels(image), theirs)
+
+
+def test_a_pil_image_is_turned_as_its_exif_says_and_stays_as_it_was(tmp_path):
+    READ["turned 6.jpg"].make(tmp_path / "turned.jpg")
+    with Image.open(tmp_path / "turned.jpg") as image:
+        assert as_pixels(image).shape == (60, 40, 3)
+        assert image.size == (60, 40)
+
+
+def test_a_pil_image_that_cannot_be_rgb_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"mode La does not become RGB \(conversion .*convert it"):
+        as_pixels(Image.new("La", (4, 4)))
+    REFUSED["cut.jpg"][0](tmp_path / "cut.jpg")
+    # Pillow decodes a file only when its pixels are asked for.
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(ImageError, match="is truncated"):
+        as_pixels(cut)
+    with pytest.raises(ImageError, match="mode RGB does not become RGB"):
+        as_pixels(cut)  # closed
+    odd = Image.new("RGB", (4, 4))
+    odd.info["transparency"] = (1, 2)
+    with pytest.raises(ImageError, match="mode RGB does not become RGB"):
+        as_pixels(odd, opaque=True)
+
+
+@pytest.mark.parametrize("picture", [None, 3, b"\xff\xd8\xff", ["a.jpg"], object()])
+def test_what_cannot_be_a_picture_is_refused_by_its_type(picture):
+    told = f"a picture cannot be a {type(picture).__name__}; give a path, a PIL image or uint8 RGB"
+    with pytest.raises(ImageError) as caught:
+        as_pixels(picture)
+    assert str(caught.value).startswith(told)

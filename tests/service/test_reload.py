@@ -1,0 +1,137 @@
+"""A reload: healthy cameras play on, whatever the file says now."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+
+from edge.errors import SourceError
+from edge.run.scheduler import Control
+from edge.service import config
+from edge.service.reload import Reload
+from edge.sources.feeds import Feed
+
+BEFORE = """\
+engine = "cats"
+
+[[camera]]
+source = "test://ball"
+name = "door"
+
+[[camera]]
+source = "test://snow"
+name = "yard"
+"""
+
+
+class Run:
+    """A run that was begun with `BEFORE`, and what its loop and its people are told."""
+
+    def __init__(self, path, given=MappingProxyType({})):
+        self.path = path
+        path.write_text(BEFORE)
+        self.control = Control()
+        self.said, self.warned = [], []
+        self.reload = Reload(
+            path,
+            given,
+            config.merge(config.load(path), given),
+            self.control,
+            self.feed,
+            self.said.append,
+            self.warned.append,
+        )
+
+    def feed(self, camera):
+        if camera.uri == "rtsp://refused":
+            raise SourceError("there is no such camera", "use another")
+        if camera.uri == "rtsp://broken":
+            raise RuntimeError("not foreseen at rtsp://joe:s3cret@cam/")
+        return Feed(camera.name, open=lambda first, wait: None, stall=camera.stall)
+
+    def change(self, old, new):
+        """Edit the file, and reload it: the names that the loop is to take out and to put in."""
+        text = self.path.read_text()
+        assert old in text
+        self.path.write_text(text.replace(old, new, 1))
+        self.control.wishes.clear()
+        self.reload()
+        wishes = list(self.control.wishes)
+        removed = [wish for wish in wishes if isinstance(wish, str)]
+        return removed, [wish.name for wish in wishes if isinstance(wish, Feed)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "cameras.toml")
+
+
+def test_a_file_that_is_the_same_touches_nothing(run):
+    assert run.change("", "") == ([], [])
+    assert run.said == [f"{run.path}: 0 cameras taken out, 0 put in, 2 play on"]
+
+
+def test_a_camera_is_put_in_and_taken_out(run):
+    gate = '[[camera]]\nsource = "test://smpte"\nname = "gate"\n'
+    assert run.change(BEFORE, BEFORE + gate) == ([], ["gate"])
+    assert run.change(gate, "") == (["gate"], [])
+
+
+def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
+    assert run.change('name = "yard"', 'name = "yard"\nstall = 3') == (["yard"], ["yard"])
+    (feed,) = [wish for wish in run.control.wishes if isinstance(wish, Feed)]
+    assert feed.stall == 3.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('name = "yard"', 'name = "door"', "cameras.toml:9: there is a camera 'door'"),
+        ('name = "yard"', "every = 0", "cameras.toml:9: every cannot be 0"),
+        ('name = "yard"', "name = ", "cameras.toml:9: this is not valid TOML"),
+        ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
+        ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is no test picture"),
+        ('"test://ball"', '"~no-such/a.mp4"', "cameras.toml:4: there is no file ~no-such/a.mp4"),
+        ('"test://ball"', '"rtsp://broken"', "not foreseen at rtsp://***@cam/"),
+        (
+            "[[camera]]",
+            f"x = {'[' * 5000}{']' * 5000}\n[[camera]]",
+            "cameras.toml:3: this is nest",
+        ),
+        (BEFORE, 'engine = "cats"\n', "no camera was named"),
+        ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
+    ],
+)
+def test_a_file_with_a_fault_changes_nothing_and_says_why(run, old, new, why):
+    before = run.reload.config
+    assert run.change(old, new) == ([], [])
+    assert run.reload.config is before
+    (text,) = run.warned
+    assert why in text
+    assert "all stays as it is" in text
+    assert run.said == []
+
+
+def test_a_file_that_is_gone_changes_nothing(run):
+    run.path.unlink()
+    run.reload()
+    assert "cannot be read" in run.warned[0]
+    assert not run.control.wishes
+
+
+def test_what_only_a_restart_changes_is_said_at_every_reload(run):
+    assert run.change('"cats"', '"dogs"') == ([], [])
+    run.reload()
+    assert run.warned == [f"{run.path}: engine can only be changed by a restart"] * 2
+
+
+def test_reloads_follow_each_other(run):
+    run.change('name = "yard"', 'name = "lawn"')
+    assert run.change('name = "lawn"', 'name = "yard"') == (["lawn"], ["yard"])
+
+
+def test_the_command_line_goes_on_winning(tmp_path):
+    run = Run(tmp_path / "cameras.toml", {"every": 5})
+    assert run.change('name = "yard"', 'name = "yard"\nevery = 2') == ([], [])
+    assert all(camera.every == 5 for camera in run.reload.config.cameras)

@@ -1,0 +1,289 @@
+"""Pipelines that play: each kind of stream and each codec, from real servers on loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge.errors import SourceError
+from edge.sources.camera import Camera
+from edge.sources.credentials import CREDENTIALS, resolve
+from edge.sources.frame import Frame
+from edge.sources.gst import gstreamer
+from edge.sources.launch import has_camera, launch
+from edge.sources.source import Source
+from tests.conftest import descriptors
+from tests.run.conftest import FRAMES
+from tests.run.conftest import launch as convert
+from tests.sources.test_source import python
+from tests.sources.webcam import webcam
+
+NumberIn = Callable[[np.ndarray], int]
+Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
+
+
+@pytest.fixture(scope="session")
+def jpegs(paint: Callable[[int], np.ndarray]) -> list[bytes]:
+    """The numbers from 0 to FRAMES - 1, as JPEGs of the size that a camera's have.
+
+    Of two that begin in one packet of 4096 bytes the second would get no time.
+    """
+    files = [BytesIO() for _ in range(FRAMES)]
+    for number, file in enumerate(files):
+        Image.fromarray(paint(number)).save(file, "JPEG", quality=95)
+    return [file.getvalue() + bytes(8192) for file in files]
+
+
+@pytest.fixture(scope="session")
+def coded(numbered: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The numbered video in another codec: coded("h265")."""
+    folder = tmp_path_factory.mktemp("coded")
+
+    def convert_to(codec: str) -> Path:
+        encoder = {"h265": "x265enc speed-preset=ultrafast ! h265parse", "jpeg": "jpegenc"}[codec]
+        path = folder / f"{codec}.mkv"
+        if not path.exists():
+            convert(
+                f"uridecodebin uri={numbered.as_uri()} ! videoconvert ! video/x-raw,format=I420 ! "
+                f"{encoder} ! matroskamux ! filesink location={path}"
+            )
+        return path
+
+    return convert_to
+
+
+def some(source: Source, count: int = 5) -> list[Frame]:
+    return [frame for _ in range(count) if (frame := source.read(10))]
+
+
+def elements_in(bin_: Any) -> list[Any]:
+    found, iterator = [], bin_.iterate_recurse()
+    while (step := iterator.next())[0] == gstreamer().IteratorResult.OK:
+        found.append(step[1])
+    return found
+
+
+def agree(frames: list[Frame], number_in: NumberIn) -> bool:
+    """Whether the pictures advance as their numbers do; the film begins anew at its end."""
+    shown = np.array([number_in(frame.pixels) for frame in frames])
+    told = np.array([frame.number for frame in frames])
+    return bool((np.diff(shown) % FRAMES == np.diff(told) % FRAMES).all())
+
+
+def test_a_web_camera_is_live(jpegs: list[bytes], number_in: NumberIn) -> None:
+    said: list[str] = []
+    with webcam(jpegs) as url, Source(f"{url}/video?quality=high", say=said.append) as source:
+        frames = some(source)
+    assert source.live
+    assert said == [f"{source.name}: decoded by jpegdec, in software"]
+    assert len(frames) == 5
+    assert agree(frames, number_in)
+    # Its pictures bear no time of their own: they get that of their arrival.
+    times = [frame.pts for frame in frames]
+    assert None not in times
+    assert times == sorted(set(times))
+    assert all(0 <= time.monotonic() - frame.captured < 10 for frame in frames)
+
+
+@pytest.mark.parametrize("way", ["in the URI", "variables", "file"])
+def test_a_web_camera_with_a_password(
+    way: str, jpegs: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = "s3/c@r:et \"%41\\'#?" if way == "variables" else "s3cret"
+    with webcam(jpegs, login=f"joe:{password}".encode()) as url:
+        if way == "in the URI":
+            uri = url.replace("//", f"//joe:{password}@")
+        elif way == "variables":
+            monkeypatch.setenv("CAMERA_USER", "joe")
+            monkeypatch.setenv("CAMERA_PASSWORD", password)
+            uri = url.replace("//", "//${CAMERA_USER}:${CAMERA_PASSWORD}@")
+        else:
+            file = tmp_path / "netrc"
+            file.write_text(f"machine 127.0.0.1 login joe password {password}\n")
+            file.chmod(0o600)
+            monkeypatch.setenv(CREDENTIALS, str(file))
+            uri = url
+        with Source(f"{uri}/video") as source:
+            assert source.read(10) is not None
+    assert password not in source.name
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_rtsp_in_both_transports(transport: str, rtsp: Serve, number_in: NumberIn) -> None:
+    url, _ = rtsp()
+    with Source(Camera(url, transport=transport)) as source:
+        assert agree(some(source), number_in)
+        camera = source._pipeline.get_by_name("edge-camera")
+        receivers = [e for e in elements_in(camera) if e.get_factory().get_name() == "udpsrc"]
+    assert bool(receivers) == (transport == "udp")
+
+
+@pytest.mark.parametrize("way", ["variables", "file"])
+def test_rtsp_with_a_password_from_elsewhere(
+    way: str, rtsp: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = 's3/c@r:et"#?' if way == "variables" else "s3cret"
+    url, _ = rtsp("--user", f"joe:{password}")
+    if way == "variables":
+        monkeypatch.setenv("CAMERA_PASSWORD", password)
+        url = url.replace("//", "//joe:${CAMERA_PASSWORD}@")
+    else:
+        file = tmp_path / "netrc"
+        file.write_text(f"machine 127.0.0.1 login joe password {password}\n")
+        file.chmod(0o600)
+        monkeypatch.setenv(CREDENTIALS, str(file))
+    with Source(url) as source:
+        assert source.read(10) is not None
+
+
+@pytest.mark.parametrize("codec", ["h265", "jpeg"])
+def test_rtsp_in_other_codecs(
+    codec: str, rtsp: Serve, coded: Callable[[str], Path], number_in: NumberIn
+) -> None:
+    url, _ = rtsp("--codec", codec, video=coded(codec))
+    said: list[str] = []
+    with Source(url, say=said.append) as source:
+        assert agree(some(source), number_in)
+    (text,) = said
+    assert {"h265": "265", "jpeg": "jpegdec"}[codec] in text.partition(": decoded by ")[2]
+
+
+@pytest.fixture
+def shelf(media: Path):
+    """A web server of the films in `media`; its root's URL."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(media)))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_film_on_a_web_server_gives_every_frame(shelf: str, number_in: NumberIn) -> None:
+    with Source(f"{shelf}/numbered.mp4") as source:
+        frames = list(iter(lambda: source.read(10), None))
+    assert not source.live
+    assert [number_in(frame.pixels) for frame in frames] == list(range(FRAMES))
+    assert source.dropped == 0
+
+
+def test_a_film_in_parts(shelf: str, media: Path, number_in: NumberIn) -> None:
+    """HLS, here of one part."""
+    convert(
+        f"filesrc location={media}/numbered.mp4 ! qtdemux ! h264parse ! mpegtsmux ! "
+        f"filesink location={media}/part.ts"
+    )
+    (media / "film.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.5,\npart.ts\n#EXT-X-ENDLIST\n"
+    )
+    with Source(f"{shelf}/film.m3u8") as source:
+        frames = list(iter(lambda: source.read(10), None))
+    assert [number_in(frame.pixels) for frame in frames] == list(range(FRAMES))
+
+
+def test_a_test_picture_in_another_size() -> None:
+    with Source("test://smpte?width=200&height=100&fps=60") as source:
+        layout = source.read(10).surface.layout
+    assert (layout.width, layout.height) == (200, 100)
+
+
+def test_a_decoder_is_chosen_by_its_rank(numbered: Path) -> None:
+    code = (
+        f"from edge.sources.source import Source\nwith Source({str(numbered)!r}, say=print): pass"
+    )
+    for first in ("avdec_h264", "openh264dec"):
+        done = python(code, GST_PLUGIN_FEATURE_RANK=f"{first}:MAX")
+        told = f"{numbered.as_uri()}: decoded by {first}, in software"
+        assert done.stdout.strip() == told
+
+
+def test_hardware_goes_before_software_of_the_same_rank() -> None:
+    """As nvh264dec beside avdec_h264; one that GStreamer itself ranks below stays there."""
+    code = """
+from edge.sources.gst import gstreamer
+from edge.sources.source import Source
+Gst = gstreamer()
+
+def register(name, kind, rank):
+    kinds = {"__gstmetadata__": (name, f"Codec/Decoder/{kind}", name, "a test")}
+    Gst.Element.register(None, name, rank, type(name, (Gst.Element,), kinds))
+
+class Passes(Gst.Bin):  # and says that it decodes, in hardware
+    __gstmetadata__ = ("passes", "Codec/Decoder/Video/Hardware", "passes", "a test")
+
+    def __init__(self):
+        super().__init__()
+        inner = Gst.ElementFactory.make("identity")
+        self.add(inner)
+        for name in ("sink", "src"):
+            self.add_pad(Gst.GhostPad.new(name, inner.get_static_pad(name)))
+
+Gst.Element.register(None, "zz_passes", 0, Passes)
+register("zz_hard", "Video/Hardware", Gst.Rank.PRIMARY)
+register("zz_distrusted", "Video/Hardware", Gst.Rank.SECONDARY)
+register("zz_soft", "Video", Gst.Rank.PRIMARY)
+with Source("gst:videotestsrc ! zz_passes", say=print):
+    pass
+print(*(int(Gst.ElementFactory.find(f"zz_{name}").get_rank()) - int(Gst.Rank.PRIMARY)
+        for name in ("hard", "soft", "distrusted")))
+"""
+    done = python(code)
+    said, ranks = done.stdout.splitlines()
+    assert said.endswith(": decoded by zz_passes, in hardware")
+    assert ranks == "1 0 -128", done.stderr
+
+
+def test_what_a_pipeline_complains_of_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for uri in ("gst:videotestsrc pattern=${SECRET}", "${SECRET}://x", "test://${SECRET}!"):
+        with pytest.raises(SourceError) as caught:
+            launch(Camera(uri), resolve(uri), platform="pc")
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_camera_whose_element_is_missing_leaves_nothing_however_often_it_is_tried() -> None:
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(SourceError, match="no element nothing"):
+            launch(Camera(uri := "gst:videotestsrc ! nothing"), resolve(uri), platform="pc")
+    assert descriptors() < before + 10
+
+
+def test_no_text_of_a_pipeline_holds_the_password() -> None:
+    built = launch(Camera(uri := "rtsp://joe:s3cret@h/x"), resolve(uri), platform="pc")
+    camera = built.get_by_name("edge-camera")
+    assert camera.get_property("location") == "rtsp://h/x"
+    assert camera.get_property("user-pw") == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("text", "camera"),
+    [
+        ("v4l2src device=/dev/none ! videoconvert", True),
+        ("rtspsrc location=rtsp://127.0.0.1:9/x ! decodebin", True),
+        ("( videotestsrc is-live=true ) ! videoconvert", True),
+        ("filesrc location=/nope.mp4 ! decodebin", False),
+        ("videotestsrc ! identity sync=true", False),
+    ],
+)
+def test_a_source_says_that_it_is_a_camera_before_it_is_there(text: str, camera: bool) -> None:
+    built = launch(Camera(uri := f"gst:{text}"), resolve(uri), platform="pc")
+    built.set_state(gstreamer().State.PAUSED)
+    assert has_camera(built) == camera
+    built.set_state(gstreamer().State.NULL)
