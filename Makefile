@@ -9,8 +9,8 @@ PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 # What the targets work on; override on the command line: make engine CHECKPOINT=my-vit
-CHECKPOINT ?= scripts/demo-vit
-CALIBRATION ?= $(if $(filter scripts/demo-vit,$(CHECKPOINT)),engines/.cache/demo/calibration,$(error \
+CHECKPOINT ?= scripts/demo/vit
+CALIBRATION ?= $(if $(filter scripts/demo/vit,$(CHECKPOINT)),engines/.cache/demo/calibration,$(error \
 	name the folder of images that $(CHECKPOINT) is calibrated on: CALIBRATION=photos))
 PRECISION ?= int8
 HELDOUT ?= $(if $(findstring cache/demo,$(CALIBRATION)),engines/.cache/demo/heldout)
@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@touch $@
 
 demo: setup ## A real ViT to FP16 and INT8 engines, and a camera stream through them
-	@$(PYTHON) scripts/demo.py
+	@$(PYTHON) -m scripts.demo.run
 
 export: setup ## CHECKPOINT -> graph, compared with the checkpoint
 	@mkdir -p $(GRAPHS)
@@ -83,13 +83,13 @@ test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow -s
 
 soak: setup ## 200,000 frames from sources that come and go: does the run grow?
-	@$(PYTHON) scripts/soak.py
+	@$(PYTHON) -m scripts.soak
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/gpu tests/test_trt.py
 
 chaos: setup ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
-	@$(PYTHON) scripts/chaos.py
+	@$(PYTHON) -m scripts.chaos
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .

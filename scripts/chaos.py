@@ -1,8 +1,8 @@
 """Try all faults of tests/chaos in full; write what was survived, how fast, and what was lost.
 
-    .venv/bin/python scripts/chaos.py            all of it, an hour on two cores
-    .venv/bin/python scripts/chaos.py -k frozen  only these, in the place of their old figures
-    .venv/bin/python scripts/chaos.py --page     only docs/chaos.md, from the figures that are there
+    .venv/bin/python -m scripts.chaos            all of it, an hour on two cores
+    .venv/bin/python -m scripts.chaos -k frozen  only these, in the place of their old figures
+    .venv/bin/python -m scripts.chaos --page     only docs/chaos.md, from the figures that are there
 
 The figures are docs/measurements/chaos.json; the words after the options are pytest's.
 """
@@ -17,12 +17,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from figures import commit, machine, versions
+from scripts.bench.figures import commit, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "measurements" / "chaos.json", ROOT / "docs" / "chaos.md"
 
-KEPT = ("heap", "soak")  # measured by scripts/bench_heap.py and scripts/soak.py
+KEPT = ("heap", "soak")  # measured by scripts/bench/heap.py and scripts/soak.py
 
 HEAD = """\
 # What a run survives
@@ -58,7 +58,7 @@ Four cameras that came and went {restarts} times at once took a run from {before
 glibc gives new threads heaps of their own, each opening starts many, and what lives on in a heap
 keeps all of it. All threads share two heaps now, and what a closed pipeline leaves is given back to
 the system: {first} MB before, {last} MB after ([measurements/heap.json](measurements/heap.json),
-`scripts/bench_heap.py`, beside other work).
+`scripts/bench/heap.py`, beside other work).
 
 `scripts/soak.py --frames {frames}` plays frames of sources that leave, fail and raise, and are
 opened {openings} times: {slope:+.2f} bytes per frame, 95 % of {low:.2f} to {high:.2f}. That is

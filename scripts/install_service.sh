@@ -77,7 +77,7 @@ fresh=no
 install -d -m 755 "$etc"
 if [ ! -e "$etc/cameras.toml" ]; then
   fresh=yes
-  sed "s#@ROOT@#$root#" "$root/scripts/cameras.toml" | place "$etc/cameras.toml" 640
+  sed "s#@ROOT@#$root#" "$root/scripts/service/cameras.toml" | place "$etc/cameras.toml" 640
 fi
 if [ ! -e "$etc/credentials" ]; then
   place "$etc/credentials" 600 <<'NETRC'
@@ -94,10 +94,10 @@ fi
 # A password may stand in a source: the service may read it, others may not.
 [ -n "${DESTDIR:-}" ] || chgrp "$(id -gn "$user")" "$etc/cameras.toml"
 
-sed -e "s#@ROOT@#$root#g" -e "s#@USER@#$user#g" "$root/scripts/vit-edge.service" |
+sed -e "s#@ROOT@#$root#g" -e "s#@USER@#$user#g" "$root/scripts/service/vit-edge.service" |
   place "$units/$unit" 644
 if [ -f "${DESTDIR:-}/etc/nv_tegra_release" ]; then
-  place "$units/$unit.d/jetson.conf" 644 <"$root/scripts/vit-edge-jetson.conf"
+  place "$units/$unit.d/jetson.conf" 644 <"$root/scripts/service/vit-edge-jetson.conf"
 fi
 [ -z "${DESTDIR:-}" ] || exit 0
 

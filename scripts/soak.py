@@ -1,6 +1,6 @@
 """Does a run grow? Frames by the hundred thousand, cameras that go away all the time, one process.
 
-    .venv/bin/python scripts/soak.py [--frames 200000] [--out DIR]
+    .venv/bin/python -m scripts.soak [--frames 200000] [--out DIR]
 
 Four sources feed one tiny engine: pipelines of GStreamer that end, or fail, every thousand frames
 and are torn down and built anew, and a source in Python that raises. Resident memory, open files
@@ -25,7 +25,6 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
 
 from edge.engine.engine import Engine
@@ -37,6 +36,7 @@ from edge.sources.camera import Camera
 from edge.sources.feeds import Feed
 from edge.sources.frame import Frame
 from edge.sources.source import Source
+from scripts.bench import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, PERIOD = 200_000, 1_000  # in all; of a source until it goes away

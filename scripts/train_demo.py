@@ -2,11 +2,11 @@
 
 Without arguments it reproduces the demo checkpoint from scikit-learn's handwritten digits:
 
-    .venv/bin/python scripts/train_demo.py
+    .venv/bin/python -m scripts.train_demo
 
 With a folder of images, one sub-folder per class, it fine-tunes any ViT checkpoint on your classes:
 
-    .venv/bin/python scripts/train_demo.py --images photos/ \
+    .venv/bin/python -m scripts.train_demo --images photos/ \
         --checkpoint google/vit-base-patch16-224 --epochs 5 --lr 5e-5 --out my-vit
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_digits import HELD_OUT_PHOTO, TRAIN_PHOTO, Digits, photo, render, split
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from transformers import (
@@ -34,6 +33,8 @@ from transformers import (
     ViTImageProcessorPil,
     set_seed,
 )
+
+from scripts.demo.digits import HELD_OUT_PHOTO, TRAIN_PHOTO, Digits, photo, render, split
 
 SEED = 20
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}

@@ -133,7 +133,9 @@ def test_imports_go_down_and_never_between_builder_and_run(path):
         there = room_of(imported)
         below = ORDER.index(there) > ORDER.index(here) or module == "edge"  # load() opens an engine
         assert below, f"{module} imports {imported} from the room {there} above it"
-        apart = (here == "builder" and there in RUN_ROOMS) or (there == "builder" and here in RUN_ROOMS)
+        apart = (here == "builder" and there in RUN_ROOMS) or (
+            there == "builder" and here in RUN_ROOMS
+        )
         assert not apart, f"{module} imports {imported}"
 
 

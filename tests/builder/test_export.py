@@ -12,7 +12,7 @@ from edge.builder.models import network
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.simplify import simplify
 from edge.errors import CheckpointError, GraphError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.conftest import LABELS, save_checkpoint
 
 

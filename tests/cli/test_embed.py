@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil, ViTModel
 
 import edge
 from edge.errors import EngineError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.cli.test_cli import fails
 
 LABELS = ("a cat", "a dog", "an owl")

@@ -47,4 +47,4 @@ def engine(request: pytest.FixtureRequest) -> Path:
     if importlib.util.find_spec("torch"):
         built: Any = request.getfixturevalue("built_engine")
         return Path(built)
-    lacking("EDGE_GPU_ENGINE, the folder of an engine made by scripts/gpu_models.py")
+    lacking("EDGE_GPU_ENGINE, the folder of an engine made by scripts/gpu/models.py")

@@ -1,4 +1,4 @@
-"""What runs on a machine that is checked asks for no package that scripts/gpu_check.py lacks."""
+"""What runs on a machine that is checked asks for no package that scripts/gpu/check.py lacks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.gpu import check as gpu_check
 from tests.hardware.support import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import gpu_check
 
 # Nothing imports a module that is None in sys.modules, nor finds its spec.
 BARE = "import json, runpy, sys; sys.modules.update(dict.fromkeys(json.loads(sys.argv.pop(1))));"
@@ -74,7 +71,7 @@ def test_the_tests_for_a_gpu_are_collected():
         assert f"{name}.py::" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["gpu_accepts", "gpu_launch", "bench_gpu"])
+@pytest.mark.parametrize("script", ["gpu/accepts", "gpu/launch", "bench/gpu"])
 def test_the_scripts_are_imported(script):
     done = bare(IMPORT, ROOT / f"scripts/{script}.py")
     assert done.returncode == 0, done.stderr

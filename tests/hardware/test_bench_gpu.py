@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from contextlib import closing
 
 import numpy as np
@@ -14,14 +13,11 @@ from onnx import helper, numpy_helper
 
 from edge.gpu.device import Device
 from edge.preprocess import cuda as cuda_preprocess
-from tests.cuda_driver.standin import BUILD, ROOT, emulated
+from scripts.bench import gpu as bench_gpu
+from scripts.gpu import models as gpu_models
+from tests.cuda_driver.standin import BUILD, emulated
 from tests.engine.test_gpu_path import opened
 from tests.preprocess.kernel.build import compiled
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bench_gpu
-import gpu_models
 
 SMALL = (32, 18)
 

@@ -9,11 +9,8 @@ import sys
 
 import pytest
 
+from scripts.gpu import check as gpu_check
 from tests.hardware.support import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import gpu_check
 
 
 @pytest.fixture
@@ -175,8 +172,8 @@ def test_the_tests_of_this_machine_are_read(tmp_path):
 def test_without_wheels_the_reason_is_written(tmp_path):
     """The script itself, in a copy: it leaves nothing behind here."""
     copy = tmp_path / "copy/scripts"
-    copy.mkdir(parents=True)
-    for name in ("gpu_check.sh", "gpu_check.py"):
+    (copy / "gpu").mkdir(parents=True)
+    for name in ("gpu_check.sh", "gpu/check.py"):
         (copy / name).write_bytes((ROOT / "scripts" / name).read_bytes())
         (copy / name).chmod(0o755)
     (tmp_path / "empty").mkdir()

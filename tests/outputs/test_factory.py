@@ -24,7 +24,7 @@ from edge.run.interfaces import Sink
 from edge.run.status import Status, Transition
 from edge.sources.camera import Camera
 
-UNIT = Path(__file__).parents[2] / "scripts" / "vit-edge.service"
+UNIT = Path(__file__).parents[2] / "scripts/service/vit-edge.service"
 ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), device=None))
 
 

@@ -16,7 +16,7 @@ from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS
 from edge.preprocess.timm_config import from_timm
-from scripts.kernel_resources import CAPABILITIES, resources
+from scripts.gpu.kernel_resources import CAPABILITIES, resources
 from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import COLOURS, noise
 

@@ -1,15 +1,10 @@
 """The benchmark of preprocessing: it times nothing whose bytes are wrong, and measures what is."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bench_preprocess as bench  # noqa: E402
+from scripts.bench import preprocess as bench
 
 
 def test_what_is_not_the_processors_bytes_is_not_timed(monkeypatch):

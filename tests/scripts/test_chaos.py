@@ -1,13 +1,8 @@
 """The page of what a run survives is what its figures say."""
 
 import json
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import chaos  # noqa: E402
+from scripts import chaos
 
 
 def test_the_page_is_made_of_the_figures():

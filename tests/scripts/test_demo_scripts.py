@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+from scripts import train_demo
+from scripts.demo import digits as demo_digits
+from scripts.demo import make_video as make_demo_video
+from scripts.demo import run as demo
 
-import demo  # noqa: E402
-import demo_digits  # noqa: E402
-import make_demo_video  # noqa: E402
-import train_demo  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_held_out_scans_and_photo_are_never_trained_on():
@@ -54,7 +53,7 @@ def test_the_film_has_a_truth_for_every_frame(tmp_path, monkeypatch):
 def test_the_shipped_checkpoint_is_small_and_reads():
     from edge.builder.models.checkpoint import read_checkpoint
 
-    folder = ROOT / "scripts/demo-vit"
+    folder = ROOT / "scripts/demo/vit"
     assert (folder / "model.safetensors").stat().st_size <= 4e6
     assert read_checkpoint(str(folder)).head.labels == tuple("0123456789")
 
@@ -66,11 +65,11 @@ def test_fine_tunes_any_checkpoint_on_a_folder_of_images(pictures, tmp_path):
         (folder / name).mkdir(parents=True)
         for path in (pictures / name).iterdir():
             (folder / name / path.name).write_bytes(path.read_bytes())
-    half = ROOT / "scripts/demo-vit"  # saved in half precision, in which training would diverge
+    half = ROOT / "scripts/demo/vit"  # saved in half precision, in which training would diverge
     out = tmp_path / "mine"
     words = ["--images", folder, "--checkpoint", half, "--epochs", "1", "--out", out]
-    command = [sys.executable, ROOT / "scripts/train_demo.py", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "scripts.train_demo", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "nan" not in done.stdout
     config = json.loads((out / "config.json").read_text())

@@ -105,7 +105,7 @@ def test_wrong_usage_is_exit_code_2_and_writes_nothing(tmp_path, words):
 )
 def test_what_cannot_run_is_refused_with_what_to_do(tmp_path, folder, venv, why):
     home, stage = tmp_path / folder, tmp_path / "stage"
-    shutil.copytree(ROOT / "scripts", home / "scripts", ignore=shutil.ignore_patterns("demo-vit"))
+    shutil.copytree(ROOT / "scripts", home / "scripts", ignore=shutil.ignore_patterns("vit"))
     if venv:
         (home / ".venv/bin").mkdir(parents=True)
         (home / ".venv/bin/edge").touch(0o755)

@@ -1,8 +1,6 @@
 """The table of models: it covers every family, and is what its figures say."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,9 @@ import pytest
 from edge.builder.models import network
 from edge.builder.models.families import FAMILIES
 from edge.engine.heads import CLASSIFICATION, FEATURES, ZERO_SHOT
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import models_table  # noqa: E402
-
-from scripts import models_reference  # noqa: E402
-from scripts.tiny_models import MODELS, save  # noqa: E402
+from scripts.models import reference as models_reference
+from scripts.models import table as models_table
+from scripts.models.tiny_models import MODELS, save
 
 FIGURES = json.loads(models_table.FIGURES.read_text())
 

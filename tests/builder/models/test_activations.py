@@ -9,7 +9,7 @@ from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.precision.sites import roles
 from edge.builder.simplify import simplify
 from edge.errors import GraphError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.builder.conftest import prepared
 
 LABELS = ("cat", "dog", "fox")

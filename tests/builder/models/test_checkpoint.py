@@ -10,7 +10,7 @@ from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.models.tasks import Request
 from edge.errors import CheckpointError
 from edge.preprocess.spec import Resize
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 
 
 @pytest.fixture

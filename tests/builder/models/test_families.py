@@ -31,7 +31,7 @@ from edge.builder.simplify import simplify
 from edge.engine.describe import describe
 from edge.engine.heads import CLASSIFICATION
 from edge.errors import CheckpointError, GraphError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.builder.conftest import sqnr
 from tests.conftest import Recorder, draw, needs_rtx
 

@@ -21,7 +21,7 @@ from edge.builder.verify import cosines
 from edge.engine.heads import CLASSIFICATION, FEATURES
 from edge.engine.passport import Passport
 from edge.errors import CheckpointError, EngineError, GateError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.builder.conftest import compiled
 from tests.builder.test_evaluator import negated
 from tests.conftest import LABELS, Recorder, needs_rtx

@@ -14,8 +14,8 @@ from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.models.tasks import Request
 from edge.cli.build import app
 from edge.errors import CheckpointError
-from scripts import tiny_timm
-from scripts.tiny_models import MODELS, save
+from scripts.models import tiny_timm
+from scripts.models.tiny_models import MODELS, save
 
 LABELS = ("cat", "dog", "fox")
 TINY = {

@@ -21,7 +21,7 @@ from edge.builder.recipes import Recipe, load
 from edge.engine.heads import ZERO_SHOT
 from edge.engine.passport import Passport
 from edge.errors import CheckpointError, ConfigError
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.builder.conftest import compiled
 from tests.conftest import Recorder, needs_rtx
 

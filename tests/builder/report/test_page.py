@@ -90,7 +90,7 @@ def disagreement(number, size=(8, 8), sure=0.5):
 def findings():
     return Findings(
         name="demo-int8",
-        checkpoint="scripts/demo-vit",
+        checkpoint="scripts/demo/vit",
         architecture="ViTForImageClassification",
         precision="int8",
         verdict="INT8 is twice as fast and passed.",
@@ -122,7 +122,7 @@ def read(tmp_path):
 
 def test_the_page_says_what_was_built_and_how_it_did(findings, read):
     found = read(findings)
-    for words in ("demo-int8", "scripts/demo-vit", "ViTForImageClassification", "99 % agreement"):
+    for words in ("demo-int8", "scripts/demo/vit", "ViTForImageClassification", "99 % agreement"):
         assert words in found.text
     assert "INT8 is twice as fast and passed." in found.text
     assert "compiled later, on a board, is not in this report: edge inspect shows it" in found.text

@@ -13,7 +13,7 @@ from edge.engine.heads import FEATURES, ZERO_SHOT, Head
 from edge.engine.passport import Carried, Origin, Passport
 from edge.errors import EngineError
 from edge.outputs.audit.reference import Reference
-from scripts.tiny_models import save
+from scripts.models.tiny_models import save
 from tests.conftest import Recorder
 
 

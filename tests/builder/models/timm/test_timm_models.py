@@ -22,7 +22,7 @@ from edge.builder.verify import cosines
 from edge.engine.heads import FEATURES
 from edge.errors import CheckpointError
 from edge.preprocess.cpu import Preprocessor, load_image
-from scripts import tiny_timm
+from scripts.models import tiny_timm
 from tests.builder.conftest import compiled, sqnr
 from tests.builder.models.timm import ask_transformers
 from tests.conftest import LABELS, Recorder, draw, needs_rtx

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/gpu-check"
 VENV = WORK / "venv/bin/python"
 PYTHON = "3.12"  # that wheels are downloaded for
@@ -79,7 +79,7 @@ def gather(folder: Path, *more: str) -> int:
     except Missing as missing:
         say(f"it travels as source alone, for want of {missing}")
     say("making the networks, some minutes")
-    models = [sys.executable, str(ROOT / "scripts/gpu_models.py"), str(flat / "models")]
+    models = [sys.executable, "-m", "scripts.gpu.models", str(flat / "models")]
     subprocess.run(models, check=True, cwd=ROOT, stdout=sys.stderr)
     (flat / "commit").write_text(commit() + "\n")
     loads = pack(flat, folder)
@@ -352,7 +352,7 @@ def describe_machine(_: Path) -> dict[str, Any]:
 
 def runners(_: Path) -> dict[str, Any]:
     """Whether TensorRT-RTX or TensorRT take this compute capability, and what they say if not."""
-    done = run([VENV, ROOT / "scripts/gpu_accepts.py", engine()], 240)
+    done = run([VENV, "-m", "scripts.gpu.accepts", engine()], 240)
     # What TensorRT itself says of a plan that it refuses is on stderr.
     told = {**short(done), "stderr": done["err"][-3000:]}
     try:
@@ -415,7 +415,7 @@ def sanitize(tool: str) -> Callable[[Path], dict[str, Any]]:
         if program is None:
             raise Missing("compute-sanitizer of the CUDA toolkit")
         words = [program, "--tool", tool, "--error-exitcode", "66"]
-        done = run([*words, VENV, ROOT / "scripts/gpu_launch.py"], 300)
+        done = run([*words, VENV, "-m", "scripts.gpu.launch"], 300)
         summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY:.*", done["out"] + done["err"])
         return {**short(done), "summary": summary}
 
@@ -424,8 +424,8 @@ def sanitize(tool: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def benchmark(_: Path) -> dict[str, Any]:
-    """Every figure of scripts/bench_gpu.py; where it is stopped, those that it had by then."""
-    command = [VENV, ROOT / "scripts/bench_gpu.py", WORK / "wheels/models"]
+    """Every figure of scripts/bench/gpu.py; where it is stopped, those that it had by then."""
+    command = [VENV, "-m", "scripts.bench.gpu", WORK / "wheels/models"]
     peers = packages_with_torch()
     if peers is not None:
         command += ["--peers", peers]

@@ -1,9 +1,9 @@
 """Measure on a GPU, in rotation in one run: the kernel, the network and both together.
 
-    PYTHONPATH=. python scripts/bench_gpu.py MODELS [--rounds 50] [--frames 10000] [--peers FOLDER]
+    PYTHONPATH=. python -m scripts.bench.gpu MODELS [--rounds 50] [--frames 10000] [--peers FOLDER]
         [--out FILE]
 
-MODELS: what scripts/gpu_models.py wrote. --peers: a folder of Python packages to find torch,
+MODELS: what scripts/gpu/models.py wrote. --peers: a folder of Python packages to find torch,
 torchvision, transformers and cvcuda in, where this environment has none. Prints one JSON object;
 figures are medians, and what was not measured is named with its reason. --out: a file that has them
 after each part, so that they are not lost when a later one takes too long.
@@ -27,29 +27,25 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-import figures  # noqa: E402
-import gpu_models  # noqa: E402
-import gpu_peers  # noqa: E402
-from gpu_peers import Absent  # noqa: E402
-
-from edge.builder.compile import compile_plan  # noqa: E402
-from edge.engine.bench import interleave  # noqa: E402
-from edge.engine.engine import Engine  # noqa: E402
-from edge.engine.heads import Head  # noqa: E402
-from edge.engine.onnxruntime_cuda import OrtCuda  # noqa: E402
-from edge.engine.runner import Runner  # noqa: E402
-from edge.engine.tensorrt import TensorRT  # noqa: E402
-from edge.files.storage import write_bytes  # noqa: E402
-from edge.gpu import nvidia  # noqa: E402
-from edge.gpu.bindings import NoCapture  # noqa: E402
-from edge.gpu.device import Device  # noqa: E402
-from edge.preprocess.cuda import CudaPreprocessor  # noqa: E402
-from edge.preprocess.processors import from_processor  # noqa: E402
-from edge.preprocess.surface import FORMATS, DeviceSurface, Layout  # noqa: E402
-from tests.hardware import frames  # noqa: E402
+from edge.builder.compile import compile_plan
+from edge.engine.bench import interleave
+from edge.engine.engine import Engine
+from edge.engine.heads import Head
+from edge.engine.onnxruntime_cuda import OrtCuda
+from edge.engine.runner import Runner
+from edge.engine.tensorrt import TensorRT
+from edge.files.storage import write_bytes
+from edge.gpu import nvidia
+from edge.gpu.bindings import NoCapture
+from edge.gpu.device import Device
+from edge.preprocess.cuda import CudaPreprocessor
+from edge.preprocess.processors import from_processor
+from edge.preprocess.surface import FORMATS, DeviceSurface, Layout
+from scripts.bench import figures
+from scripts.gpu import models as gpu_models
+from scripts.gpu import peers as gpu_peers
+from scripts.gpu.peers import Absent
+from tests.hardware import frames
 
 SPEC = from_processor(
     {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)

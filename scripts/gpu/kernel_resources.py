@@ -1,6 +1,6 @@
 """What each GPU's compiler makes of preprocess.cu: registers, and bytes that did not fit them.
 
-    .venv/bin/python scripts/kernel_resources.py > docs/measurements/kernel.json
+    .venv/bin/python -m scripts.gpu.kernel_resources > docs/measurements/kernel.json
 
 NVRTC asks ptxas (-Xptxas -v) for each compute capability that is meant; no GPU is needed.
 """

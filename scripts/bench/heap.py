@@ -1,6 +1,6 @@
 """What a run's memory does while its cameras come and go, and what keeps it from growing.
 
-    .venv/bin/python scripts/bench_heap.py [--restarts 150] [--out FILE]
+    .venv/bin/python -m scripts.bench.heap [--restarts 150] [--out FILE]
 
 An RTSP server with four cameras is killed and started again, and four runs at once play it: as it
 is, without memory given back, without heaps being shared, and without either (edge/gst.py). The
@@ -23,15 +23,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from scripts.bench import figures
+from tests.chaos import reader
+from tests.chaos.command import PATIENCE, Needs, until
+from tests.chaos.servers import Cameras
 
-from tests.chaos import reader  # noqa: E402
-from tests.chaos.command import PATIENCE, Needs, until  # noqa: E402
-from tests.chaos.servers import Cameras  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 CAMERAS, FPS = 4, 10
 GIVE_BACK = "import edge.sources.source as at; at.give_back = lambda: None; "
@@ -123,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         runs = measure(reader.build(Path(scratch) / "stamp-reader"), arguments.restarts)
     measured = {
-        "command": f"scripts/bench_heap.py --restarts {arguments.restarts}",
+        "command": f"scripts/bench/heap.py --restarts {arguments.restarts}",
         **figures.machine(),
         **figures.versions("numpy", "onnxruntime"),
         "commit": figures.commit(),

@@ -1,17 +1,13 @@
 """Launch the kernel a few times and compare its bytes: what compute-sanitizer watches.
 
-    PYTHONPATH=. compute-sanitizer --tool memcheck python scripts/gpu_launch.py
+    PYTHONPATH=. compute-sanitizer --tool memcheck python -m scripts.gpu.launch
 
 Every format by pointers, the block-linear ones by textures too, FP32 and FP16, and a mixed batch.
 """
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from edge.gpu.device import Device
 from edge.preprocess.surface import FORMATS

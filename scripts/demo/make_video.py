@@ -1,6 +1,6 @@
 """Render the demo's camera film: held-out digits on signs in front of a real photo.
 
-    .venv/bin/python scripts/make_demo_video.py VIDEO.mp4
+    .venv/bin/python -m scripts.demo.make_video VIDEO.mp4
 
 writes VIDEO.mp4 (1280x720, 30 fps, H.264) and VIDEO.json, the truth: the digit of every frame.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo_digits import HELD_OUT_PHOTO, paint, photo, split
+
+from scripts.demo.digits import HELD_OUT_PHOTO, paint, photo, split
 
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 DIGITS, FRAMES_EACH = 40, 15

@@ -22,8 +22,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from edge.builder import export, graph, image_sets, plan, verify
 from edge.builder.compile import compile_plan
 from edge.builder.models import network, timm_library
@@ -37,11 +35,11 @@ from edge.builder.precision.sites import linears
 from edge.builder.simplify import simplify
 from edge.engine.heads import FEATURES, ZERO_SHOT, Task
 from edge.errors import CheckpointError, EdgeError, require
-from scripts import models_reference
-from scripts.figures import commit, machine, versions
-from scripts.tiny_models import MODELS, save
+from scripts.bench.figures import commit, machine, versions
+from scripts.models import reference as models_reference
+from scripts.models.tiny_models import MODELS, save
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs/measurements/models.json"
 TABLE = ROOT / "docs/models.md"
 LABELS = ("cat", "dog", "fox", "owl", "bee", "elk", "ant")
@@ -212,7 +210,7 @@ def _cells(row: Row) -> list[str]:
 
 INTRODUCTION = """# Models
 
-Made by `scripts/models_table.py` (`--full` for the published sizes) from
+Made by `scripts/models/table.py` (`--full` for the published sizes) from
 `docs/measurements/models.json`; a test sees that every family is here. Weights are random, since
 what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
 

@@ -1,6 +1,6 @@
 """Measure, in one run, what the camera loop costs beside the bare engine and beside a plain loop.
 
-    .venv/bin/python scripts/bench_loop.py [--turns 5] [--threads 2] [--folder DIR] [--out FILE]
+    .venv/bin/python -m scripts.bench.loop [--turns 5] [--threads 2] [--folder DIR] [--out FILE]
 
 ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the other:
 
@@ -30,8 +30,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from bench_cpu import build_engines, make_inputs
-from figures import commit, machine, put, versions
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from edge.engine.engine import Engine
@@ -40,6 +38,8 @@ from edge.run import loop
 from edge.run.interfaces import Result, Sink
 from edge.sources.camera import Camera, named
 from edge.sources.opening import feed
+from scripts.bench.cpu import build_engines, make_inputs
+from scripts.bench.figures import commit, machine, put, versions
 
 FRAMES = 120
 SIZES = ("640x360", "1280x720")

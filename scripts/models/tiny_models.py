@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts import tiny_timm, tiny_tokenizers
-from scripts.tiny_weights import randomise
+from scripts.models import tiny_timm, tiny_tokenizers
+from scripts.models.tiny_weights import randomise
 
 __all__ = ["MODELS", "Model", "save"]
 

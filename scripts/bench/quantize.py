@@ -1,13 +1,13 @@
 """Compare INT8 quantisers side by side in one run: ours, onnxruntime's and NVIDIA's ModelOpt.
 
-    .venv/bin/python scripts/bench_quantizers.py [--models demo,x40] [--out FILE.json]
+    .venv/bin/python -m scripts.bench.quantize [--models demo,x40] [--out FILE.json]
 
 All quantise the same FP32 graph with the same calibration images; onnxruntime on the CPU runs what
 they made on held-out images, and the FP32 graph is the reference. How each quantises stands in
 `quantizers.py`; ModelOpt's environment is made on first use.
 
-Models: `demo` is scripts/demo-vit; `x40` and `x200` are the same with outlier channels that many
-times larger (scripts/outliers.py); `vit-b` is a ViT-B/16 with random weights.
+Models: `demo` is scripts/demo/vit; `x40` and `x200` are the same with outlier channels that many
+times larger (scripts/bench/outliers.py); `vit-b` is a ViT-B/16 with random weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figures import machine
-from quantizers import (
+from scripts.bench.figures import machine
+from scripts.bench.quantizers import (
     PEERS,
     Job,
     Outcome,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from edge.engine.passport import Accuracy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "engines/.cache"
 MODELS = ("demo", "x40", "x200", "vit-b")
 CALIBRATION_IMAGES = 128
@@ -177,7 +177,7 @@ def fp32_graph(case: Case) -> Any:
 def make_case(name: str, scratch: Path) -> Case:
     if name == "vit-b":
         return vit_b(scratch)
-    demo, data = ROOT / "scripts/demo-vit", demo_data()
+    demo, data = ROOT / "scripts/demo/vit", demo_data()
     checkpoint = demo
     if name != "demo":
         checkpoint = scratch / "checkpoint"
@@ -187,7 +187,7 @@ def make_case(name: str, scratch: Path) -> Case:
 
 def demo_data() -> Path:
     """The demo's digits, made as `make demo` makes them when they are not there."""
-    from demo_digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
+    from scripts.demo.digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
 
     data = CACHE / "demo"
     train, held = split()
@@ -203,10 +203,9 @@ def count(folder: Path) -> int:
 
 
 def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> None:
-    import outliers
-
     from edge.builder import image_sets
     from edge.builder.models.checkpoint import read_checkpoint
+    from scripts.bench import outliers
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
@@ -218,10 +217,11 @@ def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> No
 def vit_b(scratch: Path) -> Case:
     """A ViT-B/16 with random weights, and crops of scikit-learn's two photos."""
     import torch
-    from demo_digits import HELD_OUT_PHOTO, TRAIN_PHOTO
     from transformers import ViTConfig, ViTForImageClassification
     from transformers import ViTImageProcessorPil as Processor
     from transformers.utils.logging import disable_progress_bar
+
+    from scripts.demo.digits import HELD_OUT_PHOTO, TRAIN_PHOTO
 
     disable_progress_bar()
     torch.manual_seed(0)
@@ -237,8 +237,9 @@ def vit_b(scratch: Path) -> Case:
 def write_crops(folder: Path, name: str, seed: int) -> None:
     """Random square crops of one photo."""
     import numpy as np
-    from demo_digits import photo
     from PIL import Image
+
+    from scripts.demo.digits import photo
 
     folder.mkdir()
     picture = Image.fromarray(photo(name))

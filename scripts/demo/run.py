@@ -18,7 +18,7 @@ from rich.table import Table
 
 from edge.engine.passport import FORMS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "engines/.cache/demo"
 EDGE = Path(sys.executable).with_name("edge")
 ENGINES = ("demo-fp32", "demo-fp16", "demo-int8")
@@ -45,12 +45,12 @@ def make_data() -> None:
     if video.with_suffix(".json").is_file():
         return
     # Heavy imports, which a repeated demo does not need.
-    from demo_digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
+    from scripts.demo.digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
 
     train, held = split()
     write_set(DATA / "calibration", train, photo(TRAIN_PHOTO), seed=1, count=CALIBRATION_IMAGES)
     write_set(DATA / "heldout", held, photo(HELD_OUT_PHOTO), seed=2, count=HELD_OUT)
-    run(sys.executable, ROOT / "scripts/make_demo_video.py", video)
+    run(sys.executable, "-m", "scripts.demo.make_video", video)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which runner takes a network on this GPU, as JSON: `python scripts/gpu_accepts.py ENGINE`.
+"""Which runner takes a network on this GPU, as JSON: `python -m scripts.gpu.accepts ENGINE`.
 
 TensorRT-RTX names the compute capabilities that it supports; what it says of another one is kept.
 """
@@ -11,8 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """Measure, side by side in one run on one core, what it takes to prepare a picture.
 
-    .venv/bin/python scripts/bench_preprocess.py [--rounds 100] [--out FILE.json]
+    .venv/bin/python -m scripts.bench.preprocess [--rounds 100] [--out FILE.json]
 
 A 1280x720 picture becomes the tensor of a ViT (stretched to 224x224, bilinear) and of a CLIP
 (shortest edge 224, bicubic, cropped): by transformers' PIL processor, by both of our engines, from
@@ -25,8 +25,6 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 import torch
-from demo_digits import photo
-from figures import commit, machine, versions
 from PIL import Image
 from rich.console import Console as Terminal
 from rich.table import Table
@@ -39,8 +37,10 @@ from edge.preprocess.cpu import Preprocessor, to_rgb
 from edge.preprocess.processors import from_processor
 from edge.preprocess.surface import Colour, Layout, Matrix, Surface
 from edge.sources.gst import gstreamer
+from scripts.bench.figures import commit, machine, versions
+from scripts.demo.digits import photo
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs/measurements/preprocess.json"
 WIDTH, HEIGHT, SIDE = 1280, 720, 224
 # The C library keeps the memory that is freed. Otherwise it is by the luck of a process whether a

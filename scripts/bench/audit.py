@@ -1,6 +1,6 @@
 """What an audit or a recording takes from a run: rates and ages with and without, taking turns.
 
-    .venv/bin/python scripts/bench_audit.py [--rounds 3] [--threads 2] [--out FILE]
+    .venv/bin/python -m scripts.bench.audit [--rounds 3] [--threads 2] [--out FILE]
 
 The demo's INT8 engine labels the demo's film (1280x720 H.264) alone, with an audit of one frame in
 500 and of one in 50, and recorded to a Matroska file. Each in turn, of two sources:
@@ -23,8 +23,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import figures
-
 from edge.engine.engine import Engine
 from edge.outputs.audit.audit import Audit
 from edge.outputs.audit.reference import Reference
@@ -33,8 +31,9 @@ from edge.run import loop
 from edge.run.interfaces import Sink
 from edge.sources.camera import Camera
 from edge.sources.opening import feed
+from scripts.bench import figures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENGINES, FILM = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"
 SOURCES = {"film": Camera(str(FILM)), "camera": Camera(str(FILM), realtime=True, loop=True)}
 FRAMES = {"film": 600, "camera": 450}
@@ -112,7 +111,7 @@ def main() -> None:
             for source in SOURCES
         }
     measured = {
-        "command": f"scripts/bench_audit.py --rounds {arguments.rounds}",
+        "command": f"scripts/bench/audit.py --rounds {arguments.rounds}",
         **figures.machine(),
         **figures.versions("numpy", "onnxruntime"),
         "threads": arguments.threads,

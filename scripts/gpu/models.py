@@ -1,6 +1,6 @@
 """The networks that a GPU is checked with, small enough to carry to a machine without a network.
 
-    .venv/bin/python scripts/gpu_models.py FOLDER
+    .venv/bin/python -m scripts.gpu.models FOLDER
 
 writes the tiny engine of the tests, FOLDER/tiny-int8, and a ViT-B/16 with random weights as the
 graphs that a GPU compiles, FOLDER/vit-b16-{fp16,int8}.onnx. Random weights are half a gigabyte and

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.builder.models.timm_library import library
-from scripts.tiny_weights import randomise
+from scripts.models.tiny_weights import randomise
 
 __all__ = ["ARCHITECTURES", "save"]
 

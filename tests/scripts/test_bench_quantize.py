@@ -8,12 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bench_quantizers as bench  # noqa: E402
-import outliers  # noqa: E402
-import quantizers  # noqa: E402
+from scripts.bench import outliers, quantizers
+from scripts.bench import quantize as bench
 
 
 def activations(folder, pictures):

@@ -1,9 +1,9 @@
 """Measure, side by side in one run, what the CPU backend is worth on a ViT-B/16 shape.
 
-    .venv/bin/python scripts/bench_cpu.py [--rounds 20] [--threads 2]
+    .venv/bin/python -m scripts.bench.cpu [--rounds 20] [--threads 2]
 
 transformers' forward pass, our FP32 engine and our INT8 engine take turns on one picture (median
-of all rounds). Prints one JSON object. What the camera loop costs: scripts/bench_loop.py.
+of all rounds). Prints one JSON object. What the camera loop costs: scripts/bench/loop.py.
 """
 
 from __future__ import annotations

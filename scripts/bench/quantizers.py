@@ -1,7 +1,7 @@
 """INT8 quantisers, ours and its rivals, each at work in a process of its own.
 
 So the peak memory of each can be told, and ModelOpt, which pins other versions of onnx and
-onnxruntime than ours, gets its own environment. `bench_quantizers.py` compares what they make.
+onnxruntime than ours, gets its own environment. `quantize.py` compares what they make.
 """
 
 from __future__ import annotations
