@@ -42,7 +42,7 @@ __all__ = [
     "SilenceError",
     "SourceError",
     "StorageError",
-    "mend",
+    "install_hint",
     "printable",
     "reason",
     "require",
@@ -50,15 +50,15 @@ __all__ = [
 
 
 class EdgeError(Exception):
-    """What is wrong, and the mend: what the reader types or changes next."""
+    """What is wrong (`problem`), and what the reader types or changes next (`hint`)."""
 
-    def __init__(self, what: str, mend: str):
-        super().__init__(what, mend)
-        self.what = printable(" ".join(what.split()))
-        self.mend = mend
+    def __init__(self, problem: str, hint: str):
+        super().__init__(problem, hint)
+        self.problem = printable(" ".join(problem.split()))
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.mend}"
+        return f"{self.problem}; {self.hint}"
 
 
 class CheckpointError(EdgeError, ValueError):
@@ -154,7 +154,7 @@ _SYSTEM = {
 }
 
 
-def mend(package: str) -> str:
+def install_hint(package: str) -> str:
     """The command that installs an optional package."""
     if package in _SYSTEM:
         return _SYSTEM[package]
@@ -180,7 +180,7 @@ def require(name: str) -> ModuleType:
         # A native module that Ctrl-C interrupts while it is loaded says that it cannot be.
         if _interrupted(error):
             raise KeyboardInterrupt from error
-        command = mend(name.partition(".")[0])
+        command = install_hint(name.partition(".")[0])
         raise MissingPackage(f"{name} cannot be imported ({error})", f"run {command}") from error
 
 

@@ -35,7 +35,7 @@ def test_a_missing_package_names_the_command_that_installs_it():
     [("torch", "'.[build]'"), ("onnx", "'.[device]'"), ("gi", "apt install python3-gi")],
 )
 def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
-    assert command in errors.mend(package)
+    assert command in errors.install_hint(package)
 
 
 def test_an_error_is_one_line_without_control_characters():

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from edge.builder import graph
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.observer import Observer
 from edge.builder.plan import device_form, make_forms
 from edge.builder.precision import fp16, placement
@@ -63,7 +63,7 @@ class Candidate:
         return kept if self.kept else f"all {self.linears} Linears {self.precision.upper()}"
 
 
-def make(model: ModelProto, precision: str, judge: Judge, gate: Gate) -> Candidate:
+def make(model: ModelProto, precision: str, judge: Evaluator, gate: Gate) -> Candidate:
     """The FP32 or FP16 candidate."""
     forms = make_forms(model, precision, None)
     accuracy = {"portable": judge.fp32} if precision == "fp32" else judge(forms)
@@ -74,7 +74,7 @@ def make_quantised(
     precision: str,
     build: Builder,
     alone: Mapping[str, float],
-    judge: Judge,
+    judge: Evaluator,
     gate: Gate,
     observer: Observer,
 ) -> Candidate:
@@ -128,7 +128,7 @@ def given(
     path: Path,
     model: ModelProto,
     probe: Callable[[ModelProto], dict[str, float]],
-    judge: Judge,
+    judge: Evaluator,
     gate: Gate,
 ) -> Candidate:
     """The candidate that somebody else quantised, such as by training: accepted as it is, once its

@@ -20,7 +20,7 @@ from edge.engine.heads import FEATURES, labels_agree
 from edge.engine.passport import Accuracy
 from edge.preprocess.images import load_image
 
-__all__ = ["Judge"]
+__all__ = ["Evaluator"]
 
 SHOWN = 24  # images of which FP32 and the engine say different things
 
@@ -28,7 +28,7 @@ Tensor = npt.NDArray[np.float32]
 Said: TypeAlias = tuple[str, float]  # label, confidence
 
 
-class Judge:
+class Evaluator:
     """Measures the forms of an engine against the FP32 graph, on the same images every time."""
 
     def __init__(

@@ -82,14 +82,14 @@ def _reference(
         return outputs
     # A model of timm's whose global_pool is empty: it leaves tokens, or a map, to others to pool.
     if outputs.ndim > 3:
-        mend = 'write "global_pool": "avg" into model_args in its config.json'
+        hint = 'write "global_pool": "avg" into model_args in its config.json'
     elif checkpoint.head.task == FEATURES:
-        mend = "choose --pooling cls or mean"
+        hint = "choose --pooling cls or mean"
     else:
-        mend = f"add --task {FEATURES} --pooling cls (or mean)"
+        hint = f"add --task {FEATURES} --pooling cls (or mean)"
     shape = list(outputs.shape[1:])
     raise CheckpointError(
-        f"{checkpoint.name} gives {shape} numbers for a picture, not one row", mend
+        f"{checkpoint.name} gives {shape} numbers for a picture, not one row", hint
     )
 
 

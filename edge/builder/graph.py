@@ -281,23 +281,23 @@ def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
     fused: operators that must be there.
     """
     index = Index(model)
-    mend = "use the transformers and torch of constraints.txt: make setup"
+    hint = "use the transformers and torch of constraints.txt: make setup"
     operators = {node.op_type for node in model.graph.node}
     for node in model.graph.node:
         if node.op_type == "Erf":
-            raise GraphError(f"GELU is decomposed: Erf at {node.name}", mend)
+            raise GraphError(f"GELU is decomposed: Erf at {node.name}", hint)
         if node.op_type == "ReduceMean" and _is_deviation(index.maker.get(node.input[0])):
-            raise GraphError(f"LayerNorm is decomposed: Pow and ReduceMean at {node.name}", mend)
+            raise GraphError(f"LayerNorm is decomposed: Pow and ReduceMean at {node.name}", hint)
         if node.op_type == "Softmax":
             for other in index.upstream(node, stop=("MatMul", "Gemm")):
                 if other.op_type in ("IsNaN", "Where", "ReduceMax"):
-                    raise GraphError(f"attention has {other.op_type} at {other.name}", mend)
+                    raise GraphError(f"attention has {other.op_type} at {other.name}", hint)
             for reader in index.readers.get(node.output[0], ()):
                 if reader.op_type in ("IsNaN", "Where"):
-                    raise GraphError(f"attention has {reader.op_type} at {reader.name}", mend)
+                    raise GraphError(f"attention has {reader.op_type} at {reader.name}", hint)
     for operator in fused:
         if operator not in operators:
-            raise GraphError(f"the graph has no {operator} node", mend)
+            raise GraphError(f"the graph has no {operator} node", hint)
 
 
 def _is_deviation(node: NodeProto | None) -> bool:

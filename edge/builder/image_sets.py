@@ -82,7 +82,7 @@ def prepare(
         try:
             yield path, preprocessor(load_image(path, opaque=preprocess.opaque))
         except ImageError as error:
-            skipped(error.what)
+            skipped(error.problem)
 
 
 def few(

@@ -20,7 +20,7 @@ from onnx import ModelProto
 from edge import __version__
 from edge.builder import cached_stages, candidates, image_sets, verify
 from edge.builder import compile as compiling
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.observer import Observer
 from edge.builder.plan import make_forms
@@ -133,7 +133,7 @@ def _judge(setting: Setting, observer: Observer) -> Outcome:
             observer.warn(f"{name} stays FP32 in FP16: {why}")
 
     observer.stage("reference")
-    judge = Judge(model, judging, checkpoint, observer)
+    judge = Evaluator(model, judging, checkpoint, observer)
     if gate.max_drop is not None and judge.fp32.top1 is None:
         raise CalibrationError(
             "the classes of the judging images are not known, which --max-drop needs",
@@ -196,7 +196,7 @@ def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterato
     except (GateError, GraphError) as error:
         if recipe.precision != "auto":
             raise
-        failed[precision] = error.what
+        failed[precision] = error.problem
 
 
 def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:

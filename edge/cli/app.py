@@ -93,7 +93,7 @@ def open_engine(folder: Path, backend: Backend, threads: int | None) -> Engine:
     """Open an engine and say, once, what runs it and why."""
     from edge.engine.engine import Engine
 
-    model = Engine.open(folder, backend=backend, threads=threads, say=console.say)
-    console.say(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
+    model = Engine.open(folder, backend=backend, threads=threads, info=console.info)
+    console.info(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
     say_unjudged(folder, model.passport.judged)
     return model

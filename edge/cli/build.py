@@ -103,7 +103,7 @@ def build(
     }
     built = pipeline.build(recipes.load(recipe, given), console)
     if not built.fresh:
-        console.say(f"{built.folder} is up to date")
+        console.info(f"{built.folder} is up to date")
     say_unjudged(built.folder, built.passport.judged)
     print(built.folder)
 

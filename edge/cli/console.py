@@ -46,7 +46,7 @@ class Console:
             room.register(sys.stderr.fileno(), select.POLLOUT)
             self._room = room
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self._print(escape(text))
 
     def warn(self, text: str) -> None:

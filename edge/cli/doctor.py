@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge import __version__
 from edge.engine import onnxruntime_cuda
-from edge.errors import EdgeError, MissingPackage, mend, require
+from edge.errors import EdgeError, MissingPackage, install_hint, require
 from edge.gpu import nvidia
 from edge.gpu.kernels import compiler
 from edge.sources.gst import gstreamer
@@ -133,7 +133,7 @@ def _package(name: str) -> Check:
     try:
         module = require(name)
     except EdgeError as error:
-        return Check(name, False, error.mend.removeprefix("run "))
+        return Check(name, False, error.hint.removeprefix("run "))
     except Exception as error:  # a broken package can raise anything when it is imported
         return Check(name, False, f"is installed but does not load: {error}")
     found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", "")
@@ -142,11 +142,11 @@ def _package(name: str) -> Check:
 
 def _tensorrt(backend: str, gpu: bool) -> Check:
     if backend not in nvidia.installed():
-        return Check(backend, False, mend(nvidia.MODULES[backend]))
+        return Check(backend, False, install_hint(nvidia.MODULES[backend]))
     try:
         found = nvidia.tensorrt(backend).__version__
     except EdgeError as error:
-        return Check(backend, False, error.what)
+        return Check(backend, False, error.problem)
     if not gpu:
         can = "compiles plans here" if backend == "tensorrt-rtx" else "compiles nothing here"
         return Check(backend, True, f"{found}; without a GPU it {can}, and runs none")
@@ -168,7 +168,7 @@ def _gstreamer() -> Iterator[Check]:
     try:
         gst = gstreamer()
     except EdgeError as error:
-        yield Check("GStreamer", False, error.mend.removeprefix("run "))
+        yield Check("GStreamer", False, error.hint.removeprefix("run "))
         return
     yield Check("GStreamer", True, gst.version_string().removeprefix("GStreamer "))
     for what, elements in _SOURCES.items():

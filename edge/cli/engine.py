@@ -26,7 +26,7 @@ def preprocess(
     from edge.preprocess.cpu import write_tensor
 
     write_tensor(Passport.read(engine).preprocess, image, out)
-    console.say(f"{out}: what the network sees of {image}")
+    console.info(f"{out}: what the network sees of {image}")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def embed(
                 print(json.dumps({"image": str(path), "embedding": numbers}), flush=True)
     if out:
         write_npy(out, rows)
-        console.say(f"{out}: {len(rows)} embeddings")
+        console.info(f"{out}: {len(rows)} embeddings")
     if failed:
         raise typer.Exit(1)
 

@@ -203,11 +203,11 @@ def run(
     from edge.outputs.preview import check_preview
     from edge.run.config import Config
     from edge.service.config import load, merge
-    from edge.sources.camera import idle
+    from edge.sources.camera import unused_options
 
     _warn_of_passwords(context)
     wanted = merge(load(config, given) if config else Config(), given)
-    for key in idle(wanted.cameras):
+    for key in unused_options(wanted.cameras):
         console.warn(f"{key} means nothing to these sources (docs/sources.md)")
     if wanted.summary:
         check_target(wanted.summary)
@@ -263,11 +263,11 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         model.check_labels()
 
         def opened(camera: Camera) -> Feed:
-            return feed(camera, model.device, keep=wanted.reconnect, say=console.say)
+            return feed(camera, model.device, keep=wanted.reconnect, info=console.info)
 
         model.warm()
         feeds = [opened(camera) for camera in wanted.cameras]
-        outputs = open_outputs(wanted, model, status, stack, stop, console.say, console.warn)
+        outputs = open_outputs(wanted, model, status, stack, stop, console.info, console.warn)
         # Until now they ended it where it was. A terminal that closes does, too, but for `nohup`.
         ends = [signal.SIGINT, signal.SIGTERM]
         if path is None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -276,13 +276,13 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             signal.signal(number, lambda *_: stop.set())
         reload = None
         if path is not None:
-            reload = Reload(path, given, wanted, control, opened, console.say, console.warn)
+            reload = Reload(path, given, wanted, control, opened, console.info, console.warn)
 
-        def beat() -> None:
+        def heartbeat() -> None:
             now = time.monotonic()
-            watchdog.beat(now)
-            line.beat(now)
-            outputs.beat()
+            watchdog.heartbeat(now)
+            line.heartbeat(now)
+            outputs.heartbeat()
             if reload is not None and hangup.is_set():
                 hangup.clear()
                 with systemd.reloading():
@@ -300,9 +300,9 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             status=status,
             control=control,
             wait=wanted.wait,
-            look=outputs.look,
+            observe=outputs.observe,
             smooth=outputs.smoothed,
-            beat=beat,
+            heartbeat=heartbeat,
             ended=lambda measured: _end(measured, outputs, wanted),
         )
     if stop.is_set() and not measured.frames:  # its cameras were not there yet: it never began
@@ -318,7 +318,7 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
         signal.signal(number, signal.default_int_handler)
     numbers = {**asdict(measured), **outputs.numbers()}
     if measured.frames:
-        console.say(describe.summary(numbers))
+        console.info(describe.summary(numbers))
     if wanted.summary:
         write_bytes(wanted.summary, f"{json.dumps(numbers, indent=2)}\n".encode())
 

@@ -26,19 +26,19 @@ def choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
         return asked, "asked for"
     plan = passport.plan
     if plan is None:
-        why, mend = "the engine has no plan", f"make one here: edge compile {folder}"
+        why, hint = "the engine has no plan", f"make one here: edge compile {folder}"
     elif plan.backend not in nvidia.installed():
-        why, mend = f"{plan.backend} is not installed", "see edge doctor"
+        why, hint = f"{plan.backend} is not installed", "see edge doctor"
     elif nvidia.gpu() is None:
-        why, mend = "there is no NVIDIA GPU", "see edge doctor"
+        why, hint = "there is no NVIDIA GPU", "see edge doctor"
     else:
         return plan.backend, "the engine has a plan for it"
     if _without_plan() == "onnxruntime-cuda":
-        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {mend}"
+        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {hint}"
     if nvidia.is_jetson():
         raise EngineError(
             f"{folder} would run on the CPU of this Jetson: {why}",
-            f"{mend}, or ask for it: --backend onnxruntime",
+            f"{hint}, or ask for it: --backend onnxruntime",
         )
     return "onnxruntime", why
 
@@ -74,19 +74,19 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
             f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
             "use --backend onnxruntime",
         )
-    plan, mend = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
+    plan, hint = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
     if plan is None or plan.backend != backend:
-        raise EngineError(f"{folder} has no {backend} plan", mend)
+        raise EngineError(f"{folder} has no {backend} plan", hint)
     version = str(nvidia.tensorrt(backend).__version__)
     if plan.version != version:
         raise EngineError(
-            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", mend
+            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", hint
         )
     if plan.compute_capability not in (None, gpu.compute_capability):
         raise EngineError(
             f"{folder} was compiled for {plan.gpu} (compute capability {plan.compute_capability}), "
             f"this machine has {gpu.name} ({gpu.compute_capability})",
-            mend,
+            hint,
         )
     if plan.model_sha256 != passport.files[plan.graph].sha256:
-        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", mend)
+        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", hint)

@@ -16,13 +16,13 @@ from edge.errors import BackendError
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
 
-__all__ = ["CpuPath", "CpuPlace"]
+__all__ = ["CpuPath", "CpuSlot"]
 
 Tensor = npt.NDArray[np.float32]
 Prepare = Callable[[Surface, Tensor], object]
 
 
-class CpuPlace:
+class CpuSlot:
     """Room for one frame: its tensor, float32 [1, 3, height, width], allocated once."""
 
     def __init__(self, prepare: Prepare, shape: tuple[int, int, int]):
@@ -58,25 +58,25 @@ class CpuPath:
     ):
         """infer: float32 [N, *shape] -> logits float32 [N, classes]."""
         self._prepare, self._infer, self._shape = prepare, infer, shape
-        self._started: deque[Sequence[CpuPlace]] = deque()
+        self._started: deque[Sequence[CpuSlot]] = deque()
         self._seen: Tensor | None = None
 
-    def place(self) -> CpuPlace:
+    def slot(self) -> CpuSlot:
         """Room for one frame; any number may be made."""
-        return CpuPlace(self._prepare, self._shape)
+        return CpuSlot(self._prepare, self._shape)
 
-    def start(self, places: Sequence[CpuPlace]) -> None:
+    def start(self, slots: Sequence[CpuSlot]) -> None:
         """Take a batch: its places must not be filled again before it is finished."""
-        self._started.append(places)
+        self._started.append(slots)
 
     def finish(self) -> Tensor:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
-        places = self._started.popleft()
-        tensors = [place.tensor for place in places]
+        slots = self._started.popleft()
+        tensors = [slot.tensor for slot in slots]
         self._seen = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         return self._infer(self._seen)
 
-    def seen(self, index: int) -> Tensor:
+    def network_input(self, index: int) -> Tensor:
         """A copy of what the network saw of a frame of the batch finished last.
 
         float32 [3, height, width]. Its place must not have been filled again.

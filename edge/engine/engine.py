@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.engine.backends import check_graph, check_plan, choose
-from edge.engine.cpu_path import CpuPath, CpuPlace
+from edge.engine.cpu_path import CpuPath, CpuSlot
 from edge.engine.heads import FEATURES
 from edge.engine.onnxruntime import OnnxRuntime
 from edge.engine.passport import Passport
@@ -23,7 +23,7 @@ from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.sources.frame import Frame
 
 if TYPE_CHECKING:
-    from edge.engine.gpu_path import GpuPath, GpuPlace
+    from edge.engine.gpu_path import GpuPath, GpuSlot
     from edge.engine.runner import Runner
     from edge.gpu.device import Device
 
@@ -96,10 +96,10 @@ class Engine:
         passport: Passport,
         backend: Backend,
         reason: str,
-        say: Callable[[str], None] = lambda text: None,
+        info: Callable[[str], None] = lambda text: None,
     ):
         """say: is told, once each, of what is slower here than it could be."""
-        self._say = say
+        self._info = info
         self.passport = passport
         self.reason = reason  # why this backend; said once by whoever opened the engine
         self.preprocess = Preprocessor(passport.preprocess)
@@ -112,7 +112,7 @@ class Engine:
         folder: str | os.PathLike[str],
         backend: str = "auto",
         threads: int | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        info: Callable[[str], None] = lambda text: None,
     ) -> Engine:
         """Open the engine in `folder` with `auto` or one of `backends.BACKENDS`.
 
@@ -132,12 +132,12 @@ class Engine:
             from edge.engine.onnxruntime_cuda import OrtCuda
 
             graph = check_graph(folder, passport)
-            return Engine(passport, OrtCuda(graph, passport), reason, say)
+            return Engine(passport, OrtCuda(graph, passport), reason, info)
         from edge.engine.tensorrt import TensorRT
 
         check_plan(folder, passport, name)
         plan = passport.check_file(folder, "model.plan")
-        return Engine(passport, TensorRT(name, plan, passport), reason, say)
+        return Engine(passport, TensorRT(name, plan, passport), reason, info)
 
     @property
     def backend(self) -> str:
@@ -170,38 +170,38 @@ class Engine:
         """How many frames it is worth to put into one batch."""
         return self._frames().batch
 
-    def place(self) -> CpuPlace | GpuPlace:
+    def slot(self) -> CpuSlot | GpuSlot:
         """Room for one frame; see `edge.run.loop`. Raises `BackendError`."""
-        return self._frames().place()
+        return self._frames().slot()
 
     def warm(self) -> None:
         """Do once what takes long the first time, before a camera waits for it."""
-        place = self.place()
+        slot = self.slot()
         for name in ("NV12", "I420", "RGB"):
             planes = (
                 np.zeros(FORMATS[name].plane_size(index, 64, 64), np.uint8)
                 for index in range(FORMATS[name].planes)
             )
             surface = Surface(Layout(name, 64, 64), tuple(planes))
-            place.put(Frame("", 0, None, 0.0, "system", surface))
-            self.start([place])
+            slot.put(Frame("", 0, None, 0.0, "system", surface))
+            self.start([slot])
             self.finish()
-            place.clear()
+            slot.clear()
 
-    def start(self, places: Sequence[Any]) -> None:
-        """Begin to infer the frames in `places`, as one batch."""
-        self._frames().start(places)
+    def start(self, slots: Sequence[Any]) -> None:
+        """Begin to infer the frames in `slots`, as one batch."""
+        self._frames().start(slots)
 
     def finish(self) -> Tensor:
         """Logits, float32 [N, classes], of the oldest batch that was started."""
         return self._frames().finish()
 
-    def seen(self, index: int) -> Tensor:
+    def network_input(self, index: int) -> Tensor:
         """A copy of what the network saw of a frame of the batch finished last.
 
         float32 [3, height, width]; only until the next batch is started.
         """
-        return self._frames().seen(index)
+        return self._frames().network_input(index)
 
     @property
     def stages_ms(self) -> dict[str, float]:
@@ -217,7 +217,7 @@ class Engine:
                 from edge.engine.gpu_path import GpuPath
 
                 runner = cast("Runner", self._backend)
-                self._path = GpuPath(runner, self.passport.preprocess, self._say)
+                self._path = GpuPath(runner, self.passport.preprocess, self._info)
         return self._path
 
     def predict(self, logits: Tensor) -> Prediction:

@@ -27,7 +27,7 @@ from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
 from edge.sources.frame import Frame
 
-__all__ = ["GpuPath", "GpuPlace"]
+__all__ = ["GpuPath", "GpuSlot"]
 
 Tensor = npt.NDArray[np.float32]
 _ALIGNMENT = 256  # bytes: where each plane begins
@@ -35,7 +35,7 @@ _ALIGNMENT = 256  # bytes: where each plane begins
 _STAGES = ("gpu_preprocess", "gpu_network", "gpu_download")
 
 
-class GpuPlace:
+class GpuSlot:
     """Room for one frame: the frame itself, or a copy in pinned memory that the GPU reads."""
 
     def __init__(self, device: Device):
@@ -66,7 +66,7 @@ class GpuPlace:
                     self._allocate(frame.surface)
                 except OutOfMemory as error:
                     raise SourceError(
-                        f"no memory is left for pictures of {frame.source} ({error.what})",
+                        f"no memory is left for pictures of {frame.source} ({error.problem})",
                         "have fewer cameras, or smaller pictures",
                     ) from error
             for target, source in zip(self._planes, frame.surface.planes, strict=True):
@@ -108,9 +108,9 @@ class _Lane:
         device: Device,
         runner: Runner,
         preprocess: CudaPreprocessor,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
     ):
-        self._device, self._preprocess, self._say = device, preprocess, say
+        self._device, self._preprocess, self._info = device, preprocess, info
         with device:
             self._stream = device.new_stream()
             self._began, self._done = device.event(timing=True), device.event(timing=True)
@@ -125,15 +125,15 @@ class _Lane:
         self._count = self._shared = 0
         self.stages_ms: dict[str, float] = {}  # of the batch finished last
 
-    def start(self, places: Sequence[GpuPlace]) -> None:
-        self._check_batch(len(places))
-        surfaces = [place.surface for place in places]
+    def start(self, slots: Sequence[GpuSlot]) -> None:
+        self._check_batch(len(slots))
+        surfaces = [slot.surface for slot in slots]
         needed = max(
             self._preprocess.fill(record, surface)
             for record, surface in zip(self._records, surfaces, strict=False)
         )
         # It only grows, so that cameras of several sizes share one graph.
-        self._count, self._shared = len(places), max(needed, self._shared)
+        self._count, self._shared = len(slots), max(needed, self._shared)
         with self._device:
             graph = self._replayed()
             self._began.record(self._stream)
@@ -152,7 +152,7 @@ class _Lane:
         logits: Tensor = self._run.logits[: self._count].copy()
         return logits
 
-    def seen(self, index: int) -> Tensor:
+    def network_input(self, index: int) -> Tensor:
         with self._device as device:
             if self._seen is None:
                 self._seen = device.pinned(self._shape)
@@ -194,7 +194,7 @@ class _Lane:
                     self._enqueue()
                 replay.graph = graph
             except NoCapture as reason:
-                self._say(f"each batch is enqueued anew, without a CUDA graph: {reason}")
+                self._info(f"each batch is enqueued anew, without a CUDA graph: {reason}")
         return replay.graph
 
 
@@ -216,28 +216,28 @@ class GpuPath:
     """
 
     def __init__(
-        self, runner: Runner, spec: Preprocess, say: Callable[[str], None], depth: int = 2
+        self, runner: Runner, spec: Preprocess, info: Callable[[str], None], depth: int = 2
     ):
         """say: is told, once, of what is slower than it could be."""
         self.depth, self.batch = depth, runner.batch
         self._device = runner.device
-        preprocess = CudaPreprocessor(spec, self._device, say=say)
-        say = lru_cache(maxsize=None)(say)  # the lanes find out one after the other
-        self._lanes = deque(_Lane(self._device, runner, preprocess, say) for _ in range(depth))
+        preprocess = CudaPreprocessor(spec, self._device, info=info)
+        info = lru_cache(maxsize=None)(info)  # the lanes find out one after the other
+        self._lanes = deque(_Lane(self._device, runner, preprocess, info) for _ in range(depth))
         self._busy: deque[_Lane] = deque()
         self.stages_ms: dict[str, float] = {}
 
-    def place(self) -> GpuPlace:
+    def slot(self) -> GpuSlot:
         """Room for one frame; any number may be made."""
-        return GpuPlace(self._device)
+        return GpuSlot(self._device)
 
-    def start(self, places: Sequence[GpuPlace]) -> None:
+    def start(self, slots: Sequence[GpuSlot]) -> None:
         """Begin a batch; `depth` may be under way. Its frames must live until it is finished.
 
         Raises `BackendError` for more frames than the engine takes.
         """
         lane = self._lanes.popleft()
-        lane.start(places)
+        lane.start(slots)
         self._busy.append(lane)
 
     def finish(self) -> Tensor:
@@ -248,9 +248,9 @@ class GpuPath:
         self.stages_ms = lane.stages_ms
         return logits
 
-    def seen(self, index: int) -> Tensor:
+    def network_input(self, index: int) -> Tensor:
         """A copy of what the network saw of a frame of the batch finished last.
 
         float32 [3, height, width]. No batch may have been started since.
         """
-        return self._lanes[-1].seen(index)
+        return self._lanes[-1].network_input(index)

@@ -233,11 +233,11 @@ def _elsewhere(path: Path) -> EngineError:
     places = (path.parent, engines / path.name, engines / path.stem)
     near = [place for place in places if (place / NAME).is_file()]
     if path.is_file():
-        what, mend = f"{path} is a file, no engine's folder", "give a folder made by edge build"
+        what, hint = f"{path} is a file, no engine's folder", "give a folder made by edge build"
     else:
-        what, mend = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
+        what, hint = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
     return EngineError(
-        what, f"did you mean {near[0]}?" if near else f"{mend} (ls engines/ shows yours)"
+        what, f"did you mean {near[0]}?" if near else f"{hint} (ls engines/ shows yours)"
     )
 
 

@@ -36,8 +36,8 @@ class Key:
 class Fault(OptionError):
     """A value that its key cannot have; element: of a list, the number of the one at fault."""
 
-    def __init__(self, what: str, mend: str, element: int | None = None) -> None:
-        super().__init__(what, mend)
+    def __init__(self, what: str, hint: str, element: int | None = None) -> None:
+        super().__init__(what, hint)
         self.element = element
 
 
@@ -50,7 +50,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def read_table(
     document: toml.Document,
-    place: toml.Place,
+    place: toml.KeyPath,
     table: Mapping[str, Any],
     keys: Mapping[str, Key],
     advice: Callable[[str], str],
@@ -70,7 +70,7 @@ def read_table(
             found[name] = read_value(name, value, keys[name], shown)
         except Fault as fault:
             where = here if fault.element is None else (*here, fault.element)
-            raise document.error(where, fault.what, fault.mend) from fault
+            raise document.error(where, fault.problem, fault.hint) from fault
     return found
 
 
@@ -90,9 +90,9 @@ def read_value(name: str, value: Any, key: Key, shown: Callable[[str], str] = st
         try:
             key.check(text)
         except (EdgeError, ValueError) as error:
-            what = error.what if isinstance(error, EdgeError) else str(error)
-            mend = error.mend if isinstance(error, EdgeError) else f"write {key.example}"
-            raise Fault(f"{name}: {what}", mend, number if several else None) from error
+            what = error.problem if isinstance(error, EdgeError) else str(error)
+            hint = error.hint if isinstance(error, EdgeError) else f"write {key.example}"
+            raise Fault(f"{name}: {what}", hint, number if several else None) from error
     return found
 
 

@@ -21,11 +21,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Document", "Place", "read"]
+__all__ = ["Document", "KeyPath", "read"]
 
 _DEEPEST = 32  # tables and arrays within each other in one statement; a configuration has two
 
-Place = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
+KeyPath = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
 
 
 class _TooDeep(Exception):
@@ -41,13 +41,13 @@ class Document:
 
     path: Path
     data: dict[str, Any]
-    lines: dict[Place, int]
+    lines: dict[KeyPath, int]
 
-    def error(self, place: Place, what: str, mend: str) -> ConfigError:
+    def error(self, place: KeyPath, what: str, hint: str) -> ConfigError:
         """An error that names the file and the line; of a place that is not there, its table's."""
         while place and place not in self.lines:
             place = place[:-1]
-        return ConfigError(f"{self.path}:{self.lines.get(place, 1)}: {what}", mend)
+        return ConfigError(f"{self.path}:{self.lines.get(place, 1)}: {what}", hint)
 
 
 def read(path: Path) -> Document:
@@ -81,7 +81,7 @@ def read(path: Path) -> Document:
         ) from error
 
 
-def _parsed(text: str) -> tuple[dict[str, Any], dict[Place, int]]:
+def _parsed(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """What a document holds, and the line of each place."""
     try:
         data = tomllib.loads(text)
@@ -90,11 +90,11 @@ def _parsed(text: str) -> tuple[dict[str, Any], dict[Place, int]]:
     return data, _lines(text)
 
 
-def _lines(text: str) -> dict[Place, int]:
+def _lines(text: str) -> dict[KeyPath, int]:
     """The line of each place of a document that is valid as a whole."""
-    lines: dict[Place, int] = {}
-    counts: dict[Place, int] = {}  # elements so far of each array of tables
-    table: Place = ()
+    lines: dict[KeyPath, int] = {}
+    counts: dict[KeyPath, int] = {}  # elements so far of each array of tables
+    table: KeyPath = ()
     for first, statement in _statements(text):
         is_header = statement[0].lstrip().startswith("[")
         if is_header:
@@ -142,9 +142,9 @@ def _children(value: Any) -> Collection[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _table(header: dict[str, Any], counts: dict[Place, int], is_element: bool) -> Place:
+def _table(header: dict[str, Any], counts: dict[KeyPath, int], is_element: bool) -> KeyPath:
     """The place of the table that a header opens, the newest element of each array on the way."""
-    place: Place = ()
+    place: KeyPath = ()
     value: Any = header
     while value:
         if isinstance(value, list):
@@ -172,7 +172,7 @@ def _growing(first: int, statement: list[str]) -> Iterator[tuple[int, dict[str, 
         begun = first + size
 
 
-def _places(value: Any) -> Iterator[Place]:
+def _places(value: Any) -> Iterator[KeyPath]:
     """All places within a value, outer ones first."""
     if isinstance(value, dict):
         children = list(value.items())

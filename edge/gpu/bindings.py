@@ -56,7 +56,7 @@ class OutOfMemory(BackendError):
 
 def driver_error(what: str) -> BackendError:
     """The error for `what`: the call that failed and the driver's words for why."""
-    mends = (mend for words, mend in _MENDS.items() if words in what)
+    mends = (hint for words, hint in _MENDS.items() if words in what)
     kind = OutOfMemory if "out of memory" in what else BackendError
     return kind(what, next(mends, "see edge doctor"))
 
@@ -119,7 +119,7 @@ def capture(stream: HasHandle) -> Iterator[Graph]:
         finally:
             _call(driver, "cuGraphDestroy", captured)
     except (BackendError, MissingPackage) as error:
-        raise NoCapture(f"no CUDA graph: {error.what}", error.mend) from error
+        raise NoCapture(f"no CUDA graph: {error.problem}", error.hint) from error
 
 
 class Mark:

@@ -28,7 +28,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def kernel_image(
-    source: Path, compute_capability: str, say: Callable[[str], None] = lambda text: None
+    source: Path, compute_capability: str, info: Callable[[str], None] = lambda text: None
 ) -> bytes:
     """The cubin of a .cu that includes nothing, for a GPU of capability 8.7 or so.
 
@@ -47,13 +47,13 @@ def kernel_image(
     kept = _cache() / key
     cubin = _read(kept)
     if cubin is None:
-        say(f"compiling {source.name} for {arch} by {by.name}")
+        info(f"compiling {source.name} for {arch} by {by.name}")
         cubin = by.compile(text.decode(), source, arch)
         try:
             make_folder(kept.parent)
             write_bytes(kept, hashlib.sha256(cubin).digest() + cubin)
         except StorageError as error:
-            say(f"{source.name} is compiled at each start: {error}")
+            info(f"{source.name} is compiled at each start: {error}")
     return cubin
 
 

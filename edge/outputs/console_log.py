@@ -11,21 +11,21 @@ from edge.run.interfaces import Result, Sink
 from edge.run.status import State, Transition
 from edge.sources.frame import FramePath
 
-__all__ = ["Narrator"]
+__all__ = ["ConsoleLog"]
 
 _OFTEN, _MINUTE = 6, 60.0
 
 
-class Narrator(Sink):
+class ConsoleLog(Sink):
     """Says what each source delivers, when it stops to, why, and when it comes back."""
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._say, self._warn, self._clock = say, warn, clock
+        self._info, self._warn, self._clock = info, warn, clock
         self._lost: dict[str, deque[float]] = {}  # when each source stopped to play
         self._told: dict[str, float] = {}  # when it was said that one comes and goes
         self._seen: dict[str, tuple[Layout, FramePath]] = {}
@@ -39,10 +39,10 @@ class Narrator(Sink):
             self._seen[frame.source] = seen
             layout = seen[0]
             shape = f"{layout.width}x{layout.height} {layout.format}"
-            self._say(f"{frame.source}: {shape} in {frame.path} memory")
+            self._info(f"{frame.source}: {shape} in {frame.path} memory")
 
     def changed(self, transition: Transition) -> None:
-        self.beat()
+        self.heartbeat()
         name, before = transition.source, self._states.get(transition.source)
         self._states[name] = transition.state
         if transition.state in ("failed", "ended"):  # for good: that it came and went is past
@@ -54,12 +54,12 @@ class Narrator(Sink):
         else:
             self._tell(transition)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say how it stands with those that came and went, and do no more; called all the time."""
         for name in [name for name in self._held if not self._often(name)]:
             transition = self._held.pop(name)
             if transition.state == "playing":
-                self._say(f"{name} plays again, and no longer comes and goes")
+                self._info(f"{name} plays again, and no longer comes and goes")
             else:
                 self._tell(transition)
 
@@ -73,9 +73,9 @@ class Narrator(Sink):
             if any(state not in ("failed", "ended") for state in self._states.values()):
                 self._warn(reason if name in reason else f"{name}: {reason}")
         elif transition.state == "ended" and reason:
-            self._say(f"{name}: {reason}")
+            self._info(f"{name}: {reason}")
         elif transition.state == "playing" and transition.outage is not None:
-            self._say(f"{name} plays again, after {transition.outage:.1f} s without a frame")
+            self._info(f"{name} plays again, after {transition.outage:.1f} s without a frame")
 
     def _flaps(self, name: str) -> bool:
         """Count that a source stopped to play: often, only that is worth a line now and then."""

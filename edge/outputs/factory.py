@@ -15,10 +15,10 @@ from edge.engine.engine import Engine, Tensor
 from edge.outputs.audit.audit import Audit, parse_every
 from edge.outputs.audit.metrics import ParityMetrics
 from edge.outputs.audit.reference import Reference
-from edge.outputs.console_log import Narrator
+from edge.outputs.console_log import ConsoleLog
 from edge.outputs.json_lines import JsonLines
 from edge.outputs.preview import Preview
-from edge.outputs.record.cadence import moment
+from edge.outputs.record.cadence import frame_time
 from edge.outputs.record.recording import record
 from edge.outputs.record.rules import check_labels, read_rule
 from edge.outputs.record.smoothing import Smooth, smoothing
@@ -31,7 +31,7 @@ from edge.run.interfaces import Prediction, Result, Sink
 from edge.run.status import Status, Transition
 from edge.sources.frame import Frame
 
-__all__ = ["Outputs", "Together", "open_outputs"]
+__all__ = ["Outputs", "SinkGroup", "open_outputs"]
 
 Say = Callable[[str], None]
 
@@ -45,16 +45,16 @@ class Outputs:
     """
 
     stack: ExitStack
-    beat: Callable[[], None]
+    heartbeat: Callable[[], None]
     sinks: list[Sink] = field(default_factory=list)
     smooth: Smooth | None = None
     audit: Audit | None = None
     losses: dict[str, Callable[[], int]] = field(default_factory=dict)
 
     @property
-    def look(self) -> Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None:
+    def observe(self) -> Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None:
         """What is shown each frame and what the engine itself says of it."""
-        return None if self.audit is None else self.audit.look
+        return None if self.audit is None else self.audit.observe
 
     @property
     def smoothed(self) -> Callable[[Frame, Any], Any] | None:
@@ -62,7 +62,7 @@ class Outputs:
         smooth = self.smooth
         if smooth is None:
             return None
-        return lambda frame, prediction: smooth(frame.source, prediction, moment(frame))
+        return lambda frame, prediction: smooth(frame.source, prediction, frame_time(frame))
 
     def numbers(self) -> dict[str, Any]:
         """What they add to the run's summary, for JSON."""
@@ -73,7 +73,7 @@ class Outputs:
         return numbers
 
 
-class Together(Sink):
+class SinkGroup(Sink):
     """Sinks whose end takes time, such as a film's, closed all at once.
 
     One after the other they could take longer than systemd waits before it kills the run.
@@ -104,7 +104,7 @@ def open_outputs(
     status: Status,
     stack: ExitStack,
     stop: threading.Event,
-    say: Say,
+    info: Say,
     warn: Say,
 ) -> Outputs:
     """Open what `config` asks for. Raises an EdgeError that names what cannot be.
@@ -112,8 +112,8 @@ def open_outputs(
     stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
     any thread, what people should know.
     """
-    narrator = Narrator(say, warn)
-    outputs = Outputs(stack, narrator.beat)
+    console_log = ConsoleLog(info, warn)
+    outputs = Outputs(stack, console_log.heartbeat)
     slow: list[Sink] = []
     with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
 
@@ -125,7 +125,7 @@ def open_outputs(
             slow.append(sink)
             undo.callback(sink.close)
 
-        add(narrator)
+        add(console_log)
         lines = JsonLines(sys.stdout, stop, warn)
         outputs.losses["stdout"] = lambda: lines.lost
         add(lines)
@@ -134,18 +134,18 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add_slow, stop, say, warn)
+        _add_pictures(config, engine, outputs, add_slow, stop, info, warn)
         if config.mqtt:
-            mqtt = Mqtt(config.mqtt, say, warn)
+            mqtt = Mqtt(config.mqtt, info, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
         if config.web:
             web = Web(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
-            say(f"live page: {web.url}")
+            info(f"live page: {web.url}")
             add_slow(web)
-        _add_watchers(config, engine, status, outputs, say, warn)
+        _add_watchers(config, engine, status, outputs, info, warn)
         undo.pop_all()
-    outputs.sinks.append(Together(slow))
+    outputs.sinks.append(SinkGroup(slow))
     return outputs
 
 
@@ -155,7 +155,7 @@ def _add_pictures(
     outputs: Outputs,
     add: Callable[[Sink], None],
     stop: threading.Event,
-    say: Say,
+    info: Say,
     warn: Say,
 ) -> None:
     """Snapshots on rules, and recordings."""
@@ -166,13 +166,13 @@ def _add_pictures(
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:
-        recording = record(config.record, len(config.cameras) > 1, stop, say, warn)
+        recording = record(config.record, len(config.cameras) > 1, stop, info, warn)
         outputs.losses["recording"] = lambda: recording.lost
         add(recording)
 
 
 def _add_watchers(
-    config: Config, engine: Engine, status: Status, outputs: Outputs, say: Say, warn: Say
+    config: Config, engine: Engine, status: Status, outputs: Outputs, info: Say, warn: Say
 ) -> None:
     """The audit, and the metrics, which tell of everything else."""
     if config.audit and config.reference:
@@ -188,4 +188,4 @@ def _add_watchers(
             gpu_memory=device.memory if device is not None else None,
         )
         more = [ParityMetrics(outputs.audit)] if outputs.audit is not None else []
-        say(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *more))}")
+        info(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *more))}")

@@ -198,7 +198,7 @@ class CudaPreprocessor:
         spec: Preprocess,
         device: Device,
         number: str = "float32",
-        say: Callable[[str], None] = lambda text: None,
+        info: Callable[[str], None] = lambda text: None,
     ):
         """number: of the tensor, float16 or float32. say: is told when the kernel is compiled.
 
@@ -206,7 +206,7 @@ class CudaPreprocessor:
         """
         self.spec = spec
         self._device = device
-        image = kernel_image(SOURCE, device.compute_capability, say)
+        image = kernel_image(SOURCE, device.compute_capability, info)
         with device:
             self._kernel = device.load(image).function(KERNELS[number])
         table, outside = tables(spec, number)

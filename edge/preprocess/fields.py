@@ -1,7 +1,7 @@
-"""Numbers of a configuration, read as what they must be, and the file named in which they are not.
+"""Numbers of a processor's configuration, validated; an invalid one names its file.
 
-What reads a configuration raises ValueError, or `Odd` where it knows the mend; within `reading`
-either is a `CheckpointError` that names the file.
+A reader raises ValueError, or `InvalidField` where it knows the fix; within `reading` either
+becomes a `CheckpointError` that names the file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from edge.errors import CheckpointError
 
-__all__ = ["Odd", "reading", "triple", "whole"]
+__all__ = ["InvalidField", "reading", "triple", "whole"]
 
 
-class Odd(Exception):
-    """A configuration `has` something that is not understood; `mend` is what to do."""
+class InvalidField(Exception):
+    """A configuration `has` something that is not understood; `hint` is what to do."""
 
-    def __init__(self, has: str, mend: str) -> None:
+    def __init__(self, has: str, hint: str) -> None:
         super().__init__(has)
-        self.mend = mend
+        self.hint = hint
 
 
 @contextmanager
@@ -28,8 +28,8 @@ def reading(where: str) -> Iterator[None]:
     """Name the file in which something odd was found. Raises `CheckpointError`."""
     try:
         yield
-    except Odd as error:
-        raise CheckpointError(f"{where} has {error}", error.mend) from error
+    except InvalidField as error:
+        raise CheckpointError(f"{where} has {error}", error.hint) from error
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
@@ -45,11 +45,13 @@ def whole(value: Any) -> int:
 
 
 def triple(value: Any, key: str) -> tuple[float, float, float]:
-    """A number for each of three channels, or one for all. Raises ValueError and `Odd`."""
+    """A number for each of three channels, or one for all. Raises ValueError and `InvalidField`."""
     if isinstance(value, (int, float)):
         value = [value] * 3
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{key} {value!r}")
     if len(value) != 3:
-        raise Odd(f"{len(value)} values in {key}", "vit-edge prepares RGB pictures: give three")
+        raise InvalidField(
+            f"{len(value)} values in {key}", "vit-edge prepares RGB pictures: give three"
+        )
     return (float(value[0]), float(value[1]), float(value[2]))

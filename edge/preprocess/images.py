@@ -47,8 +47,8 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
         raise ImageError(f"{path} is too large ({why})", "make the picture smaller") from None
     except Exception as error:  # Pillow raises many kinds, struct.error for damaged EXIF among them
         if isinstance(error, OSError) and error.strerror:  # the system's, not Pillow's
-            mend = "check the path, its owner and its permissions"
-            raise ImageError(f"{path} cannot be read ({error.strerror})", mend) from None
+            hint = "check the path, its owner and its permissions"
+            raise ImageError(f"{path} cannot be read ({error.strerror})", hint) from None
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
     if clear:
         raise _clear(str(path))

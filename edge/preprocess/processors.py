@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge.preprocess.fields import Odd, reading, triple, whole
+from edge.preprocess.fields import InvalidField, reading, triple, whole
 from edge.preprocess.resample import BICUBIC, BILINEAR
 from edge.preprocess.spec import Preprocess, Resize
 
@@ -145,7 +145,7 @@ def _from_processor(
         and value is not False
     }
     if unknown:
-        raise Odd(
+        raise InvalidField(
             f"keys that vit-edge does not honour: {', '.join(sorted(unknown))}",
             "remove them if they do not change the pixels, or set them to false",
         )
@@ -163,7 +163,9 @@ def _from_processor(
             resize = _resize(size)
     if value("do_center_crop"):
         if value("crop_size") is None:
-            raise Odd("do_center_crop and no crop_size", "write the size, or do_center_crop: false")
+            raise InvalidField(
+                "do_center_crop and no crop_size", "write the size, or do_center_crop: false"
+            )
         wanted = _size_dict(value("crop_size"), True)
         window = (whole(wanted["height"]), whole(wanted["width"]))
         if crop not in (None, window):
@@ -205,13 +207,15 @@ def _kind(config: dict[str, Any], usual: str | None) -> str:
     if name is None and usual is not None:
         return usual
     if not isinstance(name, str):
-        raise Odd("no image_processor_type", f"add one of: {supported}")
+        raise InvalidField("no image_processor_type", f"add one of: {supported}")
     kind = name
     for suffix in ("Pil", "Fast"):
         kind = kind.removesuffix(suffix)
     kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
     if kind not in _PROCESSORS:
-        raise Odd(f"the image processor {name}, which is not supported", f"supported: {supported}")
+        raise InvalidField(
+            f"the image processor {name}, which is not supported", f"supported: {supported}"
+        )
     return kind
 
 
@@ -236,7 +240,7 @@ def _resize(size: dict[str, Any]) -> Resize:
         return Resize("shortest_edge", edge, edge, longest)
     if keys == {"max_height", "max_width"}:
         return Resize("within", whole(size["max_height"]), whole(size["max_width"]))
-    raise Odd(
+    raise InvalidField(
         f"a size of {sorted(size)}, which vit-edge does not honour",
         "use height and width, shortest_edge with or without longest_edge, or max_height and "
         "max_width",

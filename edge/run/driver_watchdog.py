@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 from edge.errors import EdgeError, SourceError
 
-__all__ = ["HANGS", "Calls", "faults"]
+__all__ = ["CALL_TIMEOUT", "DriverWatchdog", "source_faults"]
 
 # Seconds that a call may take beyond what it was asked to wait. A driver that works opens and
 # closes within a few; name servers that are away hold whoever asks them for most of a minute.
-HANGS = 120.0
+CALL_TIMEOUT = 120.0
 
 
 @contextmanager
-def faults(name: str) -> Iterator[None]:
+def source_faults(name: str) -> Iterator[None]:
     """One source's bug, or a library's, is that source's failure, and not the run's."""
     try:
         yield
@@ -28,7 +28,7 @@ def faults(name: str) -> Iterator[None]:
         ) from error
 
 
-class Calls:
+class DriverWatchdog:
     """The calls to one source, one at a time; others see whether one hangs. clock: seconds."""
 
     def __init__(self, name: str, clock: Callable[[], float]):
@@ -37,24 +37,24 @@ class Calls:
 
     @contextmanager
     def call(self, within: float = 0.0) -> Iterator[None]:
-        """A call that was asked to return within so many seconds. Raises as `faults`."""
-        self._due = self._clock() + within + HANGS
+        """A call that was asked to return within so many seconds. Raises as `source_faults`."""
+        self._due = self._clock() + within + CALL_TIMEOUT
         try:
-            with faults(self._name):
+            with source_faults(self._name):
                 yield
         finally:
             self._due = float("inf")
 
-    def hurry(self) -> None:
+    def expect_return(self) -> None:
         """The source was told to stop: whatever it was asked to wait, it returns at once."""
-        self._due = min(self._due, self._clock() + HANGS)
+        self._due = min(self._due, self._clock() + CALL_TIMEOUT)
 
     @property
-    def hang(self) -> SourceError | None:
+    def overdue(self) -> SourceError | None:
         """What is wrong while a call does not return, long after it should have."""
         if self._clock() <= self._due:
             return None
         return SourceError(
-            f"{self._name} hangs in its driver, which has not answered for {HANGS:g} s",
+            f"{self._name} hangs in its driver, which has not answered for {CALL_TIMEOUT:g} s",
             "plug it in anew, or restart the run",
         )

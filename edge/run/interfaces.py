@@ -75,10 +75,10 @@ class Engine(Protocol):
     @property
     def backend(self) -> str: ...
 
-    def place(self) -> Any:
-        """A new `Place` of this engine's kind."""
+    def slot(self) -> Any:
+        """A new `Slot` of this engine's kind."""
 
-    def start(self, places: Sequence[Any]) -> None:
+    def start(self, slots: Sequence[Any]) -> None:
         """Begin to infer a batch; one place for each of its frames."""
 
     def finish(self) -> Tensor:
@@ -88,7 +88,7 @@ class Engine(Protocol):
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds within the batch finished last, by stage; may be empty."""
 
-    def seen(self, index: int) -> Tensor:
+    def network_input(self, index: int) -> Tensor:
         """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
 
     def predict(self, logits: Tensor) -> Prediction:

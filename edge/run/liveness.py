@@ -10,7 +10,7 @@ from collections.abc import Callable
 from edge.sources.ages import Ages
 from edge.sources.feeds import Link
 
-__all__ = ["BEHIND", "Freshness", "Patience", "backoff"]
+__all__ = ["BEHIND", "Freshness", "StallTimeout", "backoff"]
 
 BEHIND = 1.0  # seconds: not jitter, but a queue, from whose end only a new connection takes us
 
@@ -41,7 +41,7 @@ def backoff(
     return (uniform or random.uniform)(most / 2, most)
 
 
-class Patience:
+class StallTimeout:
     """How long a source may be silent before it is opened anew.
 
     A camera that sent 30 frames a second is dead after two seconds, one that sends a frame a minute
@@ -64,7 +64,7 @@ class Patience:
         expected = min(max(_ALIVE, _MISSED * interval), self._stall)
         return round(max(expected, _INTERVALS * interval), 1)
 
-    def silent(self, interval: float | None) -> None:
+    def timed_out(self, interval: float | None) -> None:
         """The wait was in vain; interval: None when not two frames had come."""
         if interval is None:
             self._stretch = max(self._stretch, min(2 * self._stretch, _STRETCH))

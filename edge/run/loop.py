@@ -25,8 +25,8 @@ import numpy.typing as npt
 from edge.errors import EdgeError
 from edge.run.interfaces import Engine, Prediction, Result, Sink
 from edge.run.reader import Reader
-from edge.run.scheduler import Control, Crew, Turn
-from edge.run.slots import Work
+from edge.run.scheduler import Control, Scheduled, Scheduler
+from edge.run.slots import QueuedFrame
 from edge.run.status import Status
 from edge.run.summary import Summary
 from edge.sources.feeds import Feed
@@ -47,9 +47,9 @@ def run(
     status: Status | None = None,
     control: Control | None = None,
     wait: bool = False,
-    look: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
+    observe: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
     smooth: Callable[[Frame, Any], Any] | None = None,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     ended: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
@@ -68,55 +68,61 @@ def run(
     """
     status = status or Status(clock=clock)
     status.backend, status.frame_path = engine.backend, engine.frame_path
-    crew = Crew(engine, sinks, status, stop or threading.Event(), control or Control(), wait, clock)
+    scheduler = Scheduler(
+        engine, sinks, status, stop or threading.Event(), control or Control(), wait, clock
+    )
     with ExitStack() as stack:
         stack.callback(lambda: ended(status.summary()))
         for sink in sinks:
             stack.callback(sink.close)
-        stack.callback(crew.halt)  # runs first: then nothing comes to the sinks any more
+        stack.callback(scheduler.halt)  # runs first: then nothing comes to the sinks any more
         for feed in feeds:
-            crew.add(feed)
-        flying: deque[tuple[list[Turn], float]] = deque()
+            scheduler.add(feed)
+        in_flight: deque[tuple[list[Scheduled], float]] = deque()
         # Before anything else ends: the GPU may still read their frames.
-        stack.callback(_drain, engine, flying)
+        stack.callback(_drain, engine, in_flight)
         left = float("inf") if frames is None else frames
         while left > 0:
-            while len(flying) < engine.depth and left > sum(len(turns) for turns, _ in flying):
-                most = min(engine.batch, left - sum(len(turns) for turns, _ in flying))
-                turns = crew.next(most, wait=not flying, beat=beat)
-                if not turns:
+            while len(in_flight) < engine.depth and left > sum(
+                len(scheduled) for scheduled, _ in in_flight
+            ):
+                most = min(engine.batch, left - sum(len(scheduled) for scheduled, _ in in_flight))
+                scheduled = scheduler.next(most, wait=not in_flight, heartbeat=heartbeat)
+                if not scheduled:
                     break
-                turns = [(reader, work) for reader, work in turns if reader.prepare(work)]
-                if not turns:
+                scheduled = [(reader, work) for reader, work in scheduled if reader.prepare(work)]
+                if not scheduled:
                     continue
-                flying.append((turns, clock()))
-                engine.start([work.place for _, work in turns])
-            if not flying:
+                in_flight.append((scheduled, clock()))
+                engine.start([work.slot for _, work in scheduled])
+            if not in_flight:
                 break
-            turns, began = flying.popleft()
+            scheduled, began = in_flight.popleft()
             batch = engine.finish()
             status.stage("infer", (clock() - began) * 1e3)
             for stage, took in engine.stages_ms.items():
                 status.stage(stage, took)
-            beat()
-            left -= len(turns)
+            heartbeat()
+            left -= len(scheduled)
             try:
-                for index, ((reader, work), logits) in enumerate(zip(turns, batch, strict=True)):
+                for index, ((reader, work), logits) in enumerate(
+                    zip(scheduled, batch, strict=True)
+                ):
                     prediction = engine.predict(logits)
-                    if look is not None:
-                        look(work.frame, prediction, partial(engine.seen, index))
+                    if observe is not None:
+                        observe(work.frame, prediction, partial(engine.network_input, index))
                     if smooth is not None:
                         prediction = smooth(work.frame, prediction)
                     _deliver(reader, work, prediction, status, sinks, clock)
             except BrokenPipeError:
                 break
-            del turns, reader, work  # with them go the frames, while the next are waited for
+            del scheduled, reader, work  # with them go the frames, while the next are waited for
     return status.summary()
 
 
 def _deliver(
     reader: Reader,
-    work: Work,
+    work: QueuedFrame,
     prediction: Prediction,
     status: Status,
     sinks: Sequence[Sink],
@@ -132,12 +138,12 @@ def _deliver(
     for sink in sinks:
         sink.write(result)
     # Last: a reader that waited for it takes the interpreter, and the engine waits for the sinks.
-    reader.release(work.place)
+    reader.release(work.slot)
 
 
-def _drain(engine: Engine, flying: deque[Any]) -> None:
+def _drain(engine: Engine, in_flight: deque[Any]) -> None:
     """Wait for what was started and is not finished; what ended the run is raised already."""
-    while flying:
-        flying.popleft()
+    while in_flight:
+        in_flight.popleft()
         with suppress(EdgeError):
             engine.finish()

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from edge.sources.frame import Frame
 
-__all__ = ["Place", "Work"]
+__all__ = ["QueuedFrame", "Slot"]
 
 
-class Place(Protocol):
+class Slot(Protocol):
     """Room for one frame, between the reader that fills it and the engine."""
 
     def put(self, frame: Frame) -> None:
@@ -21,14 +21,14 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class QueuedFrame:
     """A frame and its place; after `expires` it is no longer current.
 
     prepared  it lies in its place, ready for the engine; else see `Reader.prepare`
     """
 
     frame: Frame
-    place: Place
+    slot: Slot
     taken: float
     expires: float
     prepared: bool

@@ -24,8 +24,8 @@ from edge.errors import ConfigError, OptionError, SourceError
 from edge.files import toml
 from edge.outputs.record.rules import check_sources, read_rule
 from edge.run.config import Config
-from edge.service.keys import CAMERA, RUN, check_pairs, check_value, lonely, settings
-from edge.sources.camera import Camera, named
+from edge.service.keys import CAMERA, RUN, check_pairs, check_value, missing_partners, settings
+from edge.sources.camera import Camera, with_unique_names
 from edge.sources.pipelines import check_source
 from edge.sources.uris import as_uri, redact
 
@@ -58,7 +58,7 @@ def load(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
     found = settings(document, (), options, RUN)
     cameras: dict[str, Camera] = {}
     for number, table in enumerate(tables):
-        place: toml.Place = ("camera", number)
+        place: toml.KeyPath = ("camera", number)
         camera = _camera(document, place, table)
         if camera.name in cameras:
             raise document.error(
@@ -68,7 +68,7 @@ def load(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
             )
         cameras[camera.name] = camera
     said = _said(given)
-    for key, needed in lonely({*_said(found), *said}).items():
+    for key, needed in missing_partners({*_said(found), *said}).items():
         if key in found:
             raise document.error(
                 (key,),
@@ -104,7 +104,7 @@ def merge(config: Config, given: Mapping[str, Any]) -> Config:
     if not config.cameras:
         raise ConfigError("no camera was named", "type --source URI, or write a [[camera]]")
     check_pairs(_said(vars(config)))
-    config = replace(config, cameras=tuple(named(config.cameras)))
+    config = replace(config, cameras=tuple(with_unique_names(config.cameras)))
     check_sources(map(read_rule, config.on), [camera.name for camera in config.cameras])
     return config
 
@@ -134,10 +134,10 @@ def _check_rules(document: toml.Document, rules: Collection[str], cameras: Colle
         try:
             check_sources([read_rule(text)], list(cameras))
         except OptionError as error:
-            raise document.error(("on", number), f"on: {error.what}", error.mend) from error
+            raise document.error(("on", number), f"on: {error.problem}", error.hint) from error
 
 
-def _camera(document: toml.Document, place: toml.Place, table: dict[str, Any]) -> Camera:
+def _camera(document: toml.Document, place: toml.KeyPath, table: dict[str, Any]) -> Camera:
     found = settings(document, place, table, CAMERA)
     if "source" not in found:
         raise document.error(
@@ -147,5 +147,5 @@ def _camera(document: toml.Document, place: toml.Place, table: dict[str, Any]) -
         uri = as_uri(found.pop("source"))
         check_source(uri)
     except SourceError as error:
-        raise document.error((*place, "source"), error.what, error.mend) from error
+        raise document.error((*place, "source"), error.problem, error.hint) from error
     return Camera(uri, **{"name": redact(uri), **found})

@@ -25,7 +25,7 @@ from edge.outputs.web.access import parse_address
 from edge.sources.camera import Transport
 from edge.sources.uris import redact_address
 
-__all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "lonely", "settings"]
+__all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "missing_partners", "settings"]
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
@@ -86,7 +86,7 @@ _NEEDS = {
 }
 
 
-def lonely(asked: Collection[str]) -> dict[str, str]:
+def missing_partners(asked: Collection[str]) -> dict[str, str]:
     """The keys of those asked for that mean nothing alone, each with the one that it needs."""
     needs = {key: needed for key, (needed, _) in _NEEDS.items() if key in asked}
     return {key: needed for key, needed in needs.items() if needed not in asked}
@@ -94,7 +94,7 @@ def lonely(asked: Collection[str]) -> dict[str, str]:
 
 def check_pairs(asked: Collection[str]) -> None:
     """Raises OptionError when what is asked for on the command line means nothing alone."""
-    for key, needed in lonely(asked).items():
+    for key, needed in missing_partners(asked).items():
         raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
 
 
@@ -118,7 +118,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def settings(
-    document: toml.Document, place: toml.Place, table: dict[str, Any], keys: dict[str, Key]
+    document: toml.Document, place: toml.KeyPath, table: dict[str, Any], keys: dict[str, Key]
 ) -> dict[str, Any]:
     """The values of a table, each as its key wants it; no error shows a password."""
     advice = partial(_advice, keys=keys)

@@ -37,12 +37,12 @@ class Reload:
         config: Config,
         control: Control,
         feed: Callable[[Camera], Feed],
-        say: Callable[[str], None],
+        info: Callable[[str], None],
         warn: Callable[[str], None],
     ):
         self._path, self._given, self.config = path, given, config
         self._control, self._feed = control, feed
-        self._say, self._warn = say, warn
+        self._info, self._warn = info, warn
 
     def __call__(self) -> None:
         """Read the file anew. One with a fault in it changes nothing at all."""
@@ -63,7 +63,7 @@ class Reload:
             self._control.add(feed)
         # What needs a restart is still as it was: the next reload says so again.
         self.config = replace(self.config, cameras=wanted.cameras)
-        self._say(
+        self._info(
             f"{self._path}: {len(change.removed)} cameras taken out, {len(feeds)} put in, "
             f"{len(change.unchanged)} play on"
         )

@@ -33,15 +33,15 @@ class Systemd:
         self,
         address: str | None,
         watchdog: float | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        info: Callable[[str], None] = lambda text: None,
     ):
         self.watchdog = watchdog
         self._address = address
-        self._say = say
+        self._info = info
         self._said = False
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], say: Callable[[str], None]) -> Systemd:
+    def of(cls, environ: Mapping[str, str], info: Callable[[str], None]) -> Systemd:
         """The one that a process with these environment variables was started by."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
@@ -49,7 +49,7 @@ class Systemd:
         return cls(
             environ.get("NOTIFY_SOCKET") or None,
             int(microseconds) / 1e6 if watched else None,
-            say,
+            info,
         )
 
     def ready(self, text: str) -> None:
@@ -91,7 +91,7 @@ class Systemd:
         except OSError as error:
             if not self._said:
                 self._said = True
-                self._say(f"systemd cannot be told how the run is doing: {error}")
+                self._info(f"systemd cannot be told how the run is doing: {error}")
             return False
         return True
 
@@ -103,7 +103,7 @@ class Watchdog:
         self._systemd, self._status = systemd, status
         self._last: float | None = None
 
-    def beat(self, now: float) -> None:
+    def heartbeat(self, now: float) -> None:
         """The loop has labelled a frame, or waits for cameras that have none; at these seconds.
 
         While the engine works on a batch there is no beat: one that never ends is what it is for.
@@ -127,7 +127,7 @@ class StatusLine:
         self._last = status.clock()
         self._frames = status.total.frames
 
-    def beat(self, now: float) -> None:
+    def heartbeat(self, now: float) -> None:
         """Tell it, if it is time at these seconds of the status' clock."""
         if now - self._last < self._every:
             return

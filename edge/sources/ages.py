@@ -15,7 +15,7 @@ it does when a camera sets its clock back, and then for as long as the connectio
 
 from __future__ import annotations
 
-__all__ = ["Ages", "StampAges"]
+__all__ = ["Ages", "TimestampAges"]
 
 # Of the time that frames say has passed: what a camera's clock may lose, and what a crystal does.
 _CAMERA, _CRYSTAL = 0.05, 5e-4
@@ -47,7 +47,7 @@ class Ages:
         return late - self.least
 
 
-class StampAges(Ages):
+class TimestampAges(Ages):
     """Of frames whose times came over a network, from others: some may be wrong.
 
     A frame whose time is not after the one before, or is ahead of all that is known of that clock

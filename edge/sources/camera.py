@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from edge.errors import SourceError
 from edge.sources.uris import VARIABLE, as_uri, is_live, is_network, is_rtsp, redact, redact_address
 
-__all__ = ["STALL", "Camera", "Thinning", "Transport", "idle", "named"]
+__all__ = ["STALL", "Camera", "Thinning", "Transport", "unused_options", "with_unique_names"]
 
 Transport: TypeAlias = Literal["tcp", "udp"]
 STALL = 10.0
@@ -49,7 +49,7 @@ class Camera:
     credentials: str = ""
 
 
-def named(cameras: Iterable[Camera]) -> list[Camera]:
+def with_unique_names(cameras: Iterable[Camera]) -> list[Camera]:
     """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
     found: dict[str, Camera] = {}
     for camera in cameras:
@@ -75,7 +75,7 @@ def _uri_of(typed: str) -> str:
         return ""
 
 
-def idle(cameras: Sequence[Camera]) -> list[str]:
+def unused_options(cameras: Sequence[Camera]) -> list[str]:
     """The keys that were asked for and mean nothing to any of these cameras.
 
     A `gst:` pipeline may be anything, and so may what a `${VARIABLE}` stands for.

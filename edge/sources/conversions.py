@@ -7,13 +7,13 @@ from typing import Any
 
 from edge.errors import SourceError
 
-__all__ = ["alternate", "not_alternate", "remarks"]
+__all__ = ["alternate", "check_not_alternate", "conversions"]
 
 _ALTERNATE = "format:Interlaced"  # each buffer one field: a feature of caps, since it changes sizes
 _DEINTERLACE = "deinterlace ! videoconvert"
 
 
-def remarks(name: str, made: Any, read: Any) -> Iterator[str]:
+def conversions(name: str, made: Any, read: Any) -> Iterator[str]:
     """What to say of a source, once.
 
     made: caps of what its camera or decoder made. read: caps of what arrives, made of it.
@@ -30,7 +30,7 @@ def remarks(name: str, made: Any, read: Any) -> Iterator[str]:
         )
 
 
-def not_alternate(name: str, made: Any) -> None:
+def check_not_alternate(name: str, made: Any) -> None:
     """Raises SourceError when each buffer is but one field of a picture. made: caps, or None."""
     if made is not None and made.get_features(0).contains(_ALTERNATE):
         raise alternate(name)

@@ -74,7 +74,7 @@ class Access:
             yield
         except SourceError as error:
             # Not chained: the original says it all.
-            raise type(error)(self.hide(error.what), self.hide(error.mend)) from None
+            raise type(error)(self.hide(error.problem), self.hide(error.hint)) from None
 
 
 def resolve(

@@ -55,7 +55,7 @@ class Feed:
     live     it is a camera, as far as is known before it is open
     keep     open it anew when it ends or fails, if it is a camera
     again    begin it again at its end, if it is no camera
-    stall    seconds of silence after which a source has failed; see `Patience`
+    stall    seconds of silence after which a source has failed; see `StallTimeout`
     """
 
     name: str

@@ -39,7 +39,7 @@ def feed(
     *,
     keep: bool = True,
     platform: str | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    info: Callable[[str], None] = lambda text: None,
 ) -> Feed:
     """A camera as the loop wants it: opened anew as often as need be.
 
@@ -48,12 +48,12 @@ def feed(
 
     Raises SourceError as `check_camera`.
     """
-    access, once = check_camera(camera, platform), lru_cache(maxsize=None)(say)
+    access, once = check_camera(camera, platform), lru_cache(maxsize=None)(info)
     live = is_live(access.uri)
 
     def open_(first: int, wait: float) -> Source:
         gpu = GpuReader(device) if device is not None else None
-        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, say=once)
+        return Source(camera, platform=platform, gpu=gpu, first=first, wait=wait, info=once)
 
     return Feed(
         name=camera.name or access.name,

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.errors import SourceError
-from edge.sources.ages import StampAges
+from edge.sources.ages import TimestampAges
 from edge.sources.camera import STALL, Camera, Thinning
 from edge.sources.containers import missing_bytes
-from edge.sources.conversions import not_alternate, remarks
+from edge.sources.conversions import check_not_alternate, conversions
 from edge.sources.credentials import resolve
 from edge.sources.diagnostics import explain, knock, silence
 from edge.sources.feeds import Link
@@ -60,7 +60,7 @@ class Source:
         gpu: GpuReader | None = None,
         first: int = 0,
         wait: float = STALL,
-        say: Callable[[str], None] = lambda text: None,
+        info: Callable[[str], None] = lambda text: None,
     ) -> None:
         """camera: may be just its URI. gpu: reads pictures in the GPU's memory; without it they
         come to system memory. first: the first frame's number. wait: seconds for it to come.
@@ -75,7 +75,7 @@ class Source:
             check(self._uri)
         self._platform = platform
         self._wait = wait
-        self._gpu, self._say = gpu, say
+        self._gpu, self._info = gpu, info
         self._first = first
         self.name = camera.name or self._access.name
         self.camera = is_live(self._uri)
@@ -84,7 +84,7 @@ class Source:
         if self._uri.startswith("gst:"):
             self.link = "unknown"
         # Frames bear the times of the camera's own clock, and not of their arrival.
-        self._ages = StampAges() if is_rtsp(self._uri) else None
+        self._ages = TimestampAges() if is_rtsp(self._uri) else None
         self._thinning = Thinning(camera.every, camera.max_fps)
         self.dropped = 0  # up to the newest frame returned: what came after it is still inside
         self._pipeline: Any = None
@@ -194,10 +194,10 @@ class Source:
             said = message.get_structure()
             if message.type == kinds.APPLICATION and said.get_name() == "first-frame":
                 arrived = self._sink.get_static_pad("sink").get_current_caps()
-                for text in remarks(self.name, self._gate.get_current_caps(), arrived):
-                    self._say(text)
+                for text in conversions(self.name, self._gate.get_current_caps(), arrived):
+                    self._info(text)
                 if decoder := decoder_of(self._pipeline):
-                    self._say(f"{self.name}: decoded by {decoder}")
+                    self._info(f"{self.name}: decoded by {decoder}")
                 self._settle()
                 return
             if message.type == kinds.PROGRESS:
@@ -211,7 +211,7 @@ class Source:
             elif message.type == kinds.EOS:
                 raise SourceError(f"{self.name} holds no video", "give a file with a video stream")
             elif message.type == kinds.ERROR:
-                not_alternate(self.name, self._gate.get_current_caps())
+                check_not_alternate(self.name, self._gate.get_current_caps())
                 raise explain(self._access, *message.parse_error(), missing=missing)
             elif message.type == kinds.WARNING and self._uri.startswith("file://"):
                 # A file without video may end in this warning alone: no pad fits the gate's.

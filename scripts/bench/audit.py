@@ -53,10 +53,10 @@ def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[
             film = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "film.mkv"
             sinks.append(record(str(film), False, threading.Event(), lambda _: None, print))
 
-        def look(*shown: Any) -> None:
+        def observe(*shown: Any) -> None:
             assert audit is not None
             began = time.perf_counter()
-            audit.look(*shown)
+            audit.observe(*shown)
             looked.append(time.perf_counter() - began)
 
         measured = loop.run(
@@ -64,7 +64,7 @@ def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[
             [feed(SOURCES[source])],
             sinks,
             frames=FRAMES[source],
-            look=look if audit else None,
+            observe=observe if audit else None,
         )
     audited = sum(each.frames for each in audit.sources) if audit else 0
     due = sorted(looked)[-audited:] if audited else [0.0]

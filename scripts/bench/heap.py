@@ -68,7 +68,7 @@ class Run:
     def plays_since(self, moment: float) -> bool:
         return min(self._latest.values()) > moment
 
-    def look(self) -> None:
+    def observe(self) -> None:
         self.rss.append(Needs.of(self._process.pid).rss_mb)
 
     def stop(self) -> None:
@@ -102,7 +102,7 @@ def measure(engine: Path, restarts: int) -> dict[str, Any]:
                 await_pictures(runs.values(), returned)
                 time.sleep(dice.uniform(0.1, 0.5))
                 for run in runs.values():
-                    run.look()
+                    run.observe()
                 cameras.kill()
                 time.sleep(dice.choice([0.1, 0.3, 1.0]))
                 returned = cameras.start()

@@ -29,11 +29,11 @@ from scripts.bench.quantizers import (
     Job,
     Outcome,
     Peer,
+    info,
     modelopt_environment,
     preprocess,
     report,
     run_job,
-    say,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Judge:
     def __init__(self, model: Any, files: list[Path]) -> None:
         from edge.builder import image_sets, verify
 
-        prepared = image_sets.prepare(files, preprocess(model), say)
+        prepared = image_sets.prepare(files, preprocess(model), info)
         self.pictures: list[np.ndarray] = [tensor for _, tensor in prepared]
         self.reference = verify.outputs({"fp32": model}, self.pictures)["fp32"]
 
@@ -114,7 +114,7 @@ def to_row(model: str, job: Job, outcome: Outcome, accuracy: Accuracy | None) ->
 
 def measure(model: str, job: Job, python: str | None, why_none: str, judge: Judge) -> Row:
     """One row, whatever happens. python: None when the quantiser could not be installed."""
-    say(f"{model}: {job.quantiser}, {job.method}")
+    info(f"{model}: {job.quantiser}, {job.method}")
     if python is None:
         return to_row(model, job, Outcome(error=why_none), None)
     outcome, accuracy = run_job(job, python), None
@@ -135,11 +135,11 @@ def measure_case(
     from edge.builder import graph, image_sets
 
     fp32, prepared = scratch / "fp32.onnx", scratch / "calibration.npy"
-    say(f"{case.name}: FP32 graph")
+    info(f"{case.name}: FP32 graph")
     model = fp32_graph(case)
     graph.save(model, fp32)
     files = image_sets.find(case.calibration)
-    tensors = image_sets.prepare(files, preprocess(model), say)
+    tensors = image_sets.prepare(files, preprocess(model), info)
     calibrating = np.stack([tensor for _, tensor in tensors])
     np.save(prepared, calibrating)
     judge = Judge(model, image_sets.find(case.heldout))
@@ -166,7 +166,7 @@ def fp32_graph(case: Case) -> Any:
     from edge.builder.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(str(case.checkpoint))
-    few = image_sets.few(image_sets.find(case.calibration), checkpoint.preprocess, 4, say)
+    few = image_sets.few(image_sets.find(case.calibration), checkpoint.preprocess, 4, info)
     exported, _ = export.export(checkpoint, few)
     return simplify.simplify(exported, few)[0]
 
@@ -209,9 +209,9 @@ def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> No
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
-    pictures = image_sets.few(image_sets.find(folder), spec, FEW, say)
+    pictures = image_sets.few(image_sets.find(folder), spec, FEW, info)
     difference = outliers.check_preserved(source, target, pictures)
-    say(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
+    info(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
 
 
 def vit_b(scratch: Path) -> Case:

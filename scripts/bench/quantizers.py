@@ -241,7 +241,7 @@ def modelopt_environment(folder: Path) -> Peer:
     wanted = "\n".join(MODELOPT)
     if marker.is_file() and marker.read_text() == wanted:
         return Peer(str(python))
-    say(f"installing ModelOpt into {folder}: minutes, on first use")
+    info(f"installing ModelOpt into {folder}: minutes, on first use")
     shutil.rmtree(folder, ignore_errors=True)  # one that was not finished
     for command in (
         ["/usr/bin/python3", "-m", "venv", str(folder)],
@@ -257,7 +257,7 @@ def modelopt_environment(folder: Path) -> Peer:
     return Peer(str(python))
 
 
-def say(text: str) -> None:
+def info(text: str) -> None:
     print(text, file=sys.stderr)
 
 

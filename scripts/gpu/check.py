@@ -39,13 +39,13 @@ HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
 TESTS = ("tests/gpu", "tests/test_trt.py")  # those of them that are marked gpu
 
 
-def say(text: str) -> None:
+def info(text: str) -> None:
     print(f"gpu_check: {text}", file=sys.stderr, flush=True)
 
 
 def say_what_failed(done: dict[str, Any]) -> None:
     if not done["ok"]:
-        say(json.dumps(done))
+        info(json.dumps(done))
 
 
 # On a PC with a network.
@@ -65,26 +65,26 @@ def gather(folder: Path, *more: str) -> int:
     binary = ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp"]
     for glibc in ("2_28", "2_27", "2_17", "2014"):
         binary += ["--platform", f"manylinux{'' if glibc == '2014' else '_'}{glibc}_x86_64"]
-    say("downloading wheels")
+    info("downloading wheels")
     packages = (*NEEDED, *WANTED, *RTX, *BUILDING, *HEADERS, *more)
     subprocess.run([*download, *binary, *packages], check=True)
     source = ["--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "pycuda"]
     subprocess.run([*download, *source], check=True)
-    say("building PyCUDA, for a machine without a compiler or Python's headers")
+    info("building PyCUDA, for a machine without a compiler or Python's headers")
     try:
         say_what_failed(make_venv(flat))
         settings, _ = pycuda_settings(flat)
         words = ["--no-build-isolation", "--no-deps", "--wheel-dir", flat, "pycuda"]
         say_what_failed(short(pip(flat, *words, verb="wheel", seconds=900, **settings)))
     except Missing as missing:
-        say(f"it travels as source alone, for want of {missing}")
-    say("making the networks, some minutes")
+        info(f"it travels as source alone, for want of {missing}")
+    info("making the networks, some minutes")
     models = [sys.executable, "-m", "scripts.gpu.models", str(flat / "models")]
     subprocess.run(models, check=True, cwd=ROOT, stdout=sys.stderr)
     (flat / "commit").write_text(commit() + "\n")
     loads = pack(flat, folder)
     shutil.rmtree(flat)
-    say(f"{loads} folders of at most {LOAD >> 20} MB in {folder}")
+    info(f"{loads} folders of at most {LOAD >> 20} MB in {folder}")
     return 0
 
 
@@ -474,7 +474,7 @@ def check(folder: Path, out: Path, names: Sequence[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
     for name in names or STEPS:
-        say(name)
+        info(name)
         start = time.monotonic()
         try:
             found = STEPS[name](folder)
@@ -485,9 +485,9 @@ def check(folder: Path, out: Path, names: Sequence[str]) -> int:
         steps[name] = {**found, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         kept.write_text(json.dumps(steps))
         if not found["ok"]:
-            say(f"{name} failed")
+            info(f"{name} failed")
         target = write(out, steps)
-    say(f"wrote {target}")
+    info(f"wrote {target}")
     return 0 if all(step["ok"] for step in steps.values()) else 1
 
 

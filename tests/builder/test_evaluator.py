@@ -9,7 +9,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from edge.builder import evaluator as judging
 from edge.builder import graph, image_sets
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.engine.heads import Head
 from tests.conftest import Recorder
@@ -23,7 +23,7 @@ def model(fp32_graph):
 @pytest.fixture(scope="module")
 def judge(model, checkpoint, pictures):
     files = image_sets.find(pictures)
-    return Judge(model, files, read_checkpoint(str(checkpoint)), Recorder())
+    return Evaluator(model, files, read_checkpoint(str(checkpoint)), Recorder())
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,11 @@ def test_classes_that_share_a_label_are_told_of_once_and_not_guessed(model, chec
     found, observer = read_checkpoint(str(checkpoint)), Recorder()
     head = replace(found.head, labels=("cat", "dog", "fox", "owl", "dog"))
     files = [path for path in image_sets.find(pictures) if path.parent.name != "bee"]
-    told = Judge(model, files, replace(found, head=head), observer)
+    told = Evaluator(model, files, replace(found, head=head), observer)
     assert told.fp32.top1 is None
     (warning,) = observer.warnings
     assert warning.startswith("dog is the label of several classes")
-    assert Judge(model, files, found, Recorder()).fp32.top1 is not None
+    assert Evaluator(model, files, found, Recorder()).fp32.top1 is not None
 
 
 def test_a_folder_that_is_no_class_is_named_once_and_top_1_is_not_measured(
@@ -91,7 +91,7 @@ def test_a_folder_that_is_no_class_is_named_once_and_top_1_is_not_measured(
     for name in ("Cat", "misc"):
         shutil.copytree(pictures / "cat", odd / name)
         observer = Recorder()
-        assert Judge(model, image_sets.find(odd), found, observer).fp32.top1 is None
+        assert Evaluator(model, image_sets.find(odd), found, observer).fp32.top1 is None
         told += observer.warnings
         shutil.rmtree(odd / name)
     assert told[0].startswith(
@@ -106,7 +106,7 @@ def test_folders_that_are_all_almost_classes_are_named(model, checkpoint, pictur
     for wrong, right in {"Cat": "cat", "DOGS": "dog"}.items():
         shutil.copytree(pictures / right, tmp_path / wrong)
     observer, found = Recorder(), read_checkpoint(str(checkpoint))
-    assert Judge(model, image_sets.find(tmp_path), found, observer).fp32.top1 is None
+    assert Evaluator(model, image_sets.find(tmp_path), found, observer).fp32.top1 is None
     (warning,) = observer.warnings
     assert warning.startswith("no class of the model is called Cat, DOGS")
     assert warning.endswith("(did you mean cat?)")
@@ -118,7 +118,7 @@ def test_folders_that_are_no_classes_at_all_are_nothing_to_tell_of(
     """Pictures of one's own domain may lie by date, or in one folder."""
     shutil.copytree(pictures / "cat", tmp_path / "monday")
     observer, found = Recorder(), read_checkpoint(str(checkpoint))
-    assert Judge(model, image_sets.find(tmp_path), found, observer).fp32.top1 is None
+    assert Evaluator(model, image_sets.find(tmp_path), found, observer).fp32.top1 is None
     assert observer.warnings == []
 
 
@@ -127,7 +127,7 @@ def judging_alone(model, checkpoint, pictures, observer, labels):
     found = replace(
         read_checkpoint(str(checkpoint)), head=Head(labels=labels, activation="sigmoid")
     )
-    return Judge(model, image_sets.find(pictures), found, observer)
+    return Evaluator(model, image_sets.find(pictures), found, observer)
 
 
 def test_of_labels_each_by_itself_the_one_is_shown_that_differs_most(

@@ -61,7 +61,7 @@ def test_a_vit_with_whole_operators_passes(fp32_graph):
 def test_what_tensorrt_cannot_fuse_is_refused_by_name(nodes, named):
     with pytest.raises(GraphError) as caught:
         graph.check_operators(model(nodes), FUSED)
-    assert named in caught.value.what
+    assert named in caught.value.problem
 
 
 def test_metadata_survives_the_file(fp32_graph, tmp_path):

@@ -66,12 +66,12 @@ def test_the_name_tells_engines_apart():
         ('\nname = "../out"', 3, "'../out' cannot be the name of an engine", "use letters"),
     ],
 )
-def test_a_fault_is_named_with_its_line_and_what_to_write(tmp_path, text, line, what, mend):
+def test_a_fault_is_named_with_its_line_and_what_to_write(tmp_path, text, line, what, hint):
     path = write(tmp_path, f'checkpoint = "vit"\n{text}\nnormalise = true\n')
     with pytest.raises(ConfigError) as caught:
         recipes.load(path, {"calibration": Path("photos")})
-    assert caught.value.what.startswith(f"{path}:{line}: ")
-    assert what in caught.value.what and mend in str(caught.value)
+    assert caught.value.problem.startswith(f"{path}:{line}: ")
+    assert what in caught.value.problem and hint in str(caught.value)
 
 
 def test_every_setting_has_a_key_and_its_example_is_right(tmp_path, monkeypatch):

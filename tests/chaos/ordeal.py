@@ -56,7 +56,7 @@ def suffer(
     run: Run,
     url: str,
     strike: Callable[[], float],
-    mend: Callable[[], float],
+    hint: Callable[[], float],
     *,
     down: float = 0.0,
     camera: int = 0,
@@ -67,7 +67,7 @@ def suffer(
     """
     struck = strike()
     time.sleep(max(0.0, struck + down - time.monotonic()))
-    returned = mend()
+    returned = hint()
     fault.back.append(run.await_picture(returned, camera) - returned)
     said = run.said_after(struck, url, "trying again")
     if said is not None:

@@ -154,7 +154,7 @@ def test_new_connections_that_come_to_nothing(
             proxy.cut(reset=True)
             return moment
 
-        def mend() -> float:
+        def hint() -> float:
             if how == "refused":
                 proxy.accept()
             else:
@@ -164,7 +164,7 @@ def test_new_connections_that_come_to_nothing(
 
         with watched(fault, stamp_reader, {url: 0}) as run:
             for _ in range(times(2, 1)):
-                suffer(fault, run, url, strike, mend, down=seconds)
+                suffer(fault, run, url, strike, hint, down=seconds)
     fault.remark = f"for {seconds} s each"
     keep(fault)
 

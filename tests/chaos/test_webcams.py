@@ -24,14 +24,14 @@ def test_a_web_camera_comes_back_and_the_other_plays_on(
     options = ["--fps", FPS]
     with Cameras(options, kind="webcams") as hurt, Cameras(options, kind="webcams") as other:
         url = hurt.url(3)
-        strike, mend = (hurt.kill, hurt.start) if kill else (hurt.freeze, hurt.thaw)
+        strike, hint = (hurt.kill, hurt.start) if kill else (hurt.freeze, hurt.thaw)
         with watched(fault, stamp_reader, {url: 3, other.url(4): 4}, fps=FPS) as run:
             # How long it may be silent goes by how often it has sent pictures.
             until(lambda: len(run.seen) > 2 * FPS, "a second of pictures")
             began = time.monotonic()
             for _ in range(times(50, 2) if kill else times(10, 1)):
                 struck, returned = suffer(
-                    fault, run, url, strike, mend, down=1.0 if kill else 7.0, camera=3
+                    fault, run, url, strike, hint, down=1.0 if kill else 7.0, camera=3
                 )
                 shown = [one.stamp.ms for one in run.seen if one.stamp and one.stamp.camera == 4]
                 meanwhile = [ms for ms in shown if struck * 1e3 < ms < returned * 1e3]

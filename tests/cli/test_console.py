@@ -52,12 +52,12 @@ def hurried() -> Console:
 def test_what_nobody_reads_is_left_out_and_counted() -> None:
     with pipe() as reader:
         console = hurried()
-        soon(lambda: [console.say(f"line {number:04}") for number in range(3000)])
+        soon(lambda: [console.info(f"line {number:04}") for number in range(3000)])
         read = reader.read(SIZE).decode().splitlines()
         assert read[:2] == ["line 0000", "line 0001"]
         left_out = 3000 - len(read)
         console.warn("it is hot")
-        console.say("it is cold")
+        console.info("it is cold")
         assert reader.read(SIZE).decode().splitlines() == [
             f"warning: {left_out} lines were left out: nobody read them",
             "warning: it is hot",
@@ -68,11 +68,11 @@ def test_what_nobody_reads_is_left_out_and_counted() -> None:
 def test_a_line_longer_than_a_pipe_is_read_whole_or_not_at_all() -> None:
     with pipe() as reader:
         console, long = hurried(), "ä" * SIZE
-        soon(lambda: [console.say(long), console.say("never read")])
+        soon(lambda: [console.info(long), console.info("never read")])
         read = reader.read(SIZE)
-        soon(lambda: console.say("read"))
+        soon(lambda: console.info("read"))
         read += reader.read(SIZE)
-        soon(lambda: console.say("read"))
+        soon(lambda: console.info("read"))
         lines = (read + reader.read(SIZE)).decode().splitlines()
         assert lines == [long, "warning: 2 lines were left out: nobody read them", "read"]
 
@@ -81,14 +81,14 @@ def test_a_reader_who_has_gone_ends_nothing() -> None:
     with pipe() as reader:
         console = hurried()
         reader.close()
-        console.say("to nobody")
+        console.info("to nobody")
 
 
 def test_many_threads_say_whole_lines() -> None:
     with pipe() as reader:
         console = hurried()
         threads = [
-            threading.Thread(target=lambda letter=letter: console.say(letter * 2000), daemon=True)
+            threading.Thread(target=lambda letter=letter: console.info(letter * 2000), daemon=True)
             for letter in "abcdefgh"
         ]
         for thread in threads:
@@ -106,7 +106,7 @@ def test_a_file_a_terminal_and_nothing_at_all(tmp_path: Path) -> None:
         for stderr in (log, tty, Path(os.devnull).open("w"), io.StringIO(), None):  # noqa: SIM115
             with redirect_stderr(stderr):
                 console = hurried()
-                console.say("hello")
+                console.info("hello")
                 console.close()
             if isinstance(stderr, io.StringIO):
                 assert stderr.getvalue() == "hello\n"
@@ -117,13 +117,13 @@ def test_a_file_a_terminal_and_nothing_at_all(tmp_path: Path) -> None:
 
 def test_a_full_disk_behind_stderr_ends_no_run() -> None:
     with Path("/dev/full").open("w") as full, redirect_stderr(full):
-        hurried().say("to a full disk")
+        hurried().info("to a full disk")
 
 
 def test_a_build_waits_for_its_reader() -> None:
     with pipe() as reader:
         console = Console()
-        thread = threading.Thread(target=lambda: console.say("x" * 2 * SIZE), daemon=True)
+        thread = threading.Thread(target=lambda: console.info("x" * 2 * SIZE), daemon=True)
         thread.start()
         read, deadline = b"", time.monotonic() + 30
         while not read.endswith(b"\n") and time.monotonic() < deadline:

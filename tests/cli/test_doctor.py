@@ -5,7 +5,7 @@ import pytest
 
 from edge.cli import doctor
 from edge.engine import onnxruntime_cuda
-from edge.errors import MissingPackage, mend
+from edge.errors import MissingPackage, install_hint
 from edge.gpu import nvidia
 
 
@@ -66,7 +66,7 @@ def test_one_broken_package_stops_no_other_check(monkeypatch, error):
 
 def test_without_gstreamer_the_mend_is_the_system_s_package(monkeypatch):
     def fail():
-        raise MissingPackage("gi cannot be imported", f"run {mend('gi')}")
+        raise MissingPackage("gi cannot be imported", f"run {install_hint('gi')}")
 
     monkeypatch.setattr(doctor, "gstreamer", fail)
     assert "python3-gst-1.0" in found()["GStreamer"].detail
@@ -103,7 +103,9 @@ def test_a_frame_path_names_what_runs_the_network_behind_it(monkeypatch):
 
     def require(name):
         if name in absent:
-            raise MissingPackage(f"{name} cannot be imported", f"run {mend(name.split('.')[0])}")
+            raise MissingPackage(
+                f"{name} cannot be imported", f"run {install_hint(name.split('.')[0])}"
+            )
         return None if "pycuda" in name else importlib.import_module(name)
 
     for module in (doctor, onnxruntime_cuda):

@@ -111,16 +111,16 @@ def test_a_damaged_graph_is_found_before_it_is_loaded(copy):
 def test_what_the_network_saw_of_each_frame_can_be_asked_for(built_engine):
     frames = [noise("I420", 50, 40, seed=seed) for seed in range(3)]
     with Engine.open(built_engine, backend="onnxruntime") as opened:
-        places = [opened.place() for _ in frames]
-        for place, surface in zip(places, frames, strict=True):
-            place.put(Frame("test", 0, None, 0.0, "system", surface))
+        slots = [opened.slot() for _ in frames]
+        for slot, surface in zip(slots, frames, strict=True):
+            slot.put(Frame("test", 0, None, 0.0, "system", surface))
         for batch in (slice(0, 1), slice(1, 3)):
-            opened.start(places[batch])
+            opened.start(slots[batch])
             opened.finish()
             for index, surface in enumerate(frames[batch]):
-                seen = opened.seen(index)
+                seen = opened.network_input(index)
                 assert np.array_equal(seen, opened.preprocess(surface))
-                assert not np.shares_memory(seen, places[batch][index].tensor)
+                assert not np.shares_memory(seen, slots[batch][index].tensor)
 
 
 def test_is_closed_twice_without_harm_and_then_used_by_nobody(built_engine, pictures):

@@ -86,10 +86,10 @@ def frame_of(surface: Surface | DeviceSurface, number: int = 0) -> Frame:
     return Frame("test", number, None, time.monotonic(), "system", surface)
 
 
-def label(engine: Engine, places: list[Any], surfaces: list[Any]) -> np.ndarray:
-    for place, surface in zip(places, surfaces, strict=False):
-        place.put(frame_of(surface))
-    engine.start(places[: len(surfaces)])
+def label(engine: Engine, slots: list[Any], surfaces: list[Any]) -> np.ndarray:
+    for slot, surface in zip(slots, surfaces, strict=False):
+        slot.put(frame_of(surface))
+    engine.start(slots[: len(surfaces)])
     return engine.finish()
 
 
@@ -101,31 +101,31 @@ def on_the_cpu(engine: Engine, surfaces: list[Surface]) -> np.ndarray:
 def test_every_format_and_batch_gives_what_the_cpu_gives(driver, built_engine):
     """Once enqueued, then as a graph; the tensors are the same bytes, and so are the logits."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        places = [on_gpu.place() for _ in range(4)]
+        slots = [on_gpu.slot() for _ in range(4)]
         surfaces = [noise(form, 61 + i, 45, padding=i, seed=i) for i, form in enumerate(FORMATS)]
         for _ in range(3):
             for at in range(0, len(surfaces), 4):
                 batch = surfaces[at : at + 4]
-                assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
+                assert np.array_equal(label(on_gpu, slots, batch), on_the_cpu(on_cpu, batch))
             for count in (1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3):  # two lanes take turns
                 batch = surfaces[:count]
-                assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
+                assert np.array_equal(label(on_gpu, slots, batch), on_the_cpu(on_cpu, batch))
         assert driver.calls("cuGraphLaunch") > 10
 
 
 @emulated
 def test_nothing_is_allocated_per_frame_and_graphs_are_replayed(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, trt):
-        places = [on_gpu.place()]
+        slots = [on_gpu.slot()]
         surfaces = [noise("NV12", 64, 48, seed=seed) for seed in range(5)]
         for surface in surfaces:
-            label(on_gpu, places, [surface])
+            label(on_gpu, slots, [surface])
         names = ("cuMemAlloc", "cuMemHostAlloc", "cuGraphInstantiate", "cuLaunchKernel")
         before = {name: driver.calls(name) for name in names}
         queued, launches = len(trt.queued), driver.calls("cuGraphLaunch")
         for i in range(400):
             surface = surfaces[i % 5]
-            found = label(on_gpu, places, [surface])
+            found = label(on_gpu, slots, [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
         assert {name: driver.calls(name) for name in names} == before
         assert driver.calls("cuGraphLaunch") == launches + 400
@@ -136,11 +136,11 @@ def test_nothing_is_allocated_per_frame_and_graphs_are_replayed(driver, built_en
 def test_each_stage_is_timed_enqueued_and_in_a_graph(driver, built_engine):
     stages = ("gpu_preprocess", "gpu_network", "gpu_download")
     with opened(driver, built_engine) as (on_gpu, _, trt):
-        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        slot, surface = on_gpu.slot(), noise("NV12", 64, 48)
         trt.nap = 0.03  # seconds that the network takes longer
         for graphs in (False, False, False, False, True, True):
             before = driver.calls("cuGraphLaunch")
-            label(on_gpu, [place], [surface])
+            label(on_gpu, [slot], [surface])
             assert (driver.calls("cuGraphLaunch") > before) >= graphs
             found = on_gpu.stages_ms
             assert set(found) == {"gpu", *stages}
@@ -154,9 +154,9 @@ def test_without_cuda_bindings_the_whole_batch_is_timed(driver, built_engine):
     sys.modules["cuda.bindings.driver"] = None  # type: ignore[assignment]
     said: list[str] = []
     with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
-        place, surface = on_gpu.place(), noise("NV12", 64, 48)
+        slot, surface = on_gpu.slot(), noise("NV12", 64, 48)
         for _ in range(5):
-            found = label(on_gpu, [place], [surface])
+            found = label(on_gpu, [slot], [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
             assert set(on_gpu.stages_ms) == {"gpu"}
     assert len(said) == 1 and "cuda.bindings.driver cannot be imported" in said[0], said
@@ -167,11 +167,11 @@ def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         assert on_gpu.depth == 2
         surfaces = [noise("I420", 70, 50, seed=seed) for seed in range(9)]
-        places = [on_gpu.place() for _ in range(4)]
+        slots = [on_gpu.slot() for _ in range(4)]
         flying: list[int] = []
         for i, surface in enumerate(surfaces):
-            places[i % 4].put(frame_of(surface, i))
-            on_gpu.start([places[i % 4]])
+            slots[i % 4].put(frame_of(surface, i))
+            on_gpu.start([slots[i % 4]])
             flying.append(i)
             if len(flying) == 2:
                 expected = on_the_cpu(on_cpu, [surfaces[flying.pop(0)]])
@@ -184,15 +184,15 @@ def test_what_the_network_saw_can_be_asked_for(driver, built_engine):
     """Of each frame of the batch finished last, while the other lane is at work."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         surfaces = [noise("NV12", 70, 50, seed=seed) for seed in range(6)]
-        places = [on_gpu.place() for _ in range(6)]
-        for place, surface in zip(places, surfaces, strict=True):
-            place.put(frame_of(surface))
-        on_gpu.start(places[:3])
-        on_gpu.start(places[3:])
+        slots = [on_gpu.slot() for _ in range(6)]
+        for slot, surface in zip(slots, surfaces, strict=True):
+            slot.put(frame_of(surface))
+        on_gpu.start(slots[:3])
+        on_gpu.start(slots[3:])
         for batch in (surfaces[:3], surfaces[3:]):
             on_gpu.finish()
             for index, surface in enumerate(batch):
-                assert np.array_equal(on_gpu.seen(index), on_cpu.preprocess(surface))
+                assert np.array_equal(on_gpu.network_input(index), on_cpu.preprocess(surface))
 
 
 @emulated
@@ -211,14 +211,14 @@ def test_a_frame_in_the_gpu_s_memory_is_read_where_it_lies(driver, built_engine)
             tuple(address for _, address in memory),
             tuple(plane.strides[0] for plane in surface.planes),
         )
-        place = on_gpu.place()
-        found = label(on_gpu, [place], [there])
+        slot = on_gpu.slot()
+        found = label(on_gpu, [slot], [there])
         allocated = driver.calls("cuMemHostAlloc")
         assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
         brought = GpuReader(device).download(there)  # for people's eyes
         assert np.array_equal(to_rgb(brought), to_rgb(surface))
         memory[0].array[:] = 0  # the camera writes the next picture into the same buffer
-        assert not np.array_equal(label(on_gpu, [place], [there]), found)
+        assert not np.array_equal(label(on_gpu, [slot], [there]), found)
         assert driver.calls("cuMemHostAlloc") == allocated
 
 
@@ -233,10 +233,10 @@ def test_a_block_linear_picture_is_not_brought_from_the_gpu(driver, built_engine
 @emulated
 def test_a_camera_that_changes_its_size_gets_new_room(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        place = on_gpu.place()
+        slot = on_gpu.slot()
         for size in ((64, 48), (320, 240), (33, 21), (64, 48)):
             surface = noise("YUY2", *size)
-            found = label(on_gpu, [place], [surface])
+            found = label(on_gpu, [slot], [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
 
 
@@ -244,12 +244,12 @@ def test_a_camera_that_changes_its_size_gets_new_room(driver, built_engine):
 def test_batches_of_changing_sizes_keep_their_graphs(driver, built_engine):
     """As cameras come and go: each size is captured once, and replayed from then on."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        places = [on_gpu.place() for _ in range(4)]
+        slots = [on_gpu.slot() for _ in range(4)]
         surfaces = [noise("RGB", 50, 40, seed=i) for i in range(4)]
         expected = on_the_cpu(on_cpu, surfaces)
         for turn in range(12):
             for count in (1, 4, 2):
-                found = label(on_gpu, places[:count], surfaces[:count])
+                found = label(on_gpu, slots[:count], surfaces[:count])
                 assert np.array_equal(found, expected[:count]), (turn, count)
         sizes, lanes = 3, 2
         assert driver.calls("cuGraphInstantiateWithFlags") == sizes * lanes
@@ -259,10 +259,10 @@ def test_batches_of_changing_sizes_keep_their_graphs(driver, built_engine):
 @emulated
 def test_tables_of_sizes_that_come_no_more_are_released(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        place = on_gpu.place()
+        slot = on_gpu.slot()
         for width in range(40, 120):
             surface = noise("RGB", width, 40)
-            found = label(on_gpu, [place], [surface])
+            found = label(on_gpu, [slot], [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
             if width == 90:
                 full = driver.report()["alive"]
@@ -273,12 +273,12 @@ def test_tables_of_sizes_that_come_no_more_are_released(driver, built_engine):
 def test_a_batch_never_releases_its_own_tables(driver, built_engine):
     cuda_preprocess._KEPT = 2
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        places = [on_gpu.place() for _ in range(5)]
+        slots = [on_gpu.slot() for _ in range(5)]
         surfaces = [noise("RGB", 40 + i, 30 + i, seed=i) for i in range(5)]
         for batch in (surfaces[:4], surfaces[1:], surfaces[:4]):
-            assert np.array_equal(label(on_gpu, places, batch), on_the_cpu(on_cpu, batch))
+            assert np.array_equal(label(on_gpu, slots, batch), on_the_cpu(on_cpu, batch))
         with pytest.raises(BackendError, match="batch of 5 does not fit an engine for 1 to 4"):
-            label(on_gpu, places, surfaces)
+            label(on_gpu, slots, surfaces)
 
 
 @emulated
@@ -286,10 +286,10 @@ def test_without_graphs_each_batch_is_enqueued_and_that_is_said_once(driver, bui
     said: list[str] = []
     with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
         driver.fail("cuStreamBeginCapture", NOT_SUPPORTED, times=1000)
-        place, surface = on_gpu.place(), noise("RGB", 50, 40)
+        slot, surface = on_gpu.slot(), noise("RGB", 50, 40)
         expected = on_the_cpu(on_cpu, [surface])
         for _ in range(6):
-            assert np.array_equal(label(on_gpu, [place], [surface]), expected)
+            assert np.array_equal(label(on_gpu, [slot], [surface]), expected)
         assert driver.calls("cuGraphLaunch") == 0
     assert len(said) == 1, said
     assert "without a CUDA graph" in said[0] and "cuStreamBeginCapture failed" in said[0]
@@ -310,22 +310,22 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine, ca
     with opened(driver, built_engine) as (on_gpu, _, _):
         driver.fail(call, code, times=2)  # PyCUDA asks for memory a second time
         with pytest.raises(BackendError, match=words) as caught:
-            label(on_gpu, [on_gpu.place()], [noise("RGB", 50, 40)])
-        assert caught.value.mend
+            label(on_gpu, [on_gpu.slot()], [noise("RGB", 50, 40)])
+        assert caught.value.hint
 
 
 @emulated
 def test_a_picture_that_no_memory_is_left_for_is_its_source_s_failure(driver, built_engine):
     """And no end of the run: the place serves again when there is some."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        place, small, large = on_gpu.place(), noise("NV12", 64, 48), noise("NV12", 128, 96)
-        label(on_gpu, [place], [small])
+        slot, small, large = on_gpu.slot(), noise("NV12", 64, 48), noise("NV12", 128, 96)
+        label(on_gpu, [slot], [small])
         driver.fail("cuMemHostAlloc", OUT_OF_MEMORY)
         with pytest.raises(SourceError, match="no memory is left for pictures of test") as caught:
-            place.put(frame_of(large))
-        assert caught.value.mend == "have fewer cameras, or smaller pictures"
+            slot.put(frame_of(large))
+        assert caught.value.hint == "have fewer cameras, or smaller pictures"
         for surface in (small, large):  # nor is it written to what was let go
-            found = label(on_gpu, [place], [surface])
+            found = label(on_gpu, [slot], [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))
 
 
@@ -382,7 +382,7 @@ def test_a_jetson_s_frames_are_read_where_the_camera_wrote_them(
     standin = StandIn(nvbufsurface.A, compile_library(nvbufsurface.A, Path(tmp_path)))
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         surfaces = [noise("NV12", 64, 36, Colour("bt601"), seed=seed) for seed in range(3)]
-        camera, place = Camera(standin, 3), on_gpu.place()
+        camera, slot = Camera(standin, 3), on_gpu.slot()
         keep = []
         with on_gpu.device as device:
             for held, surface in zip(camera.surfaces, surfaces, strict=True):
@@ -399,11 +399,11 @@ def test_a_jetson_s_frames_are_read_where_the_camera_wrote_them(
                 )
                 del sample
                 assert frame.path == ("nvmm-block-linear" if textures else "nvmm-pitch")
-                place.put(frame)
-                on_gpu.start([place])
+                slot.put(frame)
+                on_gpu.start([slot])
                 seen.append(on_gpu.finish())
                 del frame
-        place.clear()
+        slot.clear()
         assert driver.calls("cuGraphicsEGLRegisterImage") <= 4
         expected = {on_the_cpu(on_cpu, [surface]).tobytes() for surface in surfaces}
         assert {logits.tobytes() for logits in seen} == expected
@@ -420,19 +420,19 @@ PLANTED = {
 
 def planted(driver: Driver, built_engine: str, bug: str) -> None:
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        place, surfaces = on_gpu.place(), [noise("NV12", 64, 48, seed=seed) for seed in (1, 2)]
+        slot, surfaces = on_gpu.slot(), [noise("NV12", 64, 48, seed=seed) for seed in (1, 2)]
         expected = on_the_cpu(on_cpu, surfaces[:1])
         if bug == "read_before_it_is_done":
             gpu_path._Lane.finish = lambda lane: lane._run.logits[: lane._count].copy()  # type: ignore
-        place.put(frame_of(surfaces[0]))
+        slot.put(frame_of(surfaces[0]))
         if bug == "memory_that_nobody_releases":
             owned = on_gpu.device._owned
-            driver.kept = owned.pop(id(place._memory.array))  # type: ignore[attr-defined]
-        on_gpu.start([place])
+            driver.kept = owned.pop(id(slot._memory.array))  # type: ignore[attr-defined]
+        on_gpu.start([slot])
         if bug == "place_filled_too_early":
-            place.put(frame_of(surfaces[1]))
+            slot.put(frame_of(surfaces[1]))
         if bug == "memory_freed_too_early":
-            on_gpu.device.free(place._memory)
+            on_gpu.device.free(slot._memory)
         found = on_gpu.finish()
         assert np.array_equal(found, expected), "wrong logits"
 

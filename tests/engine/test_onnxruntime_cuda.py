@@ -40,7 +40,7 @@ def test_it_reads_and_writes_the_device_s_memory_in_the_order_of_its_stream(driv
     said: list[str] = []
     with (
         emulation(driver) as ort,
-        Engine.open(built_engine, "onnxruntime-cuda", say=said.append) as on_gpu,
+        Engine.open(built_engine, "onnxruntime-cuda", info=said.append) as on_gpu,
         Engine.open(built_engine, "onnxruntime", 1) as on_cpu,
     ):
         assert on_gpu.backend == "onnxruntime-cuda"

@@ -102,10 +102,10 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
 
 
 @pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (3, "edge build")])
-def test_another_schema_is_named(copy, schema, mend):
+def test_another_schema_is_named(copy, schema, hint):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
-    with pytest.raises(EngineError, match=rf"schema {schema}.*{mend}"):
+    with pytest.raises(EngineError, match=rf"schema {schema}.*{hint}"):
         Passport.read(copy)
 
 

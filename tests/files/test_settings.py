@@ -77,7 +77,7 @@ def test_a_fault_is_named_with_its_line_and_what_to_write(
 def test_of_a_long_value_the_beginning_is_shown_and_no_secret() -> None:
     with pytest.raises(Fault) as fault:
         read_value("batch", "x" * 10_000, KEYS["batch"])
-    assert len(fault.value.what) < 300
+    assert len(fault.value.problem) < 300
     with pytest.raises(Fault) as fault:
         read_value("batch", "secret", KEYS["batch"], lambda text: text.replace("secret", "***"))
     assert "secret" not in str(fault.value)

@@ -107,9 +107,9 @@ LONG = st.sampled_from(
 def documents(draw):
     """(text, line of each place), the lines counted while it is written."""
     text: list[str] = []
-    lines: dict[toml.Place, int] = {}
+    lines: dict[toml.KeyPath, int] = {}
     numbers = iter(range(10_000))
-    table: toml.Place = ()
+    table: toml.KeyPath = ()
     cameras = 0
 
     def noise():

@@ -295,7 +295,7 @@ def test_without_cuda_bindings_a_capture_says_what_to_install(driver):
             device.stream.capture(),
         ):
             pass
-        assert "pip install -c constraints.txt '.[cuda]'" in caught.value.mend
+        assert "pip install -c constraints.txt '.[cuda]'" in caught.value.hint
         with pytest.raises(MissingPackage):
             _ = device.egl
 
@@ -409,7 +409,7 @@ def test_too_much_memory_names_the_call_and_the_mend(driver):
         for ask in (device.allocate, device.mapped, lambda size: device.pinned((size,), np.uint8)):
             with pytest.raises(BackendError, match=r"cu\w+ failed: out of memory") as caught:
                 ask(1 << 20)
-            assert "--max-batch" in caught.value.mend
+            assert "--max-batch" in caught.value.hint
 
 
 MAKING = ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent", "cuStreamCreate"]
@@ -429,9 +429,9 @@ def test_any_call_that_fails_is_named_and_all_is_released(driver, call, code):
         scaler.give(device.stream, 2)
         device.stream.wait()
     name = "cuStreamSynchronize" if call == "run:scale" else call
-    assert caught.value.what.startswith(f"{name} failed: "), caught.value
+    assert caught.value.problem.startswith(f"{name} failed: "), caught.value
     words = {OUT_OF_MEMORY: "close other", LAUNCH_FAILED: "start again", DEVICE_LOST: "dmesg"}
-    assert words[code] in caught.value.mend
+    assert words[code] in caught.value.hint
 
 
 @emulated

@@ -79,14 +79,14 @@ def test_what_does_not_compile_shows_the_log(source, tmp_path):
     source.write_text(SOURCE.replace("float *x", "flaot *x"))
     with pytest.raises(BackendError, match=r"NVRTC \d+\.\d.*twice\.cu.*for sm_87:.*flaot") as error:
         kernel_image(source, "8.7")
-    assert "report it" in error.value.mend
+    assert "report it" in error.value.hint
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_gpu_that_the_compiler_does_not_know(source):
     with pytest.raises(BackendError, match=r"for sm_11: .*--gpu-architecture") as error:
         kernel_image(source, "1.1")
-    assert "CUDA that knows this GPU" in error.value.mend
+    assert "CUDA that knows this GPU" in error.value.hint
     with pytest.raises(BackendError, match="'x' is no compute capability"):
         kernel_image(source, "x")
 
@@ -98,7 +98,7 @@ def test_without_any_compiler(source, monkeypatch):
     monkeypatch.setattr(kernels.ctypes, "CDLL", nothing)
     with pytest.raises(MissingPackage, match="no compiler for CUDA kernels") as error:
         kernel_image(source, "8.7")
-    assert "nvidia-cuda-nvrtc" in error.value.mend
+    assert "nvidia-cuda-nvrtc" in error.value.hint
 
 
 NVCC = """#!/bin/sh

@@ -51,7 +51,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Opened]
         try:
             if runner in nvidia.BACKENDS:
                 compile_engine(folder, runner, Recorder())
-            gpu = Engine.open(folder, runner, say=said.append)
+            gpu = Engine.open(folder, runner, info=said.append)
         except EdgeError as error:
             pytest.fail(f"{runner} refuses this GPU: {error}", pytrace=False)
         with gpu:

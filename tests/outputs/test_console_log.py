@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.outputs.console_log import Narrator
+from edge.outputs.console_log import ConsoleLog
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
 from edge.run.status import Transition
@@ -20,8 +20,8 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def narrator(told: list[str]) -> Narrator:
-    return Narrator(told.append, lambda text: told.append(f"warning: {text}"))
+def console_log(told: list[str]) -> ConsoleLog:
+    return ConsoleLog(told.append, lambda text: told.append(f"warning: {text}"))
 
 
 def result(guess: Any, width: int, source: str = "door") -> Result:
@@ -30,11 +30,11 @@ def result(guess: Any, width: int, source: str = "door") -> Result:
 
 
 def test_what_a_source_delivers_is_told_when_it_changes(
-    narrator: Narrator, told: list[str], guess: Any
+    console_log: ConsoleLog, told: list[str], guess: Any
 ):
     for width in (8, 8, 16, 16):
-        narrator.write(result(guess, width))
-    narrator.write(result(guess, 16, "gate"))
+        console_log.write(result(guess, width))
+    console_log.write(result(guess, 16, "gate"))
     assert told == [
         "door: 8x4 RGB in system memory",
         "door: 16x4 RGB in system memory",
@@ -42,30 +42,30 @@ def test_what_a_source_delivers_is_told_when_it_changes(
     ]
 
 
-def test_an_outage_is_two_lines(narrator: Narrator, told: list[str]):
+def test_an_outage_is_two_lines(console_log: ConsoleLog, told: list[str]):
     for transition in (
         Transition("door", "connecting"),
         Transition("door", "playing"),
         Transition("door", "waiting", "it is off; switch it on"),
         Transition("door", "playing", outage=4.25),
     ):
-        narrator.changed(transition)
+        console_log.changed(transition)
     assert told == [
         "warning: door: it is off; switch it on; trying again",
         "door plays again, after 4.2 s without a frame",
     ]
 
 
-def test_a_failure_is_told_here_only_if_others_play_on(narrator: Narrator, told: list[str]):
-    narrator.changed(Transition("a", "playing"))
-    narrator.changed(Transition("b", "failed", "cut off"))
-    narrator.changed(Transition("a", "failed", "cut off, too"))
+def test_a_failure_is_told_here_only_if_others_play_on(console_log: ConsoleLog, told: list[str]):
+    console_log.changed(Transition("a", "playing"))
+    console_log.changed(Transition("b", "failed", "cut off"))
+    console_log.changed(Transition("a", "failed", "cut off, too"))
     assert told == ["warning: b: cut off"]
 
 
-def test_a_source_that_is_taken_out(narrator: Narrator, told: list[str]):
-    narrator.changed(Transition("a", "ended", "taken out"))
-    narrator.changed(Transition("b", "ended"))
+def test_a_source_that_is_taken_out(console_log: ConsoleLog, told: list[str]):
+    console_log.changed(Transition("a", "ended", "taken out"))
+    console_log.changed(Transition("b", "ended"))
     assert told == ["a: taken out"]
 
 
@@ -75,11 +75,11 @@ class Hour:
     def __init__(self) -> None:
         self.now = 0.0
         self.told: list[str] = []
-        self.narrator = Narrator(self.told.append, self.told.append, clock=lambda: self.now)
+        self.console_log = ConsoleLog(self.told.append, self.told.append, clock=lambda: self.now)
         self.change("playing")
 
     def change(self, state: Any, reason: str = "", outage: float | None = None) -> None:
-        self.narrator.changed(Transition("door", state, reason, outage))
+        self.console_log.changed(Transition("door", state, reason, outage))
 
     def outage(self, seconds: float = 1.0) -> None:
         """It breaks off, refuses, and comes back: two reasons are still one outage."""
@@ -91,7 +91,7 @@ class Hour:
     def passes(self, seconds: float) -> None:
         for _ in range(int(seconds * 10)):
             self.now += 0.1
-            self.narrator.beat()
+            self.console_log.heartbeat()
 
 
 OFTEN = "door comes and goes, more than 6 times a minute; it is kept up"
@@ -141,7 +141,7 @@ def test_that_one_comes_and_goes_is_not_the_last_word_on_one_that_stays_away():
 @pytest.mark.parametrize(("state", "word"), [("failed", "it is gone"), ("ended", "taken out")])
 def test_the_end_of_one_that_comes_and_goes_is_told_at_once(state: Any, word: str):
     hour = Hour()
-    hour.narrator.changed(Transition("other", "playing"))
+    hour.console_log.changed(Transition("other", "playing"))
     for _ in range(10):
         hour.outage()
     hour.change(state, word)

@@ -14,7 +14,7 @@ import pytest
 from edge.engine.engine import Engine
 from edge.outputs import console_log
 from edge.outputs.audit import audit
-from edge.outputs.factory import Outputs, Together, open_outputs
+from edge.outputs.factory import Outputs, SinkGroup, open_outputs
 from edge.outputs.record import recording, snapshots, video_writer
 from edge.outputs.telemetry import mqtt
 from edge.outputs.web import server, stills
@@ -43,7 +43,7 @@ def test_time_alone_makes_the_narrator_speak(
         outputs.sinks[0].changed(Transition("ball", "playing"))
         outputs.sinks[0].changed(Transition("ball", "waiting", "it is off"))
         monkeypatch.setattr(console_log, "_MINUTE", 0.0)
-        outputs.beat()
+        outputs.heartbeat()
     assert capfd.readouterr().out.splitlines()[-1] == "ball: it is off; trying again"
 
 
@@ -59,7 +59,7 @@ class Meeting(Sink):
 
 def test_sinks_that_take_long_to_end_end_at_once() -> None:
     barrier = threading.Barrier(3)
-    Together([Meeting(barrier) for _ in range(3)]).close()  # one by one this would break it
+    SinkGroup([Meeting(barrier) for _ in range(3)]).close()  # one by one this would break it
 
 
 def test_what_one_raises_at_its_end_is_raised_after_the_others_ended() -> None:
@@ -74,7 +74,7 @@ def test_what_one_raises_at_its_end_is_raised_after_the_others_ended() -> None:
             ended.append(self)
 
     with pytest.raises(OSError, match="a fault of ours"):
-        Together([Failing(), Ending()]).close()
+        SinkGroup([Failing(), Ending()]).close()
     assert len(ended) == 1
 
 
@@ -91,7 +91,7 @@ def test_whatever_waits_for_a_disk_or_a_network_ends_with_the_others(tmp_path: P
         for sink in sinks:
             stack.callback(sink.close)
         together = sinks[-1]
-        assert isinstance(together, Together)
+        assert isinstance(together, SinkGroup)
         assert [type(sink).__name__ for sink in together.sinks] == [
             "Snapshots", "Recording", "Mqtt", "Web",
         ]  # fmt: skip

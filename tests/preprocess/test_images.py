@@ -110,7 +110,7 @@ def test_what_is_no_picture_is_refused_by_name_here_and_by_transformers(tmp_path
     make(path)
     error = refusal(load_image, path)
     assert f"{path} {words}" in str(error)
-    assert error.mend
+    assert error.hint
     assert str(refusal(as_pixels, str(path))) == str(error)
     with pytest.raises((ValueError, OSError, Image.DecompressionBombError)):
         image_utils.load_image(str(path))

@@ -61,7 +61,7 @@ def test_steps_that_are_switched_off():
 def test_what_is_not_understood_is_refused_by_name(change, named):
     with pytest.raises(CheckpointError) as caught:
         from_processor({**VIT, **change}, (32, 48))
-    assert named in caught.value.what
+    assert named in caught.value.problem
 
 
 def test_a_key_that_is_off_is_no_obstacle():

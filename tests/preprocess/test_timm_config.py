@@ -21,7 +21,7 @@ from edge.preprocess.timm_config import from_timm
 def test_what_is_not_understood_of_timm_is_refused_by_name(change, named):
     with pytest.raises(CheckpointError) as caught:
         from_timm(change)
-    assert named in caught.value.what
+    assert named in caught.value.problem
 
 
 def test_timm_defaults():

@@ -119,7 +119,7 @@ class NumberReader:
         )
         self.depth, self.stages_ms = self._path.depth, self._path.stages_ms
         self.batch = self._path.batch
-        self.place, self.start, self.finish = self._path.place, self._path.start, self._path.finish
+        self.slot, self.start, self.finish = self._path.slot, self._path.start, self._path.finish
         self.seen = self._path.seen
 
     def preprocess(self, picture: Surface, out: np.ndarray) -> None:

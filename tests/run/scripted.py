@@ -31,7 +31,7 @@ class Camera:
         self.name, self._paint, self._openings = name, paint, openings
         self.opened: list[tuple[int, float]] = []
         self.dropped_each = 0
-        self.flying: Callable[[], int] = lambda: 0
+        self.in_flight: Callable[[], int] = lambda: 0
         self.held_at_close: list[int] = []
 
     def feed(self, **options: Any) -> Feed:
@@ -68,7 +68,7 @@ class Opening:
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script
-        self._left = 0
+        self._abandoned_readers = 0
         self.dropped, self.interval = camera.dropped_each, None
         self._stopped = threading.Event()
 
@@ -78,26 +78,26 @@ class Opening:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._camera.held_at_close.append(self._camera.flying())
+        self._camera.held_at_close.append(self._camera.in_flight())
 
     def spacing(self, interval: float) -> float:
         return interval
 
     def read(self, timeout: float) -> Frame | None:
-        while not self._left and self._script:
+        while not self._abandoned_readers and self._script:
             step = self._script.pop(0)
             if isinstance(step, int):
-                self._left = step
+                self._abandoned_readers = step
             elif step is None:
                 return None
             else:
                 raise step
-        if not self._left:
+        if not self._abandoned_readers:
             self._stopped.wait(WAIT)
             return None
         if self._stopped.wait(0.002):
             return None
-        self._left -= 1
+        self._abandoned_readers -= 1
         number, self._number = self._number, self._number + 1
         surface = Surface.from_rgb(self._camera._paint(number % 256))
         return Frame(self._camera.name, number, None, time.monotonic(), "system", surface)

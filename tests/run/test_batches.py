@@ -21,13 +21,13 @@ class Batches:
         self.sizes: list[int] = []
         start = engine.start
 
-        def counted(places: Any) -> None:
-            self.sizes.append(len(places))
+        def counted(slots: Any) -> None:
+            self.sizes.append(len(slots))
             deadline = time.monotonic() + WAIT
             while not ready() and time.monotonic() < deadline:
                 time.sleep(0.001)
             time.sleep(0.01)  # the network's work, in which each camera has a frame or more
-            start(places)
+            start(slots)
 
         engine.batch, engine.start = 4, counted
 
@@ -50,13 +50,13 @@ def test_what_is_ready_is_one_batch_and_nobody_waits_for_a_slow_camera(
 def test_results_of_a_batch_belong_to_their_frames(engine: Any, paint: Any) -> None:
     wrong = []
 
-    def look(result: Result) -> None:
+    def observe(result: Result) -> None:
         if result.prediction.top(1)[0][0] != result.frame.number % 256:
             wrong.append(result)
 
     cameras = [Camera(paint, [[10**6]], f"{n}") for n in range(4)]
     batches = Batches(engine, lambda: True)
-    run(engine, [camera.feed() for camera in cameras], [Notes(look)], frames=400)
+    run(engine, [camera.feed() for camera in cameras], [Notes(observe)], frames=400)
     assert wrong == []
     assert max(batches.sizes) > 1
 
@@ -65,7 +65,7 @@ def test_what_looks_at_frames_sees_what_the_network_saw(engine: Any, paint: Any)
     """And the engine's own prediction, before it is smoothed."""
     seen, told = [], []
 
-    def look(frame: Frame, prediction: Any, tensor: Callable[[], np.ndarray]) -> None:
+    def observe(frame: Frame, prediction: Any, tensor: Callable[[], np.ndarray]) -> None:
         seen.append((frame.number % 256, prediction.class_id, int(tensor()[0, 0, 0])))
 
     def smooth(frame: Frame, prediction: Any) -> Any:
@@ -74,7 +74,7 @@ def test_what_looks_at_frames_sees_what_the_network_saw(engine: Any, paint: Any)
     cameras = [Camera(paint, [[10**6]], f"{n}") for n in range(4)]
     Batches(engine, lambda: True)
     notes = Notes(lambda result: told.append(result.prediction.class_id))
-    run(engine, [c.feed() for c in cameras], [notes], frames=40, look=look, smooth=smooth)
+    run(engine, [c.feed() for c in cameras], [notes], frames=40, observe=observe, smooth=smooth)
     assert all(number == label == tensor for number, label, tensor in seen)
     assert set(told) == {7}
 

@@ -111,8 +111,8 @@ def test_once_a_camera_came_the_next_is_waited_for(engine: Any, paint: Any) -> N
 
 
 def test_places_of_a_source_that_went_are_used_again(engine: Any, paint: Any) -> None:
-    made, place = [], engine.place
-    engine.place = lambda: made.append(1) or place()
+    made, slot = [], engine.slot
+    engine.slot = lambda: made.append(1) or slot()
     control, stop = Control(), threading.Event()
     cameras = [Camera(paint, [[10**6]], f"{n}") for n in range(6)]
 
@@ -133,15 +133,15 @@ def test_a_source_that_there_is_no_room_for_is_refused_by_name_and_the_others_pl
     engine: Any, paint: Any
 ) -> None:
     """Of seven places it gets one; the next gets those of a source that is taken out for it."""
-    left, place = [1] * 7, engine.place
+    left, slot = [1] * 7, engine.slot
 
     def limited() -> Any:
         if not left:
             raise BackendError("cuMemAlloc failed: out of memory", "have fewer cameras")
         left.pop()
-        return place()
+        return slot()
 
-    engine.place = limited
+    engine.slot = limited
     control, stop = Control(), threading.Event()
     a, b, c, d = (Camera(paint, [[10**6]], name) for name in "abcd")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.run.liveness import Freshness, Patience, backoff
+from edge.run.liveness import Freshness, StallTimeout, backoff
 from edge.service.keys import CAMERA
 from edge.sources.camera import Thinning
 
@@ -33,41 +33,41 @@ def test_a_camera_that_refuses_the_password_is_asked_less_and_less():
 
 
 def test_a_fast_camera_is_missed_at_once_and_a_slow_one_is_not():
-    patience = Patience(stall=10)
-    assert patience.seconds(1 / 30) == 2
-    assert patience.seconds(1 / 10) == 6
-    assert patience.seconds(1.0) == 10
-    assert patience.seconds(60.0) == 180
+    stall_timeout = StallTimeout(stall=10)
+    assert stall_timeout.seconds(1 / 30) == 2
+    assert stall_timeout.seconds(1 / 10) == 6
+    assert stall_timeout.seconds(1.0) == 10
+    assert stall_timeout.seconds(60.0) == 180
 
 
 def test_the_shortest_wait_that_can_be_asked_for_is_no_mere_gap_between_frames():
     """Less is refused where it is asked for: it would be rounded to nothing at all."""
     (least_asked,) = [meta.ge for meta in get_args(CAMERA["stall"].kind)[1:]]
-    assert Patience(least_asked).seconds(1 / 100) >= 5 / 100
+    assert StallTimeout(least_asked).seconds(1 / 100) >= 5 / 100
 
 
 def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():
     """Each time that it sends one frame and is given up, the next wait is twice as long."""
-    patience, waits = Patience(stall=10), []
+    stall_timeout, waits = StallTimeout(stall=10), []
     for _ in range(6):
-        waits.append(patience.seconds(None))
-        patience.silent(None)
+        waits.append(stall_timeout.seconds(None))
+        stall_timeout.timed_out(None)
     assert waits == [10, 20, 40, 80, 160, 160]
 
 
 def test_what_is_known_of_a_camera_lasts_longer_than_a_connection_to_it():
     """One that sends a frame a minute may take that long again, one that sends thirty may not."""
-    patience = Patience(stall=10)
+    stall_timeout = StallTimeout(stall=10)
     for interval, wait in ((60.0, 180), (1 / 30, 10)):
-        patience.silent(None)
-        patience.seconds(interval)
-        assert patience.seconds(None) == wait
+        stall_timeout.timed_out(None)
+        stall_timeout.seconds(interval)
+        assert stall_timeout.seconds(None) == wait
 
 
 def test_silence_of_a_camera_whose_rate_is_known_changes_nothing():
-    patience = Patience(stall=10)
-    patience.silent(1 / 30)
-    assert patience.seconds(None) == 10
+    stall_timeout = StallTimeout(stall=10)
+    stall_timeout.timed_out(1 / 30)
+    assert stall_timeout.seconds(None) == 10
 
 
 def seen(freshness: Freshness, frames: list[tuple[int, float]]) -> list[bool]:

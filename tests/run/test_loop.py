@@ -156,49 +156,49 @@ class Flying:
     """An engine's two batches under way, and the frames that its places hold."""
 
     def __init__(self, engine: Any):
-        self.path, self.held, self.flying = engine._path, set(), 0
+        self.path, self.held, self.in_flight = engine._path, set(), 0
         self.most = 0
         engine.depth = 2
-        engine.place, engine.start, engine.finish = self.place, self.start, self.finish
+        engine.slot, engine.start, engine.finish = self.slot, self.start, self.finish
 
-    def place(self) -> Any:
-        place, flying = self.path.place(), self
+    def slot(self) -> Any:
+        slot, in_flight = self.path.slot(), self
 
         class Held:
-            tensor = place.tensor
+            tensor = slot.tensor
 
             def put(self, frame: Frame) -> None:
-                place.put(frame)
-                flying.held.add(id(self))
-                flying.most = max(flying.most, len(flying.held))
+                slot.put(frame)
+                in_flight.held.add(id(self))
+                in_flight.most = max(in_flight.most, len(in_flight.held))
 
             def clear(self) -> None:
-                flying.held.discard(id(self))
+                in_flight.held.discard(id(self))
 
         return Held()
 
-    def start(self, places: Any) -> None:
-        self.flying += 1
-        self.path.start(places)
+    def start(self, slots: Any) -> None:
+        self.in_flight += 1
+        self.path.start(slots)
 
     def finish(self) -> np.ndarray:
-        self.flying -= 1
+        self.in_flight -= 1
         return self.path.finish()
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_place_lets_go_of_its_frame_when_it_is_done(engine: Any, fake: Any, live: bool) -> None:
     """A camera has a few buffers, and makes no more frames while all of them are held."""
-    flying = Flying(engine)
+    in_flight = Flying(engine)
     run(engine, [fake(40, live=live)], [])
-    assert (flying.held, flying.flying) == (set(), 0)
-    assert flying.most <= 4
+    assert (in_flight.held, in_flight.in_flight) == (set(), 0)
+    assert in_flight.most <= 4
 
 
 def test_a_place_is_free_when_the_sinks_were_told(engine: Any, fake: Any) -> None:
     """Its reader, woken before, would take the interpreter from them, while the engine waits."""
-    flying, held = Flying(engine), []
-    run(engine, [fake(40)], [List(lambda _: held.append(len(flying.held)))])
+    in_flight, held = Flying(engine), []
+    run(engine, [fake(40)], [List(lambda _: held.append(len(in_flight.held)))])
     assert len(held) == 40
     assert min(held) == 1
 
@@ -208,10 +208,10 @@ def test_what_was_started_is_finished_before_anything_is_let_go(
     engine: Any, fake: Any, error: Exception
 ) -> None:
     """The GPU may still read the frames of batches whose results nobody wants any more."""
-    flying = Flying(engine)
+    in_flight = Flying(engine)
     source = fake(40)
     left = []
-    source.stop = lambda: left.append(flying.flying)  # the first thing that ends
+    source.stop = lambda: left.append(in_flight.in_flight)  # the first thing that ends
 
     def fail(result: Result) -> None:
         if result.frame.number == 3:
@@ -243,7 +243,7 @@ def test_of_cameras_only_the_next_one_s_frames_are_prepared_meanwhile(
     engine: Any, fake: Any
 ) -> None:
     """The others' give way to newer ones first; and yet each label is of the newest."""
-    came = {name: threading.Event() for name in "abc"}
+    delivered = {name: threading.Event() for name in "abc"}
     working, prepared = threading.Event(), []
     preprocess, infer = engine.preprocess, engine.infer
 
@@ -252,7 +252,7 @@ def test_of_cameras_only_the_next_one_s_frames_are_prepared_meanwhile(
             if number == 1:  # the engine has a first frame, the other cameras wait their turn
                 assert working.wait(WAIT)
             if number == 20:
-                came[name].set()
+                delivered[name].set()
                 time.sleep(0.01)
 
         return ask
@@ -265,17 +265,17 @@ def test_of_cameras_only_the_next_one_s_frames_are_prepared_meanwhile(
         if not working.is_set():
             prepared.clear()
             working.set()
-            assert all(event.wait(WAIT) for event in came.values())
-            counts.update({name: prepared.count(name) for name in came})
+            assert all(event.wait(WAIT) for event in delivered.values())
+            counts.update({name: prepared.count(name) for name in delivered})
         return infer(batch)
 
     counts: dict[str, int] = {}
     engine.preprocess, engine.infer = spying, slow
     sink = List()
-    run(engine, [fake(21, name=name, live=True, gate=gate(name)) for name in came], [sink])
+    run(engine, [fake(21, name=name, live=True, gate=gate(name)) for name in delivered], [sink])
     assert sum(sorted(counts.values())[:2]) <= 2  # begun before it was known whose turn is next
     assert max(counts.values()) >= 19
-    for name in came:
+    for name in delivered:
         numbers = [number for source, number in sink.seen if source == name]
         assert numbers[-1] == 20
         assert len(numbers) <= 4
@@ -284,11 +284,11 @@ def test_of_cameras_only_the_next_one_s_frames_are_prepared_meanwhile(
 def test_buffers_are_allocated_once(engine: Any, fake: Any) -> None:
     addresses, infer = set(), engine.infer
 
-    def look(batch: np.ndarray) -> np.ndarray:
+    def observe(batch: np.ndarray) -> np.ndarray:
         addresses.add(batch.ctypes.data)
         return infer(batch)
 
-    engine.infer = look
+    engine.infer = observe
     run(engine, [fake(30)], [])
     assert 2 <= len(addresses) <= 3
 
@@ -297,13 +297,13 @@ def test_sources_take_turns(engine: Any, fake: Any) -> None:
     count = 6
     asked = {"a": 0, "b": 0}  # frames whose next one was asked for: they are ready
     given = {"a": 0, "b": 0}
-    bell = threading.Condition()
+    condition = threading.Condition()
 
     def gate(name: str) -> Callable[[int], None]:
         def ask(number: int) -> None:
-            with bell:
+            with condition:
                 asked[name] = number
-                bell.notify()
+                condition.notify()
 
         return ask
 
@@ -311,12 +311,12 @@ def test_sources_take_turns(engine: Any, fake: Any) -> None:
         return all(asked[name] > min(given[name], count - 1) for name in given)
 
     def infer(batch: np.ndarray) -> np.ndarray:
-        with bell:
-            assert bell.wait_for(ready, WAIT), "each source has its next frame ready"
+        with condition:
+            assert condition.wait_for(ready, WAIT), "each source has its next frame ready"
         return np.zeros((1, 256), np.float32)
 
     def count_up(result: Result) -> None:
-        with bell:
+        with condition:
             given[result.frame.source] += 1
 
     engine.infer = infer

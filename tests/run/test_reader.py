@@ -89,18 +89,18 @@ def test_a_picture_that_cannot_be_prepared_is_its_sources_failure(
             spoilt.add(out.ctypes.data)
             raise ZeroDivisionError("a bug")
 
-    def begin(places: Any) -> None:
-        assert not {place.tensor.ctypes.data for place in places} & spoilt
-        start(places)
+    def begin(slots: Any) -> None:
+        assert not {slot.tensor.ctypes.data for slot in slots} & spoilt
+        start(slots)
 
-    def look(result: Result) -> None:
+    def observe(result: Result) -> None:
         if "waiting" in notes.states("broken") and len(broken.opened) > 1:
             last.append(result)
             if {late.frame.source for late in last} >= {"good", "fine"}:
                 stop.set()
 
     last: list[Result] = []
-    notes, engine.preprocess, engine.start = Notes(look), fail, begin
+    notes, engine.preprocess, engine.start = Notes(observe), fail, begin
     threading.Timer(WAIT, stop.set).start()
     for camera in cameras:
         camera._paint = lambda number: paint(number % 200)
@@ -136,7 +136,7 @@ def test_nothing_is_kept_of_a_source_that_failed(engine: Any, paint: Any) -> Non
 
     class Failing(Opening):
         def read(self, timeout: float) -> Frame | None:
-            if len(openings) < 9 and self._left == 8:
+            if len(openings) < 9 and self._abandoned_readers == 8:
                 raise SourceError("the cable is out", "put it in")
             return super().read(timeout)
 
@@ -168,7 +168,7 @@ def test_that_it_plays_is_told_before_its_first_frame(engine: Any, paint: Any) -
     camera, notes = Camera(paint, [[2, CUT], [500]]), Notes()
     run(engine, [camera.feed()], [notes], frames=3)
     told = [note for _, note in notes.notes]
-    first = next(place for place, note in enumerate(told) if isinstance(note, int))
+    first = next(slot for slot, note in enumerate(told) if isinstance(note, int))
     assert told[first - 1] == "playing"
 
 
@@ -278,8 +278,8 @@ def test_a_refused_password_is_tried_seldom(
 
 
 def test_only_silence_makes_it_more_patient(engine: Any, paint: Any) -> None:
-    silent = SilenceError("no frame came", "wait")
-    camera = Camera(paint, [[1, CUT], [CUT], [1, silent], [1, silent], [9]])
+    timed_out = SilenceError("no frame came", "wait")
+    camera = Camera(paint, [[1, CUT], [CUT], [1, timed_out], [1, timed_out], [9]])
     run(engine, [camera.feed(stall=5.0)], [], frames=4)
     assert [wait for _, wait in camera.opened] == [5, 5, 5, 10, 20]
 
@@ -295,10 +295,10 @@ def test_a_source_closes_after_the_engine_has_done_with_its_frames(engine: Any, 
     """Frames of a Jetson lie in the memory of their pipeline, and go with it."""
     started: list[int] = []
     start, finish = engine.start, engine.finish
-    engine.start = lambda places: (started.append(1), start(places))[1]
+    engine.start = lambda slots: (started.append(1), start(slots))[1]
     engine.finish = lambda: (finish(), started.pop())[0]
     camera = Camera(paint, [[3, CUT]] * 4 + [[9]])
-    camera.flying = lambda: len(started)
+    camera.in_flight = lambda: len(started)
     run(engine, [camera.feed()], [], frames=9)
     closed = camera.held_at_close[:-1]  # the last is closed by the end of the run
     assert closed == [0] * len(closed)
@@ -372,12 +372,12 @@ def test_the_loop_beats_while_it_has_nothing_to_do(engine: Any, paint: Any) -> N
     """A service that waits for its cameras is alive; one whose engine hangs is not."""
     beats, stop = [], threading.Event()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         beats.append(1)
         if len(beats) == 3:
             stop.set()
 
-    run(engine, [Camera(paint, [[]]).feed()], [], stop=stop, beat=beat)
+    run(engine, [Camera(paint, [[]]).feed()], [], stop=stop, heartbeat=heartbeat)
     assert len(beats) >= 3
 
 

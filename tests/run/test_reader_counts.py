@@ -18,7 +18,7 @@ from edge.run import reader
 from edge.run.loop import run
 from edge.run.reader import Reader
 from edge.run.scheduler import Control
-from edge.run.slots import Work
+from edge.run.slots import QueuedFrame
 from edge.run.status import SourceStatus
 from edge.run.summary import Histogram
 from edge.sources.feeds import Feed
@@ -47,7 +47,7 @@ def test_the_loop_and_the_reader_do_not_count_at_once(engine: Any, paint: Any) -
     feed = Camera(paint, []).feed()
     player = Reader(feed, [], status, deque(), threading.Condition(), time.monotonic)
     frame = Frame("a", 0, None, 0.0, "system", Surface.from_rgb(paint(0)))
-    works = [Work(frame, engine.place(), 0.0, 1.0, prepared=False) for _ in range(8)]
+    works = [QueuedFrame(frame, engine.slot(), 0.0, 1.0, prepared=False) for _ in range(8)]
     threads = [threading.Thread(target=player.prepare, args=[work]) for work in works]
     for thread in threads:
         thread.start()
@@ -61,7 +61,7 @@ def test_the_loop_and_the_reader_do_not_count_at_once(engine: Any, paint: Any) -
 class Guarded(SourceStatus):
     """It sees whether whoever counts has the bell."""
 
-    bell: Any = None
+    condition: Any = None
     unguarded: list[str] = field(default_factory=list)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -72,8 +72,8 @@ class Guarded(SourceStatus):
         super().__setattr__(name, value)
 
     def _look(self) -> None:
-        if self.bell.acquire(blocking=False):
-            self.bell.release()
+        if self.condition.acquire(blocking=False):
+            self.condition.release()
             self.unguarded.append("stale")
 
 
@@ -86,16 +86,16 @@ def test_what_came_too_late_is_counted_under_the_bell(engine: Any, paint: Any) -
             late = time.monotonic() - 5.0
             return Frame(frame.source, frame.number, frame.number * 0.1, late, "system", None)
 
-    camera, bell = Camera(paint, []), threading.Condition()
-    status = Guarded("a", bell=bell)
+    camera, condition = Camera(paint, []), threading.Condition()
+    status = Guarded("a", condition=condition)
     feed = Feed("a", lambda *_: Late(camera, 0, [4, None]), live=True, keep=False)
-    places = [engine.place() for _ in range(3)]
-    player = Reader(feed, places, status, deque(), bell, time.monotonic)
+    slots = [engine.slot() for _ in range(3)]
+    player = Reader(feed, slots, status, deque(), condition, time.monotonic)
     player.start()
     deadline = time.monotonic() + WAIT
     while not player.finished and time.monotonic() < deadline:
-        if (work := player.newest()) is not None:
-            player.release(work.place)
+        if (work := player.take_newest()) is not None:
+            player.release(work.slot)
         time.sleep(0.001)
     assert player.error is None
     assert status.stale >= 2
@@ -118,7 +118,7 @@ def test_a_camera_that_is_taken_out_between_two_tries_has_ended(
     off, good = Camera(paint, [[CUT]], "off"), Camera(paint, [[10**6]], "good")
     control, stop, notes = Control(), threading.Event(), Notes()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         if notes.states("off")[-1] == "waiting" and not removed:
             removed.append(control.remove("off"))
         if notes.states("off")[-1] == "ended":
@@ -127,7 +127,7 @@ def test_a_camera_that_is_taken_out_between_two_tries_has_ended(
     removed: list[None] = []
     with ending(stop):
         feeds = [off.feed(), good.feed()]
-        run(engine, feeds, [notes], stop=stop, control=control, beat=beat)
+        run(engine, feeds, [notes], stop=stop, control=control, heartbeat=heartbeat)
     assert notes.states("off") == ["connecting", "waiting", "ended"]
     assert notes.transitions[-1].reason == "taken out"
 
@@ -141,11 +141,11 @@ def test_of_a_frame_that_cannot_be_prepared_the_place_is_free_again(
     engine.preprocess = fail
     feed, status = Camera(paint, []).feed(), SourceStatus("a")
     player = Reader(feed, [], status, deque(), threading.Condition(), time.monotonic)
-    place = engine.place()
+    slot = engine.slot()
     frame = Frame("a", 0, None, 0.0, "system", Surface.from_rgb(paint(0)))
-    assert not player.prepare(Work(frame, place, 0.0, 1.0, prepared=False))
-    assert player.places() == [place]
-    assert player.prepare(Work(frame, place, 0.0, 1.0, prepared=True))
+    assert not player.prepare(QueuedFrame(frame, slot, 0.0, 1.0, prepared=False))
+    assert player.slots() == [slot]
+    assert player.prepare(QueuedFrame(frame, slot, 0.0, 1.0, prepared=True))
 
 
 def test_an_error_of_one_source_is_raised_when_it_is_all_there_is(engine: Any, paint: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from edge.errors import SourceError
 from edge.run import reader, scheduler
-from edge.run.driver_watchdog import HANGS
+from edge.run.driver_watchdog import CALL_TIMEOUT
 from edge.run.interfaces import Result
 from edge.run.loop import run
 from edge.run.scheduler import Control
@@ -117,11 +117,11 @@ def when(condition: Callable[[], bool], do: Callable[[], object]) -> Callable[[]
     """What does something once, at the first beat at which the condition holds."""
     done = []
 
-    def beat() -> None:
+    def heartbeat() -> None:
         if not done and condition():
             done.append(do())
 
-    return beat
+    return heartbeat
 
 
 LEFT = "its driver hangs, and does not close it; it is left behind"
@@ -133,7 +133,7 @@ def test_why_a_camera_stopped_is_told_although_it_never_closes(
     camera, notes = Hanging(paint, "close", [[3, CUT]]), Notes()
     told = when(lambda: notes.states("a")[-1] == "waiting" and camera.hangs.is_set(), stop.set)
     try:
-        run(engine, [camera.feed()], [notes], stop=stop, beat=told)
+        run(engine, [camera.feed()], [notes], stop=stop, heartbeat=told)
         assert notes.states("a") == ["connecting", "playing", "waiting", "ended"]
         assert [note.reason for note in notes.transitions[-2:]] == [str(CUT), LEFT]
     finally:
@@ -188,7 +188,7 @@ def test_a_run_whose_only_camera_hangs_is_stuck_until_it_returns(
     ]
     notes = Notes()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         for step in steps:
             step()
 
@@ -201,7 +201,7 @@ def test_a_run_whose_only_camera_hangs_is_stuck_until_it_returns(
             status=status,
             clock=clock,
             wait=True,
-            beat=beat,
+            heartbeat=heartbeat,
         )
     finally:
         camera.free.set()
@@ -210,7 +210,7 @@ def test_a_run_whose_only_camera_hangs_is_stuck_until_it_returns(
     assert len(camera.opened) == (2 if where == "close" else 1)
     reasons = [note.reason for note in notes.transitions if "hangs" in note.reason]
     assert reasons == [
-        f"a hangs in its driver, which has not answered for {HANGS:g} s; "
+        f"a hangs in its driver, which has not answered for {CALL_TIMEOUT:g} s; "
         "plug it in anew, or restart the run"
     ]
     assert notes.states("a")[-2:] == ["waiting", "playing"]
@@ -226,7 +226,7 @@ def test_while_another_camera_plays_a_run_is_not_stuck(
         lambda: hanging.hangs.is_set() and "playing" in notes.states("good"), clock.put_forward
     )
 
-    def beat() -> None:
+    def heartbeat() -> None:
         forward()
         if "waiting" in notes.states("a"):
             stuck.append(status.stuck)
@@ -235,7 +235,7 @@ def test_while_another_camera_plays_a_run_is_not_stuck(
 
     try:
         feeds = [hanging.feed(), good.feed()]
-        run(engine, feeds, [notes], stop=stop, status=status, clock=clock, beat=beat)
+        run(engine, feeds, [notes], stop=stop, status=status, clock=clock, heartbeat=heartbeat)
     finally:
         hanging.free.set()
     assert not any(stuck[10:])  # put forward, the clock has all that is under way be overdue
@@ -253,7 +253,7 @@ def test_cameras_that_are_merely_off_are_no_reason_to_begin_again(
     monkeypatch.setattr(reader, "backoff", long)
     camera, status, stuck = Camera(paint, [[CUT]]), Status(clock=clock), []
 
-    def beat() -> None:
+    def heartbeat() -> None:
         stuck.append(status.stuck)
         if len(camera.opened) > 20:
             stop.set()
@@ -266,7 +266,7 @@ def test_cameras_that_are_merely_off_are_no_reason_to_begin_again(
         status=status,
         clock=clock,
         wait=True,
-        beat=beat,
+        heartbeat=heartbeat,
     )
     assert len(camera.opened) > 20
     assert not any(stuck)
@@ -284,7 +284,7 @@ def test_a_first_camera_that_hangs_ends_a_run_that_does_not_wait(
                 [],
                 stop=stop,
                 clock=clock,
-                beat=when(camera.hangs.is_set, clock.put_forward),
+                heartbeat=when(camera.hangs.is_set, clock.put_forward),
             )
     finally:
         camera.free.set()
@@ -295,8 +295,8 @@ def test_a_camera_that_hangs_gives_its_name_to_another_and_keeps_its_places(
     engine: Any, paint: Any, stop: threading.Event, clock: Clock, where: str
 ) -> None:
     """What the old one says and counts, when it returns after all, is for nobody."""
-    made, place = [], engine.place
-    engine.place = lambda: made.append(1) or place()
+    made, slot = [], engine.slot
+    engine.slot = lambda: made.append(1) or slot()
     old, new = Hanging(paint, where, [[10**6]]), Camera(paint, [[10**6]])
     control, status = Control(), Status(clock=clock)
     status._sources["a"] = Counted("a")
@@ -309,26 +309,26 @@ def test_a_camera_that_hangs_gives_its_name_to_another_and_keeps_its_places(
     def readers() -> int:
         return sum(thread.name == "reader of a" for thread in threading.enumerate())
 
-    places: list[int] = []
+    slots: list[int] = []
     steps = [
         when(lambda: where == "open" or notes.states("a")[-1] == "playing", change),
         when(
-            lambda: old.hangs.is_set() and not control.wishes,
+            lambda: old.hangs.is_set() and not control.requests,
             lambda: (early.append(len(new.opened)), clock.put_forward()),
         ),
         when(
             lambda: bool(new.opened) and notes.states("a")[-1] == "playing",
-            lambda: (places.append(len(made)), old.free.set()),
+            lambda: (slots.append(len(made)), old.free.set()),
         ),
-        when(lambda: bool(places) and readers() == 1, lambda: control.add(c.feed())),
+        when(lambda: bool(slots) and readers() == 1, lambda: control.add(c.feed())),
         when(lambda: "playing" in notes.states("c"), stop.set),
     ]
 
-    def look(_: Result) -> None:
+    def observe(_: Result) -> None:
         for step in steps:
             step()
 
-    notes = Notes(look)
+    notes = Notes(observe)
     b, c = Camera(paint, [[10**6]], "b"), Camera(paint, [[10**6]], "c")
     feeds = [old.feed(), b.feed()]
     run(engine, feeds, [notes], stop=stop, status=status, control=control, clock=clock)
@@ -339,7 +339,7 @@ def test_a_camera_that_hangs_gives_its_name_to_another_and_keeps_its_places(
     )  # and then it is told that it hangs
     assert notes.states("a") == [*first, *ended, "connecting", "playing"]
     assert max(Counted.dropped_ever) < DROPPED
-    assert places == [9], "three places for each: none is used that a driver may still fill"
+    assert slots == [9], "three places for each: none is used that a driver may still fill"
     assert "playing" in notes.states("c")
     assert len(made) == 9, "when it has ended they are"
     assert not status.stuck

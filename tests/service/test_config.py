@@ -77,8 +77,8 @@ def test_what_a_file_leaves_out_is_as_without_it(write):
 
 def test_every_field_of_a_run_and_of_a_camera_has_a_key():
     assert {*keys.RUN} == {field.name for field in fields(Config)} - {"cameras"}
-    named = {field.name for field in fields(Camera)} - {"uri"}
-    assert {*keys.CAMERA} == named | {"source"}
+    with_unique_names = {field.name for field in fields(Camera)} - {"uri"}
+    assert {*keys.CAMERA} == with_unique_names | {"source"}
 
 
 @pytest.mark.parametrize("table", [keys.RUN, keys.CAMERA], ids=["run", "camera"])
@@ -196,12 +196,12 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         ),
     ],
 )
-def test_a_fault_is_named_with_its_line_and_what_to_write(write, text, line, what, mend):
+def test_a_fault_is_named_with_its_line_and_what_to_write(write, text, line, what, hint):
     path = write(text)
-    with pytest.raises(ConfigError, match=mend) as caught:
+    with pytest.raises(ConfigError, match=hint) as caught:
         config.load(path)
-    assert caught.value.what.startswith(f"{path}:{line}: ")
-    assert what in caught.value.what
+    assert caught.value.problem.startswith(f"{path}:{line}: ")
+    assert what in caught.value.problem
 
 
 @pytest.mark.parametrize(

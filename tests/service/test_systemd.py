@@ -82,7 +82,7 @@ def test_without_systemd_nobody_is_told(said):
     systemd = Systemd.of({}, said.append)
     systemd.ready("x")
     systemd.stopping()
-    Watchdog(systemd, Status()).beat(0.0)
+    Watchdog(systemd, Status()).heartbeat(0.0)
     with systemd.reloading():
         pass
     assert said == []
@@ -90,7 +90,7 @@ def test_without_systemd_nobody_is_told(said):
 
 
 def test_a_socket_that_is_gone_is_said_once_and_ends_nothing(tmp_path, said):
-    systemd = Systemd(f"{tmp_path}/gone", say=said.append)
+    systemd = Systemd(f"{tmp_path}/gone", info=said.append)
     systemd.ready("x")
     systemd.status("y")
     (text,) = said
@@ -116,7 +116,7 @@ def test_the_watchdog_is_the_one_that_systemd_asks_of_this_process(environ, seco
 def test_the_watchdog_hears_of_progress_at_most_three_times_in_its_time(manager):
     watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), Status())
     for now in range(100, 130):
-        watchdog.beat(now)
+        watchdog.heartbeat(now)
     assert manager.heard() == ["WATCHDOG=1"] * 3  # at 100, 110 and 120
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_is_stuck_in_its_drivers_is_not_called_alive(manager):
     status = Status()
     watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), status)
     for now, status.stuck in ((0, False), (100, True), (200, True), (300, False)):
-        watchdog.beat(now)
+        watchdog.heartbeat(now)
     assert manager.heard() == ["WATCHDOG=1"] * 2
 
 
@@ -133,9 +133,9 @@ def test_a_beat_that_could_not_be_told_is_told_with_the_next(manager):
     if not manager.address.startswith("@"):
         Path(manager.address).unlink()
     watchdog = Watchdog(Systemd(manager.address, watchdog=30.0), Status())
-    watchdog.beat(0.0)
+    watchdog.heartbeat(0.0)
     again = Manager(manager.address)
-    watchdog.beat(0.1)
+    watchdog.heartbeat(0.1)
     assert again.heard() == ["WATCHDOG=1"]
     again.socket.close()
 
@@ -157,7 +157,7 @@ def test_the_status_line_tells_what_the_last_seconds_were_like(manager):
     for _ in range(20):
         now[0] += 0.5
         status.total.add(1.0, 1.0, now[0], now[0])
-        line.beat(now[0])
+        line.heartbeat(now[0])
     assert manager.heard() == ["STATUS=1 of 1 cameras playing, 2.0 frames per second"] * 2
 
 

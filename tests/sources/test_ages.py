@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.sources.ages import Ages, StampAges
+from edge.sources.ages import Ages, TimestampAges
 
 NEAR = {"abs": 5e-3}
 ROUGHLY = {"abs": 0.02}  # a clock may be off by a twentieth, as long as no frame is held up
@@ -75,7 +75,7 @@ def flowing(frames: range, *, ahead: float = 0.0) -> list[tuple[float, float]]:
 @pytest.mark.parametrize("ahead", [0.2, 1.4, 2.9, 1e9])
 def test_one_time_that_is_wrong_changes_nothing(ahead: float) -> None:
     """It is ahead; the true ones after it are then behind it."""
-    ages = StampAges()
+    ages = TimestampAges()
     stamps = [*flowing(range(30)), *flowing(range(30, 31), ahead=ahead), *flowing(range(31, 300))]
     assert max(ages.age(*stamp) for stamp in stamps) < 0.01
     assert ages.age(10.0, 10.5) == pytest.approx(0.49, **ROUGHLY)
@@ -86,7 +86,7 @@ def test_times_that_stand_still_until_the_clock_has_caught_up_make_no_frame_old(
     ahead: float,
 ) -> None:
     """So GStreamer gives them after one that is too early or too late."""
-    ages, stuck = StampAges(), 2 + ahead
+    ages, stuck = TimestampAges(), 2 + ahead
     stamps = [
         *flowing(range(60)),
         *((stuck, now) for taken, now in flowing(range(60, 200)) if taken < stuck + 2),
@@ -97,7 +97,7 @@ def test_times_that_stand_still_until_the_clock_has_caught_up_make_no_frame_old(
 
 
 def test_stamps_that_are_set_forward_and_stay_so_are_believed() -> None:
-    ages = StampAges()
+    ages = TimestampAges()
     stamps = [*flowing(range(30)), *flowing(range(30, 60), ahead=5.0)]
     assert max(ages.age(*stamp) for stamp in stamps) < 0.01
     assert ages.age(2 + 5.0, 2.51) == pytest.approx(0.5, **ROUGHLY)
@@ -105,7 +105,7 @@ def test_stamps_that_are_set_forward_and_stay_so_are_believed() -> None:
 
 def test_that_times_stand_still_is_known_and_makes_no_frame_older_or_younger() -> None:
     """As GStreamer gives them of a camera whose clock was set to before the stream began."""
-    ages = StampAges()
+    ages = TimestampAges()
     for stamp in flowing(range(60)):
         ages.age(*stamp)
         assert ages.still == 0
@@ -118,7 +118,7 @@ def test_that_times_stand_still_is_known_and_makes_no_frame_older_or_younger() -
 
 def test_two_frames_of_one_time_do_not_hide_a_queue() -> None:
     """Some cameras send twice what they stamp once; here two seconds of it are under way."""
-    ages = StampAges()
+    ages = TimestampAges()
     twice = [(n // 2 / 15, n / 30 + 0.01) for n in range(90)]
     late = [(taken, now + 2.0) for taken, now in [(n // 2 / 15, n / 30) for n in range(90, 180)]]
     assert max(ages.age(*stamp) for stamp in twice) < 0.1
@@ -129,7 +129,7 @@ def test_two_frames_of_one_time_do_not_hide_a_queue() -> None:
     st.lists(st.tuples(st.floats(-1e10, 1e10), st.floats(0, 10)), min_size=1),
 )
 def test_no_stamp_makes_an_age_negative_or_no_number(stamps: list[tuple[float, float]]) -> None:
-    ages, now = StampAges(), 0.0
+    ages, now = TimestampAges(), 0.0
     for taken, passed in stamps:
         now += passed
         assert 0 <= ages.age(taken, now) < float("inf")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.sources.camera import Camera, Thinning, idle, named
+from edge.sources.camera import Camera, Thinning, unused_options, with_unique_names
 
 
 def wanted(thinning: Thinning, fps: float, count: int) -> list[int]:
@@ -56,7 +56,7 @@ def test_a_clock_that_jumps_stops_nothing(jump: float):
 
 def test_names_are_the_uris_without_credentials_and_never_twice():
     cameras = [Camera("rtsp://joe:pw@h/s"), Camera("rtsp://joe:pw@h/s"), Camera("test://a", "door")]
-    assert [camera.name for camera in named(cameras)] == [
+    assert [camera.name for camera in with_unique_names(cameras)] == [
         "rtsp://***@h/s",
         "rtsp://***@h/s#2",
         "door",
@@ -66,7 +66,7 @@ def test_names_are_the_uris_without_credentials_and_never_twice():
 def test_a_source_that_cannot_be_has_a_name_without_a_password():
     """A dry run says what is wrong with it, and goes on to the next."""
     cameras = [Camera("nothing.mp4"), Camera("rtsp:/joe:pw@h/s")]
-    assert [camera.name for camera in named(cameras)] == ["nothing.mp4", "***@h/s"]
+    assert [camera.name for camera in with_unique_names(cameras)] == ["nothing.mp4", "***@h/s"]
 
 
 RTSP, FILM = "rtsp://door/1", "file:///a.mp4"
@@ -88,4 +88,4 @@ RTSP, FILM = "rtsp://door/1", "file:///a.mp4"
     ],
 )
 def test_options_that_mean_nothing_to_any_source(uris, asked, nothing):
-    assert idle([Camera(uri, **asked) for uri in uris]) == nothing
+    assert unused_options([Camera(uri, **asked) for uri in uris]) == nothing

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import SourceError
-from edge.sources.conversions import remarks
+from edge.sources.conversions import conversions
 from edge.sources.frame import Frame
 from edge.sources.gst import gstreamer
 from edge.sources.source import Source
@@ -15,7 +15,7 @@ from tests.run.conftest import launch
 
 
 def frames_of(pipeline: str, said: list[str] | None = None) -> list[Frame]:
-    with Source(f"gst:{pipeline}", say=([] if said is None else said).append) as source:
+    with Source(f"gst:{pipeline}", info=([] if said is None else said).append) as source:
         return list(iter(lambda: source.read(10), None))
 
 
@@ -47,7 +47,7 @@ def test_of_pictures_that_are_read_as_they_are_nothing_is_said(format: str) -> N
 def test_what_a_jetson_s_own_hardware_converts_is_none_of_the_cpu_s() -> None:
     caps = gstreamer().Caps.from_string
     made, read = caps("video/x-raw(memory:NVMM),format=P010_10LE"), caps("video/x-raw,format=NV12")
-    assert list(remarks("csi://0", made, read)) == []
+    assert list(conversions("csi://0", made, read)) == []
 
 
 INTERLACED = (
@@ -75,8 +75,8 @@ def test_fields_one_by_one_are_refused_by_name_and_the_mend_mends(tmp_path: Path
     for pipeline in (f"filesrc location={recorded} ! gdpdepay", f"{INTERLACED} ! {ALTERNATE}"):
         with pytest.raises(SourceError, match="fields one by one") as caught:
             frames_of(pipeline)
-        mend = caught.value.mend.partition("gst:... ")[2]
-        assert frames_of(f"{pipeline} {mend}")
+        hint = caught.value.hint.partition("gst:... ")[2]
+        assert frames_of(f"{pipeline} {hint}")
 
 
 def test_a_run_says_it_among_its_words_and_once(edge_command, built_engine, tmp_path) -> None:

@@ -210,7 +210,7 @@ def test_caps_that_nothing_reads(caps: str) -> None:
 def test_the_mend_for_other_caps_is_one_that_gstreamer_understands() -> None:
     with pytest.raises(SourceError) as raised:
         frame_of(sample_of(bytes(64), raw("NV24", 4, 2)))
-    Gst.parse_launch("videotestsrc ! " + raised.value.mend.partition(": ")[2] + " ! fakesink")
+    Gst.parse_launch("videotestsrc ! " + raised.value.hint.partition(": ")[2] + " ! fakesink")
 
 
 def test_memory_of_the_gpu_is_read_by_the_reader_given() -> None:

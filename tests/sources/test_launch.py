@@ -84,7 +84,7 @@ def agree(frames: list[Frame], number_in: NumberIn) -> bool:
 
 def test_a_web_camera_is_live(jpegs: list[bytes], number_in: NumberIn) -> None:
     said: list[str] = []
-    with webcam(jpegs) as url, Source(f"{url}/video?quality=high", say=said.append) as source:
+    with webcam(jpegs) as url, Source(f"{url}/video?quality=high", info=said.append) as source:
         frames = some(source)
     assert source.live
     assert said == [f"{source.name}: decoded by jpegdec, in software"]
@@ -154,7 +154,7 @@ def test_rtsp_in_other_codecs(
 ) -> None:
     url, _ = rtsp("--codec", codec, video=coded(codec))
     said: list[str] = []
-    with Source(url, say=said.append) as source:
+    with Source(url, info=said.append) as source:
         assert agree(some(source), number_in)
     (text,) = said
     assert {"h265": "265", "jpeg": "jpegdec"}[codec] in text.partition(": decoded by ")[2]

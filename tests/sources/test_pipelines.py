@@ -153,7 +153,7 @@ def test_a_pipeline_of_the_users_own_may_end_in_any_memory(memory: str) -> None:
 def test_unknown_uri_names_the_known_ones(uri: str) -> None:
     with pytest.raises(SourceError) as caught:
         pipeline(Camera(uri), platform="jetson")
-    assert "file:///" in caught.value.mend
+    assert "file:///" in caught.value.hint
 
 
 def test_the_test_pictures_are_those_of_gstreamer() -> None:
@@ -173,8 +173,8 @@ def test_the_test_pictures_are_those_of_gstreamer() -> None:
         ("ftp://h/x", "use one of: test://ball"),
     ],
 )
-def test_words_that_mean_nothing_are_refused_on_any_machine(uri: str, mend: str) -> None:
-    with pytest.raises(SourceError, match=mend):
+def test_words_that_mean_nothing_are_refused_on_any_machine(uri: str, hint: str) -> None:
+    with pytest.raises(SourceError, match=hint):
         check_source(uri)
 
 

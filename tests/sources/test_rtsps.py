@@ -54,10 +54,10 @@ def test_one_whose_certificate_is_not_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(SourceError) as caught:
         Source(url).open()
     place = url.partition("//")[2].partition("/")[0]
-    assert caught.value.what == (
+    assert caught.value.problem == (
         f"the certificate of the camera at {place} is not trusted (self-signed certificate)"
     )
-    assert "export SSL_CERT_FILE=camera.pem" in caught.value.mend
+    assert "export SSL_CERT_FILE=camera.pem" in caught.value.hint
 
 
 def test_gstreamer_itself_verifies_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,15 +78,15 @@ def test_a_file_of_certificates_that_is_none_is_named(
     with pytest.raises(SourceError, match=f"SSL_CERT_FILE names {path}, which holds no cert"):
         Source(url).open()
     plain = knock(resolve("rtsp://127.0.0.1:1/x"))
-    assert plain is not None and "cannot be reached" in plain.what, "which needs none"
+    assert plain is not None and "cannot be reached" in plain.problem, "which needs none"
 
 
 def test_a_camera_that_speaks_no_tls_is_to_be_asked_without() -> None:
     with camera_of("320x240") as (plain, _):
         said = knock(resolve(plain.replace("rtsp", "rtsps")))
     assert said is not None
-    assert "does not speak TLS" in said.what
-    assert said.mend == "write rtsp:// for rtsps://"
+    assert "does not speak TLS" in said.problem
+    assert said.hint == "write rtsp:// for rtsps://"
 
 
 @pytest.mark.parametrize(

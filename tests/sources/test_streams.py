@@ -38,4 +38,4 @@ def test_a_camera_that_offers_no_video_says_where_to_look() -> None:
     with camera_of("sound") as (url, _), pytest.raises(SourceError) as caught:
         Source(url).open()
     assert "sends no video this way; try the other" in str(caught.value)
-    assert "another path" in caught.value.mend
+    assert "another path" in caught.value.hint

@@ -69,12 +69,12 @@ def weights(folder: Path) -> list[Path]:
     return [folder / shard for shard in sorted(shards)]
 
 
-def read_json(path: Path, mend: str) -> dict[str, Any]:
-    """A file's object. Raises `CheckpointError`, with `mend` when there is no such file."""
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """A file's object. Raises `CheckpointError`, with `hint` when there is no such file."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}", mend) from None
+        raise CheckpointError(f"{path.parent} has no {path.name}", hint) from None
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error})", "download the checkpoint again"
@@ -89,12 +89,12 @@ def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
 
     Where there are two, transformers takes that of the processor of texts and pictures.
     """
-    mend = "save the processor beside the model: processor.save_pretrained(folder)"
+    hint = "save the processor beside the model: processor.save_pretrained(folder)"
     if (folder / _PROCESSORS).is_file():
-        inside = read_json(folder / _PROCESSORS, mend).get("image_processor")
+        inside = read_json(folder / _PROCESSORS, hint).get("image_processor")
         if isinstance(inside, dict):
             return _PROCESSORS, inside
-    return _PROCESSOR, read_json(folder / _PROCESSOR, mend)
+    return _PROCESSOR, read_json(folder / _PROCESSOR, hint)
 
 
 def check_tokenizer(name: str, folder: Path) -> None:

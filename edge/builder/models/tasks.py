@@ -65,17 +65,17 @@ def head_of(
 
 def _check_texts(name: str, family: Family, request: Request) -> None:
     labels = request.labels
-    mend = 'such as --labels "a cat,a dog", or a file with one per line: --labels labels.txt'
+    hint = 'such as --labels "a cat,a dog", or a file with one per line: --labels labels.txt'
     if not labels:
-        raise CheckpointError(f"{name} is a {family.name}, which needs labels", mend)
+        raise CheckpointError(f"{name} is a {family.name}, which needs labels", hint)
     if not all(label.strip() for label in labels):
-        raise CheckpointError("one of the labels is empty", mend)
+        raise CheckpointError("one of the labels is empty", hint)
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise CheckpointError(f"the label {twice[0]!r} is given twice", "give each label once")
     if len(labels) == 1 and not family.sigmoid:
         raise CheckpointError(
             f"{name} is a {family.name}, which compares labels, and one alone always has 100 %",
-            f"add what else a picture may show, {mend}",
+            f"add what else a picture may show, {hint}",
         )
     if odd := [template for template in request.templates if template.count("{}") != 1]:
         raise CheckpointError(

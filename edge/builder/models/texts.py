@@ -42,13 +42,13 @@ def read_labels(text: str) -> list[str]:
 
 def _words(text: str) -> list[str]:
     labels = [label.strip() for label in text.split(",")]
-    mend = 'give words, --labels "a cat,a dog", or a .txt file with one label on each line'
+    hint = 'give words, --labels "a cat,a dog", or a .txt file with one label on each line'
     if odd := [label for label in labels if label.lower().endswith(_FILES)]:
-        raise CheckpointError(f"{odd[0]} is named like a file, and is no label", mend)
+        raise CheckpointError(f"{odd[0]} is named like a file, and is no label", hint)
     if labels == [text] and os.path.exists(text):  # noqa: PTH110 - Path's raises for long names
         raise CheckpointError(
             f"{text} is a file or a folder here, and no .txt file of labels",
-            f'{mend}; if it is a label: --labels "{text},"',
+            f'{hint}; if it is a label: --labels "{text},"',
         )
     return labels[:-1] if len(labels) > 1 and not labels[-1] else labels  # `a cat,`
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge.builder.candidates import Candidate
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.precision.coverage import census, in_words
 from edge.builder.precision.dtypes import NUMBERS
@@ -44,7 +44,7 @@ class Outcome:
     """What was built and judged, and which of it is to be published."""
 
     model: ModelProto  # the FP32 graph
-    judge: Judge
+    judge: Evaluator
     judged: list[Candidate]
     chosen: Candidate
     ms: dict[str, float]  # precision -> of one picture here

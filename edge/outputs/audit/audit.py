@@ -51,21 +51,21 @@ def parse_every(text: str) -> int:
 class Audit:
     """Audits one frame in `every` of each source, its first among them. Owns the process.
 
-    `look` belongs to the loop's thread; all else may be called from any.
+    `observe` belongs to the loop's thread; all else may be called from any.
 
     restarts  times that the process ended before the run did
     """
 
     def __init__(
-        self, reference: Reference, classes: int, every: int, say: Callable[[str], None]
+        self, reference: Reference, classes: int, every: int, info: Callable[[str], None]
     ) -> None:
         """classes: how many the engine has. say: is told, on any thread, what changes."""
-        self._reference, self._classes, self._every, self._say = reference, classes, every, say
+        self._reference, self._classes, self._every, self._info = reference, classes, every, info
         self.restarts = 0
         self._parity: dict[str, Parity] = {}
         self._since: dict[str, int] = {}  # frames of each source since one was taken
         self._refused: set[str] = set()
-        self._bell = threading.Condition()
+        self._condition = threading.Condition()
         self._taken: tuple[Parity, Job] | None = None  # waits for the process, or is in it
         self._over = False
         self._process: _Process | None = None
@@ -76,7 +76,7 @@ class Audit:
     @property
     def sources(self) -> list[Parity]:
         """What was found of each source that had a frame to audit; from any thread."""
-        with self._bell:
+        with self._condition:
             return list(self._parity.values())
 
     def __enter__(self) -> Audit:
@@ -85,7 +85,7 @@ class Audit:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look(self, frame: Frame, prediction: Prediction, seen: Callable[[], Tensor]) -> None:
+    def observe(self, frame: Frame, prediction: Prediction, seen: Callable[[], Tensor]) -> None:
         """Copy a frame if it is due. One that cannot be copied is refused; that is said once.
 
         prediction: the engine's own, not smoothed over frames. seen: gives a copy of what the
@@ -95,7 +95,7 @@ class Audit:
         self._since[frame.source] = since
         if since < self._every:
             return
-        with self._bell:
+        with self._condition:
             parity = self._parity.setdefault(frame.source, Parity(frame.source))
             busy = self._taken is not None
         if busy:  # the source stays due: of several, each has its turn
@@ -108,19 +108,19 @@ class Audit:
             self._refuse(frame.source, error)
             return
         job = self._copy(picture, prediction, seen())
-        with self._bell:
+        with self._condition:
             self._taken = parity, job
-            self._bell.notify_all()
+            self._condition.notify_all()
 
     def close(self) -> None:
         """End the process, after a moment for the frame that it has: then that counts as lost.
 
         One that cannot be ended is left behind. A second time does nothing.
         """
-        with self._bell:
-            self._bell.wait_for(lambda: self._taken is None, _GRACE)
+        with self._condition:
+            self._condition.wait_for(lambda: self._taken is None, _GRACE)
             self._over = True
-            self._bell.notify_all()
+            self._condition.notify_all()
             if self._process is not None:
                 self._process.kill()  # the thread may be stuck in a send to it
         self._thread.join(_END)
@@ -137,7 +137,7 @@ class Audit:
             "restarts": self.restarts,
             **whole.numbers(),
             "sources": {
-                parity.source: {**parity.numbers(), "troubles": list(parity.troubles.values())}
+                parity.source: {**parity.numbers(), "deviations": list(parity.deviations.values())}
                 for parity in self.sources
             },
         }
@@ -145,7 +145,7 @@ class Audit:
     def _refuse(self, source: str, error: SourceError) -> None:
         if source not in self._refused:
             self._refused.add(source)
-            self._say(f"{source} is not audited: {error}")
+            self._info(f"{source} is not audited: {error}")
 
     def _copy(self, surface: Surface, prediction: Prediction, tensor: Tensor) -> Job:
         """What the process is sent; nothing of it is the camera's."""
@@ -160,7 +160,7 @@ class Audit:
         while not self._over:
             try:
                 with _Process(self._reference, lambda: self._over) as process:
-                    with self._bell:
+                    with self._condition:
                         self._process = process
                     process.receive()  # it is ready
                     while not self._over:
@@ -169,9 +169,9 @@ class Audit:
                 self._failed(error)
 
     def _audit(self, process: _Process) -> None:
-        with self._bell:
+        with self._condition:
             if self._taken is None:
-                self._bell.wait(_NAP)
+                self._condition.wait(_NAP)
             taken = self._taken
         if taken is None:
             process.check()
@@ -180,37 +180,37 @@ class Audit:
         process.send(job)
         verdict: Verdict = process.receive()
         changes = parity.add(verdict, job.surface.layout.colour.full_range)
-        with self._bell:
+        with self._condition:
             self._taken = None
-            self._bell.notify_all()
+            self._condition.notify_all()
         if self._told:
-            self._say("the audit goes on")
+            self._info("the audit goes on")
         self._pause, self._told = _PAUSE[0], False
         for change in changes:
-            self._say(change)
+            self._info(change)
 
     def _failed(self, error: Exception) -> None:
         """Say it, unless no frame was audited since it was said last, and wait a while."""
         self._lose()
-        with self._bell:
+        with self._condition:
             self._process = None
             if self._over:
                 return
             self.restarts += 1
         if not self._told:
             why = f": {error}" if isinstance(error, _Failed) else ""
-            self._say(f"the auditing process ended{why}; it is started again")
+            self._info(f"the auditing process ended{why}; it is started again")
         self._told = True
-        with self._bell:
-            self._bell.wait_for(lambda: self._over, self._pause)
+        with self._condition:
+            self._condition.wait_for(lambda: self._over, self._pause)
         self._pause = min(2 * self._pause, _PAUSE[1])
 
     def _lose(self) -> None:
-        with self._bell:
+        with self._condition:
             if self._taken is not None:
                 self._taken[0].lost += 1
             self._taken = None
-            self._bell.notify_all()
+            self._condition.notify_all()
 
 
 class _Failed(Exception):

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 from edge.outputs.audit.auditor import Luma, Verdict
 from edge.run.summary import Histogram
 
-__all__ = ["AGREEMENT", "LEVELS", "Parity", "Trouble"]
+__all__ = ["AGREEMENT", "LEVELS", "Deviation", "Parity"]
 
-Trouble: TypeAlias = Literal["labels", "input", "range"]
+Deviation: TypeAlias = Literal["labels", "input", "range"]
 
 AGREEMENT = 0.95  # of a camera's frames: below this, engine and FP32 do not agree
 LEVELS = 3.0  # grey levels: two roundings differ by one or two, a wrong matrix by ten and more
@@ -25,7 +25,7 @@ _CHANCE = 1e-3  # that an engine which agrees on `AGREEMENT` of all frames does 
 _OUTSIDE, _RINGING = 0.01, 0.001
 _WHOLE = 10  # frames within 16..235, before it is doubted that a picture has the full range
 
-_RIGHT: dict[Trouble, str] = {
+_RIGHT: dict[Deviation, str] = {
     "labels": "the engine and the FP32 graph agree again",
     "input": "the engine sees again what the reference sees",
     "range": "the range of its luma is again what it says",
@@ -43,7 +43,7 @@ class Parity:
     largest      of what the engine saw from what it should have seen: the largest difference in
                  each frame, in grey levels 0 to 255
     mean         and the mean one
-    troubles     what is wrong now, in words for people
+    deviations   what is wrong now, in words for people
     """
 
     source: str
@@ -54,7 +54,7 @@ class Parity:
     probability: Histogram = field(default_factory=Histogram)
     largest: Histogram = field(default_factory=Histogram)
     mean: Histogram = field(default_factory=Histogram)
-    troubles: dict[Trouble, str] = field(default_factory=dict)
+    deviations: dict[Deviation, str] = field(default_factory=dict)
     _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _luma: deque[Luma] = field(default_factory=lambda: deque(maxlen=_WHOLE))
 
@@ -69,23 +69,23 @@ class Parity:
         self.largest.add(verdict.largest)
         self.mean.add(verdict.mean)
         self._recent.append(verdict.agrees)
-        found: dict[Trouble, str | None] = {"labels": self._labels(), "input": _input(verdict)}
+        found: dict[Deviation, str | None] = {"labels": self._labels(), "input": _input(verdict)}
         if verdict.luma is not None:
             self._luma.append(verdict.luma)
             found["range"] = self._range(full_range)
         changes = []
-        for kind, trouble in found.items():
-            if trouble is None and kind in self.troubles:
+        for kind, deviation in found.items():
+            if deviation is None and kind in self.deviations:
                 changes.append(f"{self.source}: {_RIGHT[kind]}")
-                del self.troubles[kind]
-            if trouble is not None:
-                if kind not in self.troubles:
-                    changes.append(f"{self.source}: {trouble}")
-                self.troubles[kind] = trouble
+                del self.deviations[kind]
+            if deviation is not None:
+                if kind not in self.deviations:
+                    changes.append(f"{self.source}: {deviation}")
+                self.deviations[kind] = deviation
         return changes
 
     def merge(self, other: Parity) -> None:
-        """Add what `other` counted; its troubles stay its own."""
+        """Add what `other` counted; its deviations stay its own."""
         self.frames += other.frames
         self.agreed += other.agreed
         self.skipped += other.skipped
@@ -108,7 +108,7 @@ class Parity:
     def _labels(self) -> str | None:
         agreed, count = sum(self._recent), len(self._recent)
         # What is wrong stays so until the share is right: nothing is said twice for one odd frame.
-        if "labels" in self.troubles:
+        if "labels" in self.deviations:
             wrong = agreed < AGREEMENT * count
         else:
             wrong = _at_most(agreed, count, AGREEMENT) < _CHANCE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, get_args
 
 from edge.errors import require
-from edge.outputs.audit.findings import Parity, Trouble
+from edge.outputs.audit.findings import Deviation, Parity
 from edge.run.summary import Histogram
 
 __all__ = ["ParityMetrics"]
@@ -77,11 +77,11 @@ class ParityMetrics:
         text = "Times that the auditing process ended before the run did."
         yield core.CounterMetricFamily("edge_audit_restarts", text, self._audit.restarts)
         text = "1 for what the audit warns of now."
-        troubles = core.GaugeMetricFamily("edge_audit_trouble", text, labels=["source", "trouble"])
+        deviations = core.GaugeMetricFamily("edge_audit_deviation", text, labels=["source", "kind"])
         for parity in sources:
-            for kind in get_args(Trouble):
-                troubles.add_metric([parity.source, kind], float(kind in parity.troubles))
-        yield troubles
+            for kind in get_args(Deviation):
+                deviations.add_metric([parity.source, kind], float(kind in parity.deviations))
+        yield deviations
         for name, text, bounds, unit, measured in _HISTOGRAMS:
             family = core.HistogramMetricFamily(name, text, labels=["source"])
             for parity in sources:

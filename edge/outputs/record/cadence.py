@@ -7,7 +7,7 @@ from collections import deque
 
 from edge.sources.frame import Frame
 
-__all__ = ["Rhythm", "moment"]
+__all__ = ["Cadence", "frame_time"]
 
 # A camera's frames come at any rate, from 60 a second to one in 10 s with `--every`: away is
 # measured in its own intervals. Below a second it is a hiccup of a network, not another scene.
@@ -16,7 +16,7 @@ _AWAY_SECONDS = 1.0
 _REMEMBERED = 9  # intervals; their median follows a new rate after five frames
 
 
-def moment(frame: Frame) -> float:
+def frame_time(frame: Frame) -> float:
     """Seconds at which the frame was.
 
     Of a film that is stream time, so that it says the same at whatever speed it is read. Of a live
@@ -26,7 +26,7 @@ def moment(frame: Frame) -> float:
     return frame.captured if frame.live or frame.pts is None else frame.pts
 
 
-class Rhythm:
+class Cadence:
     """How often the frames of one source come."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from edge.errors import MissingPackage
-from edge.outputs.record.worker import step_back
+from edge.outputs.record.worker import lower_thread_priority
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.sources.gst import gstreamer, pipeline_of
 
@@ -102,7 +102,7 @@ def lower_priority(pipeline: Any) -> None:
         is_status = message.type == gst.MessageType.STREAM_STATUS
         # Told in the new thread itself; those that the encoder starts there are like it.
         if is_status and message.parse_stream_status()[0] == gst.StreamStatusType.ENTER:
-            step_back()
+            lower_thread_priority()
         return gst.BusSyncReply.PASS
 
     pipeline.get_bus().set_sync_handler(begun)

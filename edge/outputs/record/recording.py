@@ -18,9 +18,9 @@ from typing import Protocol
 from edge.errors import OptionError
 from edge.outputs.preview import words
 from edge.outputs.record.overlay import READABLE, captioned, enlarged
-from edge.outputs.record.rtsp import Broadcast, address
-from edge.outputs.record.video_files import Films, place_of
-from edge.outputs.record.worker import Background
+from edge.outputs.record.rtsp import RtspServer, address
+from edge.outputs.record.video_files import VideoFiles, place_of
+from edge.outputs.record.worker import Worker
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
@@ -65,7 +65,7 @@ class Recording(Sink):
         self._outlet = outlet
         self._stop = stop
         self._warn = warn
-        self._background: Background[Result | Transition | None] = Background(
+        self._background: Worker[Result | Transition | None] = Worker(
             "recording", self._work, _ROOM, _PATIENCE, warn
         )
 
@@ -116,7 +116,7 @@ def record(
     target: str,
     several: bool,
     stop: threading.Event,
-    say: Callable[[str], None],
+    info: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Recording:
     """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
@@ -127,8 +127,8 @@ def record(
     """
     check_record(target)
     if target.lower().startswith(_SERVED):
-        return Recording(Broadcast(address(target), several, say, warn), stop, warn)
-    return Recording(Films(target, several, say, warn), stop, warn)
+        return Recording(RtspServer(address(target), several, info, warn), stop, warn)
+    return Recording(VideoFiles(target, several, info, warn), stop, warn)
 
 
 def _drawn(result: Result) -> Surface:

@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.errors import StorageError
 from edge.files.storage import writing
 
-__all__ = ["by_time", "check_room", "slug", "stamp", "vacant"]
+__all__ = ["check_free_space", "file_name", "time_order", "timestamp", "unused_path"]
 
 # Left free for the rest of the machine: 5 % of a small disk, at most 500 MB of a large one.
 _FREE_SHARE = 0.05
@@ -18,19 +18,19 @@ _FREE_BYTES = 500_000_000
 _SLUG_BYTES = 60  # of 255 that a name may have; it holds two of them, a time and a suffix
 
 
-def slug(text: str) -> str:
+def file_name(text: str) -> str:
     """Letters and digits of `text`, joined by dashes: fit for a file's name. Never empty."""
     words = "-".join(re.findall(r"[^\W_]+", text))
     return words.encode()[:_SLUG_BYTES].decode(errors="ignore").strip("-") or "x"
 
 
-def stamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     """A UTC time, seconds since 1970, as it stands in names: 20250131T101502.123Z."""
     time = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03d}Z"
 
 
-def vacant(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """`path`, or where something is there already the next of PATH-2, PATH-3 where nothing is.
 
     Raises StorageError when that cannot be known.
@@ -43,13 +43,13 @@ def vacant(path: Path) -> Path:
     return found
 
 
-def by_time(name: str) -> list[str | int]:
-    """Sorts names by their stamps, and those that `vacant` gave a number by that: -10 after -9."""
+def time_order(name: str) -> list[str | int]:
+    """Sort key for file names: by timestamp, then by the number that `unused_path` added."""
     parts = re.split(r"(\d+)", Path(name).stem)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def check_room(folder: Path) -> None:
+def check_free_space(folder: Path) -> None:
     """Raises StorageError when the disk is so full that the machine needs what is left."""
     with writing(folder):
         disk = shutil.disk_usage(folder)

@@ -15,14 +15,14 @@ from urllib.parse import unquote, urlsplit
 
 from edge.errors import AddressError, EdgeError, MissingPackage, require
 from edge.outputs.record.encoder import buffer_of, caps_of, encoder
-from edge.outputs.record.fault_log import Trouble
-from edge.outputs.record.retention import slug
+from edge.outputs.record.fault_log import FaultLog
+from edge.outputs.record.retention import file_name
 from edge.preprocess.surface import Layout, Surface
 from edge.sources.frame import Frame
 from edge.sources.gst import gstreamer
 from edge.sources.uris import redact
 
-__all__ = ["Address", "Broadcast", "address"]
+__all__ = ["Address", "RtspServer", "address"]
 
 _BACKLOG = 4  # pictures that wait for the encoder before more are left out
 _JOIN = 5.0  # seconds for the server's thread to end
@@ -79,7 +79,7 @@ class _Feed:
     layout: Layout | None = None
 
 
-class Broadcast:
+class RtspServer:
     """Serves a stream for each source; an `Outlet`. Owns a server and its thread.
 
     A source's stream is there from its first frame on: at the address, or where there are several
@@ -90,16 +90,16 @@ class Broadcast:
         self,
         where: Address,
         several: bool,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
         warn: Callable[[str], None],
     ):
         """say, warn: are told where streams are, and what is not in them or who may see them.
 
         Raises AddressError when the port is taken, MissingPackage without what serves.
         """
-        self._where, self._several, self._say = where, several, say
+        self._where, self._several, self._info = where, several, info
         self.lost = 0
-        self._trouble = Trouble(warn)
+        self._fault_log = FaultLog(warn)
         self._feeds: dict[str, _Feed] = {}
         self._served: dict[str, str] = {}
         self._server_types = _rtsp_server()
@@ -121,7 +121,7 @@ class Broadcast:
         self._tidy = self._glib.timeout_source_new_seconds(_TIDY)
         self._tidy.set_callback(self._forget_the_vanished)
         self._tidy.attach(self._context)
-        say(f"serving video with {self._encoder.name}{self._encoder.reason}")
+        info(f"serving video with {self._encoder.name}{self._encoder.reason}")
         if not where.user and where.host not in _LOOPBACK:
             warn(
                 f"whoever reaches {where.host}:{where.port} can watch; to ask for a password: "
@@ -143,7 +143,7 @@ class Broadcast:
             picture = draw()
         except EdgeError as error:
             self.lost += 1
-            self._trouble.failed(frame.source, error, f"{frame.source} is not shown")
+            self._fault_log.failed(frame.source, error, f"{frame.source} is not shown")
             return
         if picture.layout != feed.layout:
             feed.layout = picture.layout
@@ -169,7 +169,7 @@ class Broadcast:
         """Open the stream of a source to those who ask for it."""
         mount, number = self._where.path, 1
         if self._several or self._served:
-            mount = stem = f"{mount}/{slug(source)}"
+            mount = stem = f"{mount}/{file_name(source)}"
             while mount in self._served.values():
                 number += 1
                 mount = f"{stem}-{number}"
@@ -186,7 +186,7 @@ class Broadcast:
         self._server.get_mount_points().add_factory(mount, factory)
         self._served[source] = mount
         port = self._server.get_bound_port()
-        self._say(f"showing {source} at rtsp://{self._where.host}:{port}{mount}")
+        self._info(f"showing {source} at rtsp://{self._where.host}:{port}{mount}")
 
     def _begin(self, _factory: Any, media: Any, source: str) -> None:
         """The first viewer has come; when the last one goes, the pipeline ends."""

@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from edge.errors import OptionError, require
-from edge.outputs.record.cadence import Rhythm, moment
+from edge.outputs.record.cadence import Cadence, frame_time
 from edge.outputs.record.durations import seconds
 from edge.run.interfaces import Result
 
-__all__ = ["Rule", "Seen", "Watch", "check_labels", "check_sources", "read_rule"]
+__all__ = ["Observation", "Rule", "RuleState", "check_labels", "check_sources", "read_rule"]
 
 _GRAMMAR = r"""
     rule: either [_FOR DURATION]
@@ -76,7 +76,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What a rule looks at: the best class of a frame."""
 
     label: str
@@ -84,7 +84,7 @@ class Seen:
     source: str
 
 
-Condition: TypeAlias = Callable[[Seen], bool]
+Condition: TypeAlias = Callable[[Observation], bool]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read_rule(text: str) -> Rule:
     try:
         hold = seconds(length) if length else 0.0
     except OptionError as error:
-        raise _wrong(text, length.start_pos, error.mend) from None
+        raise _wrong(text, length.start_pos, error.hint) from None
     named: dict[str, set[str]] = {"label": set(), "source": set()}
     for name, _, value in (test.children for test in tests):
         if name in named:
@@ -143,7 +143,7 @@ def check_sources(rules: Iterable[Rule], sources: Sequence[str]) -> None:
         _check_names(rule, rule.sources, sources, "the run has no source")
 
 
-class Watch:
+class RuleState:
     """Sees when a rule comes true, on each source by itself."""
 
     def __init__(self, rule: Rule):
@@ -155,7 +155,9 @@ class Watch:
         frame, (_, label, confidence) = result.frame, result.prediction.top(1)[0]
         spell = self._sources.setdefault(frame.source, _Spell())
         return spell.over(
-            self.rule.holds(Seen(label, confidence, frame.source)), moment(frame), self.rule.hold
+            self.rule.holds(Observation(label, confidence, frame.source)),
+            frame_time(frame),
+            self.rule.hold,
         )
 
     def forget(self, source: str) -> None:
@@ -167,16 +169,16 @@ class Watch:
 class _Spell:
     """For how long a rule has been true on one source.
 
-    since  `moment` of the first frame of which it was true; None while it is false
+    since  `frame_time` of the first frame of which it was true; None while it is false
     fired  that was long enough, and was told
     """
 
     since: float | None = None
     fired: bool = False
-    rhythm: Rhythm = field(default_factory=Rhythm)
+    cadence: Cadence = field(default_factory=Cadence)
 
     def over(self, holds: bool, time: float, hold: float) -> bool:
-        if self.rhythm.broken(time) or not holds:
+        if self.cadence.broken(time) or not holds:
             self.since, self.fired = None, False
         if not holds:
             return False
@@ -231,7 +233,7 @@ def _unexpected(text: str, error: Any) -> OptionError:
     return _wrong(text, place, f"write there: {', '.join(words)}")
 
 
-def _wrong(text: str, place: int, mend: str) -> OptionError:
+def _wrong(text: str, place: int, hint: str) -> OptionError:
     rest = text[place:].split()
     where = f"at {rest[0]!r}" if rest else "at its end"
-    return OptionError(f"the rule {text!r} is not understood {where}, column {place + 1}", mend)
+    return OptionError(f"the rule {text!r} is not understood {where}, column {place + 1}", hint)

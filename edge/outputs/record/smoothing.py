@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edge.engine.engine import Prediction
 from edge.errors import OptionError
-from edge.outputs.record.cadence import Rhythm
+from edge.outputs.record.cadence import Cadence
 from edge.outputs.record.durations import seconds
 from edge.run.interfaces import Sink
 from edge.run.status import Transition
@@ -48,17 +48,17 @@ class Smooth(Sink):
 
     def __init__(self, past: Callable[[], _Past]):
         self._new = past
-        self._pasts: dict[str, tuple[Rhythm, _Past]] = {}
+        self._pasts: dict[str, tuple[Cadence, _Past]] = {}
 
     def __call__(self, source: str, prediction: Prediction, captured: float) -> Prediction:
         """The prediction for a frame with the past of its source.
 
-        captured: seconds, on a clock that runs with the scene: `cadence.moment`.
+        captured: seconds, on a clock that runs with the scene: `cadence.frame_time`.
         """
-        rhythm, past = self._pasts.get(source) or (Rhythm(), self._new())
-        if rhythm.broken(captured):
+        cadence, past = self._pasts.get(source) or (Cadence(), self._new())
+        if cadence.broken(captured):
             past = self._new()
-        self._pasts[source] = rhythm, past
+        self._pasts[source] = cadence, past
         return replace(prediction, probabilities=past.add(prediction.probabilities, captured))
 
     def changed(self, transition: Transition) -> None:

@@ -17,10 +17,16 @@ from edge.errors import EdgeError, SourceError
 from edge.files.storage import make_folder, meant_for, write_bytes, writing
 from edge.outputs.json_lines import as_json
 from edge.outputs.preview import annotate, words
-from edge.outputs.record.fault_log import Trouble
-from edge.outputs.record.retention import by_time, check_room, slug, stamp, vacant
-from edge.outputs.record.rules import Rule, Watch
-from edge.outputs.record.worker import Background
+from edge.outputs.record.fault_log import FaultLog
+from edge.outputs.record.retention import (
+    check_free_space,
+    file_name,
+    time_order,
+    timestamp,
+    unused_path,
+)
+from edge.outputs.record.rules import Rule, RuleState
+from edge.outputs.record.worker import Worker
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
@@ -69,17 +75,17 @@ class Snapshots(Sink):
         """
         self._folder = make_folder(Path(folder))
         _clear(self._folder)
-        self._watches = [Watch(rule) for rule in rules]
+        self._watches = [RuleState(rule) for rule in rules]
         self._warn = warn
         self._keep = keep
         self._newest: dict[str, None] = {}  # pictures of this run that are kept, by name, in order
-        self._trouble = Trouble(warn)
+        self._fault_log = FaultLog(warn)
         self.written = 0
-        self._background = Background("snapshots", self._write, _ROOM, _PATIENCE, warn)
+        self._background = Worker("snapshots", self._write, _ROOM, _PATIENCE, warn)
 
     @property
     def lost(self) -> int:
-        return self._background.lost + self._trouble.count
+        return self._background.lost + self._fault_log.count
 
     def write(self, result: Result) -> None:
         # A list: each watch must see each result.
@@ -100,13 +106,13 @@ class Snapshots(Sink):
 
     def _write(self, event: _Event) -> None:
         try:
-            check_room(self._folder)
+            check_free_space(self._folder)
             self._tidy(self._save(event))
         except EdgeError as error:
-            self._trouble.failed("", error, "snapshots are lost until then")
+            self._fault_log.failed("", error, "snapshots are lost until then")
         else:
             self.written += 1
-            self._trouble.works("", "snapshots are written")
+            self._fault_log.works("", "snapshots are written")
 
     def _save(self, event: _Event) -> str:
         """Write a picture and its facts; its name."""
@@ -115,8 +121,8 @@ class Snapshots(Sink):
         shown = annotate(frame.pixels, words(result))
         encoded = io.BytesIO()
         Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
-        name = f"{stamp(result.time)}-{slug(frame.source)}-{slug(label)}.jpg"
-        picture = vacant(self._folder / name)
+        name = f"{timestamp(result.time)}-{file_name(frame.source)}-{file_name(label)}.jpg"
+        picture = unused_path(self._folder / name)
         facts = {
             "rules": event.rules,
             "picture": picture.name,
@@ -145,7 +151,7 @@ class Snapshots(Sink):
         with writing(self._folder):
             there = {path.name for path in self._folder.glob("*.jpg") if _OURS.fullmatch(path.name)}
             self._newest = {name: None for name in self._newest if name in there}
-            before = sorted(there.difference(self._newest), key=by_time)
+            before = sorted(there.difference(self._newest), key=time_order)
             for name in [*before, *self._newest][: -self._keep]:
                 picture = self._folder / name
                 picture.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from edge.errors import EdgeError, OptionError
 from edge.files.storage import check_target, make_folder, writing
 from edge.outputs.record.encoder import encoder
-from edge.outputs.record.fault_log import Trouble
-from edge.outputs.record.retention import check_room, slug, stamp, vacant
-from edge.outputs.record.video_writer import SUFFIXES, Clip
+from edge.outputs.record.fault_log import FaultLog
+from edge.outputs.record.retention import check_free_space, file_name, timestamp, unused_path
+from edge.outputs.record.video_writer import SUFFIXES, VideoWriter
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
 
-__all__ = ["Films", "place_of"]
+__all__ = ["VideoFiles", "place_of"]
 
 _LENGTH = 600.0  # seconds of a film in a folder
 _RETRY = 10.0  # seconds after a failure
@@ -39,7 +39,7 @@ class _Track:
     slow     frames were left out, and that was said
     """
 
-    clip: Clip | None = None
+    clip: VideoWriter | None = None
     at: float = 0.0
     began: float = 0.0
     last: tuple[float | None, float] | None = None
@@ -77,7 +77,7 @@ def place_of(target: str) -> tuple[Path, bool]:
     return path, is_folder
 
 
-class Films:
+class VideoFiles:
     """Writes films; an `Outlet`. A picture of another size begins a new one.
 
     A file that is there is never written over: the new one gets a number. When writing fails, or
@@ -88,7 +88,7 @@ class Films:
         self,
         target: str,
         several: bool,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
         warn: Callable[[str], None],
     ):
         """target: a name ending in .mkv or .mp4, or a folder. several: a file's name gets the
@@ -98,9 +98,9 @@ class Films:
         MissingPackage without an encoder.
         """
         self.lost = 0
-        self._say, self._warn = say, warn
+        self._info, self._warn = info, warn
         self._several = several
-        self._trouble = Trouble(warn)
+        self._fault_log = FaultLog(warn)
         self._tracks: dict[str, _Track] = {}
         path, self._is_folder = place_of(target)
         if self._is_folder:
@@ -109,7 +109,7 @@ class Films:
             check_target(path)
         self._path = path
         self._encoder = encoder()
-        say(f"recording with {self._encoder.name}{self._encoder.reason}")
+        info(f"recording with {self._encoder.name}{self._encoder.reason}")
 
     def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
         track = self._tracks.setdefault(frame.source, _Track())
@@ -150,24 +150,24 @@ class Films:
         if full or (track.clip is not None and track.clip.layout != picture.layout):
             self._finish(track)
         if track.clip is None or now - track.looked >= _LOOK:
-            check_room(self._path if self._is_folder else self._path.parent)
+            check_free_space(self._path if self._is_folder else self._path.parent)
             track.looked = now
         if track.clip is None:
-            track.clip = Clip(self._place(source), picture.layout, self._encoder)
+            track.clip = VideoWriter(self._place(source), picture.layout, self._encoder)
             track.began = track.at
             if not full:  # one more of the same is nothing new
-                self._say(f"recording {source} to {track.clip.path}")
+                self._info(f"recording {source} to {track.clip.path}")
         track.clip.add(picture, track.at - track.began)
         if track.at - track.began > _PROVEN:
-            self._trouble.works(source, f"{source} is recorded")
+            self._fault_log.works(source, f"{source} is recorded")
 
     def _place(self, source: str) -> Path:
         """Where the next film of a source goes."""
         if self._is_folder:
-            return vacant(self._path / f"{stamp(time.time())}-{slug(source)}.mkv")
+            return unused_path(self._path / f"{timestamp(time.time())}-{file_name(source)}.mkv")
         if self._several:
-            return vacant(self._path.with_stem(f"{self._path.stem}-{slug(source)}"))
-        return vacant(self._path)
+            return unused_path(self._path.with_stem(f"{self._path.stem}-{file_name(source)}"))
+        return unused_path(self._path)
 
     def _finish(self, track: _Track) -> None:
         """End a film, if there is one. Raises StorageError."""
@@ -181,4 +181,4 @@ class Films:
             self._finish(track)
         track.resume = time.monotonic() + _RETRY
         then = f"the recording of {source} pauses, and is tried every {_RETRY:.0f} s"
-        self._trouble.failed(source, error, then)
+        self._fault_log.failed(source, error, then)

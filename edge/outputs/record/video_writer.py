@@ -11,7 +11,7 @@ from edge.outputs.record.encoder import Encoder, buffer_of, caps_of, lower_prior
 from edge.preprocess.surface import Layout, Surface
 from edge.sources.gst import gstreamer, pipeline_of
 
-__all__ = ["SUFFIXES", "Clip"]
+__all__ = ["SUFFIXES", "VideoWriter"]
 
 # MP4 in fragments of a second: its index is in each of them, not at the end of the file.
 _MUXERS = {".mkv": "matroskamux", ".mp4": "mp4mux fragment-duration=1000"}
@@ -26,7 +26,7 @@ _FINISH = 3  # seconds that the last pictures get to reach the disk
 _STEP, _MOMENT = 1_000_000, 33_000_000
 
 
-class Clip:
+class VideoWriter:
     """A file being written. Owns a pipeline: close it, and see what that says.
 
     path     the file

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from edge.errors import AddressError, require
 from edge.sources.uris import redact, redact_address
 
-__all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message", "why_not"]
+__all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message", "refusal_reason"]
 
 PREFIX = "vit-edge"
 ONLINE, OFFLINE = "online", "offline"
@@ -74,15 +74,15 @@ class Broker:
         return f"MQTT broker {host}:{self.port}"
 
 
-def why_not(error: OSError | ValueError) -> str:
+def refusal_reason(error: OSError | ValueError) -> str:
     """Why a broker could not be connected to, and what mends it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        mend = "name its authority's: SSL_CERT_FILE=ca.pem edge run ..."
+        hint = "name its authority's: SSL_CERT_FILE=ca.pem edge run ..."
         if error.verify_code in _OUT_OF_TIME:
-            mend = "check this machine's clock, or have it renewed"
+            hint = "check this machine's clock, or have it renewed"
         elif error.verify_code in _ANOTHER_NAME:
-            mend = "write mqtts:// with a name that it holds"
-        return f"its certificate is not trusted ({error.verify_message.rstrip('.')}): {mend}"
+            hint = "write mqtts:// with a name that it holds"
+        return f"its certificate is not trusted ({error.verify_message.rstrip('.')}): {hint}"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails ({error.reason or error}): if it speaks none, write mqtt:// for mqtts://"
     return f"cannot be reached ({getattr(error, 'strerror', None) or error})"
@@ -109,21 +109,21 @@ class Message:
 class Link:
     """One connection, from `with` to its end; paho's own thread serves it.
 
-    That thread writes these, under `bell`, and rings it:
+    That thread writes these, under `condition`, and rings it:
 
     open          the broker has let us in
-    trouble       why the connection is no more, or was refused; empty while it is well
+    failure       why the connection is no more, or was refused; empty while it is well
     acknowledged  the `mid` of messages that the broker has taken, until someone discards them
     """
 
-    def __init__(self, broker: Broker, client_id: str, bell: threading.Condition):
+    def __init__(self, broker: Broker, client_id: str, condition: threading.Condition):
         """Raises MissingPackage without paho-mqtt."""
         mqtt = require("paho.mqtt.client")
         self.open = False
-        self.trouble = ""
+        self.failure = ""
         self.acknowledged: set[int] = set()
         self._broker = broker
-        self._bell = bell
+        self._condition = condition
         # A client for each connection: none has messages of the one before to send again.
         self._client: Any = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False
@@ -155,28 +155,28 @@ class Link:
         self._client.on_connect = self._client.on_publish = self._client.on_disconnect = None
 
     def send(self, message: Message) -> None:
-        """Hand the message to paho's thread, without waiting. Not under `bell`: it takes that."""
+        """Hand the message to paho's thread, without waiting. Do not hold `condition`."""
         sent = self._client.publish(message.topic, message.payload, _QOS, message.retain)
         message.mid = sent.mid
 
     def leave(self) -> None:
-        """Tell the broker that all is well: it then publishes no will. `trouble` says when."""
+        """Tell the broker that all is well: it then publishes no will. `failure` says when."""
         self._client.disconnect()
 
     def _answered(self, _client: Any, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
-        with self._bell:
+        with self._condition:
             self.open = not reason.is_failure
             if reason.is_failure:
-                mend = ": check user and password" if reason.value in _UNKNOWN else ""
-                self.trouble = f"it refuses the connection ({reason}){mend}"
-            self._bell.notify_all()
+                hint = ": check user and password" if reason.value in _UNKNOWN else ""
+                self.failure = f"it refuses the connection ({reason}){hint}"
+            self._condition.notify_all()
 
     def _published(self, _client: Any, _data: Any, mid: int, _reason: Any, _more: Any) -> None:
-        with self._bell:
+        with self._condition:
             self.acknowledged.add(mid)
-            self._bell.notify_all()
+            self._condition.notify_all()
 
     def _ended(self, _client: Any, _data: Any, _flags: Any, _reason: Any, _more: Any) -> None:
-        with self._bell:
-            self.trouble = self.trouble or "the connection was lost"
-            self._bell.notify_all()
+        with self._condition:
+            self.failure = self.failure or "the connection was lost"
+            self._condition.notify_all()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from edge.errors import require
 from edge.outputs.json_lines import as_json, utc
-from edge.outputs.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message, why_not
+from edge.outputs.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message, refusal_reason
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
 
@@ -47,7 +47,7 @@ class Mqtt(Sink):
     def __init__(
         self,
         url: str,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
         warn: Callable[[str], None],
         *,
         limit: int = QUEUE,
@@ -58,7 +58,7 @@ class Mqtt(Sink):
         """
         self._broker = Broker.from_url(url)
         require("paho.mqtt.client")
-        self._say, self._warn = say, warn
+        self._info, self._warn = info, warn
         self._limit = limit
         self._parts: dict[str, str] = {}
         # The same for each connection: a broker that has not noticed the end of the last one ends
@@ -66,8 +66,8 @@ class Mqtt(Sink):
         self._client_id = f"edge{uuid.uuid4().hex[:16]}"
         status = f"{self._broker.prefix}/status"
         self._farewell = Message(status, OFFLINE, retain=True)
-        self._bell = threading.Condition()
-        # What follows is under `bell`.
+        self._condition = threading.Condition()
+        # What follows is under `condition`.
         self._states = {status: Message(status, ONLINE, retain=True)}
         self._untold: dict[str, Message] = {}
         self._queue: deque[Message] = deque()
@@ -84,10 +84,10 @@ class Mqtt(Sink):
 
     def write(self, result: Result) -> None:
         message = Message(self._topic(result.frame.source, "result"), as_json(result))
-        with self._bell:
+        with self._condition:
             self._queue.append(message)
             self._trim()
-            self._bell.notify_all()
+            self._condition.notify_all()
 
     def changed(self, transition: Transition) -> None:
         said = {
@@ -97,17 +97,17 @@ class Mqtt(Sink):
             "since": utc(time.time()),
         }
         message = Message(self._topic(transition.source, "state"), json.dumps(said), retain=True)
-        with self._bell:
+        with self._condition:
             self._states[message.topic] = self._untold[message.topic] = message
-            self._bell.notify_all()
+            self._condition.notify_all()
 
     def close(self) -> None:
         """Wait for the broker to take what is left, but less than a second."""
-        with self._bell:
+        with self._condition:
             self._deadline = time.monotonic() + _FLUSH
-            self._bell.notify_all()
+            self._condition.notify_all()
         self._thread.join(_FLUSH + 0.1)
-        with self._bell:
+        with self._condition:
             lost = len(self._queue) + sum(not message.retain for message in self._flying)
             self._dropped += lost
             self._queue.clear()
@@ -145,27 +145,27 @@ class Mqtt(Sink):
             if lost:
                 tell(self._warn, f"connected; {lost} results were dropped meanwhile")
             else:
-                tell(self._say, "connected")
+                tell(self._info, "connected")
 
         while True:
             last, began = self._deadline is not None, time.monotonic()
             try:
-                trouble = self._converse(connected)
+                failure = self._converse(connected)
             except (OSError, ValueError) as error:
-                trouble = why_not(error)
-            if last or not trouble:
+                failure = refusal_reason(error)
+            if last or not failure:
                 return
-            tell(self._warn, f"{trouble}; results wait for it, {self._limit} at most")
+            tell(self._warn, f"{failure}; results wait for it, {self._limit} at most")
             attempts = 1 if time.monotonic() - began > _PAUSE else attempts + 1
             # Not all devices of a site at once, when its broker comes back.
             pause = min(_PAUSE, 2.0 ** min(attempts, 10)) * random.uniform(0.25, 0.5)
-            with self._bell:
-                self._bell.wait_for(lambda: self._deadline is not None, pause)
+            with self._condition:
+                self._condition.wait_for(lambda: self._deadline is not None, pause)
 
     def _converse(self, connected: Callable[[], None]) -> str:
         """Send until the connection ends; why it did, or nothing when `close` ended it."""
-        with Link(self._broker, self._client_id, self._bell) as link:
-            with self._bell:
+        with Link(self._broker, self._client_id, self._condition) as link:
+            with self._condition:
                 self._untold = self._states.copy()
                 self._farewell.mid = 0
             try:
@@ -174,19 +174,19 @@ class Mqtt(Sink):
                 while message is not None:
                     link.send(message)
                     message = self._next(link)
-                if link.trouble or self._flying:
-                    return link.trouble
+                if link.failure or self._flying:
+                    return link.failure
                 link.leave()
-                with self._bell:
-                    self._bell.wait_for(lambda: bool(link.trouble), self._patience())
+                with self._condition:
+                    self._condition.wait_for(lambda: bool(link.failure), self._patience())
                 return ""
             finally:
                 self._take_back(link)
 
     def _next(self, link: Link) -> Message | None:
         """What to send next, once there is something; None at the end, whoever made it."""
-        with self._bell:
-            while not link.trouble:
+        with self._condition:
+            while not link.failure:
                 while self._flying and self._flying[0].mid in link.acknowledged:
                     link.acknowledged.discard(self._flying.popleft().mid)
                 patience = self._patience()
@@ -195,7 +195,7 @@ class Mqtt(Sink):
                 if link.open and len(self._flying) < _WINDOW and (message := self._choose()):
                     self._flying.append(message)
                     return message
-                self._bell.wait(patience)
+                self._condition.wait(patience)
         return None
 
     def _choose(self) -> Message | None:
@@ -214,7 +214,7 @@ class Mqtt(Sink):
 
     def _take_back(self, link: Link) -> None:
         """What the broker has not acknowledged waits for the next connection, the oldest first."""
-        with self._bell:
+        with self._condition:
             unsure = (message for message in reversed(self._flying) if not message.retain)
             self._queue.extendleft(m for m in unsure if m.mid not in link.acknowledged)
             self._flying.clear()

@@ -16,7 +16,7 @@ from edge.errors import printable
 from edge.run.interfaces import Prediction, Result
 from edge.run.status import SourceStatus, Status, Transition
 
-__all__ = ["Record"]
+__all__ = ["History"]
 
 EVERY = 0.25  # seconds from one point of the charts to the next at least
 MINUTE = 60.0  # seconds that the charts reach back
@@ -39,15 +39,15 @@ class _Point:
 
 
 @dataclass
-class _Story:
+class _SourceHistory:
     """What happened at a source lately."""
 
     frames: int = 0
     points: deque[_Point] = field(default_factory=lambda: deque(maxlen=int(MINUTE / EVERY)))
     changes: deque[tuple[float, Transition]] = field(default_factory=lambda: deque(maxlen=CHANGES))
 
-    def copy(self) -> _Story:
-        return _Story(self.frames, self.points.copy(), self.changes.copy())
+    def copy(self) -> _SourceHistory:
+        return _SourceHistory(self.frames, self.points.copy(), self.changes.copy())
 
     def rate(self, now: float) -> float:
         """Frames per second over the last `RATE` seconds; 0 when too few came to tell."""
@@ -56,14 +56,14 @@ class _Story:
         return (late[-1].frames - late[0].frames) / span if span else 0.0
 
 
-class Record:
+class History:
     """The newest of everything. All times that it tells are seconds since it was made."""
 
     def __init__(self, status: Status):
         self._status = status
         self._began = status.clock()
         self._run = secrets.token_hex(4)  # a page that was open before sees that this is another
-        self._stories: dict[str, _Story] = {}
+        self._histories: dict[str, _SourceHistory] = {}
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._measured: dict[str, Any] = {}
@@ -73,14 +73,14 @@ class Record:
         """Count a result, and now and then take it down."""
         now = self._status.clock()
         with self._lock:
-            story = self._stories.setdefault(result.frame.source, _Story())
-            story.frames += 1
-            due = not story.points or now - story.points[-1].at >= EVERY
+            history = self._histories.setdefault(result.frame.source, _SourceHistory())
+            history.frames += 1
+            due = not history.points or now - history.points[-1].at >= EVERY
         if due:
             top = _top(result.prediction)
-            point = _Point(now, story.frames, result.age_ms, result.latency_ms, top)
+            point = _Point(now, history.frames, result.age_ms, result.latency_ms, top)
             with self._lock:
-                story.points.append(point)
+                history.points.append(point)
 
     def about(self, result: Result) -> dict[str, Any]:
         """What is told beside the picture of a result."""
@@ -91,8 +91,8 @@ class Record:
 
     def changed(self, transition: Transition) -> None:
         with self._lock:
-            story = self._stories.setdefault(transition.source, _Story())
-            story.changes.append((self._status.clock(), transition))
+            history = self._histories.setdefault(transition.source, _SourceHistory())
+            history.changes.append((self._status.clock(), transition))
 
     def state(self, run: str, since: float) -> dict[str, Any]:
         """The run as it is now, with those points that came after `since`.
@@ -102,14 +102,14 @@ class Record:
         """
         with self._lock:  # the loop writes under it: nothing here takes long
             now = self._status.clock()
-            stories = {name: story.copy() for name, story in self._stories.items()}
+            stories = {name: history.copy() for name, history in self._histories.items()}
         had = self._began + since if run == self._run else -math.inf
         after = max(had, now - MINUTE)
         measured = self._percentiles(now)
         sources = [
             {
                 **self._source(source, now),
-                **self._told(stories.get(source.name, _Story()), now, after),
+                **self._told(stories.get(source.name, _SourceHistory()), now, after),
                 **measured[source.name],
             }
             for source in self._status.sources
@@ -141,20 +141,20 @@ class Record:
             "reconnects": source.reconnects,
         }
 
-    def _told(self, story: _Story, now: float, after: float) -> dict[str, Any]:
-        newest = story.points[-1] if story.points else None
+    def _told(self, history: _SourceHistory, now: float, after: float) -> dict[str, Any]:
+        newest = history.points[-1] if history.points else None
         return {
-            "fps": round(story.rate(now), 1),
+            "fps": round(history.rate(now), 1),
             "top": newest.top if newest else [],
             "at": self._time(newest.at) if newest else None,
             "points": [
                 [self._time(one.at), one.top[0][1], round(one.age_ms, 1), round(one.latency_ms, 1)]
-                for one in story.points
+                for one in history.points
                 if one.at > after
             ],
             "changes": [
                 [self._time(at), one.state, printable(one.reason), one.outage]
-                for at, one in story.changes
+                for at, one in history.changes
             ],
         }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from edge.outputs.web.access import Access, parse_address
-from edge.outputs.web.history import Record
+from edge.outputs.web.history import History
 from edge.outputs.web.server import Reply, Server
 from edge.outputs.web.stills import Pictures
 from edge.run.interfaces import Result, Sink
@@ -62,7 +62,7 @@ class Web(Sink):
         host, port = parse_address(address)
         self._access = Access.decide(host, token)
         self._page = Path(__file__).with_name("page.html").read_text("utf-8")
-        self._record = Record(status)
+        self._record = History(status)
         self._pictures = Pictures()
         try:
             self._server = Server("the page", host, port, self._answer)

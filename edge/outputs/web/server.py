@@ -75,13 +75,13 @@ class Server:
 
 
 def _refused(what: str, host: str, port: int, error: Exception) -> AddressError:
-    mend = f"give an address of this machine, such as :{port}; ip address lists them"
+    hint = f"give an address of this machine, such as :{port}; ip address lists them"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        mend = f"choose another port, such as :{port + 1}; ss -ltnp shows who has this one"
+        hint = f"choose another port, such as :{port + 1}; ss -ltnp shows who has this one"
     elif isinstance(error, PermissionError):
-        mend = "choose a port from 1024 on, such as :8080"
+        hint = "choose a port from 1024 on, such as :8080"
     reason = getattr(error, "strerror", None) or error
-    return AddressError(f"{what} cannot listen on {host}, port {port} ({reason})", mend)
+    return AddressError(f"{what} cannot listen on {host}, port {port} ({reason})", hint)
 
 
 class _Pace:

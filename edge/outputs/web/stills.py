@@ -46,7 +46,7 @@ class Pictures:
         self._taken: dict[str, float] = {}
         self._waiting: dict[str, tuple[Frame, dict[str, Any]]] = {}
         self._newest: dict[str, Picture] = {}
-        self._bell = threading.Condition()
+        self._condition = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
         self._thread.start()
@@ -54,35 +54,35 @@ class Pictures:
     def wants(self, source: str) -> bool:
         """Whether somebody looks at a source, and has not just got a picture of it."""
         now = time.monotonic()
-        with self._bell:
+        with self._condition:
             looked_at = now - self._asked.get(source, -math.inf) < LOOKING
             return looked_at and now - self._taken.get(source, -math.inf) >= GAP
 
     def put(self, frame: Frame, about: dict[str, Any]) -> None:
         """Have a frame encoded; one of the same source that still waits gives way to it."""
-        with self._bell:
+        with self._condition:
             self._taken[frame.source] = time.monotonic()
             self._waiting[frame.source] = frame, about
-            self._bell.notify()
+            self._condition.notify()
 
     def newest(self, source: str) -> Picture | None:
         """The newest picture that is ready, if any; to ask is to look."""
-        with self._bell:
+        with self._condition:
             self._asked[source] = time.monotonic()
             return self._newest.get(source)
 
     def close(self) -> None:
         """Let go of all frames, and end the thread."""
-        with self._bell:
+        with self._condition:
             self._closed = True
             self._waiting.clear()
-            self._bell.notify()
+            self._condition.notify()
         self._thread.join(_CLOSING)
 
     def _work(self) -> None:
         for number in itertools.count(1):
-            with self._bell:
-                self._bell.wait_for(lambda: self._closed or self._waiting)
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or self._waiting)
                 if self._closed:
                     return
                 source = next(iter(self._waiting))  # whose turn came first
@@ -90,10 +90,10 @@ class Pictures:
             began = time.monotonic()
             picture = Picture(number, *_encode(frame), about)
             del frame  # or it would be held while the next is waited for
-            with self._bell:
+            with self._condition:
                 self._newest[source] = picture
                 # It rests as long as it worked: half a core at most is taken from the engine.
-                self._bell.wait_for(lambda: self._closed, time.monotonic() - began)
+                self._condition.wait_for(lambda: self._closed, time.monotonic() - began)
 
 
 def _encode(frame: Frame) -> tuple[bytes, str]:

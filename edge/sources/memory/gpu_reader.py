@@ -60,7 +60,8 @@ class GpuReader:
                 copy = self._device.read(address, pitch * (rows - 1) + columns)
             except BackendError as error:
                 raise SourceError(
-                    f"a picture cannot be brought from the GPU's memory: {error.what}", error.mend
+                    f"a picture cannot be brought from the GPU's memory: {error.problem}",
+                    error.hint,
                 ) from error
             planes.append(np.lib.stride_tricks.as_strided(copy, (rows, columns), (pitch, 1)))
         return Surface(layout, tuple(planes))

@@ -184,7 +184,7 @@ class NvmmReader:
                 raise
             except EdgeError as error:
                 raise SourceError(
-                    f"CUDA cannot read this NVMM memory ({error.what})", _TO_CUDA
+                    f"CUDA cannot read this NVMM memory ({error.problem})", _TO_CUDA
                 ) from error
             surface = DeviceSurface(layout, tuple(textures), picture.pitches, textures=True)
             return surface, "nvmm-block-linear", end.pop_all()

@@ -33,30 +33,30 @@ def serving(hub: Hub) -> Iterator[Hub]:
             name, rest = f"{owner}/{model}", "/".join(more)
             if name not in hub.models:
                 status, code = hub.refused.get(name, (401, "RepoNotFound"))
-                return self.say(status, b"{}", {"X-Error-Code": code, "X-Request-Id": "Root=1-69"})
+                return self.info(status, b"{}", {"X-Error-Code": code, "X-Request-Id": "Root=1-69"})
             folder = hub.models[name]
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             if rest.startswith("resolve/"):
                 path = folder / rest.split("/", 2)[2]
                 if not path.is_file():
-                    return self.say(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                    return self.info(404, b"{}", {"X-Error-Code": "EntryNotFound"})
                 if self.command == "GET":
                     hub.sent.append(str(path.relative_to(folder)))
                 seal = f'"{path.relative_to(folder)}"'.replace("/", "-")
-                return self.say(200, path.read_bytes(), {"X-Repo-Commit": SHA, "ETag": seal})
+                return self.info(200, path.read_bytes(), {"X-Repo-Commit": SHA, "ETag": seal})
             if rest.startswith("tree/"):
                 tree = [
                     {"type": "file", "path": str(path.relative_to(folder)), "oid": "b2" * 20}
                     | {"size": path.stat().st_size}
                     for path in files
                 ]
-                return self.say(200, json.dumps(tree).encode(), {})
+                return self.info(200, json.dumps(tree).encode(), {})
             about = {"id": name, "modelId": name, "sha": SHA, "siblings": []}
-            return self.say(200, json.dumps(about).encode(), {})
+            return self.info(200, json.dumps(about).encode(), {})
 
         do_HEAD = do_GET
 
-        def say(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        def info(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
             for key, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(key, value)

@@ -35,11 +35,11 @@ def test_reads_labels_preprocessing_and_files(checkpoint):
     ]
 
 
-def refused(folder, named, mend=""):
+def refused(folder, named, hint=""):
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(str(folder))
-    assert named in caught.value.what, str(caught.value)
-    assert mend in caught.value.mend
+    assert named in caught.value.problem, str(caught.value)
+    assert hint in caught.value.hint
     assert "\n" not in str(caught.value)
 
 
@@ -106,8 +106,8 @@ def test_labels_that_are_not_as_many_as_outputs(copy):
     edit(copy, id2label={str(index): f"class {index}" for index in range(7)}, label2id=None)
     with pytest.raises(CheckpointError) as caught:
         loaded(copy)
-    assert "5 outputs (classifier.weight), and its config.json 7 labels" in caught.value.what
-    assert "correct id2label in config.json: one label for each of the 5" in caught.value.mend
+    assert "5 outputs (classifier.weight), and its config.json 7 labels" in caught.value.problem
+    assert "correct id2label in config.json: one label for each of the 5" in caught.value.hint
 
 
 def test_weights_of_another_model_than_the_config(copy):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edge.builder import graph, image_sets
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.export import export
 from edge.builder.models import network
 from edge.builder.models.checkpoint import read_checkpoint
@@ -206,14 +206,14 @@ def test_the_half_that_reads_is_not_in_the_graph(simple):
     assert [value.name for value in model.graph.input] == ["pixel_values"]
 
 
-def refused(folder, request, named, mend, load=False):
+def refused(folder, request, named, hint, load=False):
     with pytest.raises(CheckpointError) as caught:
         found = read_checkpoint(str(folder), request)
         if load:
             with network.quiet():
                 network.load(found)
-    assert named in caught.value.what, str(caught.value)
-    assert mend in caught.value.mend
+    assert named in caught.value.problem, str(caught.value)
+    assert hint in caught.value.hint
 
 
 def test_weights_that_a_classifier_has_not_are_never_made_up(checkpoint, saved):
@@ -272,7 +272,7 @@ def test_its_report_tells_cosines_and_shows_no_labels(built):
 
 def test_a_judge_counts_what_is_far_away_and_shows_none_of_it(simple, pictures):
     found, model, _ = simple("vit backbone")
-    judge = Judge(model, image_sets.find(pictures)[:5], found, Recorder())
+    judge = Evaluator(model, image_sets.find(pictures)[:5], found, Recorder())
     assert judge.disagreements(model) == ([], 0)
     assert judge.disagreements(negated(model)) == ([], 5)
     assert judge({"device": negated(model)})["device"].cosine == pytest.approx(-1)

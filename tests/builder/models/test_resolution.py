@@ -166,11 +166,11 @@ def test_the_size_that_it_was_trained_with_changes_nothing(checkpoint):
     assert found.preprocess == read_checkpoint(str(checkpoint)).preprocess
 
 
-def refused(folder, side, what, mend):
+def refused(folder, side, what, hint):
     with pytest.raises(CheckpointError) as caught, network.quiet():
         network.load(read_checkpoint(str(folder), Request(image_size=side)))
-    assert what in caught.value.what
-    assert caught.value.mend == mend
+    assert what in caught.value.problem
+    assert caught.value.hint == hint
 
 
 def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest(checkpoint, tmp_path):
@@ -219,14 +219,14 @@ def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
     folder = swin_of_four_stages(tmp_path / "swin/checkpoint", 128)
     agrees(read_checkpoint(folder, Request(image_size=160)))
     small = swin_of_four_stages(tmp_path / "small", 96)
-    for found, mend in (
+    for found, hint in (
         (read_checkpoint(folder, Request(image_size=96)), "choose another --image-size"),
         (read_checkpoint(small), "correct its config.json, or download it again"),
     ):
         with pytest.raises(CheckpointError) as caught:
             exporting.export(found, pixels(96))
-        assert "cannot see pictures of 96x96 (The size of tensor a" in caught.value.what
-        assert caught.value.mend == mend
+        assert "cannot see pictures of 96x96 (The size of tensor a" in caught.value.problem
+        assert caught.value.hint == hint
 
 
 def test_a_size_beyond_all_pictures(checkpoint):

@@ -7,7 +7,7 @@ import pytest
 
 from edge.builder import graph, image_sets
 from edge.builder.candidates import Candidate
-from edge.builder.evaluator import Judge
+from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.plan import make_forms
 from edge.builder.precision.calibrate import calibrate
@@ -40,7 +40,7 @@ def setting(checkpoint, pictures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(setting, fp32_graph):
     model = graph.load(fp32_graph)
-    judge = Judge(model, setting.judging, setting.checkpoint, Recorder())
+    judge = Evaluator(model, setting.judging, setting.checkpoint, Recorder())
     x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
     ranges = Ranges("minmax", 16, "", calibrate(model, iter(x), "minmax", 16))
     names = [linear.node.name for linear in linears(model)]

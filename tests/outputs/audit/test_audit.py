@@ -107,16 +107,16 @@ def label(
     place.put(replace(frame, surface=misread(surface)))
     engine.start([place])
     logits = engine.finish()
-    return Labelled(frame, engine.predict(logits[0]), engine.seen(0))
+    return Labelled(frame, engine.predict(logits[0]), engine.network_input(0))
 
 
-def look(audit: Audit, given: Labelled) -> None:
-    audit.look(given.frame, given.prediction, lambda: given.seen)
+def observe(audit: Audit, given: Labelled) -> None:
+    audit.observe(given.frame, given.prediction, lambda: given.seen)
 
 
 def look_and_wait(audit: Audit, given: Labelled) -> None:
     """Show a frame, and wait for what came of it."""
-    look(audit, given)
+    observe(audit, given)
     until(lambda: audit._taken is None, "there is no verdict")
 
 
@@ -160,7 +160,7 @@ def test_colours_that_the_engine_reads_wrong_are_said_once_and_so_is_their_end(
     assert "yard: what the engine saw differs from the reference by up to" in said[0]
     numbers = audit.numbers()["sources"]["yard"]
     assert numbers["input_levels"]["largest"] > 10
-    assert len(numbers["troubles"]) == 1
+    assert len(numbers["deviations"]) == 1
     look_and_wait(audit, label(int8, frame))
     assert said[1:] == ["yard: the engine sees again what the reference sees"]
 
@@ -175,7 +175,7 @@ def test_a_camera_that_says_the_wrong_range_shows(int8, auditing, said):
         look_and_wait(audit, label(int8, Surface(layout, (bars, grey))))
     (line,) = said
     assert "it says that its luma is 0 to 255" in line
-    assert parity(audit).troubles.keys() == {"range"}
+    assert parity(audit).deviations.keys() == {"range"}
     assert parity(audit).agreed == 10
 
 
@@ -183,11 +183,11 @@ def test_a_real_stream_in_a_real_loop(int8, auditing, said, numbered, once):
     """The film's frames are audited as they were when the engine saw them."""
     audit = auditing(7)
 
-    def look(*shown: Any) -> None:
-        audit.look(*shown)
+    def observe(*shown: Any) -> None:
+        audit.observe(*shown)
         until(lambda: audit._taken is None, "there is no verdict")
 
-    summary = loop.run(int8, [once(Source(str(numbered)))], [], look=look)
+    summary = loop.run(int8, [once(Source(str(numbered)))], [], observe=observe)
     (source,) = audit.sources
     assert (summary.frames, source.frames, source.lost) == (45, 7, 0)
     assert source.source == numbered.as_uri()
@@ -202,11 +202,11 @@ def test_a_real_stream_that_declares_the_wrong_range_shows(int8, auditing, said,
         "height=64,colorimetry=bt709 ! capssetter caps=video/x-raw,colorimetry=1:3:5:1"
     )
 
-    def look(*shown: Any) -> None:
-        audit.look(*shown)
+    def observe(*shown: Any) -> None:
+        audit.observe(*shown)
         until(lambda: audit._taken is None, "there is no verdict")
 
-    loop.run(int8, [once(Source(stream))], [], look=look)
+    loop.run(int8, [once(Source(stream))], [], observe=observe)
     (line,) = said
     assert "it says that its luma is 0 to 255, and in 10 audited frames it ends at 16 and" in line
 
@@ -238,7 +238,7 @@ def test_a_damaged_engine_shows(built_engine, auditing, said, tmp_path):
                 audit, label(bad, noise("NV12", 64, 48, Colour(full_range=True), seed=seed))
             )
     assert parity(audit).agreed < 30
-    assert parity(audit).troubles.keys() == {"labels"}
+    assert parity(audit).deviations.keys() == {"labels"}
     (line,) = said
     assert "says the same as the FP32 graph of" in line
     assert audit.numbers()["input_levels"]["largest"] <= 1.01
@@ -263,7 +263,7 @@ def test_cameras_in_step_have_their_turns(int8, auditing):
 
     def step() -> bool:
         for each in given:
-            look(audit, each)
+            observe(audit, each)
         return all(each.frames for each in audit.sources)
 
     until(step, "a source was never audited")
@@ -277,7 +277,7 @@ def test_nothing_of_the_camera_s_buffer_is_kept(int8, auditing):
     memory = [np.array(plane) for plane in given.frame.surface.planes]
     frame = replace(given.frame, surface=Surface(given.frame.surface.layout, tuple(memory)))
     held = weakref.ref(frame)
-    look(audit, replace(given, frame=frame))
+    observe(audit, replace(given, frame=frame))
     for plane in memory:
         plane[:] = 0  # the camera writes its next picture there
     del frame
@@ -306,7 +306,7 @@ def test_frames_in_the_gpu_s_memory_are_brought_from_there_or_refused_once(int8,
         there = DeviceSurface(here.layout, (0, 0), (64, 64), textures)
         frame = replace(given.frame, surface=there, path="nvmm-pitch", reader=FromTheGpu(here))
         for _ in range(2):
-            look(audit, replace(given, frame=frame))
+            observe(audit, replace(given, frame=frame))
     until(lambda: parity(audit).frames, "there is no verdict")
     refused = [line for line in said if "not audited" in line]
     assert refused == [
@@ -360,7 +360,7 @@ def test_a_process_that_hangs_holds_up_nothing(code, int8, auditing, monkeypatch
     large = label(int8, noise("NV12", 1920, 1080))
     began = time.monotonic()
     for _ in range(1000):
-        look(audit, large)
+        observe(audit, large)
     assert time.monotonic() - began < 10, "a thousand frames waited"
     audit.close()
     assert time.monotonic() - began < 20, "the run does not end"
@@ -374,7 +374,7 @@ def test_a_process_that_cannot_be_ended_does_not_hold_the_end_of_the_run(
     monkeypatch.setattr(module, "_START", "import time; time.sleep(60)")
     monkeypatch.setattr(module._Process, "kill", lambda process: None)
     audit = auditing()
-    look(audit, label(int8, noise("NV12", 64, 48)))
+    observe(audit, label(int8, noise("NV12", 64, 48)))
     until(lambda: audit._process, "there is no process")
     began = time.monotonic()
     audit.close()

@@ -58,7 +58,7 @@ def test_one_that_becomes_wrong_is_found_within_a_hundred_and_said_once(parity):
     feed(parity, *[GOOD] * 1000)
     said = feed(parity, *[verdict(agrees=False), GOOD] * 50)
     assert len(said) == 1
-    assert "labels" in parity.troubles
+    assert "labels" in parity.deviations
     assert feed(parity, *[verdict(agrees=False), GOOD] * 200) == []
 
 
@@ -66,7 +66,7 @@ def test_it_is_right_again_when_enough_of_the_last_hundred_are(parity):
     feed(parity, *[verdict(agrees=False)] * 100)
     assert feed(parity, *[GOOD] * 94) == []
     assert feed(parity, *[GOOD] * 6) == ["yard: the engine and the FP32 graph agree again"]
-    assert parity.troubles == {}
+    assert parity.deviations == {}
 
 
 def test_what_the_engine_saw_may_differ_by_roundings_only(parity):

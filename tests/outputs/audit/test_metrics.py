@@ -55,9 +55,9 @@ def test_frames_are_counted_by_source(told):
     assert told("edge_audit_restarts_total") == 3
 
 
-def test_troubles_are_one_while_they_last(told):
+def test_deviations_are_one_while_they_last(told):
     assert [
-        told("edge_audit_trouble", source, kind)
+        told("edge_audit_deviation", source, kind)
         for source in ("yard", "gate")
         for kind in ("labels", "input", "range")
     ] == [0, 0, 0, 1, 1, 0]

@@ -74,8 +74,8 @@ def test_an_engine_that_carries_an_fp32_graph_is_one(engine, fp32_engine, copy):
 def test_others_are_refused_with_the_command_that_builds_one(engine, copy, changes, words):
     with pytest.raises(EngineError, match=words) as caught:
         Reference.find(engine, copy(**changes))
-    assert f"edge build {engine.checkpoint.name} " in caught.value.mend
-    assert "--precision fp32 --name tiny-int8-fp32" in caught.value.mend
+    assert f"edge build {engine.checkpoint.name} " in caught.value.hint
+    assert "--precision fp32 --name tiny-int8-fp32" in caught.value.hint
 
 
 def test_one_with_another_preprocessing_is_refused(engine, copy):
@@ -87,7 +87,7 @@ def test_one_with_another_preprocessing_is_refused(engine, copy):
 def test_one_that_is_not_there_is_to_be_built(engine, tmp_path):
     with pytest.raises(EngineError, match="there is no reference at") as caught:
         Reference.find(engine, tmp_path / "absent")
-    assert "edge build" in caught.value.mend
+    assert "edge build" in caught.value.hint
 
 
 TEMPLATES = ("a photo of {}.", "{} at night")
@@ -126,7 +126,7 @@ def command(engine, tmp_path, remark="build one"):
     """The command that a missing reference is answered with, in words."""
     with pytest.raises(EngineError) as caught:
         Reference.find(engine, tmp_path / "absent")
-    before, _, after = caught.value.mend.partition(": ")
+    before, _, after = caught.value.hint.partition(": ")
     assert remark in before
     return shlex.split(after)
 

@@ -15,7 +15,7 @@ from edge.outputs.record import encoder as encoder_module
 from edge.outputs.record import video_writer
 from edge.outputs.record.encoder import Encoder, buffer_of, encoder
 from edge.outputs.record.overlay import captioned
-from edge.outputs.record.video_writer import Clip
+from edge.outputs.record.video_writer import VideoWriter
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.sources.gst import gstreamer
 from tests.conftest import descriptors
@@ -73,7 +73,7 @@ def test_a_film_that_cannot_be_made_leaves_nothing_however_often_it_is_tried(
     before = descriptors()
     for _ in range(10):
         with pytest.raises(StorageError, match="cannot write"):
-            Clip(tmp_path / "film.mkv", Layout("I420", 320, 240), Encoder("", WORKS, ""))
+            VideoWriter(tmp_path / "film.mkv", Layout("I420", 320, 240), Encoder("", WORKS, ""))
     assert descriptors() < before + 10
 
 
@@ -83,7 +83,7 @@ def test_the_film_is_in_colours_that_everything_plays(form: str, tmp_path: Path)
     planes = tuple(np.full(size, 128, np.uint8) for size in sizes)
     picture = captioned(Surface(Layout(form, 320, 240), planes), ("a label",))
     path = tmp_path / "film.mkv"
-    clip = Clip(path, picture.layout, encoder())
+    clip = VideoWriter(path, picture.layout, encoder())
     clip.add(picture, 0.0)
     clip.close()
     gst = gstreamer()
@@ -99,7 +99,7 @@ def test_the_film_is_in_colours_that_everything_plays(form: str, tmp_path: Path)
 def test_the_threads_that_encode_step_back_behind_those_that_infer(tmp_path: Path) -> None:
     picture = captioned(Surface.from_rgb(np.zeros((240, 320, 3), np.uint8)), ("a label",))
     before = set(Path("/proc/self/task").iterdir())
-    clip = Clip(tmp_path / "film.mkv", picture.layout, encoder())
+    clip = VideoWriter(tmp_path / "film.mkv", picture.layout, encoder())
     began, sink = threading.Event(), clip._pipeline.get_by_name("file").get_static_pad("sink")
     sink.add_probe(gstreamer().PadProbeType.BUFFER, lambda *_: (began.set(), 1)[1])
     for number in range(5):

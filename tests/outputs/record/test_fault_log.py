@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from edge.outputs.record.fault_log import Trouble
+from edge.outputs.record.fault_log import FaultLog
 
 
 def test_a_failure_is_said_once_and_counted_until_it_works() -> None:
     said: list[str] = []
-    trouble = Trouble(said.append)
-    trouble.works("", "all is well")
+    log = FaultLog(said.append)
+    log.works("", "all is well")
     for _ in range(3):
-        trouble.failed("", OSError("the disk is full"), "pictures are lost until then")
+        log.failed("", OSError("the disk is full"), "pictures are lost until then")
     assert said == ["the disk is full; pictures are lost until then"]
-    trouble.works("", "pictures are written")
-    trouble.works("", "pictures are written")
+    log.works("", "pictures are written")
+    log.works("", "pictures are written")
     assert said[1:] == ["pictures are written again, after 3 that failed"]
-    trouble.failed("", OSError("the disk is full"), "pictures are lost until then")
+    log.failed("", OSError("the disk is full"), "pictures are lost until then")
     assert len(said) == 3
-    assert trouble.count == 4
+    assert log.count == 4
 
 
-def test_each_key_has_its_own_trouble() -> None:
+def test_each_key_has_its_own_entry() -> None:
     said: list[str] = []
-    trouble = Trouble(said.append)
+    log = FaultLog(said.append)
     for key in ("gate", "yard", "gate"):
-        trouble.failed(key, OSError(f"no room for {key}"), "it goes on")
-    trouble.works("gate", "gate is recorded")
+        log.failed(key, OSError(f"no room for {key}"), "it goes on")
+    log.works("gate", "gate is recorded")
     assert said == [
         "no room for gate; it goes on",
         "no room for yard; it goes on",
         "gate is recorded again, after 2 that failed",
     ]
-    assert trouble.count == 3
+    assert log.count == 3

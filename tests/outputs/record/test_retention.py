@@ -10,7 +10,13 @@ import pytest
 
 from edge.errors import StorageError
 from edge.outputs.record import retention
-from edge.outputs.record.retention import by_time, check_room, slug, stamp, vacant
+from edge.outputs.record.retention import (
+    check_free_space,
+    file_name,
+    time_order,
+    timestamp,
+    unused_path,
+)
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -29,34 +35,34 @@ Usage = namedtuple("Usage", "total used free")
     ],
 )
 def test_a_slug_is_fit_for_a_name(text: str, name: str) -> None:
-    assert slug(text) == name
+    assert file_name(text) == name
 
 
 def test_stamps_sort_like_their_times() -> None:
-    assert stamp(0) == "19700101T000000.000Z"
+    assert timestamp(0) == "19700101T000000.000Z"
     times = [0.0, 0.001, 0.9999, 1.0, 1738318502.123, 1738318502.2]
-    assert sorted(map(stamp, times)) == list(map(stamp, times))
+    assert sorted(map(timestamp, times)) == list(map(timestamp, times))
 
 
 def test_names_sort_by_their_times_and_then_by_the_numbers_that_they_got() -> None:
-    early, late = stamp(0), stamp(0.001)
+    early, late = timestamp(0), timestamp(0.001)
     names = [f"{early}-gate-7.jpg", *(f"{early}-gate-7-{number}.jpg" for number in range(2, 12))]
     names += [f"{early}-gate-70.jpg", f"{late}-a-x.jpg", f"{late}-gate-7.jpg"]
-    assert sorted(set(names), key=by_time) == names
+    assert sorted(set(names), key=time_order) == names
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
-    assert vacant(path) == path
+    assert unused_path(path) == path
     path.touch()
-    assert vacant(path).name == "film-2.mkv"
+    assert unused_path(path).name == "film-2.mkv"
     (tmp_path / "film-2.mkv").touch()
-    assert vacant(path).name == "film-3.mkv"
+    assert unused_path(path).name == "film-3.mkv"
 
 
 def test_a_name_too_long_for_the_disk_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"File name too long\); give it a shorter name"):
-        vacant(tmp_path / f"{'x' * 300}.mkv")
+        unused_path(tmp_path / f"{'x' * 300}.mkv")
 
 
 @pytest.mark.parametrize(
@@ -75,22 +81,22 @@ def test_a_small_disk_keeps_a_twentieth_free_and_a_large_one_half_a_gigabyte(
 ) -> None:
     monkeypatch.setattr(retention.shutil, "disk_usage", lambda _: Usage(total, total - free, free))
     if not full:
-        check_room(tmp_path)
+        check_free_space(tmp_path)
         return
     with pytest.raises(StorageError, match=r"is full: \d+ MB are left.*; free some space"):
-        check_room(tmp_path)
+        check_free_space(tmp_path)
 
 
 def test_a_real_disk_that_is_full_is_refused(small_disk: Path) -> None:
-    check_room(small_disk)
+    check_free_space(small_disk)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 50_000))
     with pytest.raises(StorageError, match="0 MB are left"):
-        check_room(small_disk)
+        check_free_space(small_disk)
     filler.unlink()
-    check_room(small_disk)
+    check_free_space(small_disk)
 
 
 def test_a_folder_that_is_gone_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        check_room(tmp_path / "gone")
+        check_free_space(tmp_path / "gone")

@@ -17,8 +17,8 @@ from edge.errors import AddressError, MissingPackage, SourceError
 from edge.outputs.record import rtsp as broadcast_module
 from edge.outputs.record.overlay import captioned
 from edge.outputs.record.recording import record
-from edge.outputs.record.rtsp import Broadcast, address
-from edge.outputs.record.video_files import Films
+from edge.outputs.record.rtsp import RtspServer, address
+from edge.outputs.record.video_files import VideoFiles
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
 from edge.sources.source import Source
@@ -34,7 +34,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 class Camera:
     """Gives a broadcast a picture thirty times a second, on a thread of its own."""
 
-    def __init__(self, broadcast: Broadcast, source: str, picture: np.ndarray) -> None:
+    def __init__(self, broadcast: RtspServer, source: str, picture: np.ndarray) -> None:
         self.picture, self.drawn = picture, 0
         self._broadcast, self._source = broadcast, source
         self._stop = threading.Event()
@@ -63,7 +63,7 @@ def showing(
     uri: str, pictures: dict[str, np.ndarray], said: list[str]
 ) -> Iterator[tuple[int, dict[str, Camera]]]:
     """A broadcast of some sources: its port, and the cameras."""
-    broadcast = Broadcast(address(uri), len(pictures) > 1, said.append, said.append)
+    broadcast = RtspServer(address(uri), len(pictures) > 1, said.append, said.append)
     cameras = {source: Camera(broadcast, source, shown) for source, shown in pictures.items()}
     try:
         wait_until(lambda: sum("showing" in text for text in said) == len(pictures))
@@ -245,7 +245,7 @@ def test_a_port_that_is_taken_is_refused_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=rf"127\.0\.0\.1:{port}.*name another port"):
-            Broadcast(address(f"rtsp://:{port}/live"), False, print, print)
+            RtspServer(address(f"rtsp://:{port}/live"), False, print, print)
 
 
 def test_without_the_server_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_without_the_server_the_package_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(broadcast_module, "require", lambda _: Gi)
     with pytest.raises(MissingPackage, match=r"sudo apt install gir1\.2-gst-rtsp-server-1\.0"):
-        Broadcast(address("rtsp://:0/live"), False, print, print)
+        RtspServer(address("rtsp://:0/live"), False, print, print)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_an_error_does_not_show_the_password() -> None:
 
 
 def test_the_target_decides_between_a_file_and_a_stream(tmp_path: Path) -> None:
-    for target, kind in (("RTSP://:0/live", Broadcast), (f"{tmp_path}/film.mkv", Films)):
+    for target, kind in (("RTSP://:0/live", RtspServer), (f"{tmp_path}/film.mkv", VideoFiles)):
         recording = record(target, False, threading.Event(), print, print)
         assert isinstance(recording._outlet, kind)
         recording.close()

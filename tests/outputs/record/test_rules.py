@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.errors import OptionError
-from edge.outputs.record.rules import Seen, Watch, check_labels, check_sources, read_rule
+from edge.outputs.record.rules import Observation, RuleState, check_labels, check_sources, read_rule
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
 from edge.sources.frame import Frame
@@ -35,7 +35,7 @@ def result(label: str, time: float, source: str = "gate", confidence: float = 0.
 
 def firings(text: str, labels: str, rate: float = 10) -> list[float]:
     """The moments at which a rule fires; each letter of `labels` is a frame: d a dog, c a cat."""
-    watch, names = Watch(read_rule(text)), {"d": "dog", "c": "cat"}
+    watch, names = RuleState(read_rule(text)), {"d": "dog", "c": "cat"}
     return [
         number / rate
         for number, letter in enumerate(labels)
@@ -68,7 +68,7 @@ def firings(text: str, labels: str, rate: float = 10) -> list[float]:
     ],
 )
 def test_a_rule_means_what_it_says(text: str, holds: bool) -> None:
-    assert read_rule(text).holds(Seen("dog", 0.8, "gate")) is holds
+    assert read_rule(text).holds(Observation("dog", 0.8, "gate")) is holds
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_rule_means_what_it_says(text: str, holds: bool) -> None:
 )
 def test_any_label_can_be_named_in_quotes(label: str) -> None:
     rule = read_rule(f'label="{label}" for 1s')
-    assert rule.holds(Seen(label, 0.5, "gate"))
+    assert rule.holds(Observation(label, 0.5, "gate"))
     assert rule.labels == (label,)
 
 
@@ -113,11 +113,11 @@ def test_the_time_is_read() -> None:
     ],
 )
 def test_an_error_points_at_the_column_and_says_what_to_write(
-    text: str, where: str, mend: str
+    text: str, where: str, hint: str
 ) -> None:
     with pytest.raises(OptionError, match=re.escape(f"is not understood {where};")) as error:
         read_rule(text)
-    assert mend in error.value.mend
+    assert hint in error.value.hint
 
 
 def test_a_rule_of_thousands_of_parts_within_each_other_is_refused() -> None:
@@ -157,7 +157,7 @@ def test_the_time_is_that_of_the_frames_at_any_rate() -> None:
 
 
 def test_each_source_has_its_own_time() -> None:
-    watch = Watch(read_rule("label=dog for 1s"))
+    watch = RuleState(read_rule("label=dog for 1s"))
     fired = []
     for number in range(21):
         for source, since in (("gate", 0.0), ("yard", 0.5)):
@@ -168,13 +168,13 @@ def test_each_source_has_its_own_time() -> None:
 
 
 def test_a_source_that_was_away_begins_again() -> None:
-    watch = Watch(read_rule("label=dog for 1s"))
+    watch = RuleState(read_rule("label=dog for 1s"))
     times = [number / 10 for number in range(9)] + [60 + number / 10 for number in range(12)]
     assert [time for time in times if watch.fires(result("dog", time))] == [61.0]
 
 
 def test_a_source_that_is_forgotten_begins_again() -> None:
-    watch = Watch(read_rule("label=dog for 1s"))
+    watch = RuleState(read_rule("label=dog for 1s"))
     times = [number / 10 for number in range(21)]
     fired = []
     for time in times:
@@ -186,7 +186,7 @@ def test_a_source_that_is_forgotten_begins_again() -> None:
 
 
 def test_after_it_was_away_a_rule_that_fired_may_fire_again() -> None:
-    watch = Watch(read_rule("label=dog"))
+    watch = RuleState(read_rule("label=dog"))
     fired: list[Any] = [watch.fires(result("dog", time)) for time in (0.0, 0.1, 0.2, 30.0, 30.1)]
     assert fired == [True, False, False, True, False]
 

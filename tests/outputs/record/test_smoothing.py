@@ -153,4 +153,4 @@ def test_what_is_not_understood_is_refused(text: str) -> None:
 def test_both_spellings_are_offered_with_the_number_that_was_given(text: str, offered: str) -> None:
     with pytest.raises(OptionError) as caught:
         smoothing(text)
-    assert caught.value.mend.startswith(offered)
+    assert caught.value.hint.startswith(offered)

@@ -20,7 +20,7 @@ from edge.outputs.record import video_files as films_module
 from edge.outputs.record import video_writer
 from edge.outputs.record.encoder import Encoder
 from edge.outputs.record.overlay import captioned
-from edge.outputs.record.video_files import Films
+from edge.outputs.record.video_files import VideoFiles
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
 from edge.sources.source import Source
@@ -33,7 +33,7 @@ def frame(pixels: np.ndarray, number: int, source: str = "gate", rate: float = 3
     return Frame(source, number, number / rate, 100.0, "system", Surface.from_rgb(pixels))
 
 
-def record(films: Films, shown: Frame, label: str = "a label") -> None:
+def record(films: VideoFiles, shown: Frame, label: str = "a label") -> None:
     """Record a frame; of a film it waits for the encoder."""
     assert isinstance(shown.surface, Surface)
     drawn = captioned(shown.surface, (label,))
@@ -51,7 +51,7 @@ def test_every_frame_is_in_the_film_at_its_time_with_its_label(
 ) -> None:
     said: list[str] = []
     path = tmp_path / f"film{suffix}"
-    films = Films(str(path), False, said.append, said.append)
+    films = VideoFiles(str(path), False, said.append, said.append)
     times = [0, 1, 2, 5, 6, 30, 31]  # in 1/30 s: a camera does not come at a steady rate
     for number in times:
         record(films, frame(paint(number), number), "a label" if number < 30 else "")
@@ -69,7 +69,7 @@ def test_every_frame_is_in_the_film_at_its_time_with_its_label(
 
 
 def test_each_source_has_its_own_film(paint: Any, number_in: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), True, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), True, print, print)
     for number in range(5):
         record(films, frame(paint(number), number, "rtsp://gate/1"))
         record(films, frame(paint(100 + number), number, "yard"))
@@ -81,7 +81,7 @@ def test_each_source_has_its_own_film(paint: Any, number_in: Any, tmp_path: Path
 
 def test_a_film_that_is_there_is_not_written_over(paint: Any, tmp_path: Path) -> None:
     (tmp_path / "film.mkv").write_text("last night's")
-    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, print)
     record(films, frame(paint(1), 0))
     films.close()
     assert (tmp_path / "film.mkv").read_text() == "last night's"
@@ -89,7 +89,7 @@ def test_a_film_that_is_there_is_not_written_over(paint: Any, tmp_path: Path) ->
 
 
 def test_a_picture_of_another_size_begins_a_new_film(paint: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, print)
     for number in range(4):
         pixels = paint(number) if number < 2 else np.zeros((360, 640, 3), np.uint8)
         record(films, frame(pixels, number))
@@ -104,7 +104,7 @@ def test_a_folder_gets_a_film_for_every_ten_minutes(
 ) -> None:
     monkeypatch.setattr(films_module, "stamp", lambda _: "20250131T120000.000Z")
     said: list[str] = []
-    films = Films(str(tmp_path / "films") + "/", False, said.append, said.append)
+    films = VideoFiles(str(tmp_path / "films") + "/", False, said.append, said.append)
     for number in range(0, 1300, 100):
         record(films, frame(paint(1), number, rate=1))
     films.close()
@@ -116,7 +116,7 @@ def test_a_folder_gets_a_film_for_every_ten_minutes(
 
 
 def test_stream_time_that_begins_anew_goes_on_by_the_clock(paint: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, print)
     surface = Surface.from_rgb(paint(1))
     for pts, captured in ((5.0, 100.0), (5.5, 100.5), (0.0, 103.5), (0.5, 104.0), (None, 105.0)):
         record(films, Frame("gate", 0, pts, captured, "system", surface))
@@ -126,7 +126,7 @@ def test_stream_time_that_begins_anew_goes_on_by_the_clock(paint: Any, tmp_path:
 
 
 def test_a_cameras_clock_that_is_set_forward_makes_no_hole(paint: Any, tmp_path: Path) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, print)
     surface = Surface.from_rgb(paint(1))
     for pts, captured in ((5.0, 100.0), (5.5, 100.6), (1005.5, 101.0), (1006.0, 101.5)):
         record(films, Frame("gate", 0, pts, captured, "system", surface, live=True))
@@ -138,7 +138,7 @@ def test_a_cameras_clock_that_is_set_forward_makes_no_hole(paint: Any, tmp_path:
 def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
     paint: Any, tmp_path: Path
 ) -> None:
-    films = Films(str(tmp_path / "film.mkv"), True, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), True, print, print)
     for source in ("gate", "yard"):
         record(films, frame(paint(1), 0, source))
     films.end("gate")
@@ -153,7 +153,7 @@ def test_a_source_that_ended_leaves_a_whole_film_while_others_go_on(
 def test_what_the_encoder_cannot_keep_up_with_is_left_out_of_a_camera_and_waits_of_a_film(
     live: bool, tmp_path: Path
 ) -> None:
-    films = Films(str(tmp_path / "film.mkv"), False, print, print)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, print)
     noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8)
     drawn = captioned(Surface.from_rgb(noise), ("noise",))
     for number in range(60):
@@ -169,7 +169,7 @@ def test_an_encoder_that_takes_nothing_more_is_given_up_and_said(
 ) -> None:
     monkeypatch.setattr(video_writer, "_STUCK", 0.2)
     said: list[str] = []
-    films = Films(str(tmp_path / "film.mkv"), False, print, said.append)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, said.append)
     hour = 3600 * 10**9
     waits = f"identity sync=true ts-offset={hour} ! {films._encoder.elements}"
     films._encoder = Encoder("waits", waits, "")
@@ -229,7 +229,7 @@ def test_a_full_disk_is_said_once_and_the_film_goes_on_when_there_is_room(
     monkeypatch.setattr(films_module, "_RETRY", 0.0)
     monkeypatch.setattr(films_module, "_LOOK", 0.0)
     said: list[str] = []
-    films = Films(str(small_disk / "film.mkv"), False, said.append, said.append)
+    films = VideoFiles(str(small_disk / "film.mkv"), False, said.append, said.append)
     rng = np.random.default_rng(0)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 400_000))
@@ -263,7 +263,7 @@ def test_a_disk_that_another_fills_while_a_film_is_written_is_survived(
 ) -> None:
     monkeypatch.setattr(films_module, "check_room", lambda _: None)
     said: list[str] = []
-    films = Films(str(small_disk / "film.mkv"), False, said.append, said.append)
+    films = VideoFiles(str(small_disk / "film.mkv"), False, said.append, said.append)
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     record(films, frame(noise, 0))
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
@@ -282,19 +282,19 @@ def test_a_name_of_another_kind_is_refused_at_once(target: str) -> None:
     with pytest.raises(
         OptionError, match=r"neither \.mkv nor \.mp4; write .*film\.mkv, or a folder"
     ):
-        Films(target, False, print, print)
+        VideoFiles(target, False, print, print)
 
 
 def test_a_name_that_no_file_can_have_is_refused_at_once() -> None:
     with pytest.raises(StorageError, match=r"File name too long\); give it a shorter name"):
-        Films("x" * 300, False, print, print)
+        VideoFiles("x" * 300, False, print, print)
 
 
 def test_a_name_that_is_too_long_with_its_source_s_is_said_once_and_the_run_goes_on(
     paint: Any, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    films = Films(str(tmp_path / f"{'x' * 245}.mkv"), True, print, said.append)
+    films = VideoFiles(str(tmp_path / f"{'x' * 245}.mkv"), True, print, said.append)
     for number in range(3):
         record(films, frame(paint(number), number, "a-camera"))
     films.close()
@@ -309,7 +309,7 @@ def test_an_element_that_is_missing_is_said_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setitem(video_writer._MUXERS, ".mkv", "nosuchmux")
     said: list[str] = []
-    films = Films(str(tmp_path / "film.mkv"), False, print, said.append)
+    films = VideoFiles(str(tmp_path / "film.mkv"), False, print, said.append)
     record(films, frame(paint(0), 0))
     films.close()
     assert ['no element "nosuchmux"' in text for text in said] == [True]
@@ -318,4 +318,4 @@ def test_an_element_that_is_missing_is_said_and_the_run_goes_on(
 
 def test_a_film_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        Films(str(tmp_path / "nowhere" / "film.mkv"), False, print, print)
+        VideoFiles(str(tmp_path / "nowhere" / "film.mkv"), False, print, print)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from edge.outputs.record import worker as module
-from edge.outputs.record.worker import Background
+from edge.outputs.record.worker import Worker
 
 
 class Slow:
@@ -30,8 +30,8 @@ def start(
     room: int,
     patience: float = 60.0,
     warn: Callable[[str], None] = print,
-) -> Background[int]:
-    return Background("test", work, room, patience, warn)
+) -> Worker[int]:
+    return Worker("test", work, room, patience, warn)
 
 
 def test_all_is_done_in_order_before_close_returns() -> None:
@@ -113,10 +113,10 @@ def test_the_work_steps_back_behind_the_threads_that_infer() -> None:
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     seen: list[int] = []
 
-    def look(_: int) -> None:
+    def observe(_: int) -> None:
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
-    worker = start(look, 1)
+    worker = start(observe, 1)
     worker.put("a", 1)
     worker.close()
     assert seen == [max(own, 5)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import AddressError
-from edge.outputs.telemetry.broker import Broker, why_not
+from edge.outputs.telemetry.broker import Broker, refusal_reason
 from edge.outputs.telemetry.mqtt import Mqtt
 from tests.outputs.telemetry.mosquitto import Listener, Mosquitto, wait_until
 
@@ -133,7 +133,7 @@ def test_a_certificate_that_is_out_of_time_may_be_this_machines_clock(code: int)
     """A board without a battery begins in 1970."""
     error = ssl.SSLCertVerificationError()
     error.verify_code, error.verify_message = code, "certificate is not yet valid"
-    assert "(certificate is not yet valid): check this machine's clock" in why_not(error)
+    assert "(certificate is not yet valid): check this machine's clock" in refusal_reason(error)
 
 
 def test_a_broker_that_speaks_no_tls_is_told_from_one_that_is_away() -> None:

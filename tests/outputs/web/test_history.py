@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.outputs.web.history import CHANGES, Record
+from edge.outputs.web.history import CHANGES, History
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
 from edge.run.status import Status, Transition
@@ -22,7 +22,7 @@ class Run:
         self.now = 100.0
         self.status = Status("fake", "system memory", clock=lambda: self.now)
         self.status.add("camera")
-        self.record = Record(self.status)
+        self.record = History(self.status)
         self._guess = guess
 
     def result(

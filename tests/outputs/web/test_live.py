@@ -223,12 +223,12 @@ def test_fifty_clients_and_some_that_never_read_do_not_hold_the_loop_up(serve, g
     ended = threading.Event()
     replies: list[int] = []
 
-    def look() -> None:
+    def observe() -> None:
         while not ended.is_set():
             replies.append(get(web, "/state")[0].status)
             replies.append(get(web, f"/picture?source={quote(CAMERA)}")[0].status)
 
-    lookers = [threading.Thread(target=look) for _ in range(50)]
+    lookers = [threading.Thread(target=observe) for _ in range(50)]
     for looker in lookers:
         looker.start()
     deaf = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
