@@ -12,7 +12,7 @@ def test_every_error_is_exported_and_drawn_in_the_tree():
         if inspect.isclass(value) and issubclass(value, errors.EdgeError)
     ]
     assert (
-        sorted([*classes, "mend", "printable", "reason", "require"])
+        sorted([*classes, "hint", "printable", "reason", "require"])
         == sorted(errors.__all__)
         == errors.__all__
     )

@@ -303,7 +303,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             observe=outputs.observe,
             smooth=outputs.smoothed,
             heartbeat=heartbeat,
-            ended=lambda measured: _end(measured, outputs, wanted),
+            on_end=lambda measured: _end(measured, outputs, wanted),
         )
     if stop.is_set() and not measured.frames:  # its cameras were not there yet: it never began
         raise KeyboardInterrupt

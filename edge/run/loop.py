@@ -50,7 +50,7 @@ def run(
     observe: Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None = None,
     smooth: Callable[[Frame, Any], Any] | None = None,
     heartbeat: Callable[[], None] = lambda: None,
-    ended: Callable[[Summary], None] = lambda _: None,
+    on_end: Callable[[Summary], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Open the sources, label their frames until they end, and close sources and sinks.
@@ -60,7 +60,7 @@ def run(
     comes at all, as a service does; otherwise the run ends when each has failed. look: is shown
     each frame, the engine's prediction, and what gives a copy of the tensor that the network saw.
     smooth: makes of a frame's prediction the one to tell. beat: called whenever the loop has made
-    progress, or has nothing to do. ended: is told what was measured, however the run ends. clock:
+    progress, or has nothing to do. on_end: is called with the summary, however the run ends. clock:
     seconds, on the scale of `Frame.captured`.
 
     A source that cannot go on does not stop the others; its error is raised when all have ended.
@@ -72,7 +72,7 @@ def run(
         engine, sinks, status, stop or threading.Event(), control or Control(), wait, clock
     )
     with ExitStack() as stack:
-        stack.callback(lambda: ended(status.summary()))
+        stack.callback(lambda: on_end(status.summary()))
         for sink in sinks:
             stack.callback(sink.close)
         stack.callback(scheduler.halt)  # runs first: then nothing comes to the sinks any more

@@ -216,12 +216,12 @@ def ours(
     """
     device, runner = engine.device, cast(Runner, engine._backend)
     assert device is not None
-    places = [engine.place() for _ in range(batch)]
-    for place, surface in zip(places, nv12_frames(device, size, batch, mapped=True), strict=True):
+    slots = [engine.slot() for _ in range(batch)]
+    for place, surface in zip(slots, nv12_frames(device, size, batch, mapped=True), strict=True):
         place.put(frames.frame(surface))
 
     def whole() -> None:
-        engine.start(places)
+        engine.start(slots)
         for logits in engine.finish():
             engine.predict(logits).top(5)
         for stage, ms in engine.stages_ms.items():

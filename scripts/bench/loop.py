@@ -36,7 +36,7 @@ from edge.engine.engine import Engine
 from edge.outputs.json_lines import JsonLines
 from edge.run import loop
 from edge.run.interfaces import Result, Sink
-from edge.sources.camera import Camera, named
+from edge.sources.camera import Camera, with_unique_names
 from edge.sources.opening import feed
 from scripts.bench.cpu import build_engines, make_inputs
 from scripts.bench.figures import commit, machine, put, versions
@@ -93,7 +93,7 @@ class Beside(Sink):
 
 def looped(camera: Camera, engine: Engine, sources: int, frames: int, *more: Sink) -> loop.Summary:
     """The whole loop, down to JSON lines that go to a file."""
-    feeds = [feed(camera) for camera in named([camera] * sources)]
+    feeds = [feed(camera) for camera in with_unique_names([camera] * sources)]
     with tempfile.TemporaryFile("w") as lines:
         return loop.run(engine, feeds, [JsonLines(lines), *more], frames=frames)
 

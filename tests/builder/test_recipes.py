@@ -45,7 +45,7 @@ def test_the_name_tells_engines_apart():
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "what", "mend"),
+    ("text", "line", "what", "hint"),
     [
         ("\ncheckpoint = ", 3, "not valid TOML", "correct that line"),
         ('\nprecison = "int8"', 3, "no key 'precison'", "did you mean precision?"),

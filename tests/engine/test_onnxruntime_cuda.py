@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.engine import backends, onnxruntime_cuda, session
+from edge.engine import backends, onnxruntime, onnxruntime_cuda
 from edge.engine.engine import Engine
 from edge.engine.passport import Passport, Plan
 from edge.errors import BackendError, EngineError, MissingPackage, require
@@ -29,7 +29,7 @@ from tests.preprocess.pictures import noise
 def emulation(driver: Driver) -> Iterator[Ort]:
     """onnxruntime with its CUDA provider, and the kernel as C++."""
     ort = Ort(driver)
-    for module in (onnxruntime_cuda, session):
+    for module in (onnxruntime_cuda, onnxruntime):
         module.require = lambda name: ort if name == "onnxruntime" else require(name)
     cuda_preprocess.kernel_image = lambda *_: os.fsencode(compiled(BUILD))  # type: ignore
     yield ort

@@ -101,7 +101,7 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
         Passport.read(copy)
 
 
-@pytest.mark.parametrize(("schema", "mend"), [(9, "upgrade"), (3, "edge build")])
+@pytest.mark.parametrize(("schema", "hint"), [(9, "upgrade"), (3, "edge build")])
 def test_another_schema_is_named(copy, schema, hint):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.run import loop
-from edge.sources.camera import Camera, named
+from edge.sources.camera import Camera, with_unique_names
 from edge.sources.opening import feed
 
 CAMERAS, SECONDS = 4, 4
@@ -27,7 +27,7 @@ def test_cameras_that_are_thinned_out_are_all_labelled(engine: Any, asked: dict[
 
     engine.infer = slow
     source = "test://black?width=320&height=240&fps=30"
-    cameras = named(Camera(source, **asked) for _ in range(CAMERAS))
+    cameras = with_unique_names(Camera(source, **asked) for _ in range(CAMERAS))
     frames = CAMERAS * 2 * SECONDS
     summary = loop.run(engine, [feed(camera) for camera in cameras], [], frames=frames)
     labelled = [one["frames"] for one in summary.sources.values()]

@@ -155,10 +155,10 @@ def test_what_all_frames_of_a_camera_here_share_is_no_excuse():
 
 
 @pytest.mark.parametrize("link", ["local", "network"])
-def test_frames_that_waited_for_this_program_to_start_are_stale(way):
+def test_frames_that_waited_for_this_program_to_start_are_stale(link):
     frames = [(0, 1.4), (1, 1.3), (2, 0.3), (3, 0.2), (4, 0.1)]
-    assert seen(Freshness(way), frames) == [False, False, True, True, True]
-    assert all(seen(Freshness(way), [(n, 0.7) for n in range(60)])[30:])
+    assert seen(Freshness(link), frames) == [False, False, True, True, True]
+    assert all(seen(Freshness(link), [(n, 0.7) for n in range(60)])[30:])
 
 
 @given(st.lists(st.floats(0, 5), min_size=2, max_size=60))

@@ -451,9 +451,9 @@ def test_a_file_that_fails_does_not_stop_the_others(engine: Any, fake: Any) -> N
 def test_what_was_measured_is_told_however_the_run_ends(engine: Any, fake: Any) -> None:
     told: list[Any] = []
     with pytest.raises(SourceError):
-        run(engine, [fake(3, error=SourceError("out", "in"))], [], ended=told.append)
+        run(engine, [fake(3, error=SourceError("out", "in"))], [], on_end=told.append)
     assert [summary.frames for summary in told] == [3]
-    assert run(engine, [fake(3)], [], ended=told.append) == told[1]
+    assert run(engine, [fake(3)], [], on_end=told.append) == told[1]
 
 
 def test_a_source_that_cannot_be_opened(engine: Any, media: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "what", "mend"),
+    ("text", "line", "what", "hint"),
     [
         ('a = "x"', 1, "no key 'a'", "use one of: engine, backend"),
         ('\nengin = "x"', 2, "no key 'engin'", "did you mean engine?"),

@@ -205,7 +205,7 @@ def test_a_test_picture_in_another_size() -> None:
 
 def test_a_decoder_is_chosen_by_its_rank(numbered: Path) -> None:
     code = (
-        f"from edge.sources.source import Source\nwith Source({str(numbered)!r}, say=print): pass"
+        f"from edge.sources.source import Source\nwith Source({str(numbered)!r}, info=print): pass"
     )
     for first in ("avdec_h264", "openh264dec"):
         done = python(code, GST_PLUGIN_FEATURE_RANK=f"{first}:MAX")
@@ -238,7 +238,7 @@ Gst.Element.register(None, "zz_passes", 0, Passes)
 register("zz_hard", "Video/Hardware", Gst.Rank.PRIMARY)
 register("zz_distrusted", "Video/Hardware", Gst.Rank.SECONDARY)
 register("zz_soft", "Video", Gst.Rank.PRIMARY)
-with Source("gst:videotestsrc ! zz_passes", say=print):
+with Source("gst:videotestsrc ! zz_passes", info=print):
     pass
 print(*(int(Gst.ElementFactory.find(f"zz_{name}").get_rank()) - int(Gst.Rank.PRIMARY)
         for name in ("hard", "soft", "distrusted")))

@@ -163,7 +163,7 @@ def test_the_test_pictures_are_those_of_gstreamer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "mend"),
+    ("uri", "hint"),
     [
         ("test://bal", "did you mean test://ball\\?"),
         ("test://18?width=200", "use one of: smpte, snow"),

@@ -173,7 +173,7 @@ def refused(folder, request, named, hint=""):
 
 
 @pytest.mark.parametrize(
-    ("request_", "named", "mend"),
+    ("request_", "named", "hint"),
     [
         (Request(), "which needs labels", '--labels "a cat,a dog"'),
         (Request(labels=("a", "")), "one of the labels is empty", "--labels"),

@@ -91,7 +91,7 @@ def test_the_time_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "mend"),
+    ("text", "where", "hint"),
     [
         ("", "at its end, column 1", "label=NAME, source=NAME, confidence>0.8, not, ("),
         ("lable=dog", "at 'lable=dog', column 1", "label=NAME"),

@@ -70,7 +70,7 @@ def test_a_camera_that_was_off_at_the_start_wakes_somebody(engine: Any, paint: A
     seen: list[dict[str, set[str]]] = []
     run(
         engine, [on, off], [both], status=status, stop=both.stop,
-        ended=lambda summary: seen.append(woken_for(status)),
+        on_end=lambda summary: seen.append(woken_for(status)),
     )  # fmt: skip
     assert seen == [{"on": set(), "off": {"SourceIsAway"}}]
 
