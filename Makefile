@@ -86,7 +86,7 @@ soak: setup ## 200,000 frames from sources that come and go: does the run grow?
 	@$(PYTHON) -m scripts.soak
 
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
-	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/gpu tests/test_trt.py
+	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/hardware tests/engine/test_tensorrt.py
 
 chaos: setup ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
 	@$(PYTHON) -m scripts.chaos

@@ -59,7 +59,7 @@ else
   extras=build,fast,demo,service,dev
   [ "$(uname -m)" = x86_64 ] && extras=$extras,rtx
   "${pip[@]}" --editable ".[$extras]"
-  # Apart, so that transformers finds no torchvision: see edge/build/models/timm_library.py.
+  # Apart, so that transformers finds no torchvision: see edge/builder/models/timm_library.py.
   "${pip[@]}" --no-deps --upgrade --target "$venv/timm" timm torchvision
   # With a GPU's driver, the rest of the extra `cuda` too: dev has cuda-bindings.
   if "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null; then

@@ -19,6 +19,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Fixtures of every room that handles streams.
+from tests.streams import (  # noqa: F401
+    _once,
+    engine,
+    guess,
+    media,
+    number_in,
+    numbered,
+    paint,
+    rtsp,
+    small_disk,
+)
+
 # A board and a machine that is checked have no hypothesis: the tests for a GPU do without.
 with suppress(ImportError):
     from hypothesis import settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 SCHEMA = 4
+_OLDEST = 3  # engines in the field outlive upgrades: see docs/stability.md
 EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
 NAME = "passport.json"
 # The forms of an engine that are judged, as people are told of them.
@@ -198,13 +200,13 @@ class Passport:
                 f"{path} has schema {schema}, this vit-edge reads {SCHEMA}",
                 "upgrade vit-edge, or build the engine again",
             )
-        if isinstance(schema, int) and schema < SCHEMA:
+        if isinstance(schema, int) and schema < _OLDEST:
             raise EngineError(
-                f"{path} has schema {schema}, this vit-edge reads {SCHEMA}",
+                f"{path} has schema {schema}, this vit-edge reads {_OLDEST} to {SCHEMA}",
                 "build the engine again: edge build CHECKPOINT",
             )
         try:
-            return msgspec.convert(data, Passport)
+            return msgspec.convert(_migrated(data, schema), Passport)
         except msgspec.ValidationError as error:
             raise _damaged(path, error) from error
 
@@ -225,6 +227,15 @@ class Passport:
                 "copy the engine folder again, or build it again",
             )
         return path
+
+
+def _migrated(data: Any, schema: Any) -> Any:
+    """The data of a passport of an older schema, in today's."""
+    if schema == 3 and isinstance(data, dict) and isinstance(data.get("labels"), list):
+        # Before schema 4 every engine was a classifier with a softmax.
+        labels = data.pop("labels")
+        return {**data, "head": {"labels": labels}, "outputs": len(labels)}
+    return data
 
 
 def _elsewhere(path: Path) -> EngineError:

@@ -36,7 +36,7 @@ WITH_CUDA_PROVIDER = "--onnxruntime-gpu"  # it is left out unless asked for, bei
 # For PyCUDA from its source, which is built with the CUDA toolkit or else with these headers.
 BUILDING = ("pip", "setuptools", "wheel", "pytools", "mako", "platformdirs")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
-TESTS = ("tests/gpu", "tests/test_trt.py")  # those of them that are marked gpu
+TESTS = ("tests/hardware", "tests/engine/test_tensorrt.py")  # those of them that are marked gpu
 
 
 def info(text: str) -> None:

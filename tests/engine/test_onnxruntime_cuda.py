@@ -1,4 +1,4 @@
-"""The onnxruntime-cuda backend on the stand-in driver; `tests/gpu` runs it on a GPU."""
+"""The onnxruntime-cuda backend on the stand-in driver; `tests/hardware` runs it on a GPU."""
 
 from __future__ import annotations
 

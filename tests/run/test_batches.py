@@ -11,7 +11,7 @@ import numpy as np
 from edge.run.interfaces import Result
 from edge.run.loop import run
 from edge.sources.frame import Frame
-from tests.run.scripted import WAIT, Camera, Notes
+from tests.scripted_sources import WAIT, Camera, Notes
 
 
 class Batches:

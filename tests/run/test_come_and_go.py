@@ -9,7 +9,7 @@ from edge.errors import BackendError
 from edge.run.interfaces import Result
 from edge.run.loop import run
 from edge.run.scheduler import Control
-from tests.run.scripted import CUT, WAIT, Camera, Notes
+from tests.scripted_sources import CUT, WAIT, Camera, Notes
 
 
 def test_sources_come_and_go_while_the_others_play(engine: Any, paint: Any) -> None:

@@ -20,7 +20,7 @@ from edge.run.loop import run
 from edge.run.status import Status, Transition
 from edge.sources.feeds import Feed
 from edge.sources.frame import Frame
-from tests.run.scripted import CUT, WAIT, Camera, Notes, OfItsOwn, Opening, Script
+from tests.scripted_sources import CUT, WAIT, Camera, Notes, OfItsOwn, Opening, Script
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from edge.run.status import SourceStatus
 from edge.run.summary import Histogram
 from edge.sources.feeds import Feed
 from edge.sources.frame import Frame
-from tests.run.scripted import CUT, WAIT, Camera, Notes, Opening
+from tests.scripted_sources import CUT, WAIT, Camera, Notes, Opening
 
 
 class Careful(Histogram):

@@ -19,7 +19,7 @@ from edge.run.loop import run
 from edge.run.scheduler import Control
 from edge.run.status import SourceStatus, Status
 from edge.sources.frame import Frame
-from tests.run.scripted import CUT, WAIT, Camera, Notes, Opening, Script
+from tests.scripted_sources import CUT, WAIT, Camera, Notes, Opening, Script
 
 DROPPED = 10**6  # by a driver that returns at last
 

@@ -1,7 +1,7 @@
 """An RTSP camera of several streams; in a process of its own.
 
-    python -m tests.run.sources.streams sound 320x240 640x480
-    python -m tests.run.sources.streams --tls certificate.pem key.pem 320x240
+    python -m tests.sources.streams sound 320x240 640x480
+    python -m tests.sources.streams --tls certificate.pem key.pem 320x240
 
 Its description offers sound, and videos of these sizes, in this order. Prints its URL, and then the
 number of each stream that a client asks for.

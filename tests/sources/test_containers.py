@@ -9,7 +9,7 @@ import pytest
 from edge.errors import SourceError
 from edge.sources.containers import missing_bytes
 from edge.sources.source import Source
-from tests.run.conftest import launch
+from tests.streams import launch
 
 
 def frames_of(path: Path) -> int:

@@ -11,7 +11,7 @@ from edge.sources.conversions import conversions
 from edge.sources.frame import Frame
 from edge.sources.gst import gstreamer
 from edge.sources.source import Source
-from tests.run.conftest import launch
+from tests.streams import launch
 
 
 def frames_of(pipeline: str, said: list[str] | None = None) -> list[Frame]:

@@ -25,10 +25,10 @@ from edge.sources.gst import gstreamer
 from edge.sources.launch import has_camera, launch
 from edge.sources.source import Source
 from tests.conftest import descriptors
-from tests.run.conftest import FRAMES
-from tests.run.conftest import launch as convert
 from tests.sources.test_source import python
 from tests.sources.webcam import webcam
+from tests.streams import FRAMES
+from tests.streams import launch as convert
 
 NumberIn = Callable[[np.ndarray], int]
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]

@@ -20,7 +20,7 @@ from edge.sources.camera import Camera
 from edge.sources.credentials import resolve
 from edge.sources.gst import gstreamer
 from edge.sources.pipelines import PATTERNS, check_source, launch_line, pipeline
-from tests.run.conftest import FRAMES
+from tests.streams import FRAMES
 
 NEWEST = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
 EVERY = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=2"

@@ -23,7 +23,7 @@ METHOD = "a method"
 
 # What of TensorRT's a name holds, in each file that gives one a name; None for nothing of it.
 HOLDS: dict[str, dict[str, str | None]] = {
-    "edge/build/compile.py": {
+    "edge/builder/compile.py": {
         "trt": PACKAGE,
         "log": "Log",
         "builder": "Builder",
@@ -44,7 +44,7 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "severity": "ILogger.Severity",
         "monitor": "Monitor",
     },
-    "edge/trt.py": {
+    "edge/engine/tensorrt.py": {
         "trt": PACKAGE,
         "self._runtime": "Runtime",
         "self.engine": "ICudaEngine",

@@ -244,7 +244,7 @@ def test_padded_windows_say_the_same_in_the_form_that_is_exported(name, tmp_path
         module = network.load(found)
         expected = module(pictures)
         network.for_export(module, pictures[:1])
-        torch.testing.assert_close(module(pictures), expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(module(pictures), expected, atol=5e-5, rtol=0)
 
 
 def test_padding_of_windows_is_no_division_by_0_in_fp16(tmp_path):

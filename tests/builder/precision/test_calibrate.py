@@ -109,13 +109,13 @@ def test_images_that_preparing_breaks_are_an_error(model, checkpoint, tmp_path, 
 
 def test_what_is_kept_does_not_grow_with_the_images(model, monkeypatch):
     monkeypatch.setattr(calibrating, "SAMPLE_TOKENS", 40)
-    kept, fit = [], calibrating.search.fit
+    kept, fit = [], calibrating.range_search.fit
 
     def spy(sample, *rest, **options):
         kept.append(sample)
         return fit(sample, *rest, **options)
 
-    monkeypatch.setattr(calibrating.search, "fit", spy)
+    monkeypatch.setattr(calibrating.range_search, "fit", spy)
     for count in (8, 32, 400):
         x = np.random.default_rng(1).standard_normal((count, 3, 32, 32)).astype(np.float32)
         calibrate(model, iter(x), "auto", count)

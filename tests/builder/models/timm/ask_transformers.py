@@ -18,7 +18,7 @@ def said(folders: dict[str, Path], picture: Path, out: Path) -> dict[str, dict]:
         [
             sys.executable,
             "-m",
-            "tests.build.models.timm.ask_transformers",
+            "tests.builder.models.timm.ask_transformers",
             json.dumps(asked),
             picture,
             out,

@@ -1,4 +1,4 @@
-"""Real media for the run face: a video that shows its frame numbers, an RTSP server, an engine."""
+"""Fixtures of the run: a video that shows its frame numbers, an RTSP server, an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge.preprocess.surface import Surface
 from edge.sources.feeds import Feed
 
 FRAMES = 45  # at 30 a second
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def _paint(number: int) -> np.ndarray:
