@@ -23,7 +23,7 @@ GRAPHS ?= engines/.cache/graphs
 L4T_TAG ?= r36.4.0
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
-	lint types test test-slow test-gpu chaos soak check image clean
+	lint types test test-slow test-gpu chaos soak check docs image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,12 @@ test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 
 chaos: setup ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
 	@$(PYTHON) -m scripts.chaos
+
+docs: setup ## The documentation site, with every link checked: build/site
+	@$(PYTHON) -c "import mkdocs, material, mkdocstrings_handlers.python" 2>/dev/null || \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --strict
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .

@@ -184,7 +184,7 @@ def run(
         str | None,
         typer.Option(
             metavar="1/N",
-            help="check one frame in N against --reference (docs/parity.md)",
+            help="check one frame in N against --reference (docs/audit.md)",
             rich_help_panel=_WATCH,
         ),
     ] = None,
