@@ -48,7 +48,7 @@ class Job:
     quantiser: str
     method: str
     graph: str  # FP32, with vit-edge's metadata
-    image_sets: str  # the calibration images' folder
+    images: str  # the calibration images' folder
     prepared: str  # the same, prepared: .npy, float32 [N, 3, H, W]
     out: str
 
