@@ -27,7 +27,7 @@ from tests.cuda_driver.standin import (
     run,
 )
 
-KERNELS = Path(__file__).parent / "cuda_driver/kernels.cu"
+KERNELS = Path(__file__).parents[1] / "cuda_driver/kernels.cu"
 COUNT = 1000
 ONE_BLOCK = (1, 1, 1)
 
