@@ -120,7 +120,7 @@ class NumberReader:
         self.depth, self.stages_ms = self._path.depth, self._path.stages_ms
         self.batch = self._path.batch
         self.slot, self.start, self.finish = self._path.slot, self._path.start, self._path.finish
-        self.seen = self._path.seen
+        self.network_input = self._path.network_input
 
     def preprocess(self, picture: Surface, out: np.ndarray) -> None:
         out[:] = _number_in(to_rgb(picture))

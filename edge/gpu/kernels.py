@@ -195,7 +195,7 @@ def _tell(text: str) -> None:
 
 
 def _main() -> int:
-    sources = sorted(Path(__file__).parent.rglob("*.cu"))
+    sources = sorted(Path(__file__).parents[1].rglob("*.cu"))
     try:
         for capability in sys.argv[1:] or ["8.7"]:
             for source in sources:

@@ -74,7 +74,7 @@ def test_a_second_signal_does_not_wait_for_a_module(tmp_path, number):
     """To load torch takes seconds."""
     (tmp_path / "loading.py").write_text("import time; print(end='.', flush=True); time.sleep(20)")
     code = "from edge.__main__ import stop_on_signals; stop_on_signals(); import loading"
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     command = [sys.executable, "-c", code]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

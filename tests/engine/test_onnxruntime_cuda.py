@@ -124,13 +124,13 @@ def test_a_provider_that_does_not_load_is_no_silent_fallback(driver, built_engin
     with emulation(driver) as ort, Engine.open(built_engine, "onnxruntime-cuda") as opened:
         ort.loads = False
         with pytest.raises(BackendError, match=r"cannot load its CUDA provider.*cudnn"):
-            opened.place()
+            opened.slot()
 
 
 @emulated
 def test_what_fails_is_named_and_everything_is_released(driver, built_engine):
     with emulation(driver) as ort, Engine.open(built_engine, "onnxruntime-cuda") as opened:
-        place = opened.place()
+        place = opened.slot()
         place.put(frames.frame(noise("NV12", 64, 48)))
         ort.fail = "CUDA failure 719: unspecified launch failure"
         with pytest.raises(BackendError, match=r"batch of \[1, 3, 32, 32\] \(CUDA failure 719"):

@@ -38,13 +38,13 @@ def says_what_the_cpu_says(gpu: Engine, cpu: Engine, batch: int, error: float) -
     """
     surfaces = [noise(form, 61 + i, 45, padding=i, seed=i) for i, form in enumerate(FORMATS)]
     expected = on_the_cpu(cpu, surfaces)
-    places = [gpu.place() for _ in range(batch)]
+    slots = [gpu.slot() for _ in range(batch)]
     worst = 0.0
     for count in sorted({1, 2, batch}) * 3:
         for at in range(0, len(surfaces) - count + 1, count):
-            for place, surface in zip(places, surfaces[at : at + count], strict=False):
-                place.put(frame(surface))
-            gpu.start(places[:count])
+            for slot, surface in zip(slots, surfaces[at : at + count], strict=False):
+                slot.put(frame(surface))
+            gpu.start(slots[:count])
             off = np.abs(gpu.finish() - expected[at : at + count])
             worst = max(worst, float(off.max() / np.abs(expected).max()))
     assert worst <= error, f"a logit is off by {worst:.4f} of the largest"
@@ -54,7 +54,7 @@ def says_what_the_cpu_says(gpu: Engine, cpu: Engine, batch: int, error: float) -
 def stays_the_same(gpu: Engine, frames: int, width: int = 640, height: int = 480) -> dict[str, Any]:
     """Two lanes at work for `frames` frames: memory is flat, results are equal."""
     surfaces = [noise("NV12", width, height, seed=seed) for seed in range(5)]
-    places = [gpu.place() for _ in range(gpu.depth + 2)]
+    slots = [gpu.slot() for _ in range(gpu.depth + 2)]
     first: dict[int, bytes] = {}
     flying: deque[int] = deque()
     differing, device = 0, gpu.device
@@ -68,9 +68,9 @@ def stays_the_same(gpu: Engine, frames: int, width: int = 640, height: int = 480
     for number in range(frames + WARM):
         if number == WARM:
             before = _memory(device)
-        place = places[number % len(places)]
-        place.put(frame(surfaces[number % 5], number))
-        gpu.start([place])
+        slot = slots[number % len(slots)]
+        slot.put(frame(surfaces[number % 5], number))
+        gpu.start([slot])
         flying.append(number)
         if len(flying) == gpu.depth:
             differing += finish()
@@ -91,11 +91,11 @@ def keeps_order(gpu: Engine, cpu: Engine, error: float) -> None:
     """Nine different frames, two at a time on their way: each answer is that of its frame."""
     surfaces = [noise("I420", 70, 50, seed=seed) for seed in range(9)]
     expected = on_the_cpu(cpu, surfaces)
-    places = [gpu.place() for _ in range(4)]
+    slots = [gpu.slot() for _ in range(4)]
     found: list[np.ndarray] = []
     for i, surface in enumerate(surfaces):
-        places[i % 4].put(frame(surface, i))
-        gpu.start([places[i % 4]])
+        slots[i % 4].put(frame(surface, i))
+        gpu.start([slots[i % 4]])
         if i >= gpu.depth - 1:
             found.append(gpu.finish()[0])
     found += [gpu.finish()[0] for _ in range(gpu.depth - 1)]

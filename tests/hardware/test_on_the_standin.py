@@ -91,7 +91,7 @@ def test_the_checks_of_frames(driver, built_engine):
 @emulated
 def test_the_checks_of_frames_see_disorder_and_growth(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
-        on_gpu.place()
+        on_gpu.slot()
         lanes, device = on_gpu._path, on_gpu.device
         finish = type(lanes).finish
         type(lanes).finish = lambda path: finish(path) * (1 + 1e-3 * np.random.rand())

@@ -89,7 +89,7 @@ def test_what_an_error_tells_to_write_is_right(write, table):
 
 
 def test_the_documentation_names_every_key_and_its_example_is_valid(write):
-    text = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
     tables = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     assert {*re.findall(r"`(\w+)`", tables)} == {*keys.RUN, *keys.CAMERA}
     (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)

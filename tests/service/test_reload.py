@@ -55,11 +55,11 @@ class Run:
         text = self.path.read_text()
         assert old in text
         self.path.write_text(text.replace(old, new, 1))
-        self.control.wishes.clear()
+        self.control.requests.clear()
         self.reload()
-        wishes = list(self.control.wishes)
-        removed = [wish for wish in wishes if isinstance(wish, str)]
-        return removed, [wish.name for wish in wishes if isinstance(wish, Feed)]
+        requests = list(self.control.requests)
+        removed = [request for request in requests if isinstance(request, str)]
+        return removed, [request.name for request in requests if isinstance(request, Feed)]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_camera_is_put_in_and_taken_out(run):
 
 def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
     assert run.change('name = "yard"', 'name = "yard"\nstall = 3') == (["yard"], ["yard"])
-    (feed,) = [wish for wish in run.control.wishes if isinstance(wish, Feed)]
+    (feed,) = [request for request in run.control.requests if isinstance(request, Feed)]
     assert feed.stall == 3.0
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_is_gone_changes_nothing(run):
     run.path.unlink()
     run.reload()
     assert "cannot be read" in run.warned[0]
-    assert not run.control.wishes
+    assert not run.control.requests
 
 
 def test_what_only_a_restart_changes_is_said_at_every_reload(run):

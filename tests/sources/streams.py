@@ -29,7 +29,7 @@ def camera_of(*streams: str) -> Iterator[tuple[str, list[str]]]:
     """Serve these streams; yields the URL, and a list that has the numbers asked for at the end."""
     asked: list[str] = []
     command = [sys.executable, "-m", __name__, *streams]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -34,14 +34,14 @@ try:
 except Exception as error:
     print("raised", type(error).__name__)
 """
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[:1]) == (0, ["raised"])
 
 
 def in_a_process_of_its_own(code: str) -> list[str]:
     """What it prints, in words."""
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )

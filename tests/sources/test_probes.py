@@ -99,7 +99,7 @@ def test_nothing_is_left_of_a_pad_that_has_gone():
 
 def in_a_process_of_its_own(code: str) -> list[str]:
     """What it prints, line by line, if it ends well."""
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -253,7 +253,7 @@ def test_a_decoder_that_is_not_installed(numbered: Path) -> None:
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore::ImportWarning", "-c", code],
         env=os.environ | {"PYTHONPATH": str(root)} | env,
@@ -407,7 +407,7 @@ with Source("test://ball") as source:
     before = megabytes()
 print(before - megabytes() > 100)
 """
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     command, env = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

@@ -103,7 +103,7 @@ def label(
 ) -> Labelled:
     """A frame through the engine; `misread` plays a fast way that is wrong."""
     frame = Frame(source, 0, None, time.monotonic(), "system", surface)
-    place = engine.place()
+    place = engine.slot()
     place.put(replace(frame, surface=misread(surface)))
     engine.start([place])
     logits = engine.finish()
