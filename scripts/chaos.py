@@ -22,28 +22,28 @@ from scripts.bench.figures import commit, machine, versions
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "measurements" / "chaos.json", ROOT / "docs" / "chaos.md"
 
-KEPT = ("heap", "soak")  # measured by scripts/bench/heap.py and scripts/soak.py
+KEPT = ("heap", "soak")  # measured by scripts.bench.heap and scripts.soak
 
 HEAD = """\
 # What a run survives
 
-`make chaos` hurts real servers and networks on this machine, and watches the real `edge run`. Each
-picture shows which camera took it and when, and the engine reads that: a result of another camera's
-picture, of an older one, or of one that is not current gives itself away. `make test` runs the same
-faults, fewer times. `scripts/chaos.py` wrote this page from
+`make chaos` makes real servers and networks on this machine fail and watches the real `edge run`.
+Each image shows which camera took it and when, and the engine reads that. So the test detects a
+label of another camera's image, of an older image, or of one that is stale. `make test` runs the
+same faults, fewer times. `.venv/bin/python -m scripts.chaos` wrote this page from
 [measurements/chaos.json](measurements/chaos.json), {date}, {cpu}, {cores} cores shared by the
 cameras, their servers and the run.
 
-* **noticed**: seconds from the fault until stderr says so: p50, largest; of a camera that comes and
-  goes all the time, it does not say each
-* **again**: seconds from the server's return until the label of a picture taken after it: p50, p99
-* **lost**: pictures taken while the server was there and not labelled; what was taken while nothing
-  could pass is among them
-* **wrong**: labels of another camera's picture
-* **damaged**: labels of what a decoder made of damaged data: of no picture that the camera took, or
-  of one that had its label
-* **too old**: labels of pictures older than two frame intervals and the time that labelling took,
-  by more than 30 ms; of damaged data a decoder shows old pictures again
+* **noticed**: seconds from the fault until stderr reports it: p50, largest. Of a camera that comes
+  and goes all the time not every fault is reported
+* **again**: seconds from the server's return until the label of an image taken after it: p50, p99
+* **lost**: images taken while the server was there and not labelled, including those taken while
+  nothing could pass
+* **wrong**: labels of another camera's image
+* **damaged**: labels of what a decoder made of damaged data: of no image that the camera took, or
+  of one that already had its label
+* **too old**: labels of images that were stale by more than 30 ms: older than two frame intervals
+  and the time that labelling took. With damaged data a decoder shows old images again
 * **needs**: memory in MB, open files and threads of the process, before and after
 
 | fault | times | noticed | again | labels | lost | wrong | damaged | too old | needs | |
@@ -54,18 +54,19 @@ cameras, their servers and the run.
 FOOT = """
 ## Memory
 
-Four cameras that came and went {restarts} times at once took a run from {before} to {grown} MB:
-glibc gives new threads heaps of their own, each opening starts many, and what lives on in a heap
-keeps all of it. All threads share two heaps now, and what a closed pipeline leaves is given back to
-the system: {first} MB before, {last} MB after ([measurements/heap.json](measurements/heap.json),
-`scripts/bench/heap.py`, beside other work).
+Four cameras that came and went {restarts} times at once took a run from {before} to {grown} MB.
+glibc gives new threads heaps of their own, each opening of a camera starts many threads, and one
+live block in a heap keeps the complete heap. Now all threads share two heaps, and the memory of a
+closed pipeline is returned to the system: {first} MB before, {last} MB after
+([measurements/heap.json](measurements/heap.json), `.venv/bin/python -m scripts.bench.heap`, beside
+other work).
 
-`scripts/soak.py --frames {frames}` plays frames of sources that leave, fail and raise, and are
-opened {openings} times: {slope:+.2f} bytes per frame, 95 % of {low:.2f} to {high:.2f}. That is
-{whole:.2f} MB in all, most of it early: heaps that settle, and no leak. `tests/run/test_leaks.py`
-counts, piece by piece, what thirty openings asked of the heap and never gave back, and there is
-nothing that each of them leaves. Open files and threads: {more_files:+.0f} and {more_threads:+.0f}
-([measurements/soak.json](measurements/soak.json)). `make soak` plays 200,000.
+`.venv/bin/python -m scripts.soak --frames {frames}` reads frames of sources that leave, fail and
+raise, and are opened {openings} times: {slope:+.2f} bytes per frame, 95 % of {low:.2f} to
+{high:.2f}. That is {whole:.2f} MB in total, most of it early: heaps that settle, and no leak.
+`tests/run/test_leaks.py` counts, block by block, what thirty openings allocated and never freed;
+nothing is left by each of them. Open files and threads: {more_files:+.0f} and {more_threads:+.0f}
+([measurements/soak.json](measurements/soak.json)). `make soak` reads 200,000 frames.
 
 ![Memory, open files and threads over the frames of the soak](measurements/soak.png)
 """

@@ -182,7 +182,7 @@ def table(figures: dict[str, Any]) -> str:
     for title, full in (("Published sizes", True), ("Tiny models", False)):
         rows = [row for row in figures["rows"] if bool(row["published"]) is full]
         text.append(f"## {title}\n")
-        heads = "family, shape, parameters, picture, task, precision, max abs error, SQNR dB"
+        heads = "family, shape, parameters, image, task, precision, max abs error, SQNR dB"
         heads += ", cosine, TensorRT-RTX, quantised"
         text.append(f"| {' | '.join(heads.split(', '))} |")
         text.append("|" + " --- |" * len(heads.split(", ")))
@@ -210,24 +210,29 @@ def _cells(row: Row) -> list[str]:
 
 INTRODUCTION = """# Models
 
-Made by `scripts/models/table.py` (`--full` for the published sizes) from
-`docs/measurements/models.json`; a test sees that every family is here. Weights are random, since
-what is asked is whether a graph is right: SQNR of a trained checkpoint's INT8 is in its own report.
+`.venv/bin/python -m scripts.models.table` (`--full` for the published sizes) wrote this page from
+[measurements/models.json](measurements/models.json). A test checks that every family is here. The
+weights are random, because the question is whether a graph is correct. The SQNR of a trained
+checkpoint's INT8 is in its own report.
 
-* **task**: of embeddings, how tokens become one vector. `own` is the pooling of the model itself;
-  where a checkpoint has none, or a classifier was saved without it, `cls` or `mean` is measured.
-* **max abs error**: the largest difference of an output to transformers (of timm's models: to timm)
-  on 12 pictures, of the largest output. FP16 and INT8 are the graphs that are compiled, run with
-  onnxruntime. INT8 is calibrated (min-max) on these very pictures, so this is its best case.
-* **cosine**: the lowest of an embedding with that of transformers.
-* **TensorRT-RTX**: megabytes of the plan that it makes of this very graph.
-* **quantised**: Linears by kind. A convolution, an attention product, and a classifier never are by
-  default: patch embeddings, ConvNeXt's 7x7 and downsampling convolutions, and all 1x1
-  convolutions of MobileViT's inverted residuals stay FP16. ConvNeXt's pointwise convolutions are
-  Linears (fc1, fc2), and Swin's merging of patches is one (merge). CLIP's projection and the matrix
-  of the labels' texts count as classifiers.
-* A fine-tuned MAE is a ViT: `transformers` has no classifier of its own for it, and checkpoints are
-  saved as `ViTForImageClassification`.
+* **task**: for embeddings with the pooling. `own` is the pooling of the model itself; if a
+  checkpoint has none, or a classifier was saved without it, `cls` or `mean` is measured
+* **max abs error**: the largest difference of an output from transformers (timm's models: from
+  timm) on 12 images, and the largest output. FP16 and INT8 are the graphs that are compiled, run
+  with onnxruntime. INT8 is calibrated (min-max) on these same images, so this is its best case
+* **cosine**: the lowest cosine of an embedding with that of transformers
+* **TensorRT-RTX**: megabytes of the plan that it makes of this graph
+* **quantised**: Linears by kind
+
+Notes:
+
+* By default a convolution, an attention product and a classifier are never quantised: patch
+  embeddings, ConvNeXt's 7x7 and downsampling convolutions, and all 1x1 convolutions of MobileViT's
+  inverted residuals stay FP16. ConvNeXt's pointwise convolutions are Linears (fc1, fc2), and so is
+  Swin's merging of patches (merge). CLIP's projection and the matrix of the labels' texts count as
+  classifiers.
+* A fine-tuned MAE is a ViT: `transformers` has no classifier for it, and checkpoints are saved as
+  `ViTForImageClassification`.
 """
 
 
