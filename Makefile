@@ -23,15 +23,20 @@ GRAPHS ?= engines/.cache/graphs
 L4T_TAG ?= r36.4.0
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
-	lint types test test-slow test-gpu chaos soak check docs image clean
+	lint types hooks test test-slow test-gpu chaos soak check docs release-check image clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.ready ## Install what is missing, and make .venv
 
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@SYSTEM_PYTHON="$(SYSTEM_PYTHON)" VENV="$(VENV)" scripts/setup.sh
+	@touch $@
+
+# Programs that only the tests need: a broker, a browser, a clock to turn.
+$(VENV)/.ready-tests: scripts/setup.sh | $(VENV)/.ready
+	@scripts/setup.sh --tests
 	@touch $@
 
 demo: setup ## A real ViT to FP16 and INT8 engines, and a camera stream through them
@@ -70,16 +75,19 @@ check: setup ## What is installed, what works here, what to do about the rest
 	@$(EDGE) doctor
 
 lint: setup
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
 
 types: setup
 	@$(VENV)/bin/mypy
 
-test: setup lint types ## Lint, types and tests, under 15 minutes on 2 cores
+hooks: setup ## Check every commit: lint, format, types, spelling, file size
+	@$(VENV)/bin/pre-commit install
+
+test: setup $(VENV)/.ready-tests lint types ## Lint, types and tests, under 15 minutes on 2 cores
 	@VENV="$(VENV)" scripts/build_pycuda.sh
 	@$(VENV)/bin/pytest -n 2 --dist worksteal --timeout 300 -m "not slow and not gpu"
 
-test-slow: setup ## The tests that take minutes and gigabytes (ViT-B/16)
+test-slow: setup $(VENV)/.ready-tests ## The tests that take minutes and gigabytes (ViT-B/16)
 	@$(VENV)/bin/pytest -m slow -s
 
 soak: setup ## 200,000 frames from sources that come and go: does the run grow?
@@ -88,14 +96,17 @@ soak: setup ## 200,000 frames from sources that come and go: does the run grow?
 test-gpu: setup ## The tests that need an NVIDIA GPU; its absence fails them
 	@EDGE_REQUIRE_GPU=1 $(VENV)/bin/pytest -m gpu tests/hardware tests/engine/test_tensorrt.py
 
-chaos: setup ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
+chaos: setup $(VENV)/.ready-tests ## Servers and networks that fail, a thousand times: docs/chaos.md, an hour on 2 cores
 	@$(PYTHON) -m scripts.chaos
 
 docs: setup ## The documentation site, with every link checked: build/site
 	@$(PYTHON) -c "import mkdocs, material, mkdocstrings_handlers.python" 2>/dev/null || \
 		$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[docs]'
-	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+release-check: setup ## Build HEAD's wheel, install it in a clean environment and use it: docs/releasing.md
+	@$(PYTHON) -m scripts.release_check $(if $(TAG),--tag "$(TAG)")
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
