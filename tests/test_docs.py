@@ -2,8 +2,8 @@
 
 import ast
 import builtins
-import importlib.util
 import json
+import pkgutil
 import re
 import shlex
 from dataclasses import fields
@@ -219,13 +219,26 @@ def test_the_table_of_rooms_is_the_house():
 
 def test_every_page_is_in_the_navigation_of_the_site():
     config = (ROOT / "mkdocs.yml").read_text()
-    named = set(re.findall(r"[\w/]+\.md", config))
+    named = set(re.findall(r"\w[\w/]*\.md", config))
     assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} <= named
 
 
-def test_the_reference_pages_name_modules_that_exist():
+def test_the_reference_pages_name_modules_and_objects_that_exist():
     for path in (DOCS / "reference").glob("*.md"):
-        modules = re.findall(r"^::: ([\w.]+)", path.read_text(), re.M)
-        assert modules
-        for module in modules:
-            assert importlib.util.find_spec(module), module
+        names = re.findall(r"^::: ([\w.]+)", path.read_text(), re.M)
+        assert names
+        for name in names:
+            assert pkgutil.resolve_name(name), name
+
+
+def test_the_reference_of_errors_has_all_of_them():
+    text = (DOCS / "reference/errors.md").read_text()
+    assert sorted(re.findall(r"^::: edge\.errors\.(\w+)", text, re.M)) == errors.__all__
+
+
+def test_the_names_in_the_glossary_exist():
+    text = (DOCS / "glossary.md").read_text()
+    names = re.findall(r"`(edge\.[\w.]+)`", text)
+    assert names
+    for name in names:
+        assert pkgutil.resolve_name(name), name
