@@ -1,4 +1,4 @@
-"""What can execute an engine here: chosen, or refused with what to type instead."""
+"""The choice of a backend for this machine, and the checks that it can run an engine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ BACKENDS = ("onnxruntime", "onnxruntime-cuda", *nvidia.BACKENDS)
 
 
 def choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
-    """The backend, and why. asked: `auto`, or one of `BACKENDS`.
+    """The name of the backend and the reason for it. asked: `auto`, or one of `BACKENDS`.
 
-    Raises `EngineError` for another, and on a Jetson whose CPU nobody asked for.
+    Raises `EngineError` for an unknown backend. Also on a Jetson where `auto` would choose the CPU,
+    since there that is nearly always a mistake.
     """
     known = ("auto", *BACKENDS)
     if asked not in known:
-        raise EngineError(f"there is no backend {asked}", f"choose one of: {', '.join(known)}")
+        raise EngineError(f"unknown backend {asked}", f"choose one of: {', '.join(known)}")
     if asked != "auto":
-        return asked, "asked for"
+        return asked, "as requested"
     plan = passport.plan
     if plan is None:
         why, hint = "the engine has no plan", f"make one here: edge compile {folder}"
@@ -38,13 +39,13 @@ def choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
     if nvidia.is_jetson():
         raise EngineError(
             f"{folder} would run on the CPU of this Jetson: {why}",
-            f"{hint}, or ask for it: --backend onnxruntime",
+            f"{hint}; to use the CPU anyway: --backend onnxruntime",
         )
     return "onnxruntime", why
 
 
 def _without_plan() -> str:
-    """The backend that runs the portable graph here: on the GPU if onnxruntime can."""
+    """The backend for the portable graph: on the GPU if onnxruntime supports it here."""
     if nvidia.gpu() is not None:
         from edge.engine import onnxruntime_cuda
 
@@ -55,14 +56,14 @@ def _without_plan() -> str:
 
 
 def check_graph(folder: Path, passport: Passport) -> Path:
-    """The portable graph, once it and its weights are found whole. Raises `EngineError`."""
+    """The path of the portable graph. Raises `EngineError` unless it and its weights are intact."""
     if "model.onnx.data" in passport.files:
         passport.check_file(folder, "model.onnx.data")
     return passport.check_file(folder, "model.onnx")
 
 
 def check_plan(folder: Path, passport: Passport, backend: str) -> None:
-    """See that the plan was compiled for this TensorRT and GPU. Raises `EngineError`."""
+    """Raises `EngineError` unless the plan was compiled for this TensorRT version and this GPU."""
     if backend not in nvidia.installed():
         raise EngineError(
             f"{backend} is not installed on this machine",
@@ -71,7 +72,7 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
     gpu = nvidia.gpu()
     if gpu is None:
         raise EngineError(
-            f"{folder} needs an NVIDIA GPU for {backend}, and this machine has none",
+            f"{backend} needs an NVIDIA GPU to run {folder}, and this machine has none",
             "use --backend onnxruntime",
         )
     plan, hint = passport.plan, f"compile it here: edge compile {folder} --backend {backend}"
@@ -80,13 +81,14 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
     version = str(nvidia.tensorrt(backend).__version__)
     if plan.version != version:
         raise EngineError(
-            f"{folder} was compiled with {backend} {plan.version}, this machine has {version}", hint
+            f"{folder} was compiled with {backend} {plan.version}, but this machine has {version}",
+            hint,
         )
     if plan.compute_capability not in (None, gpu.compute_capability):
         raise EngineError(
             f"{folder} was compiled for {plan.gpu} (compute capability {plan.compute_capability}), "
-            f"this machine has {gpu.name} ({gpu.compute_capability})",
+            f"but this machine has {gpu.name} ({gpu.compute_capability})",
             hint,
         )
     if plan.model_sha256 != passport.files[plan.graph].sha256:
-        raise EngineError(f"the plan of {folder} was compiled from another {plan.graph}", hint)
+        raise EngineError(f"the plan of {folder} was compiled from another version of {plan.graph}", hint)

@@ -1,4 +1,4 @@
-"""A passport in words."""
+"""The text of `edge inspect`, and the summary line of `edge run`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["describe"]
 
 
 def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]] = ()) -> str:
-    """What `edge inspect` prints: one fact per line; proved: what was found out beyond it."""
+    """The text of `edge inspect`, one fact per line. proved: (name, text) of further findings."""
     spec, plan = passport.preprocess, passport.plan
     lines = [
         ("engine", f"{folder} ({passport.precision})"),
@@ -24,8 +24,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         ("output", _output(passport)),
     ]
     if passport.calibration:
-        made = passport.calibration
-        lines.append(("calibration", f"{made.images} images, {made.method}"))
+        calibration = passport.calibration
+        lines.append(("calibration", f"{calibration.images} images, {calibration.method}"))
     for form, measured in passport.accuracy.items():
         lines.append(("accuracy", f"{FORMS[form]} {_measured(measured)}"))
     if passport.verdict:
@@ -33,19 +33,20 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
     if passport.kept_fp16:
         lines.append(("Linears in FP16", ", ".join(passport.kept_fp16)))
     for precision, carried in passport.candidates.items():
-        speed = "" if carried.ms is None else f"; {carried.ms:.1f} ms where it was built"
+        speed = "" if carried.ms is None else f"; {carried.ms:.1f} ms on the build machine"
         lines.append((f"candidate {precision}", f"{carried.graph}{speed}"))
-    lines.append(("judged", "yes, it passed the gate" if passport.judged else "no: --no-gate"))
+    gate = "passed" if passport.judged else "not applied (--no-gate)"
+    lines.append(("gate", gate))
     if plan:
         batches = _batches(plan.max_batch)
         lines.append(("plan", f"{plan.backend} {plan.version}, batch {batches}, {plan.gpus}"))
         if plan.why:
             lines.append(("", plan.why))
     else:
-        lines.append(("plan", f"none; make one on the board: edge compile {folder}"))
+        lines.append(("plan", f"none; compile one on the board: edge compile {folder}"))
     lines += proved
     for name, file in passport.files.items():
-        lines.append((name, f"{file.bytes / 1e6:.1f} MB, whole"))
+        lines.append((name, f"{file.bytes / 1e6:.1f} MB, checksum OK"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
     return "\n".join(f"{printable(key):<18} {printable(value)}" for key, value in lines)
 
@@ -73,17 +74,17 @@ def _measured(accuracy: Accuracy) -> str:
     if accuracy.cosine is not None:
         text += f"; lowest cosine {accuracy.cosine:.5f}"
     if accuracy.labels is not None:
-        text += f"; the same yes or no to {accuracy.labels:.2f} % of labels"
+        text += f"; same yes or no for {accuracy.labels:.2f} % of labels"
     if accuracy.top1 is not None:
         text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"
     return text
 
 
 def summary(measured: dict[str, Any]) -> str:
-    """What `edge run` says at its end, from the summary that it also writes as JSON."""
+    """The last line of `edge run`, from the summary that it also writes as JSON."""
     age, latency = measured["age_ms"], measured["latency_ms"]
-    lost = {"stale": measured["stale"], "reconnects": measured["reconnects"]}
-    more = "".join(f"{count} {what}, " for what, count in lost.items() if count)
+    losses = {"stale": measured["stale"], "reconnects": measured["reconnects"]}
+    more = "".join(f"{count} {what}, " for what, count in losses.items() if count)
     frames = "1 frame" if measured["frames"] == 1 else f"{measured['frames']} frames"
     return (
         f"{frames}, {measured['dropped']} dropped, {more}"

@@ -1,4 +1,4 @@
-"""Open an engine: its passport first, then the backend that can run it here."""
+"""`Engine`: an opened engine, executed by a backend that works on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge.engine.onnxruntime import OnnxRuntime
 from edge.engine.passport import Passport
 from edge.errors import EngineError
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.images import Picture, as_pixels
+from edge.preprocess.images import ImageInput, as_pixels
 from edge.preprocess.surface import FORMATS, Layout, Surface
 from edge.sources.frame import Frame
 
@@ -33,63 +33,66 @@ Tensor = npt.NDArray[np.float32]
 
 
 class Backend(Protocol):
-    """What executes an engine."""
+    """The interface of what executes an engine."""
 
     @property
     def name(self) -> str: ...
 
     def infer(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] -> outputs float32 [N, classes or channels]."""
+        """Images float32 [N, 3, H, W] -> outputs float32 [N, classes or channels]."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class _Closed:
-    """What executes an engine that was closed: nothing."""
+class _ClosedBackend:
+    """The backend of a closed engine: every use of it is an error."""
 
     name: str
     engine: str
 
     def infer(self, batch: Tensor) -> Tensor:
-        raise EngineError(f"the engine {self.engine} is closed", "use it within its `with`")
+        raise EngineError(f"the engine {self.engine} is closed", "use it inside its `with` block")
 
     def close(self) -> None:
-        """It is."""
+        """Nothing to do."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The probabilities of one picture, float32 [classes], and their names."""
+    """The probabilities of one image, float32 [classes], and the names of the classes."""
 
     probabilities: Tensor
     class_names: tuple[str, ...]
 
     @property
     def class_id(self) -> int:
+        """The index of the most probable class."""
         return int(self.probabilities.argmax())
 
     @property
     def label(self) -> str:
+        """The name of the most probable class."""
         return self.class_names[self.class_id]
 
     @property
     def confidence(self) -> float:
+        """The probability of the most probable class, 0 to 1."""
         return float(self.probabilities[self.class_id])
 
     def top(self, k: int) -> list[tuple[int, str, float]]:
-        """The k most probable classes: (class_id, label, confidence), best first.
+        """The k most probable classes as (class_id, label, confidence), best first.
 
-        Raises ValueError for a k below 1.
+        Raises ValueError if k is below 1.
         """
         if k < 1:
-            raise ValueError(f"of the most probable classes there is a first, and no {k}th")
+            raise ValueError(f"k is {k}, and must be at least 1")
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(i), self.class_names[i], float(self.probabilities[i])) for i in order]
 
 
 class Engine:
-    """An open engine. Owns its backend: close it, or use it in a `with`."""
+    """An open engine. It owns its backend: close it, or use it in a `with` block."""
 
     def __init__(
         self,
@@ -98,10 +101,10 @@ class Engine:
         reason: str,
         info: Callable[[str], None] = lambda text: None,
     ):
-        """say: is told, once each, of what is slower here than it could be."""
+        """info: called with a text, once for each thing that is slower here than it could be."""
         self._info = info
         self.passport = passport
-        self.reason = reason  # why this backend; said once by whoever opened the engine
+        self.reason = reason  # why this backend was chosen; the caller of `open` reports it
         self.preprocess = Preprocessor(passport.preprocess)
         self.input_shape = passport.input_shape
         self._backend = backend
@@ -116,9 +119,9 @@ class Engine:
     ) -> Engine:
         """Open the engine in `folder` with `auto` or one of `backends.BACKENDS`.
 
-        threads: CPU threads of the onnxruntime backend, all by default. say: is told, once each, of
-        what is slower here than it could be. Raises `EngineError` when the engine is damaged or
-        was compiled for another machine.
+        threads: CPU threads of the onnxruntime backend; all by default. info: called with a text,
+        once for each thing that is slower here than it could be. Raises `EngineError` if the
+        engine is damaged or was compiled for another machine.
         """
         folder = Path(folder)
         passport = Passport.read(folder)
@@ -141,41 +144,42 @@ class Engine:
 
     @property
     def backend(self) -> str:
+        """The name of the backend."""
         return self._backend.name
 
     @property
     def frame_path(self) -> str:
-        """How a frame gets to the network, in words."""
+        """How a frame reaches the network, as text for people."""
         if self.device is not None:
-            return "GPU preprocessing, from the memory that a frame lies in"
-        engine = "numba" if self.preprocess.compiled else "Pillow; faster with numba"
-        return f"system memory, CPU preprocessing ({engine})"
+            return "GPU preprocessing, directly from the frame's memory"
+        resizer = "numba" if self.preprocess.compiled else "Pillow; faster with numba"
+        return f"system memory, CPU preprocessing ({resizer})"
 
     @property
     def device(self) -> Device | None:
-        """The GPU that runs the engine, whose memory frames may lie in; None on the CPU."""
+        """The GPU that runs the engine; frames may lie in its memory. None on the CPU."""
         return getattr(self._backend, "device", None)
 
     def infer(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] -> logits or embeddings, float32 [N, outputs]."""
+        """Images float32 [N, 3, H, W] -> logits or embeddings, float32 [N, outputs]."""
         return self._backend.infer(batch)
 
     @property
     def depth(self) -> int:
-        """How many batches may be under way at once."""
+        """How many batches may be in flight at once."""
         return self._frames().depth
 
     @property
     def batch(self) -> int:
-        """How many frames it is worth to put into one batch."""
+        """The most frames that are worth inferring as one batch."""
         return self._frames().batch
 
     def slot(self) -> CpuSlot | GpuSlot:
-        """Room for one frame; see `edge.run.loop`. Raises `BackendError`."""
+        """A new slot: memory for one frame; see `edge.run.loop`. Raises `BackendError`."""
         return self._frames().slot()
 
     def warm(self) -> None:
-        """Do once what takes long the first time, before a camera waits for it."""
+        """Infer one frame of each format that is slow the first time, before cameras connect."""
         slot = self.slot()
         for name in ("NV12", "I420", "RGB"):
             planes = (
@@ -189,27 +193,27 @@ class Engine:
             slot.clear()
 
     def start(self, slots: Sequence[Any]) -> None:
-        """Begin to infer the frames in `slots`, as one batch."""
+        """Start to infer the frames in `slots`, as one batch."""
         self._frames().start(slots)
 
     def finish(self) -> Tensor:
-        """Logits, float32 [N, classes], of the oldest batch that was started."""
+        """Wait for the oldest batch in flight. Returns its logits, float32 [N, classes]."""
         return self._frames().finish()
 
     def network_input(self, index: int) -> Tensor:
-        """A copy of what the network saw of a frame of the batch finished last.
+        """A copy of the network's input for frame `index` of the batch finished last.
 
-        float32 [3, height, width]; only until the next batch is started.
+        float32 [3, height, width]. Call it before the next batch is started.
         """
         return self._frames().network_input(index)
 
     @property
     def stages_ms(self) -> dict[str, float]:
-        """Milliseconds within the batch finished last, by stage; on a GPU its own events' time."""
+        """Milliseconds of each stage of the batch finished last; on a GPU, measured by its events."""
         return self._frames().stages_ms
 
     def _frames(self) -> CpuPath | GpuPath:
-        """The way of frames; on a GPU it takes memory, so that it is made when one comes."""
+        """The path of frames. On a GPU it takes memory, so it is made for the first frame only."""
         if self._path is None:
             if self.device is None:
                 self._path = CpuPath(self.preprocess, self.infer, self.input_shape)
@@ -221,55 +225,55 @@ class Engine:
         return self._path
 
     def predict(self, logits: Tensor) -> Prediction:
-        """Logits of one picture, float32 [classes] -> its probabilities.
+        """Logits of one image, float32 [classes] -> its probabilities.
 
-        Raises `EngineError` when there are not as many as labels.
+        Raises `EngineError` if their number differs from the number of labels.
         """
         if len(logits) != len(self.passport.labels):
             raise EngineError(
-                f"{self.passport.name} has {len(logits)} outputs, its passport "
+                f"{self.passport.name} has {len(logits)} outputs, but its passport has "
                 f"{len(self.passport.labels)} labels",
                 "build the engine again: edge build CHECKPOINT",
             )
         return Prediction(self.passport.head.probabilities(logits), self.passport.labels)
 
-    def __call__(self, image: Picture) -> Prediction:
-        """Classify a picture: a path, a PIL image, or RGB uint8 [H, W, 3].
+    def __call__(self, image: ImageInput) -> Prediction:
+        """Classify an image: a path, a PIL image, or RGB uint8 [H, W, 3].
 
-        Raises `ImageError`, and `EngineError` for an engine that gives embeddings.
+        Raises `ImageError` for the image, `EngineError` if the engine returns embeddings.
         """
         self.check_labels()
         return self.predict(self._output(image))
 
-    def embed(self, image: Picture) -> Tensor:
-        """The embedding of a picture, float32 [channels]; see `__call__` for what it may be.
+    def embed(self, image: ImageInput) -> Tensor:
+        """The embedding of an image, float32 [channels]. `__call__` lists the types of image.
 
-        Raises `ImageError`, and `EngineError` for an engine that gives classes.
+        Raises `ImageError` for the image, `EngineError` if the engine returns classes.
         """
         if self.passport.labels:
             raise EngineError(
-                f"{self.passport.name} gives classes, and no embedding",
-                "edge classify ENGINE IMAGE, or build one: edge build --task " + FEATURES,
+                f"{self.passport.name} returns classes, not embeddings",
+                "use edge classify ENGINE IMAGE, or build one with edge build --task " + FEATURES,
             )
         return self._output(image)
 
     def check_labels(self) -> None:
-        """Raises `EngineError` for an engine that gives embeddings, and no classes."""
+        """Raises `EngineError` if the engine returns embeddings instead of classes."""
         if not self.passport.labels:
             raise EngineError(
-                f"{self.passport.name} gives embeddings, and no classes",
-                "edge embed ENGINE IMAGE, or model.embed(image) in Python",
+                f"{self.passport.name} returns embeddings, not classes",
+                "use edge embed ENGINE IMAGE, or model.embed(image) in Python",
             )
 
-    def _output(self, image: Picture) -> Tensor:
+    def _output(self, image: ImageInput) -> Tensor:
         pixels = as_pixels(image, opaque=self.passport.preprocess.opaque)
         result: Tensor = self.infer(self.preprocess(pixels)[None])[0]
         return result
 
     def close(self) -> None:
-        """Free what runs it. To use it afterwards raises `EngineError`."""
+        """Free the backend. Any later use of the engine raises `EngineError`."""
         self._backend.close()
-        self._backend, self._path = _Closed(self.backend, self.passport.name), None
+        self._backend, self._path = _ClosedBackend(self.backend, self.passport.name), None
 
     def __enter__(self) -> Engine:
         return self

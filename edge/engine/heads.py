@@ -1,7 +1,7 @@
-"""`Head`: what an engine is for, and what the numbers that it gives for a picture mean.
+"""`Head`: the task of an engine and the meaning of its outputs.
 
 The tasks and their names are those of Hugging Face's pipelines. A zero-shot engine holds its text
-side as a constant matrix, so that for a device it is a classifier like any other.
+embeddings as a constant matrix, so a device runs it like any other classifier.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TASKS: tuple[Task, ...] = get_args(Task)
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 CLASSIFICATION, FEATURES, ZERO_SHOT = TASKS
 
-# Of labels that each have a probability of their own, which is a yes from a half on. Rounding moves
-# a logit by some tenths, and at a half 0.4 of a logit is a tenth of probability: a label that moves
-# by no more across it is one that FP32 itself is unsure of. Far below the half it is the ratio that
-# tells labels apart: TIED is as much of a logit there.
+# Tolerances for independent labels (sigmoid), whose answer is yes from a probability of 0.5 on.
+# Rounding moves a logit by some tenths. Near 0.5, 0.4 of a logit is 0.1 of probability: if a label
+# crosses 0.5 by no more than that, FP32 itself is unsure of it. Far below 0.5 the ratio of two
+# probabilities tells labels apart, and a ratio of TIED is the same 0.4 of a logit.
 CROSSING = 0.1
 TIED = 1.5
 
@@ -47,14 +47,15 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Head:
-    """What a graph ends in.
+    """The meaning of a graph's outputs.
 
-    labels      class id -> name; none for features
-    activation  what turns logits into probabilities; of features there are none
-    pooling     of features: how the tokens become one vector. own: as the checkpoint's model does
-                (`pooler_output`), cls: the first token, mean: of all tokens of patches
-    normalised  features have length 1
-    templates   of zero-shot: the prompts that a label was put into, averaged
+    labels      class id -> name; empty for feature extraction
+    activation  turns logits into probabilities; "none" for feature extraction
+    pooling     feature extraction only: how the tokens become one vector. own: as the checkpoint's
+                model does (`pooler_output`); cls: the first token; mean: of all patch tokens
+    normalised  the embeddings have length 1
+    templates   zero-shot only: the prompts into which each label was put; their text embeddings
+                are averaged
     """
 
     task: Task = "image-classification"
@@ -65,7 +66,7 @@ class Head:
     templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no build makes."""
+        """Raises ValueError for a combination that no build writes."""
         features = self.task == FEATURES
         if bool(self.labels) is features:
             raise ValueError(f"{len(self.labels)} labels for {self.task}")
@@ -82,7 +83,7 @@ class Head:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits float32 [..., classes] -> probabilities, as Hugging Face's pipelines give them."""
         if self.activation == "sigmoid":
-            with np.errstate(over="ignore"):  # a logit below -88 is a probability of 0
+            with np.errstate(over="ignore"):  # exp overflows for logits below -88: the probability is 0
                 result: Tensor = (1 / (1 + np.exp(-logits))).astype(np.float32)
             return result
         weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -90,21 +91,26 @@ class Head:
         return result
 
     def agree(self, reference: Tensor, found: Tensor) -> Bools:
-        """Of each picture: is the same said of it? Probabilities [..., classes] -> bool [...].
+        """Whether both predict the same for each image: [..., classes] -> bool [...].
 
-        With a softmax that is the likeliest class. With sigmoids it is each label, yes or no; and
-        where the reference says no to all, its likeliest label, or one that is `TIED` with it.
+        reference and found are probabilities. With a softmax, the most probable class must be the
+        same. With sigmoids, the yes or no of every label must be the same (see `labels_agree`);
+        where the reference answers no to every label, `found`'s most probable label must also be
+        the reference's, or one that is `TIED` with it.
         """
         best = found.argmax(-1)
         if self.activation != "sigmoid":
             return np.asarray(best == reference.argmax(-1))
         highest = reference.max(-1)
-        held = np.take_along_axis(reference, best[..., None], -1)[..., 0]
-        told = (highest >= 0.5) | (TIED * held >= highest)
-        return np.asarray(labels_agree(reference, found).all(-1) & told)
+        chosen = np.take_along_axis(reference, best[..., None], -1)[..., 0]
+        same_top = (highest >= 0.5) | (TIED * chosen >= highest)
+        return np.asarray(labels_agree(reference, found).all(-1) & same_top)
 
 
 def labels_agree(reference: Tensor, found: Tensor) -> Bools:
-    """Of each label's own probability: the same yes or no, or `CROSSING`? Both of any one shape."""
+    """Whether each label's yes or no is the same, or differs by at most `CROSSING`.
+
+    reference and found are probabilities of one shape, any; the result has it too.
+    """
     same = (reference >= 0.5) == (found >= 0.5)
     return np.asarray(same | (abs(reference - found) <= CROSSING))

@@ -57,6 +57,8 @@ class Ort(SimpleNamespace):
 class _Session:
     def __init__(self, ort: Ort, source: Any, options: Any, stream: int) -> None:
         options.intra_op_num_threads = 1
+        # A GPU's INT8 products do not saturate: nor may those of a CPU that stands for it.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         real = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._ort, self._stream, self._real = ort, stream, real
         self.get_inputs, self.get_outputs = real.get_inputs, real.get_outputs

@@ -58,7 +58,7 @@ def test_a_plan_of_this_machine_is_accepted(built_engine, planned):
 
 def test_another_tensorrt_is_named_before_loading(built_engine, planned):
     planned[2].__version__ = "10.13.3"
-    with pytest.raises(EngineError, match=r"10\.3\.0, this machine has 10\.13\.3; .*edge compile"):
+    with pytest.raises(EngineError, match=r"10\.3\.0, but this machine has 10\.13\.3; .*edge compile"):
         check(built_engine, *planned[:2])
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import edge
+from edge.engine.heads import Head
 from edge.engine.passport import Passport
 from edge.errors import EngineError
 
@@ -101,11 +103,45 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
         Passport.read(copy)
 
 
-@pytest.mark.parametrize(("schema", "hint"), [(9, "upgrade"), (3, "edge build")])
+@pytest.mark.parametrize(("schema", "hint"), [(9, "upgrade"), (2, "edge build")])
 def test_another_schema_is_named(copy, schema, hint):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
     with pytest.raises(EngineError, match=rf"schema {schema}.*{hint}"):
+        Passport.read(copy)
+
+
+def test_the_passport_of_a_schema_3_engine_is_read(tmp_path):
+    """passports/schema-3.json was written by the last version with that schema."""
+    shutil.copy(Path(__file__).with_name("passports") / "schema-3.json", tmp_path / "passport.json")
+    passport = Passport.read(tmp_path)
+    assert passport.head == Head(labels=("cat", "dog", "fox", "owl", "bee"))
+    assert (passport.outputs, passport.precision, passport.max_batch) == (5, "int8", 4)
+    passport.write(tmp_path)
+    assert json.loads((tmp_path / "passport.json").read_text())["schema"] == 4
+    assert Passport.read(tmp_path) == passport
+
+
+def test_an_engine_with_a_schema_3_passport_runs(copy, built_engine, pictures):
+    path = copy / "passport.json"
+    data = json.loads(path.read_text())
+    del data["outputs"]
+    path.write_text(json.dumps({**data, "schema": 3, "labels": data.pop("head")["labels"]}))
+    image = next(pictures.rglob("*.png"))
+    with (
+        edge.load(copy, backend="onnxruntime") as old,
+        edge.load(built_engine, backend="onnxruntime") as new,
+    ):
+        assert old(image).top(5) == new(image).top(5)
+
+
+@pytest.mark.parametrize("labels", [None, "cat", 5])
+def test_a_schema_3_passport_without_labels_is_damaged(copy, labels):
+    path = copy / "passport.json"
+    data = json.loads(path.read_text())
+    del data["head"], data["outputs"]
+    path.write_text(json.dumps({**data, "schema": 3, "labels": labels}))
+    with pytest.raises(EngineError, match="is damaged"):
         Passport.read(copy)
 
 

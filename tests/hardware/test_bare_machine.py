@@ -67,7 +67,7 @@ def test_the_tests_for_a_gpu_are_collected():
     words = ["-m", "gpu", "--collect-only", "-p", "no:cacheprovider", *gpu_check.TESTS]
     done = bare(COLLECT, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("test_frames_gpu", "test_kernel_gpu", "test_trt"):
+    for name in ("test_frames_gpu", "test_kernel_gpu", "test_tensorrt"):
         assert f"{name}.py::" in done.stdout
 
 

@@ -154,7 +154,7 @@ def test_a_benchmark_that_is_stopped_keeps_its_figures(work, monkeypatch):
 
 def test_the_tests_of_this_machine_are_read(tmp_path):
     report = tmp_path / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_trt.py"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/engine/test_tensorrt.py"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "EDGE_REQUIRE_GPU": "1"}
     subprocess.run(
         [*command, f"--junitxml={report}", "-p", "no:cacheprovider"],

@@ -56,7 +56,7 @@ def test_only_a_camera_that_stayed_is_tried_at_once_again(
     run(engine, [Camera(paint, [[1, CUT]] * 3 + [[9]]).feed()], [], frames=4)
     assert [failures for failures, _ in hasty] == [1, 2, 3]
     hasty.clear()
-    monkeypatch.setattr(reader, "_STAYED", 0.0)
+    monkeypatch.setattr(reader, "_STABLE_SECONDS", 0.0)
     run(engine, [Camera(paint, [[1, CUT]] * 3 + [[9]]).feed()], [], frames=4)
     assert [failures for failures, _ in hasty] == [0, 0, 0]
 
