@@ -1,1 +1,1 @@
-"""Outputs: what is done with the results of a run."""
+"""Outputs of a run: JSON lines, recordings, snapshots, telemetry, live page and audit."""

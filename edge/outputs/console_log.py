@@ -1,4 +1,4 @@
-"""What a person is told while a run goes on: one line per transition, on stderr."""
+"""The console log: a sink that reports each transition of a source as one line on stderr."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from edge.sources.frame import FramePath
 
 __all__ = ["ConsoleLog"]
 
-_OFTEN, _MINUTE = 6, 60.0
+# A source that disconnects more often than this is reported as a whole, not each time.
+_MAX_LOSSES, _PERIOD = 6, 60.0  # disconnects, per so many seconds
 
 
 class ConsoleLog(Sink):
-    """Says what each source delivers, when it stops to, why, and when it comes back."""
+    """Reports the format of each source, when and why it is lost, and when it is back."""
 
     def __init__(
         self,
@@ -26,18 +27,17 @@ class ConsoleLog(Sink):
         clock: Callable[[], float] = time.monotonic,
     ):
         self._info, self._warn, self._clock = info, warn, clock
-        self._lost: dict[str, deque[float]] = {}  # when each source stopped to play
-        self._told: dict[str, float] = {}  # when it was said that one comes and goes
-        self._seen: dict[str, tuple[Layout, FramePath]] = {}
+        self._losses: dict[str, deque[float]] = {}  # times at which each source was lost
+        self._warned_at: dict[str, float] = {}  # when frequent losses were last reported
+        self._formats: dict[str, tuple[Layout, FramePath]] = {}
         self._states: dict[str, State] = {}
-        self._held: dict[str, Transition] = {}  # the latest, unsaid, of those that come and go
+        self._held: dict[str, Transition] = {}  # newest unreported transition of flapping sources
 
     def write(self, result: Result) -> None:
         frame = result.frame
-        seen = frame.surface.layout, frame.path
-        if self._seen.get(frame.source) != seen:  # at first, and when a camera changes its mode
-            self._seen[frame.source] = seen
-            layout = seen[0]
+        layout = frame.surface.layout
+        if self._formats.get(frame.source) != (layout, frame.path):  # first frame, or a new mode
+            self._formats[frame.source] = layout, frame.path
             shape = f"{layout.width}x{layout.height} {layout.format}"
             self._info(f"{frame.source}: {shape} in {frame.path} memory")
 
@@ -45,49 +45,52 @@ class ConsoleLog(Sink):
         self.heartbeat()
         name, before = transition.source, self._states.get(transition.source)
         self._states[name] = transition.state
-        if transition.state in ("failed", "ended"):  # for good: that it came and went is past
-            self._lost.pop(name, None)
+        if transition.state in ("failed", "ended"):  # final, so it is reported even while flapping
+            self._losses.pop(name, None)
             self._held.pop(name, None)
-            self._tell(transition)
-        elif (before == "playing" and self._flaps(name)) or name in self._held:
+            self._report(transition)
+        elif (before == "playing" and self._count_loss(name)) or name in self._held:
             self._held[name] = transition
         else:
-            self._tell(transition)
+            self._report(transition)
 
     def heartbeat(self) -> None:
-        """Say how it stands with those that came and went, and do no more; called all the time."""
-        for name in [name for name in self._held if not self._often(name)]:
+        """Report the state of sources that no longer flap. Call it regularly."""
+        for name in [name for name in self._held if not self._is_flapping(name)]:
             transition = self._held.pop(name)
             if transition.state == "playing":
-                self._info(f"{name} plays again, and no longer comes and goes")
+                self._info(f"{name} is connected again and stable")
             else:
-                self._tell(transition)
+                self._report(transition)
 
-    def _tell(self, transition: Transition) -> None:
+    def _report(self, transition: Transition) -> None:
         name, reason = transition.source, transition.reason
         if transition.state == "waiting":
-            what = reason if name in reason else f"{name}: {reason}"
-            self._warn(f"{what}; trying again")
+            problem = reason if name in reason else f"{name}: {reason}"
+            self._warn(f"{problem}; trying again")
         elif transition.state == "failed":
-            # If nothing else plays, it is the error that ends the run.
+            # If no other source is left, this error ends the run and is reported there.
             if any(state not in ("failed", "ended") for state in self._states.values()):
                 self._warn(reason if name in reason else f"{name}: {reason}")
         elif transition.state == "ended" and reason:
             self._info(f"{name}: {reason}")
         elif transition.state == "playing" and transition.outage is not None:
-            self._info(f"{name} plays again, after {transition.outage:.1f} s without a frame")
+            self._info(f"{name} is connected again after {transition.outage:.1f} s without a frame")
 
-    def _flaps(self, name: str) -> bool:
-        """Count that a source stopped to play: often, only that is worth a line now and then."""
+    def _count_loss(self, name: str) -> bool:
+        """Count the loss of a source. Return whether it flaps; warn of that once per period."""
         now = self._clock()
-        self._lost.setdefault(name, deque(maxlen=_OFTEN + 1)).append(now)
-        if not self._often(name):
+        self._losses.setdefault(name, deque(maxlen=_MAX_LOSSES + 1)).append(now)
+        if not self._is_flapping(name):
             return False
-        if now - self._told.get(name, float("-inf")) > _MINUTE:
-            self._told[name] = now
-            self._warn(f"{name} comes and goes, more than {_OFTEN} times a minute; it is kept up")
+        if now - self._warned_at.get(name, float("-inf")) > _PERIOD:
+            self._warned_at[name] = now
+            self._warn(
+                f"{name} disconnects more than {_MAX_LOSSES} times a minute; it is still "
+                "reconnected each time, but not reported each time"
+            )
         return True
 
-    def _often(self, name: str) -> bool:
-        lost = self._lost[name]
-        return len(lost) > _OFTEN and self._clock() - lost[0] <= _MINUTE
+    def _is_flapping(self, name: str) -> bool:
+        losses = self._losses[name]
+        return len(losses) > _MAX_LOSSES and self._clock() - losses[0] <= _PERIOD

@@ -1,4 +1,4 @@
-"""What a configuration asks for besides labels on stdout: sinks, and what looks at the frames."""
+"""Construction of the outputs of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ from edge.sources.frame import Frame
 
 __all__ = ["Outputs", "SinkGroup", "open_outputs"]
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass
 class Outputs:
-    """What results go to. The loop closes the sinks; the rest is closed with `stack`.
+    """The outputs of a run. The loop closes the sinks; `stack` closes everything else.
 
-    beat    called all the time: says what only the passing of time tells
-    losses  what each sink could not deliver, by name; from any thread
+    heartbeat  call it regularly: it reports changes that depend on elapsed time only
+    sinks      receive results and transitions
+    smooth     smooths predictions; None without `--smooth`
+    audit      compares frames with the reference; None without `--audit`
+    losses     by sink name, a function that counts results the sink could not deliver; it may be
+               called from any thread
     """
 
     stack: ExitStack
@@ -53,30 +57,30 @@ class Outputs:
 
     @property
     def observe(self) -> Callable[[Frame, Prediction, Callable[[], Tensor]], None] | None:
-        """What is shown each frame and what the engine itself says of it."""
+        """The audit's hook: called with each frame and the engine's own, unsmoothed prediction."""
         return None if self.audit is None else self.audit.observe
 
     @property
     def smoothed(self) -> Callable[[Frame, Any], Any] | None:
-        """What makes of a frame's prediction the one to tell."""
+        """Function (frame, prediction) -> smoothed prediction; None without smoothing."""
         smooth = self.smooth
         if smooth is None:
             return None
         return lambda frame, prediction: smooth(frame.source, prediction, frame_time(frame))
 
     def numbers(self) -> dict[str, Any]:
-        """What they add to the run's summary, for JSON."""
+        """The outputs' part of the run's summary, for JSON."""
         numbers: dict[str, Any] = {"lost": {name: lost() for name, lost in self.losses.items()}}
         if self.audit is not None:
-            self.audit.close()  # the frame that it has still counts
+            self.audit.close()  # first, so that the frame being audited is counted
             numbers["audit"] = self.audit.numbers()
         return numbers
 
 
 class SinkGroup(Sink):
-    """Sinks whose end takes time, such as a film's, closed all at once.
+    """Sinks that take time to close, such as a recording; they are closed in parallel.
 
-    One after the other they could take longer than systemd waits before it kills the run.
+    Closed one after the other, they could exceed systemd's TimeoutStopSec.
     """
 
     def __init__(self, sinks: Sequence[Sink]):
@@ -91,11 +95,11 @@ class SinkGroup(Sink):
             sink.changed(transition)
 
     def close(self) -> None:
-        """Close all; what one raises is raised when all are closed."""
+        """Close all sinks in parallel, then raise the first error that one of them raised."""
         with ThreadPoolExecutor(max(1, len(self.sinks))) as pool:
-            ends = [pool.submit(sink.close) for sink in self.sinks]
-        for end in ends:
-            end.result()
+            closings = [pool.submit(sink.close) for sink in self.sinks]
+        for closing in closings:
+            closing.result()
 
 
 def open_outputs(
@@ -104,18 +108,18 @@ def open_outputs(
     status: Status,
     stack: ExitStack,
     stop: threading.Event,
-    info: Say,
-    warn: Say,
+    info: Report,
+    warn: Report,
 ) -> Outputs:
-    """Open what `config` asks for. Raises an EdgeError that names what cannot be.
+    """Open the outputs that `config` names. Raises an EdgeError that names the failing output.
 
-    stack: closes what no sink does. stop: ends every wait, when it is set. say, warn: are told, on
-    any thread, what people should know.
+    stack: closes everything that is not a sink. stop: when set, ends every wait. info, warn:
+    called with messages for the user, from any thread.
     """
     console_log = ConsoleLog(info, warn)
     outputs = Outputs(stack, console_log.heartbeat)
     slow: list[Sink] = []
-    with ExitStack() as undo:  # when a later one cannot be opened, those before it are closed
+    with ExitStack() as undo:  # if an output cannot be opened, close those opened before it
 
         def add(sink: Sink) -> None:
             outputs.sinks.append(sink)
@@ -134,7 +138,7 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_pictures(config, engine, outputs, add_slow, stop, info, warn)
+        _add_image_sinks(config, engine, outputs, add_slow, stop, info, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, info, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
@@ -143,22 +147,22 @@ def open_outputs(
             web = Web(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
             info(f"live page: {web.url}")
             add_slow(web)
-        _add_watchers(config, engine, status, outputs, info, warn)
+        _add_monitors(config, engine, status, outputs, info, warn)
         undo.pop_all()
     outputs.sinks.append(SinkGroup(slow))
     return outputs
 
 
-def _add_pictures(
+def _add_image_sinks(
     config: Config,
     engine: Engine,
     outputs: Outputs,
     add: Callable[[Sink], None],
     stop: threading.Event,
-    info: Say,
-    warn: Say,
+    info: Report,
+    warn: Report,
 ) -> None:
-    """Snapshots on rules, and recordings."""
+    """Add snapshots on rules and the recording."""
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
@@ -171,10 +175,10 @@ def _add_pictures(
         add(recording)
 
 
-def _add_watchers(
-    config: Config, engine: Engine, status: Status, outputs: Outputs, info: Say, warn: Say
+def _add_monitors(
+    config: Config, engine: Engine, status: Status, outputs: Outputs, info: Report, warn: Report
 ) -> None:
-    """The audit, and the metrics, which tell of everything else."""
+    """Add the audit, and the metrics, which also cover the audit and the other outputs."""
     if config.audit and config.reference:
         reference = Reference.find(engine.passport, config.reference)
         every = parse_every(config.audit)
@@ -187,5 +191,5 @@ def _add_watchers(
             mqtt_dropped=outputs.losses.get("mqtt"),
             gpu_memory=device.memory if device is not None else None,
         )
-        more = [ParityMetrics(outputs.audit)] if outputs.audit is not None else []
-        info(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *more))}")
+        collectors = [ParityMetrics(outputs.audit)] if outputs.audit is not None else []
+        info(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *collectors))}")

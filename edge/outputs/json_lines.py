@@ -1,4 +1,4 @@
-"""Results as JSON lines on a text stream."""
+"""A sink that writes results as JSON lines to a text stream."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = [
     "utc",
 ]
 
-TOP = 5  # classes told per frame
-_SLICE = 100  # milliseconds to wait for a reader, between two looks at `stop`
+TOP = 5  # classes per result
+_POLL_MS = 100  # milliseconds to wait for the stream's reader before `stop` is checked again
 
 
 def as_json(result: Result) -> str:
-    """The result as one line of JSON, without its end: what every sink for programs writes.
+    """The result as one line of JSON, without the newline; every machine-readable sink uses it.
 
-    Keys: source, frame, pts (seconds or null), time (UTC, when the picture was at the source), top
-    (label, class_id, confidence), age_ms and latency_ms.
+    Keys: source, frame, pts (seconds or null), time (UTC, when the frame was captured), top (list
+    of label, class_id, confidence), age_ms and latency_ms.
     """
     frame = result.frame
     line = {
@@ -46,18 +46,18 @@ def as_json(result: Result) -> str:
 
 
 def utc(seconds: float) -> str:
-    """A moment, seconds since 1970, as all JSON has it: 2025-01-31T11:59:59.750Z."""
+    """A time, in seconds since 1970, in the format of all JSON output: 2025-01-31T11:59:59.750Z."""
     moment = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
     return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 class JsonLines(Sink):
-    """One JSON object per result on a text stream, flushed at once: a pipe's reader never waits.
+    """Writes one JSON object per result to a text stream and flushes it immediately.
 
-    The stream is the caller's, and stays open. While nobody reads it, results of live sources are
-    left out, and others wait, but for `stop`.
+    The caller owns the stream; it stays open. While nobody reads the stream, results of live
+    sources are dropped, and results of other sources wait until there is a reader or `stop` is set.
 
-    lost  results that nobody took
+    lost  number of dropped results
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class JsonLines(Sink):
         self.lost = 0
         self._stream, self._warn = stream, warn
         self._stop = stop or threading.Event()
-        self._room = select.poll()
-        self._room.register(stream.fileno(), select.POLLOUT)
+        self._writable = select.poll()
+        self._writable.register(stream.fileno(), select.POLLOUT)
 
     def write(self, result: Result) -> None:
-        """Raises BrokenPipeError when the reader has gone, StorageError when the disk is full."""
-        # A pipe that has room takes a line of up to 4096 bytes whole: pipe(7).
-        while not self._room.poll(0 if result.frame.live else _SLICE):
+        """Raises BrokenPipeError when the reader has closed, StorageError when the disk is full."""
+        # A pipe that is writable takes up to 4096 bytes (PIPE_BUF) without blocking: pipe(7).
+        while not self._writable.poll(0 if result.frame.live else _POLL_MS):
             if result.frame.live or self._stop.is_set():
                 if not self.lost:
-                    self._warn("nobody reads the results: they are left out until somebody does")
+                    self._warn("nobody reads the results: they are dropped until somebody does")
                 self.lost += 1
                 return
         try:

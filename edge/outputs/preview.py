@@ -1,4 +1,4 @@
-"""A labelled frame as PNG, for `--preview`."""
+"""A sink that writes the newest labelled frame as PNG: `--preview`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from edge.files.storage import check_target, write_bytes
 from edge.outputs.record.overlay import bar, enlarged
 from edge.run.interfaces import Result, Sink
 
-__all__ = ["Preview", "annotate", "check_preview", "words"]
+__all__ = ["Preview", "annotate", "caption_lines", "check_preview"]
 
 
 def check_preview(path: Path) -> None:
-    """Raises StorageError when the name is not that of a PNG, or it cannot be written there."""
+    """Raises StorageError if `path` does not end in .png or cannot be written."""
     if path.suffix.lower() != ".png":
-        raise StorageError(f"the preview {path} is no .png", "name it so: --preview frame.png")
+        raise StorageError(
+            f"the preview file {path} must end in .png", "write, for example, --preview frame.png"
+        )
     check_target(path)
 
 
 class Preview(Sink):
-    """Keeps the newest result, and at the end writes it to a PNG with its label on it.
+    """Keeps the newest result and, when closed, writes its frame with the label to a PNG file.
 
-    Raises as `check_preview`, at once, and not at the end of a long run.
+    The constructor raises like `check_preview`, so that a wrong path is reported when the run
+    starts and not when it ends.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -39,12 +42,12 @@ class Preview(Sink):
 
     def write(self, result: Result) -> None:
         if self._result is None:
-            _ = result.frame.picture  # raises, at the first frame, if it cannot be shown
-        # No copy: frames are never written to again, and their memory stays theirs.
+            _ = result.frame.picture  # raises now, at the first frame, if it cannot be copied
+        # No copy is needed: nobody writes to a frame again, and its memory is not reused.
         self._result = result
 
     def close(self) -> None:
-        """Write the picture, whole or not at all; without any frame, write nothing."""
+        """Write the PNG atomically. Without any frame, write nothing."""
         if self._result is None:
             return
         frame = self._result.frame
@@ -57,10 +60,10 @@ class Preview(Sink):
         write_bytes(self._path, encoded.getvalue())
 
 
-def words(result: Result) -> list[str]:
-    """What stands under a picture: its best class, and when and where it was.
+def caption_lines(result: Result) -> list[str]:
+    """The caption lines of a frame: its best class with the confidence; its time and source.
 
-    The text changes rarely enough to be drawn once for many frames.
+    The lines change seldom enough that one drawing of them serves many frames.
     """
     _, label, confidence = result.prediction.top(1)[0]
     moment = datetime.fromtimestamp(result.time, timezone.utc)
@@ -69,10 +72,11 @@ def words(result: Result) -> list[str]:
 
 
 def annotate(pixels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.uint8]:
-    """The picture with a bar of text under it; the first line stands out.
+    """The image with a bar of text below it; the first line is highlighted.
 
-    RGB uint8 [H, W, 3] -> RGB uint8 [H', W', 3], a new array. The picture is not covered, and one
-    too small for text is enlarged by a whole factor. A line too long for the width is cut.
+    RGB uint8 [H, W, 3] -> RGB uint8 [H', W', 3], a new array. The text does not cover the image.
+    An image too narrow for text is enlarged by an integer factor. Lines too long for the width
+    are cut.
     """
     picture = enlarged(pixels)
     text = bar(tuple(lines), picture.shape[1])

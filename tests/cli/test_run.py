@@ -111,7 +111,7 @@ def test_a_number_out_of_its_range_is_one_line(edge_command):
     [
         (["--web", "8080x"], "'8080x' is no address to listen at; "),
         (["--preview", "no-such-folder/a.png"], "cannot write no-such-folder/a.png "),
-        (["--preview", "a.jpg"], "the preview a.jpg is no .png; "),
+        (["--preview", "a.jpg"], "the preview file a.jpg must end in .png; "),
     ],
 )
 def test_a_word_that_means_nothing_is_refused_before_the_engine_is_opened(

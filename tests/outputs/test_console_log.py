@@ -1,4 +1,4 @@
-"""What a person is told while a run goes on."""
+"""The console log: which lines it prints for transitions, outages and flapping sources."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edge.sources.frame import Frame
 
 
 @pytest.fixture
-def told() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-def console_log(told: list[str]) -> ConsoleLog:
-    return ConsoleLog(told.append, lambda text: told.append(f"warning: {text}"))
+def console_log(lines: list[str]) -> ConsoleLog:
+    return ConsoleLog(lines.append, lambda text: lines.append(f"warning: {text}"))
 
 
 def result(guess: Any, width: int, source: str = "door") -> Result:
@@ -29,20 +29,20 @@ def result(guess: Any, width: int, source: str = "door") -> Result:
     return Result(Frame(source, 0, None, 0.0, "system", surface), guess(1), 1.0, 1.0, 0.0)
 
 
-def test_what_a_source_delivers_is_told_when_it_changes(
-    console_log: ConsoleLog, told: list[str], guess: Any
+def test_the_format_of_a_source_is_reported_when_it_changes(
+    console_log: ConsoleLog, lines: list[str], guess: Any
 ):
     for width in (8, 8, 16, 16):
         console_log.write(result(guess, width))
     console_log.write(result(guess, 16, "gate"))
-    assert told == [
+    assert lines == [
         "door: 8x4 RGB in system memory",
         "door: 16x4 RGB in system memory",
         "gate: 16x4 RGB in system memory",
     ]
 
 
-def test_an_outage_is_two_lines(console_log: ConsoleLog, told: list[str]):
+def test_an_outage_is_reported_in_two_lines(console_log: ConsoleLog, lines: list[str]):
     for transition in (
         Transition("door", "connecting"),
         Transition("door", "playing"),
@@ -50,39 +50,43 @@ def test_an_outage_is_two_lines(console_log: ConsoleLog, told: list[str]):
         Transition("door", "playing", outage=4.25),
     ):
         console_log.changed(transition)
-    assert told == [
+    assert lines == [
         "warning: door: it is off; switch it on; trying again",
-        "door plays again, after 4.2 s without a frame",
+        "door is connected again after 4.2 s without a frame",
     ]
 
 
-def test_a_failure_is_told_here_only_if_others_play_on(console_log: ConsoleLog, told: list[str]):
+def test_a_failure_is_reported_only_if_other_sources_are_left(
+    console_log: ConsoleLog, lines: list[str]
+):
     console_log.changed(Transition("a", "playing"))
     console_log.changed(Transition("b", "failed", "cut off"))
     console_log.changed(Transition("a", "failed", "cut off, too"))
-    assert told == ["warning: b: cut off"]
+    assert lines == ["warning: b: cut off"]
 
 
-def test_a_source_that_is_taken_out(console_log: ConsoleLog, told: list[str]):
+def test_a_source_that_ends_is_reported_only_with_a_reason(
+    console_log: ConsoleLog, lines: list[str]
+):
     console_log.changed(Transition("a", "ended", "taken out"))
     console_log.changed(Transition("b", "ended"))
-    assert told == ["a: taken out"]
+    assert lines == ["a: taken out"]
 
 
 class Hour:
-    """A narrator, with a clock that stands until it is set, and what it told."""
+    """A console log with a manual clock, and the lines that it printed."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.told: list[str] = []
-        self.console_log = ConsoleLog(self.told.append, self.told.append, clock=lambda: self.now)
+        self.lines: list[str] = []
+        self.console_log = ConsoleLog(self.lines.append, self.lines.append, clock=lambda: self.now)
         self.change("playing")
 
     def change(self, state: Any, reason: str = "", outage: float | None = None) -> None:
         self.console_log.changed(Transition("door", state, reason, outage))
 
     def outage(self, seconds: float = 1.0) -> None:
-        """It breaks off, refuses, and comes back: two reasons are still one outage."""
+        """Two failures with different reasons, then a reconnect: one outage."""
         self.change("waiting", "it broke off")
         self.change("waiting", "it refuses")
         self.now += seconds
@@ -94,57 +98,60 @@ class Hour:
             self.console_log.heartbeat()
 
 
-OFTEN = "door comes and goes, more than 6 times a minute; it is kept up"
+FLAPPING = (
+    "door disconnects more than 6 times a minute; it is still reconnected each time, but not "
+    "reported each time"
+)
 
 
-def test_outages_are_counted_and_not_their_reasons():
+def test_flapping_is_detected_by_the_number_of_outages_not_of_reasons():
     hour = Hour()
     for _ in range(6):
         hour.outage()
-    assert OFTEN not in hour.told
-    assert hour.told.count("door plays again, after 1.0 s without a frame") == 6
+    assert FLAPPING not in hour.lines
+    assert hour.lines.count("door is connected again after 1.0 s without a frame") == 6
     hour.change("waiting", "it broke off")
-    assert hour.told[-1] == OFTEN
+    assert hour.lines[-1] == FLAPPING
 
 
-def test_a_source_that_comes_and_goes_fills_no_log():
+def test_a_flapping_source_does_not_flood_the_log():
     hour = Hour()
     for _ in range(600):
         hour.outage(0.25)
         hour.passes(0.25)
-    assert len(hour.told) < 30
-    assert 4 < hour.told.count(OFTEN) < 8, "now and then"
+    assert len(hour.lines) < 30
+    assert 4 < hour.lines.count(FLAPPING) < 8, "about once a minute"
 
 
-def test_one_that_came_and_went_and_plays_on_is_told_once():
+def test_a_flapping_source_that_becomes_stable_is_reported_once():
     hour = Hour()
     for _ in range(10):
         hour.outage()
-    assert hour.told[-1] == OFTEN
+    assert hour.lines[-1] == FLAPPING
     hour.passes(200)
-    assert hour.told[-2:] == [OFTEN, "door plays again, and no longer comes and goes"]
+    assert hour.lines[-2:] == [FLAPPING, "door is connected again and stable"]
     hour.change("waiting", "it broke off")
-    assert hour.told[-1] == "door: it broke off; trying again"
+    assert hour.lines[-1] == "door: it broke off; trying again"
 
 
-def test_that_one_comes_and_goes_is_not_the_last_word_on_one_that_stays_away():
+def test_a_flapping_source_that_stays_disconnected_is_reported():
     hour = Hour()
     for _ in range(10):
         hour.outage()
     hour.change("waiting", "it broke off")
     hour.change("waiting", "it refuses")
-    assert hour.told[-1] == OFTEN
+    assert hour.lines[-1] == FLAPPING
     hour.passes(200)
-    assert hour.told[-2:] == [OFTEN, "door: it refuses; trying again"]
+    assert hour.lines[-2:] == [FLAPPING, "door: it refuses; trying again"]
 
 
-@pytest.mark.parametrize(("state", "word"), [("failed", "it is gone"), ("ended", "taken out")])
-def test_the_end_of_one_that_comes_and_goes_is_told_at_once(state: Any, word: str):
+@pytest.mark.parametrize(("state", "reason"), [("failed", "it is gone"), ("ended", "taken out")])
+def test_the_end_of_a_flapping_source_is_reported_immediately(state: Any, reason: str):
     hour = Hour()
     hour.console_log.changed(Transition("other", "playing"))
     for _ in range(10):
         hour.outage()
-    hour.change(state, word)
-    assert hour.told[-1] == f"door: {word}"
+    hour.change(state, reason)
+    assert hour.lines[-1] == f"door: {reason}"
     hour.passes(200)
-    assert hour.told[-1] == f"door: {word}", "and then it is over"
+    assert hour.lines[-1] == f"door: {reason}", "and nothing after it"

@@ -1,4 +1,4 @@
-"""What a run is asked for besides labels: what does not fit together, and how it all ends."""
+"""Construction of a run's outputs, and how they close together in time."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ UNIT = Path(__file__).parents[2] / "scripts/service/vit-edge.service"
 ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), device=None))
 
 
-def opened(stack: ExitStack, **asked: Any) -> Outputs:
-    config = Config(cameras=(Camera("test://ball", name="ball"),), **asked)
+def opened(stack: ExitStack, **options: Any) -> Outputs:
+    config = Config(cameras=(Camera("test://ball", name="ball"),), **options)
     return open_outputs(config, ENGINE, Status(), stack, threading.Event(), print, print)
 
 
-def test_time_alone_makes_the_narrator_speak(
+def test_the_heartbeat_reports_a_flapping_source_that_stays_disconnected(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A camera that came and went and stays away makes no more news."""
-    monkeypatch.setattr(console_log, "_OFTEN", 0)
+    """No further transition comes from it, so only elapsed time can trigger the line."""
+    monkeypatch.setattr(console_log, "_MAX_LOSSES", 0)
     with ExitStack() as stack:
         outputs = opened(stack)
         outputs.sinks[0].changed(Transition("ball", "playing"))
         outputs.sinks[0].changed(Transition("ball", "waiting", "it is off"))
-        monkeypatch.setattr(console_log, "_MINUTE", 0.0)
+        monkeypatch.setattr(console_log, "_PERIOD", 0.0)
         outputs.heartbeat()
     assert capfd.readouterr().out.splitlines()[-1] == "ball: it is off; trying again"
 
 
-class Meeting(Sink):
-    """Ends when the others do, and not before."""
+class Rendezvous(Sink):
+    """Its `close` returns when all others have been called, too."""
 
     def __init__(self, barrier: threading.Barrier):
         self._barrier = barrier
@@ -57,48 +57,48 @@ class Meeting(Sink):
         self._barrier.wait(20)
 
 
-def test_sinks_that_take_long_to_end_end_at_once() -> None:
+def test_slow_sinks_are_closed_in_parallel() -> None:
     barrier = threading.Barrier(3)
-    SinkGroup([Meeting(barrier) for _ in range(3)]).close()  # one by one this would break it
+    SinkGroup([Rendezvous(barrier) for _ in range(3)]).close()  # in sequence it would time out
 
 
-def test_what_one_raises_at_its_end_is_raised_after_the_others_ended() -> None:
-    ended = []
+def test_an_error_of_one_sink_is_raised_after_all_others_are_closed() -> None:
+    closed = []
 
     class Failing(Sink):
         def close(self) -> None:
-            raise OSError("a fault of ours")
+            raise OSError("a bug")
 
-    class Ending(Sink):
+    class Working(Sink):
         def close(self) -> None:
-            ended.append(self)
+            closed.append(self)
 
-    with pytest.raises(OSError, match="a fault of ours"):
-        SinkGroup([Failing(), Ending()]).close()
-    assert len(ended) == 1
+    with pytest.raises(OSError, match="a bug"):
+        SinkGroup([Failing(), Working()]).close()
+    assert len(closed) == 1
 
 
-def test_whatever_waits_for_a_disk_or_a_network_ends_with_the_others(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {
+def test_sinks_that_wait_for_disk_or_network_are_closed_in_parallel(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
         "on": ("label=dog",),
         "snapshots": tmp_path / "shots",
-        "record": str(tmp_path / "film.mkv"),
+        "record": str(tmp_path / "video.mkv"),
         "mqtt": "mqtt://127.0.0.1:1",
         "web": ":0",
     }
     with ExitStack() as stack:
-        sinks = opened(stack, **asked).sinks
+        sinks = opened(stack, **options).sinks
         for sink in sinks:
             stack.callback(sink.close)
-        together = sinks[-1]
-        assert isinstance(together, SinkGroup)
-        assert [type(sink).__name__ for sink in together.sinks] == [
+        group = sinks[-1]
+        assert isinstance(group, SinkGroup)
+        assert [type(sink).__name__ for sink in group.sinks] == [
             "Snapshots", "Recording", "Mqtt", "Web",
         ]  # fmt: skip
 
 
-def test_the_end_of_a_run_takes_less_time_than_systemd_gives_it() -> None:
-    (given,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.M)
+def test_a_run_ends_within_the_stop_timeout_of_systemd() -> None:
+    (limit,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.M)
     slowest = max(
         recording._PATIENCE,
         snapshots._PATIENCE,
@@ -107,5 +107,5 @@ def test_the_end_of_a_run_takes_less_time_than_systemd_gives_it() -> None:
     )
     # The sources, the sinks, the audit, the metrics.
     longest = scheduler._NAP + scheduler._JOIN + slowest + audit._GRACE + server._CLOSING
-    assert longest < float(given) - 2, "and leave two seconds for the engine"
-    assert video_writer._FINISH < recording._PATIENCE, "so that a film's missing end is said"
+    assert longest < float(limit) - 2, "and leave two seconds for the engine"
+    assert video_writer._FINISH < recording._PATIENCE, "so that an incomplete video is reported"

@@ -1,4 +1,4 @@
-"""Sinks: exact JSON lines, a reader that goes away, a picture that is whole or absent."""
+"""JsonLines and Preview: exact output, readers that leave, and a PNG that is complete or absent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Stream(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.flushed: list[str] = []
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (which always has room)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (always writable)
 
     def flush(self) -> None:
         self.flushed.append(self.getvalue())
@@ -75,24 +75,25 @@ def test_json_lines(guess: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.0, "1970-01-01T00:00:00.000Z"),
-        (-0.25, "1969-12-31T23:59:59.750Z"),  # a picture of before the clock's first second
+        (-0.25, "1969-12-31T23:59:59.750Z"),  # before 1970
         (NOON + 0.0625, "2025-01-31T12:00:00.062Z"),
     ],
 )
-def test_a_moment_is_told_in_utc_to_the_millisecond(seconds: float, said: str) -> None:
-    assert utc(seconds) == said
+def test_times_are_utc_to_the_millisecond(seconds: float, text: str) -> None:
+    assert utc(seconds) == text
 
 
-def test_a_reader_that_goes_away_ends_the_run_quietly() -> None:
+def test_a_reader_that_closes_the_pipe_raises_broken_pipe_and_prints_nothing() -> None:
     code = """
 import sys
 import numpy as np
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
-from edge.outputs.sinks import JsonLines, Result
+from edge.outputs.json_lines import JsonLines
+from edge.run.interfaces import Result
 
 class Guess:
     def top(self, k):
@@ -123,22 +124,22 @@ except BrokenPipeError:
 
 
 def lines_to(pipe: Any, count: int, live: bool, guess: Any, **options: Any) -> JsonLines:
-    sink, given = JsonLines(pipe, **options), result(guess)
+    sink, template = JsonLines(pipe, **options), result(guess)
     for _ in range(count):
-        sink.write(replace(given, frame=replace(given.frame, live=live)))
+        sink.write(replace(template, frame=replace(template.frame, live=live)))
     return sink
 
 
-def test_nobody_who_does_not_read_holds_a_camera_up(guess: Any) -> None:
-    told: list[str] = []
+def test_an_unread_pipe_does_not_block_a_live_source(guess: Any) -> None:
+    warnings: list[str] = []
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as pipe:
-        sink = lines_to(pipe, 1000, True, guess, warn=told.append)
+        sink = lines_to(pipe, 1000, True, guess, warn=warnings.append)
         assert 0 < sink.lost < 1000
-        assert told == ["nobody reads the results: they are left out until somebody does"]
+        assert warnings == ["nobody reads the results: they are dropped until somebody does"]
         os.set_blocking(reader, False)
-        taken = b"".join(iter(lambda: os.read(reader, 1 << 16) if ready(reader) else b"", b""))
-        assert taken.count(b"\n") == 1000 - sink.lost, "those that were taken are whole"
+        received = b"".join(iter(lambda: os.read(reader, 1 << 16) if ready(reader) else b"", b""))
+        assert received.count(b"\n") == 1000 - sink.lost, "lines that were written are complete"
         lost = sink.lost
         sink.write(result(guess))
         assert sink.lost == lost
@@ -149,9 +150,9 @@ def ready(reader: int) -> bool:
     return bool(select.select([reader], [], [], 0)[0])
 
 
-def test_results_of_a_file_wait_for_their_reader_and_for_the_end_of_the_run(guess: Any) -> None:
+def test_results_of_a_file_wait_for_the_reader_until_the_run_is_stopped(guess: Any) -> None:
     stop, (reader, writer) = threading.Event(), os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # has room for a few, at most
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # holds a few lines at most
     with os.fdopen(writer, "w") as pipe:
         threading.Timer(0.5, stop.set).start()
         sink = lines_to(pipe, 12, False, guess, stop=stop)
@@ -160,14 +161,14 @@ def test_results_of_a_file_wait_for_their_reader_and_for_the_end_of_the_run(gues
     os.close(reader)
 
 
-def test_a_full_disk_is_a_named_error(guess: Any) -> None:
+def test_a_full_disk_raises_a_storage_error(guess: Any) -> None:
     with open(os.open("/dev/full", os.O_WRONLY), "w", closefd=False) as stream:
         with pytest.raises(StorageError, match=r"cannot write results .*; free some space"):
             JsonLines(stream).write(result(guess))
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def test_annotate_adds_a_bar_and_leaves_the_picture() -> None:
+def test_annotate_adds_a_bar_and_does_not_change_the_image() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (360, 640, 3), np.uint8)
     before = picture.copy()
     shown = annotate(picture, ["tabby cat  97.5%", "frame 3"])
@@ -178,17 +179,17 @@ def test_annotate_adds_a_bar_and_leaves_the_picture() -> None:
     assert np.array_equal(picture, before)
     bar = shown[360:]
     assert (bar.max(axis=2) > 200).any(), "the label is bright"
-    assert np.median(bar) < 50, "on dark ground"
+    assert np.median(bar) < 50, "on a dark background"
 
 
-def test_annotate_takes_views() -> None:
+def test_annotate_accepts_views() -> None:
     wide = np.arange(400 * 400 * 3, dtype=np.uint32).astype(np.uint8).reshape(400, 400, 3)
     view = wide[::2, 1:351]
     view.flags.writeable = False
     assert np.array_equal(annotate(view, ["a"])[:200], view)
 
 
-def test_annotate_enlarges_a_picture_too_small_for_text() -> None:
+def test_annotate_enlarges_an_image_too_small_for_text() -> None:
     tiny = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     shown = annotate(tiny, ["seven"])
     assert shown.shape[1] == 320
@@ -196,7 +197,7 @@ def test_annotate_enlarges_a_picture_too_small_for_text() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "x" * 1000, "Zürich ☃ 猫"])
-def test_annotate_takes_any_text(line: str) -> None:
+def test_annotate_accepts_any_text(line: str) -> None:
     picture = np.zeros((240, 320, 3), np.uint8)
     margin = annotate(picture, [line])[240:, -4:]
     assert margin.max() < 50, "text ends before the edge"
@@ -208,7 +209,7 @@ def test_more_lines_make_a_higher_bar() -> None:
     assert heights == sorted(set(heights))
 
 
-def test_preview_shows_the_newest_result(guess: Any, tmp_path: Path) -> None:
+def test_preview_writes_the_newest_result(guess: Any, tmp_path: Path) -> None:
     path = tmp_path / "last.png"
     sink = Preview(path)
     for number, colour in enumerate((10, 200)):
@@ -231,7 +232,7 @@ def test_preview_without_frames_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_preview_that_fails_leaves_what_was_there(
+def test_a_preview_that_cannot_be_written_keeps_the_old_file(
     guess: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.png"
@@ -249,13 +250,13 @@ def test_a_preview_that_fails_leaves_what_was_there(
     assert [file.name for file in tmp_path.iterdir()] == ["last.png"]
 
 
-def test_a_preview_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> None:
+def test_an_unwritable_preview_path_is_refused_by_the_constructor(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         Preview(tmp_path / "file" / "last.png")
 
 
-def test_a_label_with_a_line_break_is_one_line_of_the_picture() -> None:
+def test_a_label_with_a_line_break_is_drawn_in_one_line() -> None:
     pixels = np.zeros((40, 320, 3), np.uint8)
-    plain, odd = annotate(pixels, ["a b"]), annotate(pixels, ["a\nb"])
-    assert np.array_equal(plain, odd)
+    space, line_break = annotate(pixels, ["a b"]), annotate(pixels, ["a\nb"])
+    assert np.array_equal(space, line_break)

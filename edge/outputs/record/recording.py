@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edge.errors import OptionError
-from edge.outputs.preview import words
+from edge.outputs.preview import caption_lines
 from edge.outputs.record.overlay import READABLE, captioned, enlarged
 from edge.outputs.record.rtsp import RtspServer, address
 from edge.outputs.record.video_files import VideoFiles, place_of
@@ -133,7 +133,7 @@ def record(
 
 def _drawn(result: Result) -> Surface:
     """The picture with its words. Raises SourceError when it cannot be brought to this memory."""
-    picture, lines = result.frame.picture, tuple(words(result))
+    picture, lines = result.frame.picture, tuple(caption_lines(result))
     if picture.layout.width < READABLE:
         picture = Surface.from_rgb(enlarged(result.frame.pixels))
     return captioned(picture, lines)

@@ -16,7 +16,7 @@ from PIL import Image
 from edge.errors import EdgeError, SourceError
 from edge.files.storage import make_folder, meant_for, write_bytes, writing
 from edge.outputs.json_lines import as_json
-from edge.outputs.preview import annotate, words
+from edge.outputs.preview import annotate, caption_lines
 from edge.outputs.record.fault_log import FaultLog
 from edge.outputs.record.retention import (
     check_free_space,
@@ -118,7 +118,7 @@ class Snapshots(Sink):
         """Write a picture and its facts; its name."""
         result, frame = event.result, event.result.frame
         _, label, _ = result.prediction.top(1)[0]
-        shown = annotate(frame.pixels, words(result))
+        shown = annotate(frame.pixels, caption_lines(result))
         encoded = io.BytesIO()
         Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
         name = f"{timestamp(result.time)}-{file_name(frame.source)}-{file_name(label)}.jpg"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge.errors import OptionError
-from edge.outputs.preview import words
+from edge.outputs.preview import caption_lines
 from edge.outputs.record.overlay import bar
 from edge.outputs.record.recording import Recording, record
 from edge.preprocess.colour import to_rgb
@@ -64,14 +64,14 @@ def test_the_label_and_the_time_stand_under_each_picture(guess: Any) -> None:
     recording.close()
     [(frame, drawn)] = outlet.shown
     assert drawn.layout.format == "NV12", "in the camera's own format"
-    text = bar(tuple(words(result(guess, 0))), 640)
+    text = bar(tuple(caption_lines(result(guess, 0))), 640)
     under = to_rgb(drawn)[242:, :, 1].astype(int)
     assert np.abs(under - text[2 : 2 + len(under)]).max() <= 2
     assert (frame.source, outlet.closed) == ("gate", 1)
 
 
 def test_the_words_are_the_best_class_and_when_and_where_it_was_seen(guess: Any) -> None:
-    assert words(result(guess, 0)) == [
+    assert caption_lines(result(guess, 0)) == [
         "class 7  75%",
         "2025-01-31 12:00:00 UTC, gate",
     ]
