@@ -49,7 +49,7 @@ def check(folder: Path, files: dict[str, bytes]) -> dict[str, str]:
 
 
 def test_a_large_file_a_misspelling_and_bad_code_are_refused(repository):
-    word = "mis" + "pelling"
+    word = "sep" + "erate"
     found = check(
         repository,
         {"big.bin": bytes(2 << 20), "a.md": f"a {word}\n".encode(), "a.py": b"import  os\n"},
