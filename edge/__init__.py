@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from edge.engine.engine import Engine
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load"]
 
 

@@ -80,7 +80,7 @@ def test_a_wrong_value_is_told_in_words_of_this_command(edge_command, option, va
 
 
 def test_version(edge_command):
-    assert edge_command("--version").stdout == "vit-edge 0.1.0\n"
+    assert edge_command("--version").stdout == "vit-edge 0.2.0\n"
 
 
 @pytest.mark.parametrize("words", [["frob"], ["build", "--precision", "int4"], ["run", "engine"]])
