@@ -6,10 +6,10 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # For torch and numpy, here and in what the tests start. Tests run side by side already, and threads
 # of OpenMP that wait for each other take a core to do so.
@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 # Fixtures of every room that handles streams.
+from tests.edge_process import run_edge
 from tests.streams import (  # noqa: F401
     _once,
     engine,
@@ -209,9 +210,7 @@ def fp32_engine(engines: Path, checkpoint: Path, pictures: Path) -> Path:
 def edge_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real `edge` command: edge_command("inspect", path, cwd=...)."""
 
-    def call(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("edge")), *(str(word) for word in words)]
-        settings: dict = {"capture_output": True, "text": True, "timeout": 120, **options}
-        return subprocess.run(command, **settings)
+    def call(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return run_edge([str(word) for word in words], **options)
 
     return call

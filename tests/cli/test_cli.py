@@ -18,10 +18,8 @@ from transformers import ViTImageProcessorPil
 from edge.builder.precision.calibrate import METHODS
 from edge.builder.precision.dtypes import NUMBERS
 from edge.builder.recipes import PRECISIONS
-from edge.cli import options
-from edge.engine import backends
+from edge.engine import backends, choices
 from edge.gpu import nvidia
-from edge.sources import camera
 
 EDGE = Path(sys.executable).with_name("edge")
 
@@ -48,12 +46,11 @@ def test_help_lists_every_command(edge_command):
 
 
 def test_the_choices_are_what_there_is():
-    assert get_args(options.Wanted) == PRECISIONS
-    assert {*get_args(options.Precision)} == {"fp32", "fp16", *NUMBERS}
-    assert {*get_args(options.Method)} == {*METHODS}
-    assert get_args(options.Plans) == nvidia.BACKENDS
-    assert options.Transport == camera.Transport
-    assert get_args(options.Backend) == ("auto", *backends.BACKENDS)
+    assert get_args(choices.PrecisionChoice) == PRECISIONS
+    assert {*get_args(choices.Precision)} == {"fp32", "fp16", *NUMBERS}
+    assert {*get_args(choices.Method)} == {*METHODS}
+    assert get_args(choices.PlanBackend) == nvidia.BACKENDS
+    assert get_args(choices.Backend) == ("auto", *backends.BACKENDS)
 
 
 def test_a_choice_that_there_is_not_is_named_with_those_there_are(edge_command):
@@ -128,7 +125,7 @@ def test_preprocess_writes_what_transformers_makes(
 
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no")
-    fails(edge_command("preprocess", built_engine, bad, "--out", out), "bad.png is not a picture")
+    fails(edge_command("preprocess", built_engine, bad, "--out", out), "bad.png is not an image")
     folder = tmp_path / "folder.npy"
     folder.mkdir()
     fails(edge_command("preprocess", built_engine, image, "--out", folder), "is a folder")
@@ -155,7 +152,7 @@ def test_classify_goes_on_after_a_bad_picture(edge_command, built_engine, pictur
     bad.write_bytes(b"no")
     good = sorted(pictures.rglob("*.png"))[0]
     done = edge_command("classify", built_engine, bad, good, "--backend", "onnxruntime")
-    fails(done, "bad.png is not a picture")
+    fails(done, "bad.png is not an image")
     assert len(done.stdout.splitlines()) == 1
 
 
