@@ -23,7 +23,7 @@ GRAPHS ?= engines/.cache/graphs
 L4T_TAG ?= r36.4.0
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
-	lint types hooks test test-slow test-gpu chaos soak check docs release-check image clean
+	lint types hooks test test-fast test-slow test-gpu chaos soak check docs release-check image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -83,12 +83,18 @@ types: setup
 hooks: setup ## Check every commit: lint, format, types, spelling, file size
 	@$(VENV)/bin/pre-commit install
 
-test: setup $(VENV)/.ready-tests lint types ## Lint, types and tests, under 15 minutes on 2 cores
-	@VENV="$(VENV)" scripts/build_pycuda.sh
-	@$(VENV)/bin/pytest -n 2 --dist worksteal --timeout 300 -m "not slow and not gpu"
+# One process for each file, so that what a file's tests share is made once.
+PYTEST := $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 300
 
-test-slow: setup $(VENV)/.ready-tests ## The tests that take minutes and gigabytes (ViT-B/16)
-	@$(VENV)/bin/pytest -m slow -s
+test: setup $(VENV)/.ready-tests lint types ## Lint, types and tests, under 8 minutes on 2 cores
+	@VENV="$(VENV)" scripts/build_pycuda.sh
+	@$(PYTEST) -m "not slow and not gpu and not chaos"
+
+test-fast: setup ## For the inner loop: no build, no browser, no emulated GPU; under 90 s
+	@$(PYTEST) -m "not slow and not gpu and not chaos and not build"
+
+test-slow: setup $(VENV)/.ready-tests ## Every family of models, ViT-B/16, leaks; the faults of make chaos, shortened
+	@$(VENV)/bin/pytest -m "slow or chaos" -s
 
 soak: setup ## 200,000 frames from sources that come and go: does the run grow?
 	@$(PYTHON) -m scripts.soak

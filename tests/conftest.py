@@ -50,11 +50,24 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
+# Each file is tested by one process, the longest files first, so that both are busy to the end.
+LONGEST = ("builder", "cli", "engine", "preprocess", "hardware", "scripts", "gpu")
+# Where a build is tested, and fixtures that make one: seconds each, left out of `make test-fast`.
+BUILDS = ("builder", "cli", "scripts", "hardware", "trt_api", "chaos")
+BUILD_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What mostly waits comes first: it leaves its core to what another process tests meanwhile,
-    and no core is idle at the end, when nothing else is left.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("chaos") is None)
+    """Mark what builds an engine, and order the files by the time that they take."""
+
+    def room(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").parts[0]
+
+    for item in items:
+        if room(item) in BUILDS or BUILD_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.build)
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(room(item), len(rank)))
 
 
 def descriptors() -> int:

@@ -281,7 +281,12 @@ def test_a_full_disk_publishes_nothing(checkpoint, pictures, warm, blocks, preci
 
 @pytest.mark.parametrize(
     ("delay", "number"),
-    [(0.6, signal.SIGTERM), (2.0, signal.SIGINT), (4.0, signal.SIGTERM), (6.0, signal.SIGINT)],
+    [
+        (0.6, signal.SIGTERM),
+        pytest.param(2.0, signal.SIGINT, marks=pytest.mark.slow),
+        (4.0, signal.SIGINT),
+        pytest.param(6.0, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_path, delay, number):
     process = subprocess.Popen(

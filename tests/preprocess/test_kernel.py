@@ -212,6 +212,7 @@ def test_no_access_outside_memory_and_no_undefined_behaviour(built):
     assert done.stdout == "all the same\n"
 
 
+@pytest.mark.slow
 def test_no_race_between_the_threads_of_a_block(built):
     done = sanitized(compiled(built, "-fsanitize=thread"), "tsan", "3,2,1")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -31,6 +31,7 @@ def play(pipeline: str) -> None:
         assert "error-after" in pipeline or "nowhere" in pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pipeline",
     [

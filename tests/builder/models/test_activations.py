@@ -16,7 +16,16 @@ LABELS = ("cat", "dog", "fox")
 NODE = {"gelu": True, "gelu_pytorch_tanh": True}  # of which there is one
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "relu"])
+EVERYDAY = ("gelu_pytorch_tanh", "quick_gelu")  # gelu is in every other test
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow)
+        for name in ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "relu")
+    ],
+)
 def test_a_vit_with_another_activation(name, tmp_path):
     found = read_checkpoint(str(save("vit", tmp_path / "vit", LABELS, hidden_act=name)))
     assert ("Gelu" in found.fused) is (name in NODE)

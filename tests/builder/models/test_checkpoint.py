@@ -112,7 +112,9 @@ def test_labels_that_are_not_as_many_as_outputs(copy):
 
 def test_weights_of_another_model_than_the_config(copy):
     edit(copy, intermediate_size=256)
-    with pytest.raises(CheckpointError, match=r"of \[128\] among its weights, .* of \[256\]; take"):
+    with pytest.raises(
+        CheckpointError, match=r"of \[128\] among its weights, .* requires \[256\]; use"
+    ):
         loaded(copy)
 
 

@@ -53,6 +53,9 @@ QUANTISED = {
     "clip classifier": {**ENCODER, "fc1": 1, "fc2": 1},  # no LayerNorm follows the last two
     "siglip classifier": ENCODER,
 }
+# One of each kind in `make test`, all in `make test-slow`: the export alone takes seconds.
+EVERYDAY = ("vit", "deit distilled", "swin", "dinov2_with_registers", "convnextv2")
+EVERYDAY += ("siglip classifier",)
 FP16 = ("convnextv2",)  # compiled as well
 CONVOLUTIONS = {"convnext": 6, "convnextv2": 6, "mobilevit": 35}
 
@@ -70,7 +73,8 @@ class Made:
     def prepared(self):
         """Pictures as the network takes them, float32 [8, 3, H, W]."""
         files = image_sets.find(self.pictures)
-        return image_sets.few(files, read_checkpoint(str(self.checkpoint)).preprocess, 8, print)
+        preprocess = read_checkpoint(str(self.checkpoint)).preprocess
+        return image_sets.prepare_first(files, preprocess, 8, print)
 
     @cached_property
     def fp32(self):
@@ -123,7 +127,12 @@ def save_padded(name, folder, sharper=0):
     return folder
 
 
-@pytest.fixture(scope="session", params=QUANTISED)
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in QUANTISED
+    ],
+)
 def made(request, tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("family")
     checkpoint = save(request.param, folder / "checkpoint", LABELS)
@@ -247,6 +256,7 @@ def test_padded_windows_say_the_same_in_the_form_that_is_exported(name, tmp_path
         torch.testing.assert_close(module(pictures), expected, atol=5e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_padding_of_windows_is_no_division_by_0_in_fp16(tmp_path):
     """What is padded makes vectors of length 0. A length is summed up in FP32: its square may be
     beyond FP16 where it is not."""
@@ -268,7 +278,7 @@ def test_a_fine_tuned_head_of_several_labels_at_once_gives_sigmoids(tmp_path, ph
     passport = edge.engine.passport.Passport.read(engine)
     assert passport.accuracy["portable"].labels == 100
     assert "of labels 100.00 %" in passport.verdict
-    assert "the same yes or no to 100.00 % of labels" in describe(engine, passport)
+    assert "same yes or no for 100.00 % of labels" in describe(engine, passport)
     with edge.load(str(engine), backend="onnxruntime") as ours:
         (picture,) = sorted(photos.glob("*.png"))[:1]
         assert abs(ours(Image.open(picture)).probabilities.sum() - 1) > 0.01
@@ -279,6 +289,6 @@ def test_a_picture_size_that_contradicts_the_config_is_refused_where_it_matters(
     spec = read_checkpoint(str(save("dinov2", tmp_path / "dino", LABELS))).preprocess
     assert (spec.height, spec.width) == (32, 32)
     with pytest.raises(
-        CheckpointError, match=r"pictures of \(32, 32\), the model takes \(40, 40\)"
+        CheckpointError, match=r"images of \(32, 32\), but the model takes \(40, 40\)"
     ):
         read_checkpoint(str(save("vit", tmp_path / "vit", LABELS, image_size=40)))

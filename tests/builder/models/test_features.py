@@ -71,6 +71,8 @@ ONE = {
     "convnext": ("own", 64),
     "mobilevit": ("mean", 64),
 }
+EVERYDAY = ("vit backbone", "clip", "swin", "dinov2", "convnext")  # the others: make test-slow
+NAMES = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in ONE]
 ONE_LAYER, ONE_STAGE = {"num_hidden_layers": 1}, {"depths": [2], "num_heads": [2]}
 SHORT = {
     "deit distilled": ONE_LAYER,
@@ -102,7 +104,7 @@ def simple(saved, pictures):
             way, side = ONE[name]
             request = Request(FEATURES, way, normalise=True, image_size=side)
             found = read_checkpoint(str(saved[name]), request)
-            few = image_sets.few(image_sets.find(pictures), found.preprocess, 8, print)
+            few = image_sets.prepare_first(image_sets.find(pictures), found.preprocess, 8, print)
             model, _ = export(found, few[:3])
             made[name] = found, simplify(model, few[:3])[0], few
         return made[name]
@@ -137,7 +139,7 @@ def expected(folder, name, way, few):
 @pytest.mark.parametrize(("name", "way"), EVERY)
 def test_each_pooling_is_transformers_own(saved, pictures, name, way):
     found = read_checkpoint(str(saved[name]), Request(FEATURES, way))
-    few = image_sets.few(image_sets.find(pictures), found.preprocess, 4, print)
+    few = image_sets.prepare_first(image_sets.find(pictures), found.preprocess, 4, print)
     with network.quiet(), torch.inference_mode():
         given = network.load(found)(torch.from_numpy(few)).numpy()
     reference = expected(saved[name], name, way, few)
@@ -173,7 +175,7 @@ def test_a_tower_that_was_saved_alone_is_itself(saved, tmp_path, name, architect
     assert given.shape[1] == (48 if "Projection" in architecture else 64)
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_graph_gives_the_same_at_length_1(saved, simple, name):
     _, model, few = simple(name)
     way, side = ONE[name]
@@ -184,7 +186,7 @@ def test_the_graph_gives_the_same_at_length_1(saved, simple, name):
     assert model.graph.output[0].name == "embedding"
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", NAMES)
 def test_fp16_stays_near(simple, name):
     _, model, few = simple(name)
     half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, few)))
@@ -193,7 +195,7 @@ def test_fp16_stays_near(simple, name):
 
 
 @needs_rtx
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", NAMES)
 def test_tensorrt_compiles_it_in_fp16(simple, tmp_path, name):
     _, model, _ = simple(name)
     assert compiled(fp16.to_fp16(model), tmp_path)

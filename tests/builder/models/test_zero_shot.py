@@ -53,7 +53,7 @@ def simple(saved, pictures, engines):
 
     def made(name):
         found = read_checkpoint(str(saved[name]), Request(labels=LABELS))
-        few = image_sets.few(image_sets.find(pictures), found.preprocess, 8, print)
+        few = image_sets.prepare_first(image_sets.find(pictures), found.preprocess, 8, print)
         return found, graph.load(engines / name / "model.onnx"), few
 
     return made

@@ -477,12 +477,12 @@ def test_what_refuses_to_register_read_only_is_asked_once(standin: StandIn) -> N
 
 
 @pytest.mark.parametrize("arrays", [False, True])
-def test_ten_thousand_frames(standin: StandIn, arrays: bool) -> None:
+def test_two_thousand_frames_register_each_buffer_once(standin: StandIn, arrays: bool) -> None:
     interop = StandInInterop(arrays=arrays)
     reader = NvmmReader(interop, standin.library())
     with Camera(standin, 4) as camera:
         seen = set()
-        for number in range(10_000):
+        for number in range(2_000):
             sample = camera()
             frame = frame_from_sample(
                 sample, source="csi://0", number=number, captured=0, device=reader

@@ -1,6 +1,7 @@
 """Folders as timm uploads them to the Hub, held against transformers' own TimmWrapper."""
 
 import json
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from tests.conftest import LABELS, Recorder, draw, needs_rtx
 
 DEFAULT = Request()
 KINDS = ("patch16", "registers, mean", "hybrid")
+# A hybrid takes half a minute to export: its graph is tested in `make test-slow`.
+HYBRID = pytest.param("hybrid", marks=pytest.mark.slow)
 MORE = tuple(kind for kind in tiny_timm.ARCHITECTURES if kind not in KINDS)
 
 
@@ -70,13 +73,13 @@ def export(folder, picture, request=DEFAULT):
 
 @pytest.fixture(scope="module")
 def exported(folders, picture):
-    """What `export` gives for each kind."""
-    return {kind: export(folders[kind], picture) for kind in KINDS}
+    """kind -> what `export` gives for it."""
+    return lru_cache(maxsize=None)(lambda kind: export(folders[kind], picture))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["patch16", "registers, mean", HYBRID])
 def test_says_what_transformers_says(kind, exported, said):
-    agrees(*exported[kind], said[kind])
+    agrees(*exported(kind), said[kind])
 
 
 @pytest.mark.slow
@@ -135,6 +138,7 @@ def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(pictur
 
 
 @needs_rtx
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["384", "large", "hybrid of 4 stages"])
 def test_tensorrt_compiles_what_else_is_published_in_fp16(kind, picture, tmp_path):
     folder = tiny_timm.save(kind, tmp_path / "checkpoint", LABELS)
@@ -147,19 +151,19 @@ def test_tensorrt_compiles_what_else_is_published_in_fp16(kind, picture, tmp_pat
 
 @pytest.fixture(scope="module")
 def simplified(exported):
-    """The graphs of the kind that all others vary, and of one behind convolutions."""
-    kinds = ("patch16", "hybrid")
-    return {kind: simplify(*exported[kind][1:])[0] for kind in kinds}
+    """kind -> its simplified graph."""
+    return lru_cache(maxsize=None)(lambda kind: simplify(*exported(kind)[1:])[0])
 
 
-@pytest.mark.parametrize("kind", ["patch16", "hybrid"])
+@pytest.mark.parametrize("kind", ["patch16", HYBRID])
 def test_every_linear_of_a_block_is_known_by_its_role(kind, simplified):
     names = [f"{block}/{role}" for block in (0, 1) for role in ("qkv", "proj", "fc1", "fc2")]
-    assert list(roles(simplified[kind]).values()) == names
+    assert list(roles(simplified(kind)).values()) == names
 
 
+@pytest.mark.slow
 def test_a_hybrids_convolutions_have_standardised_constants(simplified):
-    index = graph.Index(simplified["hybrid"])
+    index = graph.Index(simplified("hybrid"))
     operators = {node.op_type for node in index.model.graph.node}
     assert "BatchNormalization" not in operators
     stem = next(node for node in index.model.graph.node if node.op_type == "Conv")
@@ -168,9 +172,10 @@ def test_a_hybrids_convolutions_have_standardised_constants(simplified):
     assert rows.std(1) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_hybrid_is_right_in_fp16(simplified, exported, tmp_path):
     """Its GroupNorm is an InstanceNormalization, which sums up what may be beyond FP16."""
-    model, pictures = simplified["hybrid"], exported["hybrid"][2]
+    model, pictures = simplified("hybrid"), exported("hybrid")[2]
     half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
     index = graph.Index(half)
     (norm,) = (node for node in half.graph.node if node.op_type == "InstanceNormalization")
@@ -182,7 +187,7 @@ def test_a_hybrid_is_right_in_fp16(simplified, exported, tmp_path):
 
 
 @needs_rtx
-@pytest.mark.parametrize("kind", ["patch16", "hybrid"])
+@pytest.mark.parametrize("kind", ["patch16", HYBRID])
 def test_one_command_makes_an_int8_engine_with_a_plan(kind, folders, picture, pictures, tmp_path):
     recipe = Recipe(str(folders[kind]), pictures, name="timm", engines=tmp_path, min_agreement=80)
     built = build(recipe, Recorder())
