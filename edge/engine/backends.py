@@ -91,4 +91,6 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
             hint,
         )
     if plan.model_sha256 != passport.files[plan.graph].sha256:
-        raise EngineError(f"the plan of {folder} was compiled from another version of {plan.graph}", hint)
+        raise EngineError(
+            f"the plan of {folder} was compiled from another version of {plan.graph}", hint
+        )

@@ -209,7 +209,7 @@ class Engine:
 
     @property
     def stages_ms(self) -> dict[str, float]:
-        """Milliseconds of each stage of the batch finished last; on a GPU, measured by its events."""
+        """Milliseconds of each stage of the batch finished last; on a GPU, by its own events."""
         return self._frames().stages_ms
 
     def _frames(self) -> CpuPath | GpuPath:

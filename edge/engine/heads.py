@@ -83,7 +83,9 @@ class Head:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits float32 [..., classes] -> probabilities, as Hugging Face's pipelines give them."""
         if self.activation == "sigmoid":
-            with np.errstate(over="ignore"):  # exp overflows for logits below -88: the probability is 0
+            with np.errstate(
+                over="ignore"
+            ):  # exp overflows for logits below -88: the probability is 0
                 result: Tensor = (1 / (1 + np.exp(-logits))).astype(np.float32)
             return result
         weights = np.exp(logits - logits.max(-1, keepdims=True))

@@ -1,1 +1,1 @@
-"""What the checkpoint's image processor does, in exact arithmetic."""
+"""Image preprocessing: the steps of a checkpoint's image processor, bit-exact on CPU and GPU."""

@@ -1,7 +1,7 @@
-"""A picture to the network's tensor in one pass of machine code, by numba.
+"""Preprocessing in one pass of machine code, compiled by numba.
 
-Row by row: to RGB, the columns that the tensor needs resampled; then the rows. It is the arithmetic
-of `colour.py` and of Pillow, and of `preprocess.cu`; a test compares all of them to the byte.
+Each source row is converted to RGB and its columns are resampled; then the rows are resampled. The
+arithmetic is that of `colour.py`, Pillow and `preprocess.cu`; a test compares them to the byte.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _HALF = np.int32(1 << (PRECISION - 1))
 
 
 class Workspace:
-    """What preparing pictures of one layout takes: tables and scratch memory, made once.
+    """Tables and scratch memory for images of one layout, allocated once.
 
-    It belongs to one thread at a time. columns, rows: the tables of both axes.
+    Use it on one thread at a time. columns, rows: the resampling tables of both axes.
     """
 
     def __init__(self, layout: Layout, columns: Taps, rows: Taps):
@@ -46,8 +46,8 @@ class Workspace:
             self._cosited = colour.cosited_across
             self._down = chroma_siting(layout.height, form.down, colour.cosited_down)
             samples = -(-layout.width // form.across)
-            self._chroma = np.empty((3, samples), np.int32)  # U, V, and the row after either
-            width = samples * form.across  # a pixel more than an odd row has
+            self._chroma = np.empty((3, samples), np.int32)  # U, V, and the next row of either
+            width = samples * form.across  # one pixel more than a row of odd width
             self._full = np.zeros((3, width), np.int32)
             self._row = np.empty((3, width), np.uint8)
             self._weights = rgb_weights(colour)
@@ -59,7 +59,10 @@ class Workspace:
         order: npt.NDArray[np.intp],
         out: npt.NDArray[np.float32],
     ) -> None:
-        """Fill `out`, float32 [3, rows, columns], with `table[c][byte of RGB channel order[c]]`."""
+        """Fill `out`, float32 [3, rows, columns], with `table[c][byte of RGB channel order[c]]`.
+
+        table: float32 [3, 256]. order: intp [3].
+        """
         planes = [
             np.lib.stride_tricks.as_strided(
                 plane,
@@ -96,7 +99,7 @@ class Workspace:
 
 
 _compiled: Any = njit(nogil=True, cache=True)
-# Indices are unsigned: for signed ones numba looks at every access whether it counts from the end.
+# Unsigned indices: for signed ones numba checks at every access whether they count from the end.
 _U: Any = np.uintp
 
 
@@ -107,7 +110,7 @@ def _byte(total):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, inline="always")  # type: ignore[untyped-decorator]
 def _resample_two(source, base, apart, step, first, count, weights, out, other):  # type: ignore[no-untyped-def]
-    """Two rows of packed pixels, `apart` bytes from each other: a weight is read once for both."""
+    """Two rows of packed pixels, `apart` bytes from each other: each weight is read once."""
     for i in range(first.shape[0]):
         a = b = c = d = e = f = _HALF
         at = base + step * _U(first[i])
@@ -131,9 +134,12 @@ def _resample_two(source, base, apart, step, first, count, weights, out, other):
 @_compiled
 def _packed_rows(source, pitch, step, top, needed, first, count, weights, out):  # type: ignore[no-untyped-def]
     for k in range(0, needed.shape[0], 2):
-        row, after = needed[k], needed[min(k + 1, needed.shape[0] - 1)]  # the last may be its own
+        row, after = (
+            needed[k],
+            needed[min(k + 1, needed.shape[0] - 1)],
+        )  # an odd last row is paired with itself
         base, apart = _U((top + row) * pitch), _U((after - row) * pitch)
-        # Each step is a constant of its own loop, which is nearly twice as fast.
+        # A constant step for each loop is nearly twice as fast.
         if step == 3:
             _resample_two(source, base, apart, _U(3), first, count, weights, out[row], out[after])
         else:
@@ -142,7 +148,7 @@ def _packed_rows(source, pitch, step, top, needed, first, count, weights, out): 
 
 @_compiled
 def _unpack(plane, start, step, out):  # type: ignore[no-untyped-def]
-    """Every `step`th byte of a row. Each step has its own loop, which then uses wide registers."""
+    """Every `step`th byte of a row. A loop for each step lets the compiler vectorise it."""
     n = out.shape[0]
     if step == 1:
         row = plane[start : start + n]
@@ -160,9 +166,9 @@ def _unpack(plane, start, step, out):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _across(samples, cosited, out):  # type: ignore[no-untyped-def]
-    """Chroma in 1/4 levels -> in 1/16 at every pixel of a row, one or two for each sample."""
+    """Chroma samples in 1/4 levels -> one value in 1/16 levels for each pixel of a row."""
     n = samples.shape[0]
-    if out.shape[0] == n:  # a sample for each pixel
+    if out.shape[0] == n:  # not subsampled
         for j in range(n):
             out[j] = 4 * samples[j]
         return

@@ -1,9 +1,9 @@
-"""`Preprocess` on the CPU: byte for byte what training saw, from any surface.
+"""`Preprocess` on the CPU, from any surface: the same bytes as in training.
 
-The columns are resized first, then the rows, with 8 bits between: so Pillow did from 2016 to its
-version 12.1, with which the published checkpoints were trained. Later ones exchange the two for
-some shapes (its pull requests 9524 and 9549), which moves single levels; two calls of one axis each
-do not let them.
+Columns are resized first and rows second, rounded to 8 bits in between, as in Pillow from 2016 to
+12.1, with which the published checkpoints were trained. Later versions of Pillow resize the rows
+first for some shapes (pull requests 9524 and 9549), which changes single levels. Two calls, each
+for one axis, keep the old order.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ Tensor = npt.NDArray[np.float32]
 
 
 def write_tensor(spec: Preprocess, image: Path, out: Path) -> None:
-    """Prepare a picture and write it as .npy, float32 [3, H, W], whole or not at all.
+    """Prepare an image and write it as .npy, float32 [3, H, W], atomically.
 
-    Raises `ImageError` for the picture, `StorageError` for the file.
+    Raises `ImageError` for the image, `StorageError` for the file.
     """
     check_npy(out)
     write_npy(out, Preprocessor(spec)(load_image(image, opaque=spec.opaque)))
 
 
 class Preprocessor:
-    """A `Preprocess` made ready: call it with a picture and the tensor to fill, from any thread.
+    """The CPU implementation of a `Preprocess`: call it with an image, from any thread.
 
-    `compiled` says which engine resizes: numba's machine code where numba is installed, else
-    Pillow. The bytes are the same.
+    compiled  whether numba resizes, which is faster, or Pillow; both give the same bytes
     """
 
     def __init__(self, spec: Preprocess, *, compiled: bool | None = None):
-        """compiled: whether to use numba; by default if it is installed."""
+        """compiled: whether to use numba; by default, if it is installed."""
         self.spec = spec
         self.compiled = (
             importlib.util.find_spec("numba") is not None if compiled is None else compiled
@@ -59,13 +58,14 @@ class Preprocessor:
         self._place = lru_cache(maxsize=64)(spec.place)
         self._local = threading.local()
 
-    def __call__(self, picture: Surface | Pixels, out: Tensor | None = None) -> Tensor:
+    def __call__(self, image: Surface | Pixels, out: Tensor | None = None) -> Tensor:
         """Prepare a surface, or RGB pixels uint8 [H, W, 3].
 
-        Fills and returns `out`, float32 [3, height, width], C-contiguous. Raises `ImageError`
-        when the pixels are not 8-bit RGB, have no area, or are too long to be resized.
+        Fills and returns `out`, float32 [3, height, width], C-contiguous; without it, a new array.
+        Raises `ImageError` if the pixels are not 8-bit RGB, the image is empty, or it is too
+        elongated to be resized.
         """
-        surface = picture if isinstance(picture, Surface) else Surface.from_rgb(picture)
+        surface = image if isinstance(image, Surface) else Surface.from_rgb(image)
         spec, layout = self.spec, surface.layout
         placement = self._place(layout.height, layout.width)
         if out is None:
@@ -84,7 +84,7 @@ class Preprocessor:
         return out
 
     def _workspace(self, layout: Layout, placement: Placement) -> Any:
-        """This thread's tables and scratch memory for pictures of this layout; the last is kept."""
+        """This thread's tables and scratch memory for this layout; only the last one is kept."""
         from edge.preprocess.compiled import Workspace
 
         key, workspace = getattr(self._local, "workspace", (None, None))
@@ -99,12 +99,12 @@ class Preprocessor:
         return workspace
 
     def _resized(self, pixels: Pixels, placement: Placement) -> Pixels:
-        """The placement's window of the resized picture, uint8 [height, width, 3], by Pillow."""
+        """The placement's window of the resized image, by Pillow: uint8 [height, width, 3]."""
         (rows, columns), (top, left, height, width) = placement.resized, placement.window
         filter_ = Image.Resampling(self.spec.resample)
         if (rows, columns) != pixels.shape[:2]:
             image = Image.fromarray(np.ascontiguousarray(pixels))
-            if filter_ == NEAREST:  # has no passes
+            if filter_ == NEAREST:  # is not computed axis by axis
                 return np.asarray(image.resize((columns, rows), filter_).crop(_box(placement)))
             image = image.resize((columns, image.height), filter_)
             image = image.crop((left, 0, left + width, image.height))

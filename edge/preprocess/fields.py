@@ -12,11 +12,14 @@ from typing import Any
 
 from edge.errors import CheckpointError
 
-__all__ = ["InvalidField", "reading", "triple", "whole"]
+__all__ = ["InvalidField", "integer", "reading", "triple"]
 
 
 class InvalidField(Exception):
-    """A configuration `has` something that is not understood; `hint` is what to do."""
+    """A value of a configuration is not supported.
+
+    has: the value, such that "FILE has VALUE" is a sentence. hint: what to change.
+    """
 
     def __init__(self, has: str, hint: str) -> None:
         super().__init__(has)
@@ -25,7 +28,7 @@ class InvalidField(Exception):
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Name the file in which something odd was found. Raises `CheckpointError`."""
+    """Turn errors in the block into a `CheckpointError` that names the file `where`."""
     try:
         yield
     except InvalidField as error:
@@ -37,21 +40,24 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def whole(value: Any) -> int:
+def integer(value: Any) -> int:
     """A number of pixels, or the number of a filter. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise ValueError(f"{value!r} where a whole number belongs")
+        raise ValueError(f"{value!r} where an integer is expected")
     return int(value)
 
 
 def triple(value: Any, key: str) -> tuple[float, float, float]:
-    """A number for each of three channels, or one for all. Raises ValueError and `InvalidField`."""
+    """Three numbers, one per channel; a single number is used for all three.
+
+    Raises ValueError and `InvalidField`.
+    """
     if isinstance(value, (int, float)):
         value = [value] * 3
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{key} {value!r}")
     if len(value) != 3:
         raise InvalidField(
-            f"{len(value)} values in {key}", "vit-edge prepares RGB pictures: give three"
+            f"{len(value)} values in {key}", "vit-edge prepares RGB images: give three values"
         )
     return (float(value[0]), float(value[1]), float(value[2]))

@@ -1,6 +1,7 @@
-"""A picture as a person gives it becomes pixels: as transformers makes them, or a named refusal.
+"""Loading of images: a file, a PIL image or an array as RGB pixels.
 
-The calls to Pillow are those of `transformers.image_utils.load_image`, which its pipelines use.
+The calls to Pillow are those of `transformers.image_utils.load_image`, which its pipelines use, so
+the pixels are the same.
 """
 
 from __future__ import annotations
@@ -16,94 +17,97 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge.errors import ImageError
 
-__all__ = ["Picture", "as_pixels", "load_image"]
+__all__ = ["ImageInput", "as_pixels", "load_image"]
 
 Pixels = npt.NDArray[np.uint8]
-Picture: TypeAlias = "str | PathLike[str] | Image.Image | Pixels"
+ImageInput: TypeAlias = "str | PathLike[str] | Image.Image | Pixels"
 
 
 def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
-    """Decode a picture, of several the first: EXIF rotation applied, RGB uint8 [H, W, 3].
+    """Decode an image file to RGB uint8 [H, W, 3], with its EXIF rotation applied.
 
-    opaque: refuse a picture whose clear colour is seen. Processors that convert to RGB themselves
-    (`do_convert_rgb`) paint it white since transformers 5.21, and left it as it was before; all
-    others leave it. Alpha is dropped by all.
+    Of a file with several images, the first is decoded. Alpha is dropped.
 
-    Raises `ImageError` for what is no file, no picture or a damaged one, and for one of more
-    pixels than Pillow takes (twice `Image.MAX_IMAGE_PIXELS`: 178,956,970) before it is decoded.
+    opaque: refuse an image that has pixels of its transparent palette colour. Processors that
+    convert to RGB themselves (`do_convert_rgb`) paint that colour white since transformers 5.21,
+    and left it unchanged before; all other processors leave it unchanged.
+
+    Raises `ImageError` if the path is not a regular file, or not an intact image; also, before
+    decoding, if it has more pixels than Pillow accepts (twice `Image.MAX_IMAGE_PIXELS`:
+    178,956,970).
     """
     try:
         _check_file(path)
         with Image.open(path) as image:
-            pixels, clear = _rgb(image, opaque)
+            pixels, transparent = _rgb(image, opaque)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture", "give a JPEG, PNG, WebP or BMP file") from None
+        raise ImageError(f"{path} is not an image", "give a JPEG, PNG, WebP or BMP file") from None
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist", "check the path") from None
     except (Image.DecompressionBombError, MemoryError) as error:
         why = str(error) or "out of memory"
-        raise ImageError(f"{path} is too large ({why})", "make the picture smaller") from None
-    except Exception as error:  # Pillow raises many kinds, struct.error for damaged EXIF among them
-        if isinstance(error, OSError) and error.strerror:  # the system's, not Pillow's
+        raise ImageError(f"{path} is too large ({why})", "use a smaller image") from None
+    except Exception as error:  # Pillow raises many types, such as struct.error for damaged EXIF
+        if isinstance(error, OSError) and error.strerror:  # raised by the system, not by Pillow
             hint = "check the path, its owner and its permissions"
             raise ImageError(f"{path} cannot be read ({error.strerror})", hint) from None
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
-    if clear:
-        raise _clear(str(path))
+    if transparent:
+        raise _transparent(str(path))
     return pixels
 
 
-def as_pixels(picture: Picture, *, opaque: bool = False) -> Pixels:
-    """A path, a PIL image or an array as uint8 RGB [H, W, 3]. Raises `ImageError`.
+def as_pixels(image: ImageInput, *, opaque: bool = False) -> Pixels:
+    """A path, a PIL image or an array as RGB uint8 [H, W, 3]. Raises `ImageError`.
 
-    opaque: see `load_image`. An array is handed on as it is: `Surface.from_rgb` refuses another
-    shape or type.
+    opaque: see `load_image`. An array is returned unchanged: `Surface.from_rgb` checks its shape
+    and type.
     """
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Image.Image):
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Image.Image):
         try:
-            pixels, clear = _rgb(picture, opaque)
-        except Exception as error:  # a file that is damaged shows only now, among others
+            pixels, transparent = _rgb(image, opaque)
+        except Exception as error:  # Pillow decodes only now: the file may be damaged
             raise ImageError(
-                f"a PIL image of mode {picture.mode} does not become RGB ({error})",
-                "convert it before, or give another",
+                f"cannot convert a PIL image of mode {image.mode} to RGB ({error})",
+                "convert it to RGB yourself, or use another image",
             ) from error
-        if clear:
-            raise _clear("a PIL image")
+        if transparent:
+            raise _transparent("a PIL image")
         return pixels
-    if isinstance(picture, (str, PathLike)):
-        return load_image(picture, opaque=opaque)
+    if isinstance(image, (str, PathLike)):
+        return load_image(image, opaque=opaque)
     raise ImageError(
-        f"a picture cannot be a {type(picture).__name__}",
+        f"an image cannot be a {type(image).__name__}",
         "give a path, a PIL image or uint8 RGB [height, width, 3]",
     )
 
 
 def _rgb(image: Image.Image, opaque: bool) -> tuple[Pixels, bool]:
-    """The pixels, and whether they show a clear colour where there must be none."""
+    """The pixels; and whether `opaque` is set and a pixel has the transparent palette colour."""
     converted = ImageOps.exif_transpose(image).convert("RGB")
     pixels = np.asarray(converted)
-    clear = converted.info.get("transparency") if opaque else None
-    return pixels, clear is not None and bool((pixels == clear).all(axis=-1).any())
+    colour = converted.info.get("transparency") if opaque else None
+    return pixels, colour is not None and bool((pixels == colour).all(axis=-1).any())
 
 
-def _clear(name: str) -> ImageError:
+def _transparent(name: str) -> ImageError:
     return ImageError(
-        f"{name} has a clear colour, which this engine's processor paints white in some versions "
-        "of transformers and not in others",
+        f"{name} has a transparent colour, which this engine's processor paints white in some "
+        "versions of transformers and not in others",
         "save it without transparency",
     )
 
 
 def _check_file(path: str | PathLike[str]) -> None:
-    """See that a picture can lie there: to open a pipe would wait for who writes into it."""
+    """Raises `ImageError` unless `path` is a regular file: opening a pipe would block."""
     found = Path(path).stat()
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{path} is a folder", f"name a picture in it: {path}/...")
+        raise ImageError(f"{path} is a folder", f"give an image in it: {path}/...")
     if not stat.S_ISREG(found.st_mode):
-        raise ImageError(f"{path} is no file, but a pipe or a device", "save its picture to a file")
+        raise ImageError(f"{path} is a pipe or a device, not a file", "save the image to a file")
     if not found.st_size:
         raise ImageError(f"{path} is empty", "replace the file")

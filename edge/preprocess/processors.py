@@ -1,15 +1,15 @@
-"""What transformers' processors say, as a `Preprocess`.
+"""Conversion of the configuration of transformers' image processors to a `Preprocess`.
 
-A processor, key or value that is not understood is refused by name rather than ignored, since a
-picture that is prepared differently from training costs accuracy that nobody sees. The reference
-is transformers' PIL backend (`image_processing_backends.PilBackend`) and the classes on it.
+An unsupported processor, key or value is an error that names it, and is never ignored: images that
+are prepared differently from training cost accuracy that nobody notices. The reference is
+transformers' PIL backend (`image_processing_backends.PilBackend`) and its subclasses.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from edge.preprocess.fields import InvalidField, reading, triple, whole
+from edge.preprocess.fields import InvalidField, integer, reading, triple
 from edge.preprocess.resample import BICUBIC, BILINEAR
 from edge.preprocess.spec import Preprocess, Resize
 
@@ -19,8 +19,8 @@ _HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 _SQUARE = {"height": 224, "width": 224}
 
-# What each class of transformers 5 does where preprocessor_config.json is silent.
-# `default_to_square` is what a size that is one number means.
+# The defaults of each class of transformers 5, for keys that preprocessor_config.json omits.
+# `default_to_square`: a size that is one number means a square, else the shortest edge.
 _BASE: dict[str, Any] = {
     "resample": BILINEAR,
     "size": _SQUARE,
@@ -64,10 +64,10 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
 }
 _PROCESSORS["CLIP"] = _PROCESSORS["Bit"]
 
-# Keys that say nothing about the pixels, or only repeat what the processor's class says.
+# Keys that do not affect the pixels, or only repeat what the processor's class implies.
 _HARMLESS = {
     "_name_or_path",
-    "auto_map",  # code of others, which is never run
+    "auto_map",  # third-party code, which is never run
     "num_channels",
     "image_seq_length",
     "transformers_version",
@@ -84,7 +84,7 @@ _HARMLESS = {
     "disable_grouping",
     "model_input_names",
     "backend",
-    "do_reduce_labels",  # of segmentation maps
+    "do_reduce_labels",  # for segmentation maps
     "reduce_labels",
 }
 _UNDERSTOOD = {
@@ -103,11 +103,11 @@ _UNDERSTOOD = {
     "do_pad",
     "pad_size",
 }
-_OWN = {  # keys that only one class reads; elsewhere they are refused
+_OWN = {  # keys that only one class reads; in others they are an error
     "ConvNext": {"crop_pct"},
     "MobileViT": {"do_flip_channel_order"},
 }
-# Steps that a class leaves out whatever its configuration says.
+# Keys that a class ignores: it never does these steps.
 _IGNORED = {
     "ConvNext": {"do_pad", "pad_size"},
     "Beit": {"do_pad", "pad_size"},
@@ -123,11 +123,11 @@ def from_processor(
 ) -> Preprocess:
     """Read the configuration of a processor.
 
-    image_size: (height, width) that the model takes, None when it takes any. usual: the processor
-    of a configuration that names none, such as "ViT". where: the file that it is from.
+    image_size: (height, width) that the model takes; None if it takes any. usual: the processor of
+    a configuration that names none, such as "ViT". where: the file of the configuration.
 
-    Raises `CheckpointError` for a processor, key or value that is not understood, and when
-    the processor makes pictures of another size than the model takes.
+    Raises `CheckpointError` for an unsupported processor, key or value, and if the processor
+    produces images of another size than the model takes.
     """
     with reading(where):
         return _from_processor(_kind(config, usual), config, image_size)
@@ -146,7 +146,7 @@ def _from_processor(
     }
     if unknown:
         raise InvalidField(
-            f"keys that vit-edge does not honour: {', '.join(sorted(unknown))}",
+            f"keys that vit-edge does not support: {', '.join(sorted(unknown))}",
             "remove them if they do not change the pixels, or set them to false",
         )
 
@@ -164,32 +164,32 @@ def _from_processor(
     if value("do_center_crop"):
         if value("crop_size") is None:
             raise InvalidField(
-                "do_center_crop and no crop_size", "write the size, or do_center_crop: false"
+                "do_center_crop but no crop_size", "add crop_size, or set do_center_crop to false"
             )
         wanted = _size_dict(value("crop_size"), True)
-        window = (whole(wanted["height"]), whole(wanted["width"]))
+        window = (integer(wanted["height"]), integer(wanted["width"]))
         if crop not in (None, window):
-            raise ValueError(f"crop_size {window} after a crop to {crop}")
+            raise ValueError(f"crop_size {window}, but the resize already crops to {crop}")
         crop = window
     pad = None
-    if value("do_pad") and value("pad_size") is not None:  # without a size: to the largest picture
+    if value("do_pad") and value("pad_size") is not None:  # without a size: to the largest image
         size = _size_dict(value("pad_size"), True)
-        pad = (whole(size["height"]), whole(size["width"]))
+        pad = (integer(size["height"]), integer(size["width"]))
         if crop is not None and pad != crop:
-            raise ValueError(f"pad_size {pad} after a crop to {crop}")
+            raise ValueError(f"pad_size {pad}, which differs from the crop to {crop}")
         pad = None if crop is not None else pad
     if image_size is None:
         stretched = (resize.height, resize.width) if resize and resize.how == "stretch" else None
         image_size = pad or crop or stretched
         if image_size is None:
-            raise ValueError("pictures of any size; an engine takes one")
+            raise ValueError("images of any size, but an engine takes a single size")
     mean, std = defaults["stats"]
     normalise = value("do_normalize")
     return Preprocess(
         height=image_size[0],
         width=image_size[1],
         resize=resize,
-        resample=whole(value("resample")),
+        resample=integer(value("resample")),
         crop=crop,
         scale=float(value("rescale_factor", 1 / 255)) if value("do_rescale", True) else None,
         mean=triple(value("image_mean", mean), "image_mean") if normalise else None,
@@ -201,7 +201,7 @@ def _from_processor(
 
 
 def _kind(config: dict[str, Any], usual: str | None) -> str:
-    """The processor that a configuration names; of one from before they were named, the usual."""
+    """The processor that a configuration names; `usual` for old ones that name none."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
     supported = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
     if name is None and usual is not None:
@@ -220,7 +220,7 @@ def _kind(config: dict[str, Any], usual: str | None) -> str:
 
 
 def _size_dict(size: Any, square: bool) -> dict[str, Any]:
-    """A size as transformers' get_size_dict reads it: a number, [height, width] or a dict."""
+    """A size (number, [height, width] or dict) as transformers' get_size_dict reads it."""
     if isinstance(size, (int, float)):
         return {"height": size, "width": size} if square else {"shortest_edge": size}
     if isinstance(size, (list, tuple)) and len(size) == 2:
@@ -233,23 +233,23 @@ def _size_dict(size: Any, square: bool) -> dict[str, Any]:
 def _resize(size: dict[str, Any]) -> Resize:
     keys = set(size)
     if keys == {"height", "width"}:
-        return Resize("stretch", whole(size["height"]), whole(size["width"]))
+        return Resize("stretch", integer(size["height"]), integer(size["width"]))
     if keys in ({"shortest_edge"}, {"shortest_edge", "longest_edge"}):
-        edge = whole(size["shortest_edge"])
-        longest = whole(size["longest_edge"]) if "longest_edge" in size else None
+        edge = integer(size["shortest_edge"])
+        longest = integer(size["longest_edge"]) if "longest_edge" in size else None
         return Resize("shortest_edge", edge, edge, longest)
     if keys == {"max_height", "max_width"}:
-        return Resize("within", whole(size["max_height"]), whole(size["max_width"]))
+        return Resize("within", integer(size["max_height"]), integer(size["max_width"]))
     raise InvalidField(
-        f"a size of {sorted(size)}, which vit-edge does not honour",
+        f"a size of {sorted(size)}, which vit-edge does not support",
         "use height and width, shortest_edge with or without longest_edge, or max_height and "
         "max_width",
     )
 
 
 def _convnext(size: dict[str, Any], crop_pct: Any) -> tuple[Resize, tuple[int, int] | None]:
-    """Below 384 the shorter side is resized to edge / crop_pct and cropped, else stretched."""
-    edge = whole(size["shortest_edge"])
+    """An edge below 384: resize to edge / crop_pct and crop; otherwise stretch."""
+    edge = integer(size["shortest_edge"])
     if edge >= 384:
         return Resize("stretch", edge, edge), None
     larger = int(edge / crop_pct)

@@ -1,7 +1,7 @@
-"""`Preprocess`: what a checkpoint's image processor does to a picture, as one frozen dataclass.
+"""`Preprocess`: the steps of a checkpoint's image processor as one frozen dataclass.
 
-It is read from the checkpoint once, at build time (`processors.py`), and travels in the passport
-and in the ONNX metadata. Both the CPU and the CUDA path do what it says, to the byte.
+It is read from the checkpoint once, at build time (`processors.py`), and stored in the passport
+and in the ONNX metadata. The CPU and the CUDA implementation both follow it, to the byte.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edge.preprocess.resample import BICUBIC, BILINEAR, LANCZOS, NEAREST
 
 __all__ = ["Placement", "Preprocess", "Resize"]
 
-LARGEST = 8192  # pixels of a side
+LARGEST = 8192  # pixels per side
 
 
 class Placement(NamedTuple):
-    """Where a picture goes: it is resized, and a window of that lands in the tensor.
+    """The position of an image in the tensor: it is resized, and a window of that is copied.
 
     resized  (height, width) after the resize
-    window   (top, left, height, width) of what is used of it
+    window   (top, left, height, width) of the part of the resized image that is used
     at       (top, left) of the window in the tensor; around it is `Preprocess.outside`
     """
 
@@ -36,14 +36,16 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Resize:
-    """How the size after the resize follows from the picture's.
+    """The rule that gives the size of an image after the resize.
 
-    stretch        to height x width, whatever the shape
-    shortest_edge  the shorter side to `height` (= `width`), unless the longer then exceeds
-                   `longest_edge`; the other side is rounded down
-    within         as large as fits into height x width, rounded down (max_height, max_width)
-    cover          as small as covers height x width, to the nearest pixel (timm's centre mode)
-    contain        as large as fits into height x width, to the nearest pixel (timm's border mode)
+    stretch        to height x width; the aspect ratio is not kept
+    shortest_edge  the shorter side to `height` (= `width`), or less, so that the longer side does
+                   not exceed `longest_edge`; the other side is rounded down
+    within         the largest size within height x width, rounded down (max_height, max_width)
+    cover          the smallest size that covers height x width, rounded to the nearest pixel
+                   (timm's centre mode)
+    contain        the largest size within height x width, rounded to the nearest pixel (timm's
+                   border mode)
     """
 
     how: Literal["stretch", "shortest_edge", "within", "cover", "contain"]
@@ -58,7 +60,7 @@ class Resize:
         return f"shortest edge {self.height}{longest}"
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of a picture of height x width after the resize."""
+        """(height, width) after the resize of an image of height x width."""
         if self.how == "stretch":
             return self.height, self.width
         if self.how == "shortest_edge":
@@ -74,22 +76,22 @@ class Resize:
         """transformers' get_size_with_aspect_ratio."""
         edge: float = self.height
         short, long = min(height, width), max(height, width)
-        whole = self.height
+        target = self.height
         if self.longest_edge is not None and float(long) / float(short) * edge > self.longest_edge:
             edge = self.longest_edge * float(short) / float(long)
-            whole = round(edge)
-        if short == whole:
+            target = round(edge)
+        if short == target:
             return height, width
         if width < height:
-            return int(edge * height / width), whole
-        return whole, int(edge * width / height)
+            return int(edge * height / width), target
+        return target, int(edge * width / height)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """RGB picture -> resize -> centre crop -> rescale -> normalise -> float32 [3, H, W]."""
+    """RGB image -> resize -> centre crop -> rescale -> normalise -> float32 [3, H, W]."""
 
-    height: int  # of the tensor that the network sees
+    height: int  # of the network's input
     width: int
     resize: Resize | None
     resample: int  # PIL.Image.Resampling: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic
@@ -97,32 +99,32 @@ class Preprocess:
     scale: float | None  # multiply the 0..255 values by this
     mean: tuple[float, float, float] | None  # then subtract this per channel
     std: tuple[float, float, float] | None  # and divide by this
-    # How half a pixel beside the crop is rounded: "down" is (n - c) // 2, as transformers does,
-    # "even" is round((n - c) / 2), as torchvision and timm do.
+    # Rounding of the crop's offset, for n pixels cropped to c: "down" is (n - c) // 2, as in
+    # transformers; "even" is round((n - c) / 2), as in torchvision and timm.
     crop_rounding: Literal["down", "even"] = "down"
-    fill: tuple[int, int, int] = (0, 0, 0)  # RGB of what a crop takes from outside the picture
-    pad: tuple[int, int] | None = None  # pad below and right with 0 after normalising
-    bgr: bool = False  # the network sees blue, green, red
-    opaque: bool = False  # a picture file must have no clear colour: see `load_image`
+    fill: tuple[int, int, int] = (0, 0, 0)  # RGB of pixels of a crop that lie outside the image
+    pad: tuple[int, int] | None = None  # pad bottom and right with 0 after normalising
+    bgr: bool = False  # the network's channels are blue, green, red
+    opaque: bool = False  # refuse image files with a transparent colour: see `load_image`
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no processor can mean."""
+        """Raises ValueError for values that no processor can have."""
         resize = self.resize
         sizes = [self.height, self.width, *(self.crop or ()), *(self.pad or ())]
         if resize is not None:
             sizes += [resize.height, resize.width, resize.longest_edge or 1]
-        if odd := [size for size in sizes if not 1 <= size <= LARGEST]:
-            raise ValueError(f"a side of {odd[0]} pixels, which is not within 1 to {LARGEST}")
+        if invalid := [size for size in sizes if not 1 <= size <= LARGEST]:
+            raise ValueError(f"a side of {invalid[0]} pixels, which is not within 1 to {LARGEST}")
         stretched = resize is not None and resize.how == "stretch"
         last = self.pad or self.crop
         if resize is not None and stretched:
             last = last or (resize.height, resize.width)
         if last != (self.height, self.width):
             raise ValueError(
-                f"pictures of {last or 'any size'}, the model takes {(self.height, self.width)}"
+                f"images of {last or 'any size'}, but the model takes {(self.height, self.width)}"
             )
         if self.resample not in (NEAREST, LANCZOS, BILINEAR, BICUBIC):
-            raise ValueError(f"resample {self.resample}, which is none of 0 to 3")
+            raise ValueError(f"resample {self.resample}, which is not 0, 1, 2 or 3")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ValueError(f"image_std {self.std}, which is not positive")
 
@@ -135,42 +137,42 @@ class Preprocess:
         )
 
     def place(self, height: int, width: int) -> Placement:
-        """Where a picture of height x width pixels goes.
+        """The placement of an image of height x width pixels.
 
-        Raises `ImageError` when it is so long that nothing is left of its shorter side, or when
-        it is larger than `pad` after the resize.
+        Raises `ImageError` if the image is so elongated that its shorter side would be resized to
+        0 pixels, or if it is larger than `pad` after the resize.
         """
         resized = self.resize.size(height, width) if self.resize else (height, width)
         if min(resized) < 1:
             raise ImageError(
-                f"a picture of {width}x{height} pixels would be resized to "
+                f"an image of {width}x{height} pixels would be resized to "
                 f"{resized[1]}x{resized[0]}",
-                "give one that is less long",
+                "use a less elongated image",
             )
         if self.pad is not None and (resized[0] > self.pad[0] or resized[1] > self.pad[1]):
             raise ImageError(
-                f"a picture of {width}x{height} pixels is {resized[1]}x{resized[0]} after the "
+                f"an image of {width}x{height} pixels is {resized[1]}x{resized[0]} after the "
                 f"resize, more than the {self.pad[1]}x{self.pad[0]} that it is padded to",
-                "give one of another shape",
+                "use an image of another aspect ratio",
             )
         if self.crop is None:
             return Placement(resized, (0, 0, *resized), (0, 0))
         starts, lengths, places = [], [], []
         for have, want in zip(resized, self.crop, strict=True):
-            starts.append(self._beside(have - want) if have > want else 0)
-            # transformers pads one more before than after, torchvision one less.
+            starts.append(self._offset(have - want) if have > want else 0)
+            # For an odd sum, transformers pads one more before than after, torchvision one less.
             spare = max(want - have, 0)
             places.append((spare + 1) // 2 if self.crop_rounding == "down" else spare // 2)
             lengths.append(min(have, want))
         return Placement(resized, (*starts, *lengths), (places[0], places[1]))  # type: ignore[arg-type]
 
-    def _beside(self, spare: int) -> int:
+    def _offset(self, spare: int) -> int:
         return spare // 2 if self.crop_rounding == "down" else round(spare / 2)
 
     def table(self) -> npt.NDArray[np.float32]:
-        """What each byte value becomes in each channel that the network sees: float32 [3, 256].
+        """The network's input for each byte value, per channel: float32 [3, 256].
 
-        Rescaled in float64 and rounded to float32, normalised in float32, as transformers does.
+        Rescaled in float64, rounded to float32 and normalised in float32, as in transformers.
         """
         values = np.arange(256, dtype=np.uint8)
         if self.scale is not None:
@@ -185,7 +187,7 @@ class Preprocess:
         return table
 
     def outside(self) -> npt.NDArray[np.float32]:
-        """What the network sees beside the picture, float32 [3]."""
+        """The network's input outside the image, per channel: float32 [3]."""
         if self.pad is not None:
             return np.zeros(3, np.float32)
         fill = self.fill[::-1] if self.bgr else self.fill
@@ -193,7 +195,7 @@ class Preprocess:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises ValueError for missing or odd fields."""
+        """The inverse of `to_dict`. Raises ValueError for missing or invalid fields."""
         return msgspec.convert(data, Preprocess)
 
     def to_dict(self) -> dict[str, Any]:

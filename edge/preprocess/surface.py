@@ -1,4 +1,4 @@
-"""A picture as a camera or a decoder leaves it: its pixel format, its colours, its memory.
+"""Surfaces: images and frames in memory, with their pixel format and colour encoding.
 
 The numbers are those of ITU-R BT.601, BT.709 and BT.2020; the formats are GStreamer's, by name.
 Conversion to RGB is one integer formula, the same on the CPU and in `preprocess.cu`:
@@ -31,13 +31,13 @@ __all__ = [
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 
-# Kr and Kb: how much red and blue weigh in luma.
+# Kr and Kb: the weights of red and blue in luma.
 _LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
-SHIFT = 20  # fractional bits of the sum; chroma comes in 1/16, so its weights have 16
+SHIFT = 20  # fractional bits of the sum; chroma is in 1/16 levels, so its weights have 16 bits
 
 
 class Samples(NamedTuple):
-    """Where one component lies: every `step` bytes of a row of `plane`, from byte `start` on."""
+    """The place of one component: every `step` bytes of a row of `plane`, from byte `start` on."""
 
     plane: int
     start: int
@@ -45,9 +45,9 @@ class Samples(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A pixel format, 8 bits each: (R, G, B) or (Y, U, V) samples; a grey picture has Y alone.
+    """A pixel format of 8-bit samples: (R, G, B), (Y, U, V), or Y alone for grey.
 
-    `across` and `down` say over how many pixels a chroma sample reaches.
+    across, down: the pixels that one chroma sample covers, horizontally and vertically.
     """
 
     samples: tuple[Samples, ...]
@@ -57,10 +57,11 @@ class Format(NamedTuple):
 
     @property
     def planes(self) -> int:
+        """The number of planes."""
         return 1 + max(sample.plane for sample in self.samples)
 
     def plane_size(self, plane: int, width: int, height: int) -> tuple[int, int]:
-        """(rows, bytes of a row) of a plane of a picture, its last group of samples whole."""
+        """(rows, bytes per row) of a plane; the last group of samples is always complete."""
         rows = columns = 0
         for index, (where, start, step) in enumerate(self.samples):
             if where == plane:
@@ -95,11 +96,11 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Colour:
-    """What the bytes of a YUV picture mean.
+    """The colour encoding of YUV samples.
 
-    full_range        luma and chroma use 0..255, not 16..235 and 16..240
-    cosited_across    a chroma sample sits on the left pixel of its pair, not between the two
-    cosited_down      and on the upper one
+    full_range        luma and chroma use 0..255 instead of 16..235 and 16..240
+    cosited_across    a chroma sample is at the left pixel of its pair, not between the two
+    cosited_down      a chroma sample is at the upper pixel of its pair, not between the two
     """
 
     matrix: Matrix = "bt709"
@@ -110,7 +111,7 @@ class Colour:
 
 @dataclass(frozen=True)
 class Layout:
-    """The format, size in pixels and colours of a picture. `colour` says nothing of an RGB one."""
+    """The pixel format, size in pixels and colours of an image; RGB formats ignore `colour`."""
 
     format: str
     width: int
@@ -118,45 +119,48 @@ class Layout:
     colour: Colour = Colour()
 
     def __post_init__(self) -> None:
-        """Raises `ImageError` for a format that is not in `FORMATS`, and for an empty picture."""
+        """Raises `ImageError` for a format that is not in `FORMATS`, and for an empty image."""
         if self.format not in FORMATS:
             raise ImageError(
-                f"a picture in {self.format}", f"convert it to one of: {', '.join(FORMATS)}"
+                f"unsupported pixel format {self.format}",
+                f"convert it to one of: {', '.join(FORMATS)}",
             )
         if self.width < 1 or self.height < 1:
-            raise ImageError(f"a picture of {self.width}x{self.height} pixels", "give a larger one")
+            raise ImageError(
+                f"an image of {self.width}x{self.height} pixels is empty", "use a larger image"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A picture in memory that the CPU reads.
+    """An image or a frame in system memory.
 
-    planes  uint8 [rows, bytes of a row]; rows may be padded, so they need not be contiguous. The
-            arrays keep alive what they are a view on.
+    planes  uint8 [rows, bytes per row]; rows may be padded, so they need not be contiguous. The
+            arrays keep the memory alive on which they are a view.
     """
 
     layout: Layout
     planes: tuple[npt.NDArray[np.uint8], ...]
 
     def __post_init__(self) -> None:
-        """Raises `ImageError` when a plane is smaller than the layout needs."""
+        """Raises `ImageError` if a plane is smaller than the layout needs."""
         layout, form = self.layout, FORMATS[self.layout.format]
         for index in range(form.planes):
             rows, columns = form.plane_size(index, layout.width, layout.height)
             shape = self.planes[index].shape if index < len(self.planes) else (0, 0)
             if len(shape) != 2 or shape[0] < rows or shape[1] < columns:
                 raise ImageError(
-                    f"plane {index} of a {layout.width}x{layout.height} {layout.format} picture is "
-                    f"{list(shape)}, which is less than {[rows, columns]}",
-                    "check what produces the picture",
+                    f"plane {index} of a {layout.width}x{layout.height} {layout.format} image has "
+                    f"shape {list(shape)}, and needs {[rows, columns]}",
+                    "check what produces the image",
                 )
 
     @staticmethod
     def from_rgb(pixels: npt.NDArray[Any]) -> Surface:
-        """A view on RGB pixels, uint8 [H, W, 3] of any row stride. Raises `ImageError`."""
+        """A view on RGB pixels, uint8 [H, W, 3], with any row stride. Raises `ImageError`."""
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ImageError(
-                f"the picture is {pixels.dtype} {list(pixels.shape)}",
+                f"the image is {pixels.dtype} {list(pixels.shape)}",
                 "give uint8 RGB [height, width, 3]",
             )
         height, width = pixels.shape[:2]
@@ -170,7 +174,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class DeviceSurface:
-    """A picture in memory that the GPU reads. Whoever made it keeps it alive; see `Frame.owner`.
+    """An image or a frame in memory that the GPU reads. Its creator owns it: see `Frame.owner`.
 
     planes    the address of each plane's first byte; with `textures` its texture object instead
     pitches   bytes from one row of a plane to the next; not used for textures
@@ -185,10 +189,10 @@ class DeviceSurface:
 
 @lru_cache(maxsize=16)
 def rgb_weights(colour: Colour) -> npt.NDArray[np.int32]:
-    """The integer formula's numbers for R, G and B: int32 [3, 4], (y, u, v, offset) each.
+    """The weights of the integer formula: int32 [3, 4], (y, u, v, offset) for each of R, G and B.
 
-    They are the float64 matrix of the standard, rounded; 1/2 is in the offset. The sums stay
-    below 2^31. An RGB level is within 0.502 of what the standard's real numbers give.
+    They are the standard's matrix in float64, rounded; the offset includes 1/2 for rounding. The
+    sums stay below 2^31. A resulting level is within 0.502 of the standard's real-valued result.
     """
     red, blue = _LUMA[colour.matrix]
     green = 1 - red - blue

@@ -1,6 +1,7 @@
-"""What timm's `pretrained_cfg` says, as a `Preprocess`; refused by name where it is not understood.
+"""Conversion of timm's `pretrained_cfg` to a `Preprocess`.
 
-The reference is `timm.data.create_transform(..., is_training=False)` on a PIL image.
+Unsupported values are errors that name the key. The reference is
+`timm.data.create_transform(..., is_training=False)` on a PIL image.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edge.preprocess.fields import reading, triple, whole
+from edge.preprocess.fields import integer, reading, triple
 from edge.preprocess.resample import BICUBIC, BILINEAR, LANCZOS, NEAREST
 from edge.preprocess.spec import Preprocess, Resize
 
@@ -21,17 +22,17 @@ _FILTERS = {"nearest": NEAREST, "bilinear": BILINEAR, "bicubic": BICUBIC, "lancz
 def from_timm(config: dict[str, Any]) -> Preprocess:
     """Read the `pretrained_cfg` of a timm model, as `timm.data.create_transform` does to evaluate.
 
-    The keys are those that `timm.data.resolve_data_config` reads; all else is about the weights.
-    Raises `CheckpointError` for a value that is not understood.
+    The keys are those that `timm.data.resolve_data_config` reads; all others are about the weights.
+    Raises `CheckpointError` for an unsupported value.
     """
     with reading("pretrained_cfg in config.json"):
         return _from_timm(config)
 
 
 def _from_timm(config: dict[str, Any]) -> Preprocess:
-    channels, height, width = map(whole, config.get("input_size") or (3, 224, 224))
+    channels, height, width = map(integer, config.get("input_size") or (3, 224, 224))
     if channels != 3:
-        raise ValueError(f"{channels} channels; vit-edge prepares RGB pictures")
+        raise ValueError(f"{channels} channels; vit-edge prepares RGB images")
     crop_pct = config.get("crop_pct") or 0.875
     larger = math.floor(height / crop_pct), math.floor(width / crop_pct)
     mode = config.get("crop_mode") or "center"

@@ -85,8 +85,8 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(
 
 
 def test_what_another_task_s_engine_cannot_do_is_refused(edge_command, embedder, built_engine, few):
-    fails(edge_command("classify", embedder, few[0]), "gives embeddings", "edge embed")
-    fails(edge_command("embed", built_engine, few[0]), "gives classes", "edge classify")
+    fails(edge_command("classify", embedder, few[0]), "returns embeddings", "edge embed")
+    fails(edge_command("embed", built_engine, few[0]), "returns classes", "edge classify")
     with (
         edge.load(embedder, backend="onnxruntime") as model,
         pytest.raises(EngineError, match=r"model.embed\(image\)"),
@@ -98,7 +98,7 @@ def test_a_run_refuses_before_it_opens_a_camera(edge_command, embedder, tmp_path
     """The camera is one that would be waited for."""
     start = time.monotonic()
     done = edge_command("run", embedder, "--source", "rtsp://127.0.0.1:9/x", "--wait")
-    fails(done, "gives embeddings", "edge embed")
+    fails(done, "returns embeddings", "edge embed")
     assert "rtsp" not in done.stderr
     assert time.monotonic() - start < 60
 

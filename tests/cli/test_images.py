@@ -23,7 +23,7 @@ def test_classify_labels_the_good_and_names_the_bad(edge_command, built_engine, 
     assert [row["image"] for row in rows] == ["good.png", *odd, "good.png"]
     assert rows[0] == rows[-1]
     opened, *errors = done.stderr.splitlines()
-    assert "onnxruntime (asked for)" in opened
+    assert "onnxruntime (as requested)" in opened
     for (name, (_, words)), line in zip(REFUSED.items(), errors, strict=True):
         assert line.startswith(f"error: {name} {words}")
         assert "; " in line

@@ -58,7 +58,9 @@ def test_a_plan_of_this_machine_is_accepted(built_engine, planned):
 
 def test_another_tensorrt_is_named_before_loading(built_engine, planned):
     planned[2].__version__ = "10.13.3"
-    with pytest.raises(EngineError, match=r"10\.3\.0, but this machine has 10\.13\.3; .*edge compile"):
+    with pytest.raises(
+        EngineError, match=r"10\.3\.0, but this machine has 10\.13\.3; .*edge compile"
+    ):
         check(built_engine, *planned[:2])
 
 
@@ -70,7 +72,7 @@ def test_another_gpu_is_named_before_loading(built_engine, planned, monkeypatch)
 
 def test_a_plan_of_another_graph_is_named(built_engine, planned):
     passport, plan, _ = planned
-    with pytest.raises(EngineError, match=r"another model\.onnx"):
+    with pytest.raises(EngineError, match=r"another version of model\.onnx"):
         check(built_engine, passport, dataclasses.replace(plan, model_sha256="0" * 64))
 
 

@@ -191,6 +191,6 @@ def test_a_tensor_is_not_written_of_a_clear_colour_that_the_processor_may_paint(
     )
     write_tensor(vit, tmp_path / "clear.png", tmp_path / "vit.npy")
     assert np.load(tmp_path / "vit.npy").shape == (3, 224, 224)
-    with pytest.raises(ImageError, match=r"clear\.png has a clear colour"):
+    with pytest.raises(ImageError, match=r"clear\.png has a transparent colour"):
         write_tensor(clip, tmp_path / "clear.png", tmp_path / "clip.npy")
     assert not (tmp_path / "clip.npy").exists()

@@ -112,5 +112,5 @@ def test_a_second_crop_that_contradicts_the_first_is_refused():
         "do_center_crop": True,
         "crop_size": 200,
     }
-    with pytest.raises(CheckpointError, match="after a crop"):
+    with pytest.raises(CheckpointError, match="already crops to"):
         from_processor(config, (200, 200))

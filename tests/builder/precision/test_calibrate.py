@@ -53,7 +53,7 @@ def test_unreadable_images_are_named_and_skipped(model, preprocess, pictures, tm
     files = [bad, *image_sets.find(pictures)[:20]]
     ranges = calibrating.from_images(model, files, preprocess, "mse", recorder)
     assert ranges.images == 20
-    assert recorder.warnings == [f"{bad} is not a picture"]
+    assert recorder.warnings == [f"{bad} is not an image"]
     assert ("images", 20, 21) in recorder.steps
     assert recorder.steps[-1] == ("ranges", 8, 8)
 
