@@ -1,12 +1,11 @@
-"""Does a run grow? Frames by the hundred thousand, cameras that go away all the time, one process.
+"""Soak test: does a run of several hundred thousand frames with failing cameras grow?
 
     .venv/bin/python -m scripts.soak [--frames 200000] [--out DIR]
 
-Four sources feed one tiny engine: pipelines of GStreamer that end, or fail, every thousand frames
-and are torn down and built anew, and a source in Python that raises. Resident memory, open files
-and threads are read every few hundred frames. Writes soak.json and soak.png into DIR and ends with
-1 when memory grows, beyond what chance explains and by more than a few bytes per frame, or when
-files or threads do.
+Four sources feed one tiny engine in one process: GStreamer pipelines that end or fail every
+thousand frames and are built again, and a source in Python that raises. Resident memory, open files
+and threads are sampled every few hundred frames. Writes soak.json and soak.png into DIR. Exits with
+1 if memory grows significantly and by more than a few bytes per frame, or if files or threads do.
 """
 
 from __future__ import annotations
@@ -39,17 +38,20 @@ from edge.sources.source import Source
 from scripts.bench import figures
 
 ROOT = Path(__file__).resolve().parents[1]
-FRAMES, PERIOD = 200_000, 1_000  # in all; of a source until it goes away
-SAMPLES = 1_000  # in a whole run
-WARM_UP = 0.2  # share of the run in which caches fill, and which is not judged
-BLOCKS, T = 20, 2.101  # means of blocks are nearly independent; Student's t, 18 degrees, 95 %
-MATERIAL = 8.0  # bytes per frame: 1.6 MB in this run, 1 GB in two months of one camera
+FRAMES, PERIOD = 200_000, 1_000  # in total; of a source until it ends or fails
+SAMPLES = 1_000  # of a complete run
+WARM_UP = 0.2  # share of the run in which caches fill; it is not evaluated
+BLOCKS, T = (
+    20,
+    2.101,
+)  # block means are nearly independent; Student's t, 18 d.o.f., 95 %
+MATERIAL = 8.0  # bytes per frame: 1.6 MB in this run, 1 GB in two months with one camera
 PICTURE = "video/x-raw,format=NV12,width=64,height=48,framerate=1000/1"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The process after so many frames: bytes that are resident, open files, threads."""
+    """State of the process after `frames` frames: resident bytes, open files, threads."""
 
     frames: int
     rss: int
@@ -65,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trend:
-    """Growth per frame, with its confidence interval of 95 %."""
+    """Growth per frame, with its 95 % confidence interval."""
 
     slope: float
     low: float
@@ -73,7 +75,7 @@ class Trend:
 
     @staticmethod
     def of(frames: Sequence[float], values: Sequence[float]) -> Trend:
-        """Least squares over the means of blocks: neighbouring samples know of each other."""
+        """Least squares over block means, since neighbouring samples are correlated."""
         x, y = (
             np.array([block.mean() for block in np.array_split(np.array(each, float), BLOCKS)])
             for each in (frames, values)
@@ -87,7 +89,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Bytes per frame, and how many more files and threads at the end than at the beginning."""
+    """Growth of memory per frame, and of open files and threads from beginning to end."""
 
     rss: Trend
     files: float
@@ -95,13 +97,13 @@ class Verdict:
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Verdict:
-        """Judge what came after the warm-up."""
+        """Evaluate the samples after the warm-up."""
         judged = samples[int(len(samples) * WARM_UP) :]
         quarter = len(judged) // 4
         first, last = judged[:quarter], judged[-quarter:]
 
         def more(name: str) -> float:
-            # While a source is being opened there are some more: medians do not see it.
+            # Medians: while a source is being opened there are a few more.
             after, before = (
                 statistics.median(getattr(sample, name) for sample in part)
                 for part in (last, first)
@@ -120,7 +122,7 @@ class Verdict:
 
 
 class Sampler(Sink):
-    """Looks at the process each so many results; its own memory is there from the start."""
+    """Samples the process every few results; its own memory is allocated at the start."""
 
     def __init__(self, frames: int):
         self._every, self._frames = max(1, frames // SAMPLES), 0
@@ -137,7 +139,7 @@ class Sampler(Sink):
 
 
 class Numpy:
-    """A source in Python, as fast as it is read, that fails after `period` frames."""
+    """A source in Python that is never slower than its reader and fails after `period` frames."""
 
     live, link, dropped, interval = False, "local", 0, None
 
@@ -166,11 +168,11 @@ class Numpy:
 
 
 def feeds(period: int, openings: Counter[str]) -> list[Feed]:
-    """Four sources: one that begins again, one that leaves, one that fails, one that raises."""
+    """Four sources: one that starts over, one that ends, one that fails, one that raises."""
     pipelines = {
-        # A film that is played again and again.
+        # A video that is read in a loop.
         "film": f"gst:videotestsrc num-buffers={period} ! {PICTURE}",
-        # Cameras that hang up, or break: after a moment they are opened anew.
+        # Cameras that disconnect or fail: they are reconnected after the backoff.
         "leaves": f"gst:videotestsrc is-live=true num-buffers={period} ! {PICTURE}",
         "breaks": f"gst:videotestsrc is-live=true ! {PICTURE} ! identity error-after={period}",
     }
@@ -185,11 +187,12 @@ def feeds(period: int, openings: Counter[str]) -> list[Feed]:
         return open_
 
     cameras = [Feed(name, opener(name), live=True) for name in ("leaves", "breaks", "raises")]
-    return [Feed("film", opener("film"), again=True), *cameras]
+    return [Feed("film", opener("film"), loop=True), *cameras]
 
 
 def make_engine(folder: Path) -> None:
-    """The smallest ViT that is one, with random weights. In a process of its own: torch stays."""
+    """Build the smallest possible ViT with random weights. Runs in a child process, since torch
+    would keep its memory."""
     from PIL import Image
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
@@ -213,7 +216,9 @@ def make_engine(folder: Path) -> None:
 def soak(
     engine: Engine, frames: int, period: int, *more: Sink
 ) -> tuple[list[Sample], Counter[str], loop.Summary]:
-    """Run the sources through the loop: samples, and how often each source was opened."""
+    """Run the sources through the loop.
+
+    Returns the samples, how often each source was opened, and the summary of the run."""
     sampler, openings = Sampler(frames), Counter[str]()
     summary = loop.run(engine, feeds(period, openings), [sampler, *more], frames=frames)
     return sampler.samples(), openings, summary
@@ -231,7 +236,7 @@ def plot(samples: Sequence[Sample], verdict: Verdict, path: Path) -> None:
     judged = np.array([sample.rss for sample in samples[begin:]])
     x = frames[begin:] - frames[begin:].mean()
     memory.plot(frames[begin:], (judged.mean() - base + rss.slope * x) / 1024, linewidth=0.8)
-    memory.set_ylabel(f"resident memory, KiB\nbeyond {base / 2**20:.0f} MiB")
+    memory.set_ylabel(f"resident memory, KiB\nabove {base / 2**20:.0f} MiB")
     memory.set_title(
         f"{rss.slope:+.2f} bytes per frame, 95 % of {rss.low:+.2f} to {rss.high:+.2f}; "
         "the grey part is not judged",

@@ -68,7 +68,7 @@ class Opening:
 
     def __init__(self, camera: Camera, first: int, script: Script):
         self._camera, self._number, self._script = camera, first, script
-        self._abandoned_readers = 0
+        self._frames_left = 0
         self.dropped, self.interval = camera.dropped_each, None
         self._stopped = threading.Event()
 
@@ -84,20 +84,20 @@ class Opening:
         return interval
 
     def read(self, timeout: float) -> Frame | None:
-        while not self._abandoned_readers and self._script:
+        while not self._frames_left and self._script:
             step = self._script.pop(0)
             if isinstance(step, int):
-                self._abandoned_readers = step
+                self._frames_left = step
             elif step is None:
                 return None
             else:
                 raise step
-        if not self._abandoned_readers:
+        if not self._frames_left:
             self._stopped.wait(WAIT)
             return None
         if self._stopped.wait(0.002):
             return None
-        self._abandoned_readers -= 1
+        self._frames_left -= 1
         number, self._number = self._number, self._number + 1
         surface = Surface.from_rgb(self._camera._paint(number % 256))
         return Frame(self._camera.name, number, None, time.monotonic(), "system", surface)

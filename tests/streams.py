@@ -138,7 +138,7 @@ class NumberReader:
 
 def once(source: Any) -> Feed:
     """A source that is there already, and is not opened anew."""
-    return Feed(source.name, lambda first, wait: source, live=source.live, keep=False)
+    return Feed(source.name, lambda first, wait: source, live=source.live, reconnect=False)
 
 
 @pytest.fixture(scope="session", name="once")

@@ -263,7 +263,7 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         model.check_labels()
 
         def opened(camera: Camera) -> Feed:
-            return feed(camera, model.device, keep=wanted.reconnect, info=console.info)
+            return feed(camera, model.device, reconnect=wanted.reconnect, info=console.info)
 
         model.warm()
         feeds = [opened(camera) for camera in wanted.cameras]

@@ -1,1 +1,1 @@
-"""The run loop: frames from sources through an engine to outputs."""
+"""The run loop: frames from sources through the engine to the outputs."""

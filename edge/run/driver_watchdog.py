@@ -1,4 +1,4 @@
-"""A source's driver is called: a bug there is that source's failure, and it may never return."""
+"""`DriverWatchdog`: detects a call into a source's driver that does not return."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from edge.errors import EdgeError, SourceError
 
 __all__ = ["CALL_TIMEOUT", "DriverWatchdog", "source_faults"]
 
-# Seconds that a call may take beyond what it was asked to wait. A driver that works opens and
-# closes within a few; name servers that are away hold whoever asks them for most of a minute.
+# Seconds that a call may take beyond the wait it was given. A working driver opens and closes
+# within a few seconds; an unreachable name server blocks a lookup for most of a minute.
 CALL_TIMEOUT = 120.0
 
 
 @contextmanager
 def source_faults(name: str) -> Iterator[None]:
-    """One source's bug, or a library's, is that source's failure, and not the run's."""
+    """Turn any exception but an EdgeError into a SourceError of this source.
+
+    A bug in one source, or in a library that it uses, then fails that source and not the run.
+    """
     try:
         yield
     except EdgeError:
@@ -24,37 +27,40 @@ def source_faults(name: str) -> Iterator[None]:
     except Exception as error:
         raise SourceError(
             f"{name} fails ({type(error).__name__}: {error})",
-            "please report it, with what edge --debug shows",
+            "please report this with the output of edge --debug",
         ) from error
 
 
 class DriverWatchdog:
-    """The calls to one source, one at a time; others see whether one hangs. clock: seconds."""
+    """Times the calls to one source, one call at a time; other threads read `overdue`.
+
+    clock: seconds.
+    """
 
     def __init__(self, name: str, clock: Callable[[], float]):
         self._name, self._clock = name, clock
-        self._due = float("inf")
+        self._deadline = float("inf")
 
     @contextmanager
     def call(self, within: float = 0.0) -> Iterator[None]:
-        """A call that was asked to return within so many seconds. Raises as `source_faults`."""
-        self._due = self._clock() + within + CALL_TIMEOUT
+        """Time a call that should return within so many seconds. Raises as `source_faults`."""
+        self._deadline = self._clock() + within + CALL_TIMEOUT
         try:
             with source_faults(self._name):
                 yield
         finally:
-            self._due = float("inf")
+            self._deadline = float("inf")
 
     def expect_return(self) -> None:
-        """The source was told to stop: whatever it was asked to wait, it returns at once."""
-        self._due = min(self._due, self._clock() + CALL_TIMEOUT)
+        """The source was stopped: the current call should return now, whatever its wait was."""
+        self._deadline = min(self._deadline, self._clock() + CALL_TIMEOUT)
 
     @property
     def overdue(self) -> SourceError | None:
-        """What is wrong while a call does not return, long after it should have."""
-        if self._clock() <= self._due:
+        """The error to report while a call is past its deadline, else None."""
+        if self._clock() <= self._deadline:
             return None
         return SourceError(
             f"{self._name} hangs in its driver, which has not answered for {CALL_TIMEOUT:g} s",
-            "plug it in anew, or restart the run",
+            "unplug it and plug it in again, or restart the run",
         )

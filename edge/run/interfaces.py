@@ -1,4 +1,4 @@
-"""The protocols around the loop: the engine it drives, the sinks it feeds, the results between."""
+"""The interfaces of the loop: the engine it drives, the sinks it calls, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensor = npt.NDArray[np.float32]
 
 
 class Prediction(Protocol):
-    """What a result says about its frame."""
+    """The classes of a frame, with confidences."""
 
     def top(self, k: int) -> list[tuple[int, str, float]]:
         """The k most probable classes, or all: (class_id, label, confidence), best first."""
@@ -26,12 +26,12 @@ class Prediction(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A frame and what the engine says about it.
+    """A frame and its prediction.
 
-    age_ms      milliseconds from the moment the picture was at the source to this result
-    latency_ms  milliseconds from the moment the frame was taken from the source to this result
-    time        seconds since 1970 at which the picture was at the source, by the wall clock of
-                this result: what waits for a broker or a disk still tells how old it is
+    age_ms      milliseconds from capture at the source to this result
+    latency_ms  milliseconds from reading the frame to this result
+    time        seconds since 1970 at which the frame was captured, by the wall clock of this
+                result: a message that waits for a broker or a disk still carries the right time
     """
 
     frame: Frame
@@ -42,32 +42,32 @@ class Result:
 
 
 class Sink:
-    """Takes results, and changes of state; the loop calls it on one thread, and closes it once.
+    """An output that receives results and transitions; the loop calls it on one thread.
 
-    What takes long is done on a thread of the sink's own: the engine waits for `write`. A frame
-    that is kept holds its camera's buffer, of which there are few.
+    Slow work belongs on a thread of the sink's own: the engine waits for `write`. A sink that keeps
+    a frame holds one of the few buffers of its camera.
     """
 
     def write(self, result: Result) -> None:
-        """Take a result. A BrokenPipeError ends the run: nobody reads any more."""
+        """Receive a result. A BrokenPipeError ends the run: nobody reads the output any more."""
 
     def changed(self, transition: Transition) -> None:
-        """A source is in another state now; that it plays comes before its first result."""
+        """A source has changed its state; `playing` is reported before its first result."""
 
     def close(self) -> None:
-        """The run is over. Everything taken is written, or counted as lost, before this returns."""
+        """The run has ended. Before this returns, every result is written or counted as lost."""
 
 
 class Engine(Protocol):
-    """What the loop needs of an engine. Places are filled on several threads at once."""
+    """What the loop needs of an engine. Several threads fill slots at the same time."""
 
     @property
     def depth(self) -> int:
-        """How many batches may be under way at once."""
+        """How many batches may be in flight at once."""
 
     @property
     def batch(self) -> int:
-        """How many frames it is worth to put into one batch."""
+        """The largest batch that is worth starting, in frames."""
 
     @property
     def frame_path(self) -> str: ...
@@ -76,20 +76,20 @@ class Engine(Protocol):
     def backend(self) -> str: ...
 
     def slot(self) -> Any:
-        """A new `Slot` of this engine's kind."""
+        """A new `Slot` for this engine."""
 
     def start(self, slots: Sequence[Any]) -> None:
-        """Begin to infer a batch; one place for each of its frames."""
+        """Start a batch: one filled slot per frame."""
 
     def finish(self) -> Tensor:
-        """Wait for the oldest batch that was started: logits float32 [N, classes]."""
+        """Wait for the oldest batch in flight: logits, float32 [N, classes]."""
 
     @property
     def stages_ms(self) -> dict[str, float]:
-        """Milliseconds within the batch finished last, by stage; may be empty."""
+        """Milliseconds of each stage of the batch that finished last; may be empty."""
 
     def network_input(self, index: int) -> Tensor:
-        """A copy of what the network saw of a frame of the batch finished last: [3, H, W]."""
+        """A copy of the network's input for a frame of the batch finished last: [3, H, W]."""
 
     def predict(self, logits: Tensor) -> Prediction:
-        """Logits of one picture, float32 [classes] -> what they mean."""
+        """The prediction for the logits of one frame, float32 [classes]."""

@@ -1,4 +1,4 @@
-"""How long to wait for a camera, and how late its frames may be: arithmetic without a clock."""
+"""Timing rules for live sources: backoff, stall timeout, staleness. Arithmetic without a clock."""
 
 from __future__ import annotations
 
@@ -10,112 +10,121 @@ from collections.abc import Callable
 from edge.sources.ages import Ages
 from edge.sources.feeds import Link
 
-__all__ = ["BEHIND", "Freshness", "StallTimeout", "backoff"]
+__all__ = ["MAX_DELAY", "Freshness", "StallTimeout", "backoff"]
 
-BEHIND = 1.0  # seconds: not jitter, but a queue, from whose end only a new connection takes us
+# Seconds. A longer delay is not jitter but a queue on the way; only a new connection empties it.
+MAX_DELAY = 1.0
 
-_SHORTEST, _LONGEST = 0.1, 1.0  # seconds between two tries to open a camera
-_LOCKED_OUT = 60.0  # cameras bar who comes too often with a wrong password
-_MISSED = 60  # frames that a camera misses before it is taken for dead
-_INTERVALS = 3  # that a slow camera may be silent
-_ALIVE = 2.0  # seconds of silence that a Wi-Fi or a switch may cause
-_STRETCH = 16  # times `stall`, at most, for a camera that turns out to be slow
-_WINDOW = 2.0  # seconds over which the age of the freshest frame is known
-_LATE = 2  # frame intervals
-_LATEST = 3  # intervals whose median counts: what holds frames up makes one of them longer
-_STARTED = 0.25  # seconds that a picture may take: more, at first, is this program's own start
-_UNKNOWN = 0.05  # seconds between the first two frames: they are not to wait for a slow start
+_BACKOFF_FIRST, _BACKOFF_MAX = 0.1, 1.0  # seconds between two attempts to open a source
+_BACKOFF_MAX_REFUSED = 60.0  # cameras block an address after a few wrong passwords
+
+_MISSED_FRAMES = 60  # a fast camera stalls when it has missed so many frames
+_MISSED_INTERVALS = 3  # a slow one, when it is silent for so many intervals
+_MIN_STALL = 2.0  # seconds of silence that Wi-Fi or a switch may cause
+_MAX_FACTOR = 16  # by which the stall timeout grows at most for a camera of unknown rate
+
+_WINDOW = 2.0  # seconds over which the delay of the youngest frame is measured
+_STALE_INTERVALS = 2  # a frame is stale so many frame intervals after a fresh one
+_MEDIAN_OF = 3  # intervals: a hold-up makes one of them longer, not their median
+_MAX_START_DELAY = 0.25  # seconds: a longer delay at first is this program's own start
+_ASSUMED_INTERVAL = 0.05  # seconds, before two frames have come
 
 
 def backoff(
     failures: int, *, refused: bool = False, uniform: Callable[[float, float], float] | None = None
 ) -> float:
-    """Seconds until a camera is tried again, after so many failures in a row.
+    """Seconds to wait before the next attempt, after this many consecutive failures.
 
-    Doubled each time, up to a second: a try costs one connection, and the camera that comes back is
-    to be seen at once. Jittered, so that cameras behind one switch are not all tried together.
-    refused: it did not accept the password; then up to a minute.
+    The wait doubles up to one second: an attempt costs only one connection, and a camera that is
+    back should be noticed at once. It is jittered, so that cameras behind one switch are not all
+    retried together. refused: the camera rejected the password; the wait grows to a minute.
     """
-    longest = _LOCKED_OUT if refused else _LONGEST
-    most = min(longest, _SHORTEST * (16 if refused else 1) * 2.0 ** min(failures, 16))
-    return (uniform or random.uniform)(most / 2, most)
+    limit = _BACKOFF_MAX_REFUSED if refused else _BACKOFF_MAX
+    longest = min(limit, _BACKOFF_FIRST * (16 if refused else 1) * 2.0 ** min(failures, 16))
+    return (uniform or random.uniform)(longest / 2, longest)
 
 
 class StallTimeout:
-    """How long a source may be silent before it is opened anew.
+    """How long a source may send no frame before it is reconnected.
 
-    A camera that sent 30 frames a second is dead after two seconds, one that sends a frame a minute
-    is not: the wait follows the interval of its frames, and is doubled while too few came to know.
+    A camera with 30 frames a second is dead after two seconds of silence, one with a frame a minute
+    is not. So the timeout follows the frame interval; while that is unknown, the timeout doubles
+    with each stall.
     """
 
-    def __init__(self, stall: float):
-        """stall: seconds of silence to wait through while nothing is known of the source."""
-        self._stall = stall
-        self._stretch = 1.0
+    def __init__(self, default: float):
+        """default: the timeout in seconds while nothing is known about the source."""
+        self._default = default
+        self._factor = 1.0
 
     def seconds(self, interval: float | None) -> float:
-        """What to wait for the next frame; interval: between the latest frames, in seconds.
+        """The timeout for the next frame. interval: between the latest frames, in seconds.
 
-        An interval that is known is remembered: for when the source is opened anew.
+        A known interval is remembered for the next connection.
         """
         if interval is None:
-            return self._stall * self._stretch
-        self._stretch = max(1.0, _INTERVALS * interval / self._stall)
-        expected = min(max(_ALIVE, _MISSED * interval), self._stall)
-        return round(max(expected, _INTERVALS * interval), 1)
+            return self._default * self._factor
+        self._factor = max(1.0, _MISSED_INTERVALS * interval / self._default)
+        timeout = min(max(_MIN_STALL, _MISSED_FRAMES * interval), self._default)
+        return round(max(timeout, _MISSED_INTERVALS * interval), 1)
 
     def timed_out(self, interval: float | None) -> None:
-        """The wait was in vain; interval: None when not two frames had come."""
+        """The source has stalled. interval: None if fewer than two frames had come."""
         if interval is None:
-            self._stretch = max(self._stretch, min(2 * self._stretch, _STRETCH))
+            self._factor = max(self._factor, min(2 * self._factor, _MAX_FACTOR))
 
 
 class Freshness:
-    """Until when a frame of a live source is current: two frame intervals more than the freshest.
+    """When frames of one connection to a live source become stale.
 
-    Cameras and decoders each add a delay that stays the same, so that a frame is late by comparison
-    with the youngest there was. Networks change theirs: what all frames share for some seconds that
-    came over one is its delay, and no lateness. A picture of a source that is thinned out stands
-    for longer: for it the intervals are those between pictures that are wanted.
+    A frame is stale two frame intervals after a fresh frame would have arrived. Cameras and
+    decoders add a constant delay, so lateness is measured against the youngest frame seen. The
+    delay of a network may change: over a network (or an unknown link) only the youngest frame of
+    the last seconds counts, since a delay that all of them share is the network's. For a thinned
+    source the interval is that between wanted frames, so its frames stay fresh for longer.
 
-    behind  seconds by which the latest frame was later than the freshest there ever was
+    delay  seconds by which the latest frame was later than the freshest frame of the connection
     """
 
     def __init__(self, link: Link, spacing: Callable[[float], float] = lambda interval: interval):
         """link, spacing: of the source, see `edge.sources.feeds.FrameSource`."""
-        self.behind = 0.0
+        self.delay = 0.0
         self._link, self._spacing = link, spacing
         self._opened: float | None = None
         self._ages = Ages()
-        self._intervals: deque[float] = deque(maxlen=_LATEST)
-        self._before: tuple[int, float, float] | None = None
+        self._intervals: deque[float] = deque(maxlen=_MEDIAN_OF)
+        self._previous: tuple[int, float, float] | None = None  # number, pts, captured
+        # The least age in this window of `_WINDOW` seconds, and in the window before it.
         self._youngest = self._youngest_before = float("inf")
-        self._began = float("-inf")
+        self._window_start = float("-inf")
 
     def expires(self, number: int, pts: float | None, captured: float, now: float) -> float:
-        """The second, on the scale of `captured` and `now`, after which the frame is stale.
+        """The time after which the frame is stale, in seconds on the scale of `captured` and `now`.
 
-        number, pts: its place among the source's frames, and its stream time in seconds.
+        number: of the frame within its source. pts: its stream time in seconds, if it has one.
         """
-        self.behind = self._ages.age(captured, now)
+        self.delay = self._ages.age(captured, now)
         self._opened = now if self._opened is None else self._opened
-        if self._link != "local" and now - self._began > _WINDOW:
+        if self._link != "local" and now - self._window_start > _WINDOW:
             self._youngest_before, self._youngest = self._youngest, float("inf")
-            self._began = now
+            self._window_start = now
         self._youngest = min(self._youngest, now - captured)
-        if pts is None and self._before is None:
+        if pts is None and self._previous is None:
             return float("inf")
         if pts is not None:
-            self._measure(number, pts, captured)
-        delay = min(self._youngest, self._youngest_before)
+            self._measure_interval(number, pts, captured)
+        usual_age = min(self._youngest, self._youngest_before)
         if self._link != "unknown" and now - self._opened < _WINDOW:
-            delay = min(delay, _STARTED)
-        interval = statistics.median_low(self._intervals or [_UNKNOWN])
-        return captured + delay + _LATE * self._spacing(interval)
+            usual_age = min(usual_age, _MAX_START_DELAY)
+        interval = statistics.median_low(self._intervals or [_ASSUMED_INTERVAL])
+        return captured + usual_age + _STALE_INTERVALS * self._spacing(interval)
 
-    def _measure(self, number: int, pts: float, captured: float) -> None:
-        """An interval of the frames: by stream time, but for what that never was."""
-        if self._before is not None and number > self._before[0] and pts > self._before[1]:
-            passed = min(pts - self._before[1], 2 * (captured - self._before[2]) + _UNKNOWN)
-            self._intervals.append(max(0.0, passed) / (number - self._before[0]))
-        self._before = number, pts, captured
+    def _measure_interval(self, number: int, pts: float, captured: float) -> None:
+        """Add a frame interval: by stream time, limited to what capture times make plausible."""
+        if self._previous is not None:
+            last_number, last_pts, last_captured = self._previous
+            if number > last_number and pts > last_pts:
+                plausible = 2 * (captured - last_captured) + _ASSUMED_INTERVAL
+                elapsed = max(0.0, min(pts - last_pts, plausible))
+                self._intervals.append(elapsed / (number - last_number))
+        self._previous = number, pts, captured

@@ -1,6 +1,6 @@
-"""The sources of a run: whose turn it is, who comes and goes, and what is told of them.
+"""`Scheduler`: decides whose frame is next, adds and removes sources, and reports their states.
 
-All here is called by the loop, on its one thread; `Control` may be used from any.
+The loop calls it on its one thread. `Control` may be used from any thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge.errors import EdgeError, SourceError
@@ -23,33 +23,48 @@ from edge.sources.feeds import Feed
 if TYPE_CHECKING:
     from edge.run.interfaces import Engine
 
-__all__ = ["Control", "Scheduled", "Scheduler"]
+__all__ = ["Add", "Control", "Remove", "Scheduled", "Scheduler"]
 
-# Seconds the main thread sleeps at most before it looks at `stop`: an Event set in a signal
-# handler wakes nobody.
-_NAP = 0.1
-_JOIN = 1.5  # seconds all readers get to close their sources: a stuck driver must not hold the end
+# Seconds after which a waiting loop looks at `stop` again: setting an Event in a signal handler
+# wakes nobody.
+_POLL_SECONDS = 0.1
+# Seconds that all readers together get to close their sources: a stuck driver must not delay
+# the exit.
+_CLOSE_SECONDS = 1.5
 
 Scheduled = tuple[Reader, QueuedFrame]
 
 
+@dataclass(frozen=True)
+class Add:
+    feed: Feed
+
+
+@dataclass(frozen=True)
+class Remove:
+    name: str
+
+
 class Control:
-    """Puts sources in and takes them out while a run goes on; from any thread or signal handler."""
+    """Adds and removes sources during a run, from any thread or signal handler."""
 
     def __init__(self) -> None:
-        self.requests: deque[Feed | str] = deque()
+        self.requests: deque[Add | Remove] = deque()
 
     def add(self, feed: Feed) -> None:
-        """Play it, too; one of the same name that is being taken out ends before."""
-        self.requests.append(feed)
+        """Add a source. If one of this name is being removed, the new one starts after it."""
+        self.requests.append(Add(feed))
 
     def remove(self, name: str) -> None:
-        """End the source of this name; the others play on."""
-        self.requests.append(name)
+        """Remove the source of this name; the others are unaffected."""
+        self.requests.append(Remove(name))
 
 
 class Scheduler:
-    """The readers at work, and whose turn it is."""
+    """The readers of a run, and the order in which the engine takes their frames.
+
+    wait: keep trying even if no source has connected yet. clock: seconds.
+    """
 
     def __init__(
         self,
@@ -63,17 +78,18 @@ class Scheduler:
     ):
         self._engine, self._sinks, self._status = engine, sinks, status
         self._stop, self._control, self._clock = stop, control, clock
-        self._delivered = wait  # a frame, of any source; a service is patient from the beginning
+        # Whether failing sources are retried: some source has delivered a frame, or `wait`.
+        self._may_wait = wait
         self._condition = threading.Condition()
         self._transitions: deque[Transition] = deque()
         self._last_failed = ""  # the source whose failure was reported last
-        self._readers: deque[Reader] = deque()
-        self._spare_slots: list[Slot] = []  # of sources that were taken out
-        self._waiting: list[Feed] = []  # for one of the same name to end
-        self._abandoned_readers: list[Reader] = []  # behind, hanging in their drivers
+        self._readers: deque[Reader] = deque()  # the first one is next
+        self._abandoned_readers: list[Reader] = []
+        self._spare_slots: list[Slot] = []  # of removed sources
+        self._pending: list[Feed] = []  # to be added once the source of the same name has ended
 
     def add(self, feed: Feed) -> None:
-        """Begin to play a source."""
+        """Start the reader of a source. Raises an EdgeError if the engine has no more slots."""
         needed = 2 + self._engine.depth
         while len(self._spare_slots) < needed:
             self._spare_slots.append(self._engine.slot())
@@ -85,138 +101,139 @@ class Scheduler:
         reader.start()
 
     def next(self, most: float, *, wait: bool, heartbeat: Callable[[], None]) -> list[Scheduled]:
-        """Frames that are ready, at most so many, readers in turn; none when the run is over.
+        """At most so many frames that are ready, one per reader in turn; none when the run is over.
 
-        Without `wait` there may be none, too, because none is ready.
+        Without `wait` the list is also empty when no frame is ready.
         """
         while not self._stop.is_set():
             self._apply_changes()
             with self._condition:
                 if self._transitions or self._control.requests:
-                    continue  # that a source plays is told before its first frame
+                    continue  # `playing` is reported before the first frame
                 scheduled = self._collect(most)
                 if scheduled or not wait:
                     return scheduled
-                self._raise_what_ends_the_run()
-                over = not self._waiting and all(reader.over for reader in self._readers)
+                self._raise_final_error()
+                over = not self._pending and all(reader.has_ended for reader in self._readers)
                 if not over:
-                    self._condition.wait(_NAP)
+                    self._condition.wait(_POLL_SECONDS)
             if over:
                 self._close()
                 self._apply_changes()
-                self._raise_what_ends_the_run()  # by a source that failed to close
+                self._raise_final_error()  # a source may have failed to close
                 return []
             heartbeat()
         return []
 
     def _collect(self, most: float) -> list[Scheduled]:
-        """One frame of each reader, and again while there are any.
+        """Take frames from the readers in turn, as long as there are any.
 
-        Batches have 1, 2, 4, 8... frames: of each size a GPU keeps a graph that it replays.
+        The number of frames is a power of two: the GPU replays one CUDA graph per batch size.
         """
         ready = min(most, sum(len(reader.ready) for reader in self._readers))
         most = 1 << int(ready).bit_length() - 1 if ready else 0
         scheduled: list[Scheduled] = []
-        idle = 0
-        while len(scheduled) < most and idle < len(self._readers):
+        empty_in_a_row = 0
+        while len(scheduled) < most and empty_in_a_row < len(self._readers):
             reader = self._readers[0]
             self._readers.rotate(-1)
-            work = reader.take_newest()
-            if work is None:
-                idle += 1
+            queued = reader.take_newest()
+            if queued is None:
+                empty_in_a_row += 1
             else:
-                idle = 0
-                scheduled.append((reader, work))
+                empty_in_a_row = 0
+                scheduled.append((reader, queued))
         for position, reader in enumerate(self._readers):
             reader.up_next = position < self._engine.batch
         return scheduled
 
     def _apply_changes(self) -> None:
-        """Tell what happened to the sources, and do what is wished for.
+        """Publish the transitions of all readers, and carry out the requests of `Control`.
 
-        Raises SourceError when none ever came, and each has failed.
+        Raises SourceError if no source ever connected and every one of them has failed.
         """
         with self._condition:
-            in_vain, transitions = self._all_failed_to_connect(), list(self._transitions)
+            all_failed, transitions = self._all_failed_to_connect(), list(self._transitions)
             self._transitions.clear()
         for transition in transitions:
-            if in_vain and transition.state == "waiting":  # it will not be tried again
+            if all_failed and transition.state == "waiting":  # it will not be retried
                 transition = replace(transition, state="failed")
             if transition.state in ("waiting", "failed"):
                 self._last_failed = transition.source
             self._publish(transition)
-        if in_vain:
+        if all_failed:
             error = self._latest_error()
             raise type(error)(error.problem, f"{error.hint}; to keep trying add --wait") from error
         while self._control.requests:
             request = self._control.requests.popleft()
-            if isinstance(request, Feed):
-                self._waiting.append(request)
+            if isinstance(request, Add):
+                self._pending.append(request.feed)
                 continue
-            self._waiting = [feed for feed in self._waiting if feed.name != request]
+            self._pending = [feed for feed in self._pending if feed.name != request.name]
             for reader in self._readers:
-                if reader.feed.name == request:
+                if reader.feed.name == request.name:
                     reader.retire()
         self._check_readers()
-        for feed in self._waiting.copy():
+        for feed in self._pending.copy():
             if all(reader.feed.name != feed.name for reader in self._readers):
                 self._add_or_refuse(feed)
 
     def _add_or_refuse(self, feed: Feed) -> None:
-        """Begin to play a source while others play: what it lacks is no reason to end them."""
+        """Add a source during the run. If that fails, only this source fails."""
         try:
             with source_faults(feed.name):
                 self.add(feed)
         except EdgeError as error:
             if any(reader.retired for reader in self._readers):
-                return  # one that is about to end leaves its places
+                return  # try again when the removed source has left its slots
             self._publish(Transition(feed.name, "failed", str(error)))
-        self._waiting.remove(feed)
+        self._pending.remove(feed)
 
     def _publish(self, transition: Transition) -> None:
         self._status.change(transition)
         for sink in self._sinks:
             sink.changed(transition)
 
-    def _abandon(self, reader: Reader, why: str) -> None:
+    def _abandon(self, reader: Reader, reason: str) -> None:
         self._readers.remove(reader)
         self._abandoned_readers.append(reader)
         reader.abandon()
-        self._publish(Transition(reader.feed.name, "ended", why))
+        self._publish(Transition(reader.feed.name, "ended", reason))
 
     def _check_readers(self) -> None:
-        """See who hangs, leave behind who hangs and was taken out, and use again what is free."""
-        hung = [reader for reader in (*self._readers, *self._abandoned_readers) if reader.hangs()]
+        """Find hanging drivers, abandon removed readers that hang, reuse slots of finished ones."""
+        readers = (*self._readers, *self._abandoned_readers)
+        hanging = [reader for reader in readers if reader.check_hang()]
         playing = any(
-            reader.status.state == "playing" for reader in self._readers if reader not in hung
+            reader.status.state == "playing" for reader in self._readers if reader not in hanging
         )
-        self._status.stuck = bool(hung) and not playing
-        for reader in [reader for reader in self._readers if reader.retired and reader in hung]:
-            self._abandon(reader, "taken out, while its driver hangs")
-        for readers in (self._readers, self._abandoned_readers):
-            for reader in [reader for reader in readers if reader.retired and reader.finished]:
-                readers.remove(reader)
+        self._status.stuck = bool(hanging) and not playing
+        for reader in [reader for reader in self._readers if reader.retired and reader in hanging]:
+            self._abandon(reader, "removed while its driver hangs")
+        for group in (self._readers, self._abandoned_readers):
+            for reader in [reader for reader in group if reader.retired and reader.finished]:
+                group.remove(reader)
                 self._spare_slots += reader.slots()
 
     def _all_failed_to_connect(self) -> bool:
-        """Whether no source has come, and each that could has failed; not if the run is to wait."""
-        self._delivered = self._delivered or any(reader.delivered for reader in self._readers)
-        if self._delivered or self._waiting or self._control.requests:
+        """Whether no source has ever delivered and each has failed; never if the run may wait."""
+        self._may_wait = self._may_wait or any(reader.delivered for reader in self._readers)
+        if self._may_wait or self._pending or self._control.requests:
             return False
         failed = all(isinstance(reader.error, SourceError) for reader in self._readers)
-        return failed and not all(reader.over for reader in self._readers)
+        return failed and not all(reader.has_ended for reader in self._readers)
 
-    def _raise_what_ends_the_run(self) -> None:
-        """Raise the error of a source, when nothing else can come."""
+    def _raise_final_error(self) -> None:
+        """Raise an error that is not a source's own; or a source's, once all sources have ended."""
         for reader in self._readers:
             if reader.error is not None and not isinstance(reader.error, SourceError):
                 raise reader.error
         failed = any(reader.error is not None for reader in self._readers)
-        if failed and not self._waiting and all(reader.over for reader in self._readers):
+        if failed and not self._pending and all(reader.has_ended for reader in self._readers):
             raise self._latest_error()
 
     def _latest_error(self) -> SourceError:
-        """That of the source whose failure was reported last; the others' are known."""
+        """The error of the source that failed last; those of the others were reported before."""
         errors = {
             reader.feed.name: reader.error
             for reader in self._readers
@@ -225,16 +242,16 @@ class Scheduler:
         return errors.get(self._last_failed) or next(iter(errors.values()))
 
     def halt(self) -> None:
-        """End all readers; those that hang are left behind."""
+        """End all readers and wait for them; those that hang are abandoned."""
         for reader in (*self._readers, *self._abandoned_readers):
             reader.halt()
         self._close()
 
     def _close(self) -> None:
-        """Wait until the sources of all readers are closed; those that hang are left behind."""
-        deadline = time.monotonic() + _JOIN
+        """Wait until all readers have closed their sources; those that hang are abandoned."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for reader in self._readers:
             if reader.is_alive():
                 reader.join(max(0.0, deadline - time.monotonic()))
         for reader in [reader for reader in self._readers if reader.is_alive()]:
-            self._abandon(reader, "its driver hangs, and does not close it; it is left behind")
+            self._abandon(reader, "its driver hangs and does not close it; it was abandoned")

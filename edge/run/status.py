@@ -1,6 +1,6 @@
-"""How the run is doing: what the loop writes while it runs, and what metrics and pages read.
+"""`Status`: the live state and counts of a run, written by the loop, read by metrics and pages.
 
-connecting --> playing --> ended      a file's last frame, or the source was taken out
+connecting --> playing --> ended      a file's last frame, or the source was removed
     ^  |          |
     |  v          v
    waiting <------'  --> failed       will not be tried again
@@ -23,12 +23,13 @@ State: TypeAlias = Literal["connecting", "playing", "waiting", "ended", "failed"
 
 @dataclass(frozen=True)
 class Transition:
-    """A source went from one state to another.
+    """A change of the state of a source.
 
     source   its name, without credentials
-    state    what it is in now
-    reason   why, in words for people; empty where there is nothing to say
-    outage   seconds without a frame that end with this transition to `playing`; else None
+    state    the new state
+    reason   why, as a text for people; may be empty
+    outage   seconds between the last frame before a reconnect and the first one after it; only for
+             a change to `playing` after an outage, else None
     """
 
     source: str
@@ -39,22 +40,22 @@ class Transition:
 
 @dataclass
 class SourceStatus:
-    """One source; all counts are from the start of the run, over every reconnect.
+    """The state and counts of one source. Counts run from the start of the run, over reconnects.
 
-    tally        frames labelled, their age and latency
-    preprocess   milliseconds that the reader took to prepare each frame
-    dropped      frames that gave way to a newer one
-    stale        frames that came too late to be called current, and were left out
-    reconnects   times that it played again after it had stopped to
-    since        `clock()` seconds of the last change of state
-    seen         `clock()` seconds of the last frame that was labelled; None before the first
+    since          `clock()` seconds of the last change of state
+    last_labelled  `clock()` seconds of the last frame that was labelled; None before the first
+    dropped        live frames that a newer one replaced before they were labelled
+    stale          live frames that were too old to be labelled
+    reconnects     number of reconnects
+    tally          frames labelled, their age and latency
+    preprocess     milliseconds to prepare each frame
     """
 
     name: str
     state: State = "connecting"
     reason: str = ""
     since: float = 0.0
-    seen: float | None = None
+    last_labelled: float | None = None
     dropped: int = 0
     stale: int = 0
     reconnects: int = 0
@@ -63,12 +64,12 @@ class SourceStatus:
 
 
 class Status:
-    """All sources of a run, and what its stages took. Read it from any thread.
+    """The sources of a run and the durations of its stages. Read it from any thread.
 
-    stuck  no source plays, and the driver of one hangs: only a new process can help. That cameras
-           are merely off is no reason for one
+    stuck  no source plays and the driver of at least one hangs: only a new process can help.
+           Cameras that are merely off do not make a run stuck
 
-    Its numbers are read while others count on: each is right, their sums may differ by a frame.
+    Values are read while the run goes on: each is correct, but sums may differ by a frame.
     """
 
     def __init__(
@@ -85,17 +86,17 @@ class Status:
 
     @property
     def sources(self) -> list[SourceStatus]:
-        """Every source that was ever in this run, in the order in which they came."""
+        """Every source that was ever in this run, in the order in which they were added."""
         with self._lock:
             return list(self._sources.values())
 
     def add(self, name: str) -> SourceStatus:
-        """The status of a source; of one that was here before, the same again."""
+        """The status of a source; a name that was added before keeps its status."""
         with self._lock:
             return self._sources.setdefault(name, SourceStatus(name, since=self.clock()))
 
     def change(self, transition: Transition) -> None:
-        """Write down what state a source is in now."""
+        """Record the new state of a source."""
         source = self.add(transition.source)
         source.state, source.reason = transition.state, transition.reason
         source.since = self.clock()
@@ -103,13 +104,13 @@ class Status:
             source.reconnects += 1
 
     def stage(self, name: str, ms: float) -> None:
-        """Count what a stage of a batch took."""
+        """Count the milliseconds of one stage of a batch."""
         with self._lock:
             histogram = self.stages.setdefault(name, Histogram())
         histogram.add(ms)
 
     def summary(self) -> Summary:
-        """What was measured up to now."""
+        """The measurements up to now."""
         preprocess, infer = Histogram(), self.stages.get("infer", Histogram())
         sources = {}
         for source in self.sources:

@@ -1,4 +1,4 @@
-"""What a run measured: frames, rates, and percentiles in a bounded amount of memory."""
+"""`Summary`: what a run measured, with percentiles in a bounded amount of memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Percentiles = dict[str, float | None]
 class Histogram:
     """Durations in milliseconds, counted in bins 1 % wide.
 
-    A percentile is within 0.5 % of the sample's own (nearest rank), from 1 us to 10,000 s, after
-    any number of durations: the memory is some 2,300 integers.
+    Percentiles are within 0.5 % of the exact ones (nearest rank) from 1 us to 10,000 s. The memory
+    does not grow with the number of durations: it is some 2,300 integers.
     """
 
     _LOW = 1e-3
@@ -28,71 +28,73 @@ class Histogram:
     def __init__(self) -> None:
         self.count = 0
         self.sum = 0.0
-        self._bins = array("Q", bytes(8 * self._BINS))  # a list's integers would grow with them
+        self._bins = array(
+            "Q", bytes(8 * self._BINS)
+        )  # a list would allocate an int object per count
 
     def add(self, ms: float) -> None:
-        place = int(math.log(max(ms, self._LOW) / self._LOW) / self._STEP)
-        self._bins[min(place, self._BINS - 1)] += 1
+        index = int(math.log(max(ms, self._LOW) / self._LOW) / self._STEP)
+        self._bins[min(index, self._BINS - 1)] += 1
         self.count += 1
         self.sum += ms
 
     def merge(self, other: Histogram) -> None:
-        """Add what `other` counted."""
-        for place, count in enumerate(other._bins):
-            self._bins[place] += count
+        """Add the durations of another histogram."""
+        for index, count in enumerate(other._bins):
+            self._bins[index] += count
         self.count += other.count
         self.sum += other.sum
 
     def up_to(self, bounds: Sequence[float]) -> list[int]:
-        """How many durations do not exceed each of these milliseconds, within a bin's width."""
+        """How many durations are at most each bound in milliseconds, within the width of a bin."""
         bins = self._bins[:]
         ends = [int(math.log(max(bound, self._LOW) / self._LOW) / self._STEP) for bound in bounds]
         return [sum(bins[: end + 1]) for end in ends]
 
     def percentile(self, percent: float) -> float | None:
-        """The duration that `percent` of all durations do not exceed; None when there are none."""
-        rank, seen = max(1, math.ceil(self.count * percent / 100)), 0
-        for place, count in enumerate(self._bins):
-            seen += count
-            if seen >= rank:
-                return self._LOW * math.exp((place + 0.5) * self._STEP)
+        """The milliseconds that `percent` % of the durations do not exceed; None if there are none."""
+        rank, total = max(1, math.ceil(self.count * percent / 100)), 0
+        for index, count in enumerate(self._bins):
+            total += count
+            if total >= rank:
+                return self._LOW * math.exp((index + 0.5) * self._STEP)
         return None
 
     def percentiles(self) -> Percentiles:
-        """`{"p50": ..., "p90": ..., "p99": ...}`, rounded to what the bins can tell."""
+        """`{"p50": ..., "p90": ..., "p99": ...}`, rounded to the precision of the bins."""
         values = {f"p{percent}": self.percentile(percent) for percent in (50, 90, 99)}
         return {name: None if ms is None else float(f"{ms:.4g}") for name, ms in values.items()}
 
 
 @dataclass
 class Tally:
-    """The frames of one source, or of all of them."""
+    """The labelled frames of one source, or of all: their number, ages and latencies."""
 
     frames: int = 0
     age: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
-    began: float = 0.0
-    first: float = 0.0
-    ended: float = 0.0
+    first_read: float = 0.0
+    first_ready: float = 0.0
+    last_ready: float = 0.0
 
-    def add(self, age_ms: float, latency_ms: float, taken: float, ready: float) -> None:
-        """Count a frame: taken from its source and labelled at these seconds."""
+    def add(self, age_ms: float, latency_ms: float, read_at: float, ready: float) -> None:
+        """Count a frame. read_at, ready: seconds at which it was read and labelled."""
         if self.frames == 0:
-            self.began, self.first = taken, ready
-        self.ended = ready
+            self.first_read, self.first_ready = read_at, ready
+        self.last_ready = ready
         self.frames += 1
         self.age.add(age_ms)
         self.latency.add(latency_ms)
 
     @property
     def seconds(self) -> float:
-        """From the first frame taken to the last result: the time to connect is not in it."""
-        return self.ended - self.began
+        """From the first frame read to the last result, so without the time to connect."""
+        return self.last_ready - self.first_read
 
     @property
     def fps(self) -> float:
-        """Results per second after the first one: n results have n - 1 intervals between them."""
-        span = self.ended - self.first
+        """Results per second: n results have n - 1 intervals between them."""
+        span = self.last_ready - self.first_ready
         return (self.frames - 1) / span if span > 0 else 0.0
 
     def numbers(self) -> dict[str, Any]:
@@ -108,13 +110,13 @@ class Tally:
 
 @dataclass
 class Summary:
-    """A run in numbers. Milliseconds as p50, p90, p99, null when nothing was measured.
+    """The measurements of a run. Milliseconds are p50, p90 and p99; null if nothing was measured.
 
-    dropped     frames of live sources that gave way to newer ones before they were labelled
-    stale       frames of live sources that came too late to be called current, and were left out
-    reconnects  times that a source played again after it had stopped to
-    stages_ms   preprocess per frame, infer per batch; on a GPU, where preprocess is the copy to
-                memory that it reads, also gpu, and gpu_preprocess, gpu_network and gpu_download
+    dropped     live frames that a newer one replaced before they were labelled
+    stale       live frames that were too old to be labelled
+    reconnects  number of reconnects of all sources
+    stages_ms   preprocess per frame, infer per batch. On a GPU preprocess is the copy to memory
+                that the GPU reads; there are also gpu, gpu_preprocess, gpu_network, gpu_download
     sources     per source: frames, dropped, stale, reconnects, seconds, fps, age_ms, latency_ms
     """
 

@@ -1,4 +1,4 @@
-"""What SIGHUP does to a run: its file is read anew, and only cameras that changed are touched."""
+"""`Reload`: reads the configuration file again on SIGHUP and applies what has changed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Reload"]
 
 
 class Reload:
-    """A run's configuration while it goes on.
+    """The configuration of a run while it goes on.
 
-    path     of its file
-    given    what the command line says on top, as for `merge`
-    config   what the run began with; then what it is
-    control  of the loop
-    feed     makes of a camera what the loop plays
-    say      is told what changed
-    warn     is told why nothing did
+    path     the configuration file
+    given    the values of the command line, as for `merge`
+    config   the current configuration; at first that with which the run started
+    control  adds and removes sources of the loop
+    feed     makes the feed of a camera
+    info     called with a line about what has changed
+    warn     called with a line about why nothing has changed, or what needs a restart
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class Reload:
         self._info, self._warn = info, warn
 
     def __call__(self) -> None:
-        """Read the file anew. One with a fault in it changes nothing at all."""
+        """Read the file again. A file with an error changes nothing at all."""
         try:
             wanted = merge(load(self._path, self._given), self._given)
             change = diff(self.config, wanted)
             feeds = [self._feed(camera) for camera in change.added]
         except EdgeError as error:
-            self._warn(f"{error}; until then all stays as it is")
+            self._warn(f"{error}; until then the run is unchanged")
             return
-        except Exception as error:  # of a library, the system: no file stops cameras that play
-            said = redact_text(repr(error))
-            self._warn(f"{self._path} cannot be used ({said}); until then all stays as it is")
+        except Exception as error:  # whatever it is, a bad file must not stop working cameras
+            reason = redact_text(repr(error))
+            self._warn(f"{self._path} cannot be used ({reason}); until then the run is unchanged")
             return
         for camera in change.removed:
             self._control.remove(camera.name)
         for feed in feeds:
             self._control.add(feed)
-        # What needs a restart is still as it was: the next reload says so again.
+        # Keys that need a restart keep their old values, so that each reload reports them again.
         self.config = replace(self.config, cameras=wanted.cameras)
         self._info(
-            f"{self._path}: {len(change.removed)} cameras taken out, {len(feeds)} put in, "
-            f"{len(change.unchanged)} play on"
+            f"{self._path}: {len(change.removed)} cameras removed, {len(feeds)} added, "
+            f"{len(change.unchanged)} unchanged"
         )
         if change.restart:
             self._warn(

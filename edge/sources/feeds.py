@@ -1,4 +1,4 @@
-"""What a reader reads: a source that is opened once, and what opens it again and again."""
+"""`Feed` and `FrameSource`: the interfaces between a source and its reader."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from edge.sources.frame import Frame
 
 __all__ = ["Feed", "FrameSource", "Link"]
 
-Link: TypeAlias = Literal["local", "network", "unknown"]  # between a camera and this program
+# How frames reach this program: from a device of this machine, or over a network, whose delay may
+# change, or in a way that is not known, with a delay that is not known.
+Link: TypeAlias = Literal["local", "network", "unknown"]
 
 
 class FrameSource(Protocol):
-    """A source that is opened once; `edge.sources.source.Source` is one.
+    """A source that is opened once; `edge.sources.source.Source` implements it.
 
-    live      the newest frame wins, older ones are dropped
-    camera    it is one, and no film; known once it was opened, even in vain
-    dropped   frames that gave way to a newer one before `read` could return them
-    interval  seconds between the latest frames that came; None before the second
-    link      the frames come from a device here; over a network, whose delay may change; or it is
-              unknown from where, and what delay they always have
+    live      newer frames replace older ones
+    camera    it is a camera and not a video; known after an attempt to open it, even a failed one
+    dropped   frames that a newer one replaced before `read` could return them
+    interval  seconds between the latest frames; None before the second
+    link      how its frames reach this program
     """
 
     live: bool
@@ -36,7 +37,7 @@ class FrameSource(Protocol):
     def interval(self) -> float | None: ...
 
     def spacing(self, interval: float) -> float:
-        """Seconds between the frames that are wanted, where frames come each `interval` seconds."""
+        """Seconds between wanted frames, if frames come every `interval` seconds."""
 
     def __enter__(self) -> object: ...
 
@@ -49,18 +50,18 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class Feed:
-    """A source that can be opened again and again.
+    """A source that can be opened repeatedly.
 
-    open     (number of its first frame, seconds to wait for it) -> a source, not yet open
-    live     it is a camera, as far as is known before it is open
-    keep     open it anew when it ends or fails, if it is a camera
-    again    begin it again at its end, if it is no camera
-    stall    seconds of silence after which a source has failed; see `StallTimeout`
+    open       (number of its first frame, seconds to wait for it) -> a source, not opened yet
+    live       it is a camera, as far as that is known before it is opened
+    reconnect  if it is a camera, open it again when it ends or fails
+    loop       if it is a video, start it over at its end
+    stall      stall timeout in seconds, see `edge.run.liveness.StallTimeout`
     """
 
     name: str
     open: Callable[[int, float], FrameSource]
     live: bool = False
-    keep: bool = True
-    again: bool = False
+    reconnect: bool = True
+    loop: bool = False
     stall: float = STALL

@@ -1,4 +1,4 @@
-"""A camera as the loop wants it: judged before anything is opened, and opened again and again."""
+"""`feed`: the `Feed` of a camera; `check_camera` finds errors before anything is opened."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def check_camera(camera: Camera, platform: str | None = None) -> Access:
-    """What opens a camera. Raises SourceError for one that could never be opened on this machine.
+    """The access to a camera. Raises SourceError if it could never be opened on this machine.
 
-    What is only not there yet, such as a USB camera, may come.
+    A device that is only missing now, such as a USB camera, is no error: it may appear later.
     """
     access = resolve(camera.uri, credentials=camera.credentials)
     with access.hidden():
@@ -37,14 +37,16 @@ def feed(
     camera: Camera,
     device: Device | None = None,
     *,
-    keep: bool = True,
+    reconnect: bool = True,
     platform: str | None = None,
     info: Callable[[str], None] = lambda text: None,
 ) -> Feed:
-    """A camera as the loop wants it: opened anew as often as need be.
+    """The feed of a camera: it opens the camera as often as needed.
 
-    device: the GPU that reads its frames where they lie. keep: go on when it ends or fails. say: is
-    told, once, what decodes its pictures and what else is done to them on their way.
+    device     the GPU that reads its frames without a copy
+    reconnect  open a live camera again when it ends or fails
+    platform   "pc" or "jetson"; by default it is detected
+    info       called once with each message about the decoder and the conversions of its frames
 
     Raises SourceError as `check_camera`.
     """
@@ -59,7 +61,7 @@ def feed(
         name=camera.name or access.name,
         open=open_,
         live=live,
-        keep=keep and (live or access.uri.startswith("gst:")),
-        again=camera.loop,
+        reconnect=reconnect and (live or access.uri.startswith("gst:")),
+        loop=camera.loop,
         stall=camera.stall,
     )

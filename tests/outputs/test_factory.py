@@ -100,12 +100,20 @@ def test_sinks_that_wait_for_disk_or_network_are_closed_in_parallel(tmp_path: Pa
 def test_a_run_ends_within_the_stop_timeout_of_systemd() -> None:
     (limit,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.M)
     slowest = max(
-        recording._PATIENCE,
-        snapshots._PATIENCE,
+        recording._CLOSE_TIMEOUT,
+        snapshots._CLOSE_TIMEOUT,
         mqtt._FLUSH + 0.1,
         server._CLOSING + stills._CLOSING,
     )
     # The sources, the sinks, the audit, the metrics.
-    longest = scheduler._NAP + scheduler._JOIN + slowest + audit._GRACE + server._CLOSING
+    longest = (
+        scheduler._POLL_SECONDS
+        + scheduler._CLOSE_SECONDS
+        + slowest
+        + audit._GRACE
+        + server._CLOSING
+    )
     assert longest < float(limit) - 2, "and leave two seconds for the engine"
-    assert video_writer._FINISH < recording._PATIENCE, "so that an incomplete video is reported"
+    assert video_writer._CLOSE_TIMEOUT < recording._CLOSE_TIMEOUT, (
+        "so that an incomplete video is reported"
+    )

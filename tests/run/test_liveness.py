@@ -33,7 +33,7 @@ def test_a_camera_that_refuses_the_password_is_asked_less_and_less():
 
 
 def test_a_fast_camera_is_missed_at_once_and_a_slow_one_is_not():
-    stall_timeout = StallTimeout(stall=10)
+    stall_timeout = StallTimeout(default=10)
     assert stall_timeout.seconds(1 / 30) == 2
     assert stall_timeout.seconds(1 / 10) == 6
     assert stall_timeout.seconds(1.0) == 10
@@ -48,7 +48,7 @@ def test_the_shortest_wait_that_can_be_asked_for_is_no_mere_gap_between_frames()
 
 def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():
     """Each time that it sends one frame and is given up, the next wait is twice as long."""
-    stall_timeout, waits = StallTimeout(stall=10), []
+    stall_timeout, waits = StallTimeout(default=10), []
     for _ in range(6):
         waits.append(stall_timeout.seconds(None))
         stall_timeout.timed_out(None)
@@ -57,7 +57,7 @@ def test_a_camera_of_one_frame_a_minute_is_found_out_by_waiting_longer():
 
 def test_what_is_known_of_a_camera_lasts_longer_than_a_connection_to_it():
     """One that sends a frame a minute may take that long again, one that sends thirty may not."""
-    stall_timeout = StallTimeout(stall=10)
+    stall_timeout = StallTimeout(default=10)
     for interval, wait in ((60.0, 180), (1 / 30, 10)):
         stall_timeout.timed_out(None)
         stall_timeout.seconds(interval)
@@ -65,7 +65,7 @@ def test_what_is_known_of_a_camera_lasts_longer_than_a_connection_to_it():
 
 
 def test_silence_of_a_camera_whose_rate_is_known_changes_nothing():
-    stall_timeout = StallTimeout(stall=10)
+    stall_timeout = StallTimeout(default=10)
     stall_timeout.timed_out(1 / 30)
     assert stall_timeout.seconds(None) == 10
 

@@ -106,7 +106,7 @@ def fake(paint: Callable[[int], np.ndarray]) -> Callable[..., Fake]:
 def run(engine: Any, sources: list[Any], sinks: list[Any], **options: Any) -> Summary:
     """The loop on sources that are there already, and are not opened anew."""
     feeds = [
-        Feed(source.name, lambda *_, source=source: source, live=source.live, keep=False)
+        Feed(source.name, lambda *_, source=source: source, live=source.live, reconnect=False)
         for source in sources
     ]
     return loop.run(engine, feeds, sinks, **options)
@@ -518,7 +518,7 @@ def test_a_stuck_driver_does_not_hold_the_exit(
         def __exit__(self, *_: object) -> None:
             free.wait(WAIT)
 
-    monkeypatch.setattr(scheduler, "_JOIN", 0.05)
+    monkeypatch.setattr(scheduler, "_CLOSE_SECONDS", 0.05)
     assert run(engine, [Stuck(paint, 9)], [], frames=2).frames == 2
     free.set()
 

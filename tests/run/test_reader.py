@@ -14,7 +14,7 @@ import pytest
 
 from edge.errors import AccessError, BackendError, SilenceError, SourceError
 from edge.preprocess.surface import Surface
-from edge.run import reader, scheduler
+from edge.run import connection, reader, scheduler
 from edge.run.interfaces import Result
 from edge.run.loop import run
 from edge.run.status import Status, Transition
@@ -68,7 +68,8 @@ def test_a_bug_in_one_source_is_that_sources_failure(engine: Any, paint: Any) ->
     assert summary.sources["good"]["frames"] > 100
     said = [note.reason for note in notes.transitions if note.state == "waiting"]
     assert set(said) == {
-        "broken fails (ZeroDivisionError: a bug); please report it, with what edge --debug shows"
+        "broken fails (ZeroDivisionError: a bug); "
+        "please report this with the output of edge --debug"
     }
 
 
@@ -108,7 +109,8 @@ def test_a_picture_that_cannot_be_prepared_is_its_sources_failure(
     assert {late.frame.source for late in last} >= {"good", "fine"}, "the others play on"
     said = {note.reason for note in notes.transitions if note.state == "waiting"}
     assert said == {
-        "broken fails (ZeroDivisionError: a bug); please report it, with what edge --debug shows"
+        "broken fails (ZeroDivisionError: a bug); "
+        "please report this with the output of edge --debug"
     }
 
 
@@ -136,7 +138,7 @@ def test_nothing_is_kept_of_a_source_that_failed(engine: Any, paint: Any) -> Non
 
     class Failing(Opening):
         def read(self, timeout: float) -> Frame | None:
-            if len(openings) < 9 and self._abandoned_readers == 8:
+            if len(openings) < 9 and self._frames_left == 8:
                 raise SourceError("the cable is out", "put it in")
             return super().read(timeout)
 
@@ -229,7 +231,7 @@ def test_of_several_sources_that_failed_the_error_of_the_last_ends_the_run(
     late = SourceError("late is cut off", "copy it again")
     cameras = [Camera(paint, [[CUT]], "a"), Camera(paint, [[1, late]], "late")]
     with pytest.raises(SourceError, match="late is cut off"):
-        run(engine, [camera.feed(keep=False) for camera in cameras], [])
+        run(engine, [camera.feed(reconnect=False) for camera in cameras], [])
 
 
 def test_a_service_waits_for_the_first_camera(engine: Any, paint: Any) -> None:
@@ -245,14 +247,14 @@ def test_a_camera_that_has_played_is_waited_for(engine: Any, paint: Any) -> None
 def test_without_reconnecting_the_first_failure_is_the_end(engine: Any, paint: Any) -> None:
     camera = Camera(paint, [[2, CUT]])
     with pytest.raises(SourceError) as caught:
-        run(engine, [camera.feed(keep=False)], [])
+        run(engine, [camera.feed(reconnect=False)], [])
     assert caught.value is CUT
-    assert run(engine, [Camera(paint, [[2, None]]).feed(keep=False)], []).frames >= 1
+    assert run(engine, [Camera(paint, [[2, None]]).feed(reconnect=False)], []).frames >= 1
 
 
 def test_a_file_that_is_played_again_goes_on_counting(engine: Any, paint: Any) -> None:
     film, notes = OfItsOwn(paint, [[2, None], [2, None], [2]], camera=False), Notes()
-    run(engine, [film.feed(keep=False, again=True)], [notes], frames=4)
+    run(engine, [film.feed(reconnect=False, loop=True)], [notes], frames=4)
     assert notes.states("a") == ["connecting", "playing"]
 
 
@@ -264,7 +266,7 @@ def test_a_camera_beside_films_that_are_played_again_is_supervised_as_ever(
     openings: list[Script] = [[2, None], [2, None], [9]]
     camera = Camera(paint, openings) if known else OfItsOwn(paint, openings, camera=True)
     notes = Notes()
-    summary = run(engine, [camera.feed(again=True)], [notes], frames=5)
+    summary = run(engine, [camera.feed(loop=True)], [notes], frames=5)
     assert notes.states("a") == ["connecting", *["playing", "waiting"] * 2, "playing"]
     assert summary.reconnects == len(hasty) == 2
 
@@ -333,7 +335,7 @@ def test_a_frame_that_waited_too_long_is_left_out(engine: Any, paint: Any) -> No
             )
 
     camera, notes, status = Camera(paint, [[10**6]]), Notes(), Status()
-    feed = Feed("a", lambda first, wait: Late(camera, first, [30]), live=True, keep=False)
+    feed = Feed("a", lambda first, wait: Late(camera, first, [30]), live=True, reconnect=False)
     stop = threading.Event()
     threading.Timer(3.0, stop.set).start()
     run(engine, [feed], [notes], frames=25, status=status, stop=stop)
@@ -361,7 +363,7 @@ def test_a_camera_whose_frames_come_later_and_later_is_opened_anew(
         camera.opened.append((first, wait))
         return Behind(camera, first, [10**6])
 
-    monkeypatch.setattr(reader, "BEHIND", 0.1)
+    monkeypatch.setattr(connection, "MAX_DELAY", 0.1)
     camera, notes = Camera(paint, [[10**6]]), Notes()
     run(engine, [Feed("a", opened, live=True, stall=0.2)], [notes], frames=400)
     assert notes.states("a")[:3] == ["connecting", "playing", "waiting"]
@@ -388,4 +390,4 @@ def test_a_run_that_is_over_waits_for_no_camera(engine: Any, paint: Any) -> None
     began = time.monotonic()
     run(engine, [camera.feed() for camera in cameras], [], stop=stop, wait=True)
     assert time.monotonic() - began < WAIT / 2
-    assert scheduler._JOIN < 2
+    assert scheduler._CLOSE_SECONDS < 2

@@ -65,7 +65,7 @@ class Guarded(SourceStatus):
     unguarded: list[str] = field(default_factory=list)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "stale" and getattr(self, "bell", None) is not None:
+        if name == "stale" and getattr(self, "condition", None) is not None:
             thread = threading.Thread(target=self._look)
             thread.start()
             thread.join(WAIT)
@@ -88,7 +88,7 @@ def test_what_came_too_late_is_counted_under_the_bell(engine: Any, paint: Any) -
 
     camera, condition = Camera(paint, []), threading.Condition()
     status = Guarded("a", condition=condition)
-    feed = Feed("a", lambda *_: Late(camera, 0, [4, None]), live=True, keep=False)
+    feed = Feed("a", lambda *_: Late(camera, 0, [4, None]), live=True, reconnect=False)
     slots = [engine.slot() for _ in range(3)]
     player = Reader(feed, slots, status, deque(), condition, time.monotonic)
     player.start()
@@ -129,7 +129,7 @@ def test_a_camera_that_is_taken_out_between_two_tries_has_ended(
         feeds = [off.feed(), good.feed()]
         run(engine, feeds, [notes], stop=stop, control=control, heartbeat=heartbeat)
     assert notes.states("off") == ["connecting", "waiting", "ended"]
-    assert notes.transitions[-1].reason == "taken out"
+    assert notes.transitions[-1].reason == "removed"
 
 
 def test_of_a_frame_that_cannot_be_prepared_the_place_is_free_again(
@@ -154,4 +154,4 @@ def test_an_error_of_one_source_is_raised_when_it_is_all_there_is(engine: Any, p
 
     engine.preprocess = fail
     with pytest.raises(SourceError, match=r"a fails \(ZeroDivisionError: a bug\)"):
-        run(engine, [Camera(paint, [[9]]).feed(keep=False)], [])
+        run(engine, [Camera(paint, [[9]]).feed(reconnect=False)], [])

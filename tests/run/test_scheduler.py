@@ -110,7 +110,7 @@ def stop() -> Iterator[threading.Event]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "backoff", lambda failures, refused=False: 0.001)
-    monkeypatch.setattr(scheduler, "_JOIN", 0.05)
+    monkeypatch.setattr(scheduler, "_CLOSE_SECONDS", 0.05)
 
 
 def when(condition: Callable[[], bool], do: Callable[[], object]) -> Callable[[], None]:
@@ -124,7 +124,7 @@ def when(condition: Callable[[], bool], do: Callable[[], object]) -> Callable[[]
     return heartbeat
 
 
-LEFT = "its driver hangs, and does not close it; it is left behind"
+LEFT = "its driver hangs and does not close it; it was abandoned"
 
 
 def test_why_a_camera_stopped_is_told_although_it_never_closes(
@@ -149,7 +149,7 @@ def test_the_end_of_a_run_is_not_held_by_a_source_that_never_closes(
     fails = pytest.raises(SourceError, match=str(CUT)) if end else nullcontext()
     try:
         with fails:
-            run(engine, [film.feed(keep=False)], [notes], stop=stop)
+            run(engine, [film.feed(reconnect=False)], [notes], stop=stop)
         assert not stop.is_set()
         assert notes.states("a") == ["connecting", "playing", "failed" if end else "ended", "ended"]
         assert notes.transitions[-1].reason == LEFT
@@ -160,7 +160,7 @@ def test_the_end_of_a_run_is_not_held_by_a_source_that_never_closes(
 def test_a_fault_that_is_found_as_the_last_source_closes_ends_the_run(
     engine: Any, paint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_JOIN", WAIT)
+    monkeypatch.setattr(scheduler, "_CLOSE_SECONDS", WAIT)
 
     def close(*_: object) -> None:
         time.sleep(0.2)
@@ -169,7 +169,7 @@ def test_a_fault_that_is_found_as_the_last_source_closes_ends_the_run(
     monkeypatch.setattr(Opening, "__exit__", close)
     notes = Notes()
     with pytest.raises(SourceError, match=str(CUT)):
-        run(engine, [Camera(paint, [[3, None]]).feed(keep=False)], [notes])
+        run(engine, [Camera(paint, [[3, None]]).feed(reconnect=False)], [notes])
     assert notes.states("a") == ["connecting", "playing", "ended", "failed"]
 
 
@@ -211,7 +211,7 @@ def test_a_run_whose_only_camera_hangs_is_stuck_until_it_returns(
     reasons = [note.reason for note in notes.transitions if "hangs" in note.reason]
     assert reasons == [
         f"a hangs in its driver, which has not answered for {CALL_TIMEOUT:g} s; "
-        "plug it in anew, or restart the run"
+        "unplug it and plug it in again, or restart the run"
     ]
     assert notes.states("a")[-2:] == ["waiting", "playing"]
 

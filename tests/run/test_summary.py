@@ -61,7 +61,7 @@ def test_nothing_measured() -> None:
 def test_rate_counts_the_intervals_between_results() -> None:
     tally = Tally()
     for number in range(5):
-        tally.add(age_ms=30, latency_ms=20, taken=1000 + number, ready=1000.5 + number)
+        tally.add(age_ms=30, latency_ms=20, read_at=1000 + number, ready=1000.5 + number)
     numbers = tally.numbers()
     assert (numbers["frames"], numbers["seconds"], numbers["fps"]) == (5, 4.5, 1.0)
     assert numbers["age_ms"]["p50"] == pytest.approx(30, rel=0.005)

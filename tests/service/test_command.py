@@ -117,7 +117,7 @@ def test_a_reload_puts_a_camera_in_and_out_while_the_others_play_on(start, built
     service.reload(config(built_engine, "ball", "smpte"))
     assert "MONOTONIC_USEC=" in service.hears("RELOADING=1")
     service.hears("READY=1")
-    service.says("1 cameras taken out, 1 put in, 1 play on")
+    service.says("1 cameras removed, 1 added, 1 unchanged")
     results = service.labels("smpte")
     numbers += [r["frame"] for r in results if r["source"] == "ball"]
     later = service.labels("smpte") + service.labels("ball") + service.labels("smpte")

@@ -1,4 +1,4 @@
-"""A reload: healthy cameras play on, whatever the file says now."""
+"""A reload changes only the cameras that differ; an invalid file changes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from edge.errors import SourceError
-from edge.run.scheduler import Control
+from edge.run.scheduler import Add, Control, Remove
 from edge.service import config
 from edge.service.reload import Reload
 from edge.sources.feeds import Feed
@@ -26,21 +26,21 @@ name = "yard"
 
 
 class Run:
-    """A run that was begun with `BEFORE`, and what its loop and its people are told."""
+    """A run that was started with `BEFORE`; records the messages of its reloads."""
 
     def __init__(self, path, given=MappingProxyType({})):
         self.path = path
         path.write_text(BEFORE)
         self.control = Control()
-        self.said, self.warned = [], []
+        self.infos, self.warnings = [], []
         self.reload = Reload(
             path,
             given,
             config.merge(config.load(path), given),
             self.control,
             self.feed,
-            self.said.append,
-            self.warned.append,
+            self.infos.append,
+            self.warnings.append,
         )
 
     def feed(self, camera):
@@ -51,15 +51,15 @@ class Run:
         return Feed(camera.name, open=lambda first, wait: None, stall=camera.stall)
 
     def change(self, old, new):
-        """Edit the file, and reload it: the names that the loop is to take out and to put in."""
+        """Edit the file and reload it; returns the names of removed and of added sources."""
         text = self.path.read_text()
         assert old in text
         self.path.write_text(text.replace(old, new, 1))
         self.control.requests.clear()
         self.reload()
         requests = list(self.control.requests)
-        removed = [request for request in requests if isinstance(request, str)]
-        return removed, [request.name for request in requests if isinstance(request, Feed)]
+        removed = [request.name for request in requests if isinstance(request, Remove)]
+        return removed, [request.feed.name for request in requests if isinstance(request, Add)]
 
 
 @pytest.fixture
@@ -67,20 +67,20 @@ def run(tmp_path):
     return Run(tmp_path / "cameras.toml")
 
 
-def test_a_file_that_is_the_same_touches_nothing(run):
+def test_an_unchanged_file_changes_nothing(run):
     assert run.change("", "") == ([], [])
-    assert run.said == [f"{run.path}: 0 cameras taken out, 0 put in, 2 play on"]
+    assert run.infos == [f"{run.path}: 0 cameras removed, 0 added, 2 unchanged"]
 
 
-def test_a_camera_is_put_in_and_taken_out(run):
+def test_a_camera_is_added_and_removed(run):
     gate = '[[camera]]\nsource = "test://smpte"\nname = "gate"\n'
     assert run.change(BEFORE, BEFORE + gate) == ([], ["gate"])
     assert run.change(gate, "") == (["gate"], [])
 
 
-def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
+def test_a_camera_whose_options_change_is_removed_and_added(run):
     assert run.change('name = "yard"', 'name = "yard"\nstall = 3') == (["yard"], ["yard"])
-    (feed,) = [request for request in run.control.requests if isinstance(request, Feed)]
+    (feed,) = [request.feed for request in run.control.requests if isinstance(request, Add)]
     assert feed.stall == 3.0
 
 
@@ -103,35 +103,35 @@ def test_a_camera_that_is_asked_for_otherwise_is_taken_out_and_put_in(run):
         ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
     ],
 )
-def test_a_file_with_a_fault_changes_nothing_and_says_why(run, old, new, why):
+def test_an_invalid_file_changes_nothing_and_the_reason_is_reported(run, old, new, why):
     before = run.reload.config
     assert run.change(old, new) == ([], [])
     assert run.reload.config is before
-    (text,) = run.warned
+    (text,) = run.warnings
     assert why in text
-    assert "all stays as it is" in text
-    assert run.said == []
+    assert "the run is unchanged" in text
+    assert run.infos == []
 
 
-def test_a_file_that_is_gone_changes_nothing(run):
+def test_a_missing_file_changes_nothing(run):
     run.path.unlink()
     run.reload()
-    assert "cannot be read" in run.warned[0]
+    assert "cannot be read" in run.warnings[0]
     assert not run.control.requests
 
 
-def test_what_only_a_restart_changes_is_said_at_every_reload(run):
+def test_a_change_that_needs_a_restart_is_reported_at_every_reload(run):
     assert run.change('"cats"', '"dogs"') == ([], [])
     run.reload()
-    assert run.warned == [f"{run.path}: engine can only be changed by a restart"] * 2
+    assert run.warnings == [f"{run.path}: engine can only be changed by a restart"] * 2
 
 
-def test_reloads_follow_each_other(run):
+def test_each_reload_compares_with_the_one_before(run):
     run.change('name = "yard"', 'name = "lawn"')
     assert run.change('name = "lawn"', 'name = "yard"') == (["lawn"], ["yard"])
 
 
-def test_the_command_line_goes_on_winning(tmp_path):
+def test_the_command_line_has_precedence_after_a_reload(tmp_path):
     run = Run(tmp_path / "cameras.toml", {"every": 5})
     assert run.change('name = "yard"', 'name = "yard"\nevery = 2') == ([], [])
     assert all(camera.every == 5 for camera in run.reload.config.cameras)

@@ -111,9 +111,13 @@ class RunMetrics:
             for state in get_args(State):
                 states.add_metric([source.name, state], float(state == now_in))
         yield states
-        seen = {source.name: now - source.seen for source in sources if source.seen is not None}
+        last_frame_age = {
+            source.name: now - source.last_labelled
+            for source in sources
+            if source.last_labelled is not None
+        }
         text = "Since a source's last frame was labelled; absent before the first."
-        yield self._gauge("edge_last_frame_age_seconds", text, "source", seen)
+        yield self._gauge("edge_last_frame_age_seconds", text, "source", last_frame_age)
         for name, text, measured in _HISTOGRAMS:
             histograms = {source.name: measured(source) for source in sources}
             yield self._histogram(name, text, "source", histograms)

@@ -26,7 +26,7 @@ def exposition(tmp_path: Path) -> dict[str, set[str]]:
     status = Status("onnxruntime", "system")
     source = status.add("test://ball")
     source.tally.add(1.0, 1.0, 0.0, 1.0)
-    source.seen = status.clock()
+    source.last_labelled = status.clock()
     status.stage("infer", 1.0)
     write(tmp_path / "class/thermal/thermal_zone0", type="cpu-thermal", temp=48500)
     write(tmp_path / "class/hwmon/hwmon0", name="ina238", power1_input=1)

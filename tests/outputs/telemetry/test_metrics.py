@@ -58,7 +58,7 @@ def status() -> Status:
     for age, latency in ((15.0, 4.0), (30.0, 7.0), (7000.0, 60.0)):
         camera.tally.add(age, latency, 0.0, 1.0)
     camera.preprocess.add(1.5)
-    camera.dropped, camera.stale, camera.seen = 12, 3, 97.5
+    camera.dropped, camera.stale, camera.last_labelled = 12, 3, 97.5
     status.add("file:///film.mp4")
     status.stage("infer", 3.0)
     status.stage("infer", 4.0)

@@ -33,7 +33,7 @@ class Run:
         found = Result(frame, self._guess(7, confidence), age_ms, age_ms / 2, 0.0)
         for tally in (self.status.total, self.status.add(source).tally):
             tally.add(age_ms, age_ms / 2, self.now, self.now)
-        self.status.add(source).seen = self.now
+        self.status.add(source).last_labelled = self.now
         self.record.write(found)
 
     def change(self, *given: Any, **told: Any) -> None:
