@@ -132,7 +132,7 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
             "auto, onnxruntime, onnxruntime-cuda, tensorrt",
         ),
         ('on = [\n  "label=dog",\n  3,\n]', 3, "on cannot be", "a list of rules"),
-        ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "write there"),
+        ('on = [\n  "label=dog",\n  "label~dog",\n]', 3, "at '~dog', column 6", "expected there"),
         ('\nsmooth = "soon"', 2, "smooth: --smooth soon is not", "0.5s"),
         ('audit = "500"', 1, "'500' is not one of so many", "1/500"),
         ('web = "8080x"', 1, "no address to listen at", ":8080"),

@@ -1,4 +1,4 @@
-"""When the frames of a source were, and when it was away for so long that the scene is another."""
+"""Detection of gaps in a source's frames, after which the scene may be a different one."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from edge.sources.frame import Frame
 
 __all__ = ["Cadence", "frame_time"]
 
-# A camera's frames come at any rate, from 60 a second to one in 10 s with `--every`: away is
-# measured in its own intervals. Below a second it is a hiccup of a network, not another scene.
-_AWAY_INTERVALS = 5
-_AWAY_SECONDS = 1.0
-_REMEMBERED = 9  # intervals; their median follows a new rate after five frames
+# Frame rates range from 60 frames per second to one frame in 10 s (`--every`), so a gap is measured
+# in the source's own intervals. A gap of less than a second is network jitter, not a new scene.
+_GAP_INTERVALS = 5
+_GAP_SECONDS = 1.0
+_HISTORY = 9  # intervals; their median follows a new rate after five frames
 
 
 def frame_time(frame: Frame) -> float:
-    """Seconds at which the frame was.
+    """The time of a frame, in seconds.
 
-    Of a film that is stream time, so that it says the same at whatever speed it is read. Of a live
-    source, whose clock may be set or stand still, and of one that tells no time, it is the time at
-    which the frame was captured.
+    For a file it is stream time, which does not depend on how fast the file is read. For a live
+    source, whose clock may be set or stand still, and for a source without stream time it is the
+    time of capture.
     """
     return frame.captured if frame.live or frame.pts is None else frame.pts
 
 
 class Cadence:
-    """How often the frames of one source come."""
+    """The usual interval between the frames of one source."""
 
     def __init__(self) -> None:
         self._last: float | None = None
-        self._intervals: deque[float] = deque(maxlen=_REMEMBERED)
+        self._intervals: deque[float] = deque(maxlen=_HISTORY)
 
     def broken(self, time: float) -> bool:
-        """Whether the frame at `time` seconds has nothing to go on from: so has the first.
+        """Add the frame at `time` seconds. Whether there is a gap before it.
 
-        Time that runs backwards is that of a stream that began anew.
+        The first frame counts as one after a gap; so does a frame whose time is earlier than that
+        of the frame before it, because then the stream was restarted.
         """
         last, self._last = self._last, time
         if last is None or time < last:
@@ -44,4 +45,4 @@ class Cadence:
         interval = time - last
         usual = statistics.median(self._intervals) if self._intervals else 0.0
         self._intervals.append(interval)
-        return interval > max(_AWAY_SECONDS, _AWAY_INTERVALS * usual)
+        return interval > max(_GAP_SECONDS, _GAP_INTERVALS * usual)

@@ -1,4 +1,4 @@
-"""The H.264 encoder of this machine, and how pictures are handed to it."""
+"""Selection of the H.264 encoder, and conversion of frames to GStreamer caps and buffers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edge.sources.gst import gstreamer, pipeline_of
 
 __all__ = ["Encoder", "buffer_of", "caps_of", "encoder", "lower_priority"]
 
-# Best first. No picture waits for a later one, and every thirtieth stands alone: a viewer who
-# joins, or seeks, waits for it.
+# Best first. No B-frames, so no frame waits for a later one. Every 30th frame is a key frame: a
+# viewer who joins or seeks waits for the next one.
 _ENCODERS = {
     "nvv4l2h264enc": "nvvidconv ! video/x-raw(memory:NVMM),format=NV12 ! "
     "nvv4l2h264enc bitrate=4000000 iframeinterval=30 idrinterval=30 insert-sps-pps=true",
@@ -22,13 +22,18 @@ _ENCODERS = {
     "bitrate=8000 key-int-max=30",
     "openh264enc": "openh264enc bitrate=4000000 max-bitrate=8000000 gop-size=30",
 }
-# H.264 may hold 4:4:4 and grey, too, and then hardly anything plays it.
+# 4:2:0 only: few players support H.264 in 4:4:4 or grey.
 _CONVERT = "videoconvert ! video/x-raw,format=(string){NV12,I420}"
 _PROBE_SECONDS = 10
 
 
 class Encoder(NamedTuple):
-    """elements: raw video to H.264, as gst-launch writes it. reason: why not a better one."""
+    """An H.264 encoder that works on this machine.
+
+    name      the GStreamer element
+    elements  raw video to H.264, in gst-launch syntax
+    reason    why better encoders cannot be used, beginning with "; "; empty if this is the best
+    """
 
     name: str
     elements: str
@@ -37,9 +42,10 @@ class Encoder(NamedTuple):
 
 @lru_cache(maxsize=1)
 def encoder() -> Encoder:
-    """The best encoder that encodes a picture here: to be installed is not to work.
+    """The best encoder that passes a trial encode on this machine.
 
-    An Orin Nano has NVIDIA's element and no hardware for it. Raises MissingPackage.
+    The trial is needed because an installed element may not work: an Orin Nano has NVIDIA's
+    element and no hardware for it. Raises MissingPackage if no encoder works.
     """
     failures: list[str] = []
     for name, elements in _ENCODERS.items():
@@ -55,7 +61,7 @@ def encoder() -> Encoder:
 
 
 def _problem(name: str, elements: str) -> str:
-    """Why an encoder does not encode a picture here; nothing when it does."""
+    """Why an encoder fails a trial encode, as a predicate; empty if it works."""
     gst = gstreamer()
     if gst.ElementFactory.find(name) is None:
         return "is not installed"
@@ -65,23 +71,25 @@ def _problem(name: str, elements: str) -> str:
         trial = pipeline_of(f"{source} ! {_CONVERT} ! {elements} ! h264parse ! fakesink")
         trial.set_state(gst.State.PLAYING)
         wanted = gst.MessageType.EOS | gst.MessageType.ERROR
-        said = trial.get_bus().timed_pop_filtered(_PROBE_SECONDS * gst.SECOND, wanted)
-    except Exception as error:  # GLib.Error, of an element or a property that this version has not
+        message = trial.get_bus().timed_pop_filtered(_PROBE_SECONDS * gst.SECOND, wanted)
+    except Exception as error:  # GLib.Error: an element or property is missing in this version
         return f"cannot be used ({error})"
     finally:
         if trial is not None:
             trial.set_state(gst.State.NULL)
-    if said is None:
+    if message is None:
         return "does not answer"
-    return "" if said.type == gst.MessageType.EOS else f"fails ({said.parse_error()[0].message})"
+    if message.type == gst.MessageType.EOS:
+        return ""
+    return f"fails ({message.parse_error()[0].message})"
 
 
-# GStreamer's numbers for matrices, in a colorimetry: range:matrix:transfer:primaries.
+# GStreamer's numbers for the matrix in a colorimetry string: range:matrix:transfer:primaries.
 _MATRICES = {"bt709": 3, "bt601": 4, "bt2020": 6}
 
 
 def caps_of(layout: Layout) -> Any:
-    """Gst.Caps of pictures that come at their own times, with no steady rate."""
+    """Gst.Caps of frames with this layout and a variable frame rate."""
     text = f"video/x-raw,format={layout.format},width={layout.width},height={layout.height}"
     colour = layout.colour
     if not FORMATS[layout.format].is_rgb:
@@ -89,20 +97,20 @@ def caps_of(layout: Layout) -> Any:
     return gstreamer().Caps.from_string(f"{text},framerate=0/1")
 
 
-def buffer_of(picture: Surface) -> Any:
-    """A picture by `edge.outputs.record.overlay.captioned` as a Gst.Buffer without a time."""
-    return gstreamer().Buffer.new_wrapped(b"".join(plane.tobytes() for plane in picture.planes))
+def buffer_of(surface: Surface) -> Any:
+    """A surface from `edge.outputs.record.overlay.captioned` as a Gst.Buffer without timestamp."""
+    return gstreamer().Buffer.new_wrapped(b"".join(plane.tobytes() for plane in surface.planes))
 
 
 def lower_priority(pipeline: Any) -> None:
-    """Let the threads that encode step back behind those that infer."""
+    """Lower the priority of the pipeline's threads, so that inference goes first."""
     gst = gstreamer()
 
-    def begun(_bus: Any, message: Any) -> Any:
+    def on_message(_bus: Any, message: Any) -> Any:
         is_status = message.type == gst.MessageType.STREAM_STATUS
-        # Told in the new thread itself; those that the encoder starts there are like it.
+        # ENTER is posted from the new thread; threads that it starts inherit its niceness.
         if is_status and message.parse_stream_status()[0] == gst.StreamStatusType.ENTER:
             lower_thread_priority()
         return gst.BusSyncReply.PASS
 
-    pipeline.get_bus().set_sync_handler(begun)
+    pipeline.get_bus().set_sync_handler(on_message)

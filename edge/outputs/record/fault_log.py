@@ -1,4 +1,4 @@
-"""What goes wrong again and again in a run that goes on: said once, and when it is over."""
+"""Log of repeated failures: the first one is reported, and later the recovery."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["FaultLog"]
 
 
 class FaultLog:
-    """Tells a person what fails, once for each key, until it works again.
+    """Reports a failure once per key until the operation succeeds again.
 
-    count  failures of all keys, from the start
+    count  number of failures of all keys since the start
     """
 
     def __init__(self, info: Callable[[str], None]):
@@ -18,14 +18,14 @@ class FaultLog:
         self._info = info
         self._failing: dict[str, int] = {}
 
-    def failed(self, key: str, error: Exception, then: str) -> None:
-        """`error` came up; `then` says what the run does about it."""
+    def failed(self, key: str, error: Exception, consequence: str) -> None:
+        """Count `error`. If it is the first of its key, report it with `consequence`."""
         self.count += 1
         if key not in self._failing:
-            self._info(f"{error}; {then}")
+            self._info(f"{error}; {consequence}")
         self._failing[key] = self._failing.get(key, 0) + 1
 
     def works(self, key: str, what: str) -> None:
-        """`what` says what works again, if it had failed."""
+        """Report `what`, such as "snapshots are written", if the key had failed before."""
         if failures := self._failing.pop(key, 0):
-            self._info(f"{what} again, after {failures} that failed")
+            self._info(f"{what} again after {failures} failure{'s' if failures > 1 else ''}")

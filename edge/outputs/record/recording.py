@@ -1,11 +1,12 @@
-"""Labelled video: what the engine says is drawn under each frame, and encoded as it comes.
+"""A sink that records labelled video to files or serves it over RTSP: `--record`.
 
-    the loop's thread        leaves each result, and goes on
-    one thread for drawing   copies the picture with its words, at a lower priority
-    GStreamer's threads      encode and write, one pipeline per source
+    the loop's thread     queues each result and continues
+    the drawing thread    copies the frame with its caption, at a lower priority
+    GStreamer's threads   encode and write, one pipeline per source
 
-A camera waits for nobody: what the encoder or the disk cannot keep up with is left out and counted.
-A source that can wait does, as a film that is read faster than it is encoded, and loses nothing.
+Live sources never wait: frames for which the encoder or the disk is too slow are dropped and
+counted. Other sources, such as a file that is read faster than it is encoded, wait and lose no
+frame.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edge.errors import OptionError
 from edge.outputs.preview import caption_lines
 from edge.outputs.record.overlay import READABLE, captioned, enlarged
 from edge.outputs.record.rtsp import RtspServer, address
-from edge.outputs.record.video_files import VideoFiles, place_of
+from edge.outputs.record.video_files import VideoFiles, parse_target
 from edge.outputs.record.worker import Worker
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result, Sink
@@ -27,89 +28,93 @@ from edge.run.status import Transition
 from edge.sources.frame import Frame
 from edge.sources.uris import redact_address
 
-__all__ = ["Outlet", "Recording", "check_record", "record"]
+__all__ = ["Recording", "VideoOutput", "check_record", "record"]
 
-_SERVED = "rtsp://"
-_ROOM = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
-# Seconds for the films' ends. They and all that the end of a run waits for besides must be less
-# than systemd waits, TimeoutStopSec; a film without its end plays nevertheless.
-_PATIENCE = 4.0
+_RTSP_SCHEME = "rtsp://"
+_QUEUE_SIZE = 2  # frames of one source that wait to be drawn: each holds its camera's buffer
+# Seconds to complete all videos. Together with all other waits at the end of a run it must be less
+# than systemd's TimeoutStopSec. A video that was not completed is readable nevertheless.
+_CLOSE_TIMEOUT = 4.0
 
 
-class Outlet(Protocol):
-    """Where labelled pictures go. Called on one thread, the one that draws.
+class VideoOutput(Protocol):
+    """A destination of labelled frames. All methods are called on the drawing thread.
 
-    lost  pictures that were left out; read from any thread
+    lost  number of dropped frames; may be read from any thread
     """
 
     lost: int
 
     def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
-        """Show what `draw` makes of a frame, or leave it out. Draws only if it is shown.
+        """Output a frame as `draw` returns it, or drop it without calling `draw`.
 
-        May wait for a frame that is not live, for seconds at most.
+        May block for some seconds if the frame is not live.
         """
 
     def end(self, source: str) -> None:
-        """Nothing comes from this source any more."""
+        """The source ended or failed; no more frames of it will follow."""
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Complete and close everything."""
 
 
 class Recording(Sink):
-    """Hands labelled pictures of all sources to an outlet, which it owns."""
+    """Draws the labels of all sources' frames and passes the frames to a `VideoOutput`, which it
+    owns.
+    """
 
-    def __init__(self, outlet: Outlet, stop: threading.Event, warn: Callable[[str], None]):
-        """stop: no source waits any more. warn: is told at the end how many frames are missing."""
-        self._outlet = outlet
+    def __init__(self, output: VideoOutput, stop: threading.Event, warn: Callable[[str], None]):
+        """stop: when set, no source waits any more. warn: called with errors, and at the end with
+        the number of missing frames.
+        """
+        self._output = output
         self._stop = stop
         self._warn = warn
-        self._background: Worker[Result | Transition | None] = Worker(
-            "recording", self._work, _ROOM, _PATIENCE, warn
+        self._worker: Worker[Result | Transition | None] = Worker(
+            "recording", self._work, _QUEUE_SIZE, _CLOSE_TIMEOUT, warn
         )
 
     @property
     def lost(self) -> int:
-        """Pictures that are not in the video: too slow an encoder, or a full disk."""
-        return self._background.lost + self._outlet.lost
+        """Number of frames that are not in the video, because of a slow encoder or a full disk."""
+        return self._worker.lost + self._output.lost
 
     def write(self, result: Result) -> None:
-        until = None if result.frame.live else self._stop
-        self._background.put(result.frame.source, result, until)
+        stop = None if result.frame.live else self._stop
+        self._worker.put(result.frame.source, result, stop)
 
     def changed(self, transition: Transition) -> None:
         if transition.state in ("ended", "failed"):
-            # Apart from its frames: it takes the place of none of them.
-            self._background.put(f"end of {transition.source}", transition)
+            # A key of its own, so that it does not replace a queued frame.
+            self._worker.put(f"end of {transition.source}", transition)
 
     def close(self) -> None:
-        # On its thread: a disk that hangs must not hold the exit.
-        self._background.put("", None)
-        self._background.close()
+        # Close on the drawing thread: a disk that hangs must not block the exit.
+        self._worker.put("", None)
+        self._worker.close()
         if self.lost:
-            self._warn(f"{self.lost} frames are missing in the recording")
+            self._warn(f"{self.lost} frames are missing from the recording")
 
     def _work(self, item: Result | Transition | None) -> None:
         if item is None:
-            self._outlet.close()
+            self._output.close()
         elif isinstance(item, Transition):
-            self._outlet.end(item.source)
+            self._output.end(item.source)
         else:
-            self._outlet.take(item.frame, lambda: _drawn(item))
+            self._output.take(item.frame, lambda: _draw(item))
 
 
 def check_record(target: str) -> None:
-    """Raises OptionError or AddressError for a text that `record` cannot take."""
-    if target.lower().startswith(_SERVED):
+    """Raises OptionError or AddressError for a target that `record` does not accept."""
+    if target.lower().startswith(_RTSP_SCHEME):
         address(target)
-    elif re.match(r"\w{2,}:/", target):  # else a folder of that name, which may hold a password
+    elif re.match(r"\w{2,}:/", target):  # not a folder: the URL may hold a password
         raise OptionError(
-            f"--record {redact_address(target)} is no place for video",
-            "write film.mkv, a folder/, or rtsp://:8554/NAME",
+            f"--record {redact_address(target)} is not a supported target",
+            "write video.mkv, a folder/, or rtsp://:8554/NAME",
         )
     else:
-        place_of(target)
+        parse_target(target)
 
 
 def record(
@@ -119,20 +124,21 @@ def record(
     info: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Recording:
-    """What `--record` says: a name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`.
+    """The recording that `--record` asks for.
 
-    several: there is more than one source, so that names get theirs. stop: ends every wait, when it
-    is set. say, warn: are told, on any thread, where the video is, and what is not in it. Raises
-    OptionError or AddressError, StorageError when nothing can be written there, and MissingPackage.
+    target: a file name ending in .mkv or .mp4, a folder, or `rtsp://:8554/NAME`. several: there is
+    more than one source, so names get the source's name. stop: when set, ends every wait. info,
+    warn: called from any thread with where the video is, and with what is missing from it. Raises
+    OptionError or AddressError, StorageError when the target cannot be written, and MissingPackage.
     """
     check_record(target)
-    if target.lower().startswith(_SERVED):
+    if target.lower().startswith(_RTSP_SCHEME):
         return Recording(RtspServer(address(target), several, info, warn), stop, warn)
     return Recording(VideoFiles(target, several, info, warn), stop, warn)
 
 
-def _drawn(result: Result) -> Surface:
-    """The picture with its words. Raises SourceError when it cannot be brought to this memory."""
+def _draw(result: Result) -> Surface:
+    """The frame with its caption. Raises SourceError if it cannot be copied to system memory."""
     picture, lines = result.frame.picture, tuple(caption_lines(result))
     if picture.layout.width < READABLE:
         picture = Surface.from_rgb(enlarged(result.frame.pixels))

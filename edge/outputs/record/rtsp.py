@@ -1,7 +1,7 @@
-"""Labelled video over RTSP: whoever connects sees what the engine sees, and says of it.
+"""An RTSP server that streams the labelled frames of each source.
 
-Pictures are drawn and encoded only while somebody watches. The server hears this machine alone,
-unless the address names another: rtsp://0.0.0.0:8554/NAME is for all who can reach it.
+Frames are drawn and encoded only while a viewer is connected. By default the server listens on the
+loopback address; rtsp://0.0.0.0:8554/NAME makes it reachable from the network.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from edge.sources.uris import redact
 
 __all__ = ["Address", "RtspServer", "address"]
 
-_BACKLOG = 4  # pictures that wait for the encoder before more are left out
+_BACKLOG = 4  # frames that wait for the encoder before more are dropped
 _JOIN = 5.0  # seconds for the server's thread to end
-_TIDY = 5  # seconds between two looks at who has vanished
+_CLEANUP_INTERVAL = 5  # seconds between two checks for expired sessions
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _ROLE = "viewer"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to serve, by whom it may be watched. Not to be printed.
+    """Where to serve, and the credentials that viewers need. Do not print it.
 
     port  0 takes a free one
     """
@@ -46,7 +46,7 @@ class Address:
 
 
 def address(uri: str) -> Address:
-    """`rtsp://[USER:PASSWORD@][HOST]:PORT/NAME` in parts; without a host this machine alone.
+    """Parse `rtsp://[USER:PASSWORD@][HOST]:PORT/NAME`; the default host is 127.0.0.1.
 
     Raises AddressError.
     """
@@ -57,10 +57,11 @@ def address(uri: str) -> Address:
     except ValueError:
         port = None
     if port is None or not re.fullmatch(r"/[\w.-]+", parts.path):
-        raise AddressError(f"--record {shown} is no address to serve at", "write rtsp://:8554/NAME")
+        raise AddressError(f"--record {shown} is not an RTSP address", "write rtsp://:8554/NAME")
     if bool(parts.username) != bool(parts.password):
         raise AddressError(
-            f"--record {shown} has a user or a password alone", "write rtsp://USER:PASSWORD@..."
+            f"--record {shown} has a user name or a password, but not both",
+            "write rtsp://USER:PASSWORD@...",
         )
     return Address(
         parts.hostname or "127.0.0.1",
@@ -72,18 +73,22 @@ def address(uri: str) -> Address:
 
 
 @dataclass
-class _Feed:
-    """The pipeline of those who watch one source, while there are any."""
+class _Stream:
+    """The running pipeline of one source; it exists while somebody watches.
 
-    source: Any
+    appsrc  the element that takes the frames
+    layout  of the frames, as its caps say; None before the first frame
+    """
+
+    appsrc: Any
     layout: Layout | None = None
 
 
 class RtspServer:
-    """Serves a stream for each source; an `Outlet`. Owns a server and its thread.
+    """Serves one stream per source; a `VideoOutput`. Owns a server and its thread.
 
-    A source's stream is there from its first frame on: at the address, or where there are several
-    sources at the address and `/SOURCE`.
+    A source's stream is available from its first frame: at the address itself, or, with several
+    sources, at the address followed by `/SOURCE`.
     """
 
     def __init__(
@@ -93,15 +98,17 @@ class RtspServer:
         info: Callable[[str], None],
         warn: Callable[[str], None],
     ):
-        """say, warn: are told where streams are, and what is not in them or who may see them.
+        """several: add `/SOURCE` to every stream's path. info, warn: called with the URLs of
+        streams, and with what is missing from them or who can see them.
 
-        Raises AddressError when the port is taken, MissingPackage without what serves.
+        Raises AddressError when the port is taken, MissingPackage without GStreamer's RTSP server
+        or without an encoder.
         """
         self._where, self._several, self._info = where, several, info
         self.lost = 0
         self._fault_log = FaultLog(warn)
-        self._feeds: dict[str, _Feed] = {}
-        self._served: dict[str, str] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._mounts: dict[str, str] = {}  # source -> path
         self._server_types = _rtsp_server()
         self._glib = require("gi.repository.GLib")
         self._encoder = encoder()
@@ -114,63 +121,65 @@ class RtspServer:
             self._server.set_auth(self._auth())
         if self._server.attach(self._context) == 0:
             raise AddressError(
-                f"nothing can be served at {where.host}:{where.port}: it is in use, or not ours",
-                "name another port",
+                f"cannot serve RTSP at {where.host}:{where.port}: the port is in use, or the "
+                "address is not one of this machine",
+                "choose another port",
             )
-        # Who vanished does not say so; who is silent for a minute is forgotten, if one looks.
-        self._tidy = self._glib.timeout_source_new_seconds(_TIDY)
-        self._tidy.set_callback(self._forget_the_vanished)
-        self._tidy.attach(self._context)
+        # A viewer may vanish without TEARDOWN. Its session expires after a minute, but the server
+        # removes expired sessions only when `cleanup` is called.
+        self._cleanup = self._glib.timeout_source_new_seconds(_CLEANUP_INTERVAL)
+        self._cleanup.set_callback(self._remove_expired_sessions)
+        self._cleanup.attach(self._context)
         info(f"serving video with {self._encoder.name}{self._encoder.reason}")
         if not where.user and where.host not in _LOOPBACK:
             warn(
-                f"whoever reaches {where.host}:{where.port} can watch; to ask for a password: "
-                "rtsp://USER:PASSWORD@..."
+                f"anyone who can reach {where.host}:{where.port} can watch; to require a password "
+                "write rtsp://USER:PASSWORD@..."
             )
         self._thread = threading.Thread(target=self._loop.run, name="rtsp server", daemon=True)
         self._thread.start()
 
     def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
-        if frame.source not in self._served:
+        if frame.source not in self._mounts:
             self._serve(frame.source)
-        feed = self._feeds.get(frame.source)
-        if feed is None:  # nobody watches
+        stream = self._streams.get(frame.source)
+        if stream is None:  # nobody watches
             return
-        if feed.source.get_property("current-level-buffers") >= _BACKLOG:
+        if stream.appsrc.get_property("current-level-buffers") >= _BACKLOG:
             self.lost += 1
             return
         try:
-            picture = draw()
+            surface = draw()
         except EdgeError as error:
             self.lost += 1
-            self._fault_log.failed(frame.source, error, f"{frame.source} is not shown")
+            self._fault_log.failed(frame.source, error, f"{frame.source} is not streamed")
             return
-        if picture.layout != feed.layout:
-            feed.layout = picture.layout
-            feed.source.set_property("caps", caps_of(picture.layout))
-        feed.source.emit("push-buffer", buffer_of(picture))
+        if surface.layout != stream.layout:
+            stream.layout = surface.layout
+            stream.appsrc.set_property("caps", caps_of(surface.layout))
+        stream.appsrc.emit("push-buffer", buffer_of(surface))
 
     def end(self, source: str) -> None:
-        if mount := self._served.pop(source, None):
+        if mount := self._mounts.pop(source, None):
             self._server.get_mount_points().remove_factory(mount)
-        if feed := self._feeds.pop(source, None):
-            feed.source.emit("end-of-stream")
+        if stream := self._streams.pop(source, None):
+            stream.appsrc.emit("end-of-stream")
 
     def close(self) -> None:
-        for source in list(self._served):
+        for source in list(self._mounts):
             self.end(source)
-        self._tidy.destroy()
+        self._cleanup.destroy()
         drop = self._server_types.RTSPFilterResult.REMOVE
         self._server.client_filter(lambda *_: drop)
         self._loop.quit()
         self._thread.join(_JOIN)
 
     def _serve(self, source: str) -> None:
-        """Open the stream of a source to those who ask for it."""
+        """Publish the stream of a source; its pipeline starts with the first viewer."""
         mount, number = self._where.path, 1
-        if self._several or self._served:
+        if self._several or self._mounts:
             mount = stem = f"{mount}/{file_name(source)}"
-            while mount in self._served.values():
+            while mount in self._mounts.values():
                 number += 1
                 mount = f"{stem}-{number}"
         factory = self._server_types.RTSPMediaFactory()
@@ -179,33 +188,33 @@ class RtspServer:
             f"max-bytes=0 ! {self._encoder.elements} ! "
             "rtph264pay name=pay0 pt=96 config-interval=-1 )"
         )
-        factory.set_shared(True)  # all who watch a source get one and the same picture
+        factory.set_shared(True)  # one pipeline serves all viewers of a source
         if self._where.user:
-            self._admit(factory)
-        factory.connect("media-configure", self._begin, source)
+            self._require_user(factory)
+        factory.connect("media-configure", self._start_stream, source)
         self._server.get_mount_points().add_factory(mount, factory)
-        self._served[source] = mount
+        self._mounts[source] = mount
         port = self._server.get_bound_port()
         self._info(f"showing {source} at rtsp://{self._where.host}:{port}{mount}")
 
-    def _begin(self, _factory: Any, media: Any, source: str) -> None:
-        """The first viewer has come; when the last one goes, the pipeline ends."""
+    def _start_stream(self, _factory: Any, media: Any, source: str) -> None:
+        """Called for the first viewer; the pipeline ends when the last viewer leaves."""
         element = media.get_element()
-        feed = _Feed(element.get_by_name_recurse_up("source"))
-        self._feeds[source] = feed
+        stream = _Stream(element.get_by_name_recurse_up("source"))
+        self._streams[source] = stream
 
-        def gone(_media: Any) -> None:
-            if self._feeds.get(source) is feed:
-                del self._feeds[source]
+        def on_unprepared(_media: Any) -> None:
+            if self._streams.get(source) is stream:
+                del self._streams[source]
 
-        media.connect("unprepared", gone)
+        media.connect("unprepared", on_unprepared)
 
-    def _forget_the_vanished(self, _: object) -> bool:
+    def _remove_expired_sessions(self, _: object) -> bool:
         self._server.get_session_pool().cleanup()
-        return True  # again
+        return True  # keep the timer running
 
     def _auth(self) -> Any:
-        """Let in one user. By digest: the password itself never crosses the network."""
+        """Digest authentication of one user: the password itself never crosses the network."""
         rtsp, gstrtsp = self._server_types, require("gi.repository.GstRtsp")
         auth, token = rtsp.RTSPAuth(), rtsp.RTSPToken()
         auth.set_supported_methods(gstrtsp.RTSPAuthMethod.DIGEST)
@@ -214,13 +223,13 @@ class RtspServer:
         return auth
 
     @staticmethod
-    def _admit(factory: Any) -> None:
+    def _require_user(factory: Any) -> None:
         access = f"{_ROLE}, media.factory.access=true, media.factory.construct=true"
         factory.add_role_from_structure(gstreamer().Structure.new_from_string(access))
 
 
 def _rtsp_server() -> Any:
-    """The namespace GstRtspServer. Raises MissingPackage with the Debian package to install."""
+    """The namespace GstRtspServer. Raises MissingPackage, which names the Debian package."""
     gstreamer()
     try:
         require("gi").require_version("GstRtspServer", "1.0")

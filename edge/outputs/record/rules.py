@@ -1,7 +1,8 @@
-"""Rules, such as `label=dog and confidence>0.8 for 2s`: when something is worth a picture.
+"""Rules for snapshots, such as `label=dog and confidence>0.8 for 2s`: parser and evaluation.
 
-A rule speaks of the best class of a frame. It fires once when it has been true for its time without
-a break, on one source, and again only after it was false or the source was away.
+A rule tests the best class of a frame. Each source is evaluated separately. A rule fires once when
+it has been true for its hold time without a break, and again only after it was false or the source
+had a gap.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _GRAMMAR = r"""
     WORD: /[^\s()"'=<>!]+/
     %ignore /\s+/
 """
-# What a person may write where the grammar takes one of its terminals.
-_WORDS = {
+# The hint for each terminal of the grammar.
+_HINTS = {
     "LABEL": "label=NAME",
     "SOURCE": "source=NAME",
     "CONFIDENCE": "confidence>0.8",
@@ -77,7 +78,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Observation:
-    """What a rule looks at: the best class of a frame."""
+    """What a rule is evaluated on: the best class of a frame."""
 
     label: str
     confidence: float
@@ -89,11 +90,11 @@ Condition: TypeAlias = Callable[[Observation], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that was understood.
+    """A parsed rule.
 
-    text     as it was written
-    holds    whether it is true of a frame
-    hold     seconds that it must be true for
+    text     the rule as it was written
+    holds    function: whether the rule is true for an observation
+    hold     seconds for which it must be true before it fires
     labels   the labels that it names
     sources  the sources that it names
     """
@@ -106,7 +107,7 @@ class Rule:
 
 
 def read_rule(text: str) -> Rule:
-    """Understand a rule. Raises OptionError, which points at the column that is wrong."""
+    """Parse a rule. Raises OptionError, which names the column of the mistake."""
     unexpected = require("lark").exceptions.UnexpectedInput
     try:
         condition, length = _parser().parse(text).children
@@ -115,69 +116,72 @@ def read_rule(text: str) -> Rule:
     tests = [*condition.find_data("test")]
     for name, _, value in (test.children for test in tests):
         if name == "confidence" and float(value) > 1:
-            raise _wrong(text, value.start_pos, "a confidence is a number from 0 to 1: write 0.8")
+            raise _syntax_error(
+                text, value.start_pos, "a confidence is a number from 0 to 1: write 0.8"
+            )
     try:
         hold = seconds(length) if length else 0.0
     except OptionError as error:
-        raise _wrong(text, length.start_pos, error.hint) from None
+        raise _syntax_error(text, length.start_pos, error.hint) from None
     named: dict[str, set[str]] = {"label": set(), "source": set()}
     for name, _, value in (test.children for test in tests):
         if name in named:
-            named[name].add(_bare(value))
+            named[name].add(_unquote(value))
     labels, sources = (tuple(sorted(names)) for names in named.values())
     try:
-        return Rule(text, _meaning(condition), hold, labels, sources)
+        return Rule(text, _compile(condition), hold, labels, sources)
     except RecursionError:
-        raise OptionError("a rule is nested too deeply", "write several, shorter ones") from None
+        raise OptionError("a rule is nested too deeply", "write several shorter rules") from None
 
 
 def check_labels(rules: Iterable[Rule], labels: Sequence[str]) -> None:
-    """Raises OptionError when a rule names a label that the engine has not: it would never fire."""
+    """Raises OptionError when a rule names a label that the engine lacks: it would never fire."""
     for rule in rules:
         _check_names(rule, rule.labels, labels, "the engine has no label")
 
 
 def check_sources(rules: Iterable[Rule], sources: Sequence[str]) -> None:
-    """Raises OptionError when a rule names a source that the run has not."""
+    """Raises OptionError when a rule names a source that is not in the run."""
     for rule in rules:
         _check_names(rule, rule.sources, sources, "the run has no source")
 
 
 class RuleState:
-    """Sees when a rule comes true, on each source by itself."""
+    """Evaluates a rule over time, for each source separately."""
 
     def __init__(self, rule: Rule):
         self.rule = rule
-        self._sources: dict[str, _Spell] = {}
+        self._timers: dict[str, _HoldTimer] = {}
 
     def fires(self, result: Result) -> bool:
-        """Whether the rule has, with this result, been true for as long as it must."""
+        """Whether the rule fires with this result: it has now been true for its hold time."""
         frame, (_, label, confidence) = result.frame, result.prediction.top(1)[0]
-        spell = self._sources.setdefault(frame.source, _Spell())
-        return spell.over(
+        timer = self._timers.setdefault(frame.source, _HoldTimer())
+        return timer.update(
             self.rule.holds(Observation(label, confidence, frame.source)),
             frame_time(frame),
             self.rule.hold,
         )
 
     def forget(self, source: str) -> None:
-        """The source stopped: nothing is known of what it shows next."""
-        self._sources.pop(source, None)
+        """Reset the source, which was disconnected: it may show another scene next."""
+        self._timers.pop(source, None)
 
 
 @dataclass
-class _Spell:
-    """For how long a rule has been true on one source.
+class _HoldTimer:
+    """Measures for how long a rule has been true on one source.
 
-    since  `frame_time` of the first frame of which it was true; None while it is false
-    fired  that was long enough, and was told
+    since  `frame_time` of the first frame for which it was true; None while it is false
+    fired  whether it has fired since then
     """
 
     since: float | None = None
     fired: bool = False
     cadence: Cadence = field(default_factory=Cadence)
 
-    def over(self, holds: bool, time: float, hold: float) -> bool:
+    def update(self, holds: bool, time: float, hold: float) -> bool:
+        """Add a frame at `time` for which the rule is true or not. Whether the rule fires."""
         if self.cadence.broken(time) or not holds:
             self.since, self.fired = None, False
         if not holds:
@@ -194,46 +198,46 @@ def _parser() -> Any:
     return require("lark").Lark(_GRAMMAR, start="rule", parser="lalr", maybe_placeholders=True)
 
 
-def _meaning(tree: Any) -> Condition:
-    """What a branch of the tree says of a frame."""
+def _compile(tree: Any) -> Condition:
+    """The condition that a branch of the syntax tree stands for."""
     if tree.data == "test":
         name, sign, value = tree.children
         compare = _COMPARE[sign]
-        wanted = float(value) if name == "confidence" else _bare(value)
-        return lambda seen: compare(getattr(seen, name), wanted)
-    parts = [_meaning(child) for child in tree.children]
+        wanted = float(value) if name == "confidence" else _unquote(value)
+        return lambda observation: compare(getattr(observation, name), wanted)
+    parts = [_compile(child) for child in tree.children]
     if tree.data == "opposite":
-        return lambda seen: not parts[0](seen)
-    among = any if tree.data == "either" else all
-    return lambda seen: among(part(seen) for part in parts)
+        return lambda observation: not parts[0](observation)
+    combine = any if tree.data == "either" else all
+    return lambda observation: combine(part(observation) for part in parts)
 
 
-def _check_names(rule: Rule, names: Iterable[str], known: Sequence[str], none: str) -> None:
-    """Raises OptionError for the first of the names that is not known; none: how that begins."""
+def _check_names(rule: Rule, names: Iterable[str], known: Sequence[str], problem: str) -> None:
+    """Raises OptionError, which begins with `problem`, for the first unknown name."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, cutoff=0.4) or known[:3]
             raise OptionError(
-                f"{none} {name!r}, which the rule {rule.text!r} names",
-                f"write one of its own, such as: {', '.join(map(repr, near))}",
+                f"{problem} {name!r}, which the rule {rule.text!r} names",
+                f"write an existing name, such as: {', '.join(map(repr, near))}",
             )
 
 
-def _bare(name: str) -> str:
+def _unquote(name: str) -> str:
     return name[1:-1] if name[0] in "\"'" else str(name)
 
 
 def _unexpected(text: str, error: Any) -> OptionError:
-    wanted = getattr(error, "allowed", None) or getattr(error, "accepts", None) or ()
-    words = [word for terminal, word in _WORDS.items() if terminal in wanted]
-    if "_AND" in wanted:
-        words[-1] = 'or put a name with spaces in quotes: "Egyptian cat"'
+    expected = getattr(error, "allowed", None) or getattr(error, "accepts", None) or ()
+    hints = [hint for terminal, hint in _HINTS.items() if terminal in expected]
+    if "_AND" in expected:
+        hints[-1] = 'or put a name with spaces in quotes: "Egyptian cat"'
     at_end = getattr(getattr(error, "token", None), "type", "") == "$END"
-    place = len(text) if at_end else error.pos_in_stream
-    return _wrong(text, place, f"write there: {', '.join(words)}")
+    position = len(text) if at_end else error.pos_in_stream
+    return _syntax_error(text, position, f"expected there: {', '.join(hints)}")
 
 
-def _wrong(text: str, place: int, hint: str) -> OptionError:
-    rest = text[place:].split()
+def _syntax_error(text: str, position: int, hint: str) -> OptionError:
+    rest = text[position:].split()
     where = f"at {rest[0]!r}" if rest else "at its end"
-    return OptionError(f"the rule {text!r} is not understood {where}, column {place + 1}", hint)
+    return OptionError(f"the rule {text!r} is not understood {where}, column {position + 1}", hint)

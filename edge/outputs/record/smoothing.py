@@ -1,10 +1,10 @@
-"""Predictions that do not flicker: what the last moments of one source say together.
+"""Smoothing of predictions over the recent frames of each source: `--smooth`.
 
-    0.5s          exponential: a frame t seconds back weighs exp(-t / 0.5), at any frame rate
+    0.5s          exponential: a frame t seconds ago has weight exp(-t / 0.5), at any frame rate
     majority:15   the class that was best in most of the last 15 frames
 
-A source that was away (see `cadence`), or stopped, starts anew: no frame is judged by a scene that
-is over.
+After a gap in a source's frames (see `cadence`) or a disconnect, smoothing starts afresh, so that
+an earlier scene does not affect the prediction.
 """
 
 from __future__ import annotations
@@ -28,68 +28,69 @@ from edge.run.status import Transition
 
 __all__ = ["Smooth", "smoothing"]
 
-_MOST = 1000  # frames that vote: at 30 a second, half a minute; each is a row to count anew
+_MAX_FRAMES = 1000  # that vote: half a minute at 30 fps; all are counted again for each frame
 
 Probabilities = npt.NDArray[np.float32]
 
 
-class _Past(Protocol):
-    """The past of one source."""
+class _Filter(Protocol):
+    """The smoothing of one source."""
 
     def add(self, probabilities: Probabilities, time: float) -> Probabilities:
-        """Take float32 [classes] of the frame at `time` seconds; what all of them say."""
+        """Add float32 [classes] of the frame at `time` seconds; return the smoothed ones."""
 
 
 class Smooth(Sink):
-    """Smooths the predictions of any number of sources, each by its own past.
+    """Smooths the predictions of any number of sources, each separately.
 
-    It is a sink only to be told when a source stops: what that shows next may be another scene.
+    It is a sink in order to receive transitions: after a disconnect a source's state is discarded,
+    since it may show another scene.
     """
 
-    def __init__(self, past: Callable[[], _Past]):
-        self._new = past
-        self._pasts: dict[str, tuple[Cadence, _Past]] = {}
+    def __init__(self, new_filter: Callable[[], _Filter]):
+        self._new_filter = new_filter
+        self._filters: dict[str, tuple[Cadence, _Filter]] = {}
 
     def __call__(self, source: str, prediction: Prediction, captured: float) -> Prediction:
-        """The prediction for a frame with the past of its source.
+        """Add the prediction for a frame of `source` and return the smoothed prediction.
 
         captured: seconds, on a clock that runs with the scene: `cadence.frame_time`.
         """
-        cadence, past = self._pasts.get(source) or (Cadence(), self._new())
+        cadence, filter_ = self._filters.get(source) or (Cadence(), self._new_filter())
         if cadence.broken(captured):
-            past = self._new()
-        self._pasts[source] = cadence, past
-        return replace(prediction, probabilities=past.add(prediction.probabilities, captured))
+            filter_ = self._new_filter()
+        self._filters[source] = cadence, filter_
+        return replace(prediction, probabilities=filter_.add(prediction.probabilities, captured))
 
     def changed(self, transition: Transition) -> None:
         if transition.state != "playing":
-            self._pasts.pop(transition.source, None)
+            self._filters.pop(transition.source, None)
 
 
 def smoothing(text: str) -> Smooth:
-    """What `--smooth` says: a time constant such as `0.5s`, or `majority:FRAMES`.
+    """The smoothing that `--smooth` asks for: a time constant such as `0.5s`, or `majority:FRAMES`.
 
     Raises OptionError.
     """
     kind, _, count = text.partition(":")
-    is_number = count.isascii() and count.isdigit() and len(count) <= len(str(_MOST))
+    is_number = count.isascii() and count.isdigit() and len(count) <= len(str(_MAX_FRAMES))
     frames = int(count) if is_number else 0
-    if kind == "majority" and 2 <= frames <= _MOST:
+    if kind == "majority" and 2 <= frames <= _MAX_FRAMES:
         return Smooth(lambda: _Majority(frames))
     try:
         constant = seconds(text)
     except OptionError as error:
-        bare = re.fullmatch(r"[2-9]|[1-9]\d\d?", text)
-        time, count = (f"{text}s", text) if bare else ("0.5s", "15")
+        without_unit = re.fullmatch(r"[2-9]|[1-9]\d\d?", text)
+        time, count = (f"{text}s", text) if without_unit else ("0.5s", "15")
         raise OptionError(
             f"--smooth {text} is not understood",
-            f"write {time}, or majority:{count}, of 2 to {_MOST} frames",
+            f"write {time}, or majority:{count} (2 to {_MAX_FRAMES} frames)",
         ) from error
     return Smooth(lambda: _Exponential(constant))
 
 
 class _Exponential:
-    """A first-order low-pass: what a frame says holds since the frame before it."""
+    """A first-order low-pass filter; a frame counts for the interval since the frame before it."""
 
     def __init__(self, constant: float):
         self._constant = constant
@@ -103,10 +104,10 @@ class _Exponential:
 
 
 class _Majority:
-    """The mean of those of the last frames that voted for the winner.
+    """The mean of those recent frames whose best class is the class with the most votes.
 
-    So its confidence is that of a frame, and compares with the same threshold. Of two classes with
-    as many votes the one that was surer wins.
+    The confidence is thus comparable with that of a single frame and with the same thresholds. A
+    tie is decided by the sum of the confidences of each class's votes.
     """
 
     def __init__(self, frames: int):
@@ -117,7 +118,7 @@ class _Majority:
         ballots = np.stack(self._votes)
         best = ballots.argmax(axis=1)
         counts = np.bincount(best, minlength=ballots.shape[1])
-        sure = np.bincount(best, ballots.max(axis=1), minlength=ballots.shape[1])
-        winner = np.lexsort((sure, counts))[-1]
+        confidences = np.bincount(best, ballots.max(axis=1), minlength=ballots.shape[1])
+        winner = np.lexsort((confidences, counts))[-1]
         mean: Probabilities = ballots[best == winner].mean(axis=0)
         return mean

@@ -1,4 +1,4 @@
-"""Pictures of what matters: when a rule fires, the labelled frame and all that is known of it."""
+"""A sink that writes a snapshot, an image with a JSON file, whenever a rule fires."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from edge.sources.frame import Frame
 
 __all__ = ["Snapshots"]
 
-_ROOM = 4  # pictures that wait for the disk
-_PATIENCE = 1.0  # seconds for those at the end of a run: systemd waits ten for all of it
+_QUEUE_SIZE = 4  # snapshots that wait for the disk
+_CLOSE_TIMEOUT = 1.0  # seconds to write them when the run ends; systemd allows ten for everything
 _QUALITY = 90
-_OURS = re.compile(r"\d{8}T\d{6}\.\d{3}Z-.+-.+\.(jpg|json)")
+_SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-.+-.+\.(jpg|json)")
 
 
 @dataclass(frozen=True, eq=False)
 class _Event:
-    """A result on which rules fired."""
+    """A result, and the rules that fired on it."""
 
     result: Result
     rules: tuple[str, ...]
@@ -51,12 +51,13 @@ class _Event:
 class Snapshots(Sink):
     """Writes a JPEG and a JSON file of the same name whenever a rule fires.
 
-    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `rules` (those
-    that fired) and `picture` (the JPEG's name); it is there before the JPEG is. A failure is said
-    once and counted, and the next picture is tried.
+    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `rules` (those that
+    fired) and `picture` (the JPEG's name); it is written before the JPEG. Repeated failures are
+    reported once and counted; every snapshot is tried.
 
-    written  pictures on the disk
-    lost     pictures that could not be written, or came faster than the disk takes them
+    written  number of snapshots on the disk
+    lost     number of snapshots that could not be written, or that came faster than the disk
+             takes them
     """
 
     def __init__(
@@ -67,55 +68,55 @@ class Snapshots(Sink):
         *,
         keep: int | None = None,
     ):
-        """warn: is told, on any thread, of pictures that are lost. keep: only the newest so many
-        stay in the folder, which is this run's alone: what one that was killed left half-written
-        is removed.
+        """warn: called, from any thread, when snapshots are lost. keep: number of snapshots that
+        stay in the folder; older ones are removed. The folder must belong to this run alone:
+        incomplete files of a run that was killed are removed.
 
         Raises StorageError when the folder cannot be written.
         """
         self._folder = make_folder(Path(folder))
-        _clear(self._folder)
-        self._watches = [RuleState(rule) for rule in rules]
+        _remove_incomplete(self._folder)
+        self._rule_states = [RuleState(rule) for rule in rules]
         self._warn = warn
         self._keep = keep
-        self._newest: dict[str, None] = {}  # pictures of this run that are kept, by name, in order
+        self._newest: dict[str, None] = {}  # names of this run's kept images, in order of time
         self._fault_log = FaultLog(warn)
         self.written = 0
-        self._background = Worker("snapshots", self._write, _ROOM, _PATIENCE, warn)
+        self._worker = Worker("snapshots", self._write, _QUEUE_SIZE, _CLOSE_TIMEOUT, warn)
 
     @property
     def lost(self) -> int:
-        return self._background.lost + self._fault_log.count
+        return self._worker.lost + self._fault_log.count
 
     def write(self, result: Result) -> None:
-        # A list: each watch must see each result.
-        rules = [watch.rule.text for watch in self._watches if watch.fires(result)]
+        # A list, not any(): each rule must see each result.
+        rules = [state.rule.text for state in self._rule_states if state.fires(result)]
         if rules:
-            event = _Event(replace(result, frame=_detached(result.frame)), tuple(rules))
-            self._background.put("", event)
+            event = _Event(replace(result, frame=_copy(result.frame)), tuple(rules))
+            self._worker.put("", event)
 
     def changed(self, transition: Transition) -> None:
         if transition.state != "playing":
-            for watch in self._watches:
-                watch.forget(transition.source)
+            for state in self._rule_states:
+                state.forget(transition.source)
 
     def close(self) -> None:
-        self._background.close()
+        self._worker.close()
         if self.lost:
             self._warn(f"{self.lost} snapshots were lost, {self.written} written")
 
     def _write(self, event: _Event) -> None:
         try:
             check_free_space(self._folder)
-            self._tidy(self._save(event))
+            self._remove_oldest(self._save(event))
         except EdgeError as error:
-            self._fault_log.failed("", error, "snapshots are lost until then")
+            self._fault_log.failed("", error, "snapshots are lost until this is fixed")
         else:
             self.written += 1
             self._fault_log.works("", "snapshots are written")
 
     def _save(self, event: _Event) -> str:
-        """Write a picture and its facts; its name."""
+        """Write the JSON and the JPEG; return the name of the JPEG."""
         result, frame = event.result, event.result.frame
         _, label, _ = result.prediction.top(1)[0]
         shown = annotate(frame.pixels, caption_lines(result))
@@ -128,52 +129,53 @@ class Snapshots(Sink):
             "picture": picture.name,
             **json.loads(as_json(result)),
         }
-        beside = picture.with_suffix(".json")
-        write_bytes(beside, f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode())
+        facts_path = picture.with_suffix(".json")
+        write_bytes(facts_path, f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode())
         try:
             write_bytes(picture, encoded.getvalue())
         except EdgeError:
             with suppress(OSError):
-                beside.unlink()
+                facts_path.unlink()
             raise
         return picture.name
 
-    def _tidy(self, newest: str) -> None:
-        """Remove the oldest pictures beyond those that are kept; other files stay.
+    def _remove_oldest(self, newest: str) -> None:
+        """Remove the oldest snapshots beyond `keep`; other files stay.
 
-        Names tell the order only of what was there before this run: the clock may have been set
-        back since.
+        Snapshots of this run are ordered by when they were written, since the clock may have been
+        set back; only those of earlier runs are ordered by name.
         """
         if self._keep is None:
             return
-        self._newest.pop(newest, None)  # one of this name was removed
+        self._newest.pop(newest, None)  # an earlier file of this name was removed
         self._newest[newest] = None
         with writing(self._folder):
-            there = {path.name for path in self._folder.glob("*.jpg") if _OURS.fullmatch(path.name)}
-            self._newest = {name: None for name in self._newest if name in there}
-            before = sorted(there.difference(self._newest), key=time_order)
-            for name in [*before, *self._newest][: -self._keep]:
+            images = (path.name for path in self._folder.glob("*.jpg"))
+            present = {name for name in images if _SNAPSHOT_NAME.fullmatch(name)}
+            self._newest = {name: None for name in self._newest if name in present}
+            of_earlier_runs = sorted(present.difference(self._newest), key=time_order)
+            for name in [*of_earlier_runs, *self._newest][: -self._keep]:
                 picture = self._folder / name
                 picture.unlink(missing_ok=True)
                 picture.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a run that was killed left: halves of its files, and facts without a picture."""
+def _remove_incomplete(folder: Path) -> None:
+    """Remove what a killed run left: temporary files, and JSON files without a JPEG."""
     with writing(folder):
         for path in folder.iterdir():
-            is_facts = path.suffix == ".json" and _OURS.fullmatch(path.name)
-            alone = is_facts and not path.with_suffix(".jpg").exists()
-            if alone or _OURS.fullmatch(meant_for(path.name)):
-                with suppress(OSError):  # it does no harm
+            is_facts = path.suffix == ".json" and _SNAPSHOT_NAME.fullmatch(path.name)
+            without_image = is_facts and not path.with_suffix(".jpg").exists()
+            if without_image or _SNAPSHOT_NAME.fullmatch(meant_for(path.name)):
+                with suppress(OSError):  # a file that stays does no harm
                     path.unlink()
 
 
-def _detached(frame: Frame) -> Frame:
-    """The frame in memory of its own: one that waits for a disk must hold no camera's buffer."""
+def _copy(frame: Frame) -> Frame:
+    """A copy of the frame: one that waits for a disk must not hold its camera's buffer."""
     try:
         picture = frame.picture
-    except SourceError:  # it is said where the picture would be drawn
+    except SourceError:  # reported when the image is drawn
         return frame
     planes = picture.planes
     if picture is frame.surface:

@@ -1,4 +1,4 @@
-"""Labelled video in files: a film of each source, or a folder with one for every ten minutes."""
+"""Recording to files: one video per source, or a folder with a new video every ten minutes."""
 
 from __future__ import annotations
 
@@ -17,54 +17,55 @@ from edge.outputs.record.video_writer import SUFFIXES, VideoWriter
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
 
-__all__ = ["VideoFiles", "place_of"]
+__all__ = ["VideoFiles", "parse_target"]
 
-_LENGTH = 600.0  # seconds of a film in a folder
-_RETRY = 10.0  # seconds after a failure
-_LOOK = 2.0  # seconds between two looks at how much room is left
-_JITTER = 0.5  # seconds by which a stream's time may go on faster than our own
-_PROVEN = 1.0  # seconds of film after which a disk that failed is said to work again
+_LENGTH = 600.0  # seconds of a video in a folder
+_RETRY = 10.0  # seconds after a failure before recording is tried again
+_SPACE_INTERVAL = 2.0  # seconds between two checks of the free space
+_JITTER = 0.5  # seconds by which stream time may run ahead of the local clock
+_RECOVERED = 1.0  # seconds of video after which a failed recording is reported to work again
 
 
 @dataclass
-class _Track:
-    """The recording of one source. Times in seconds.
+class _SourceRecording:
+    """The state of the recording of one source. Times in seconds.
 
-    clip     what is written now; None between films
-    at       where the source is, from its first frame on
-    began    `at` of the first frame of the clip
-    last     `pts` and `captured` of the newest frame
-    resume   `time.monotonic()` before which nothing is tried, after a failure
-    looked   `time.monotonic()` of the last look at the room that is left
-    slow     frames were left out, and that was said
+    writer       the video that is being written; None between videos
+    position     time of the newest frame since the first frame of the source
+    video_start  `position` of the first frame of the current video
+    last         `pts` and `captured` of the newest frame
+    retry_at     after a failure: `time.monotonic()` before which nothing is written
+    checked_at   `time.monotonic()` of the last check of the free space
+    warned_slow  it was reported that frames are dropped because the encoder is too slow
     """
 
-    clip: VideoWriter | None = None
-    at: float = 0.0
-    began: float = 0.0
+    writer: VideoWriter | None = None
+    position: float = 0.0
+    video_start: float = 0.0
     last: tuple[float | None, float] | None = None
-    resume: float = 0.0
-    looked: float = 0.0
-    slow: bool = False
+    retry_at: float = 0.0
+    checked_at: float = 0.0
+    warned_slow: bool = False
 
-    def move(self, frame: Frame) -> None:
-        """Go on to a frame: by stream time, or by the time between, where that is no measure.
+    def advance(self, frame: Frame) -> None:
+        """Advance `position` to a frame, by stream time or, if that is not usable, capture time.
 
-        It begins anew with a source, and a camera's clock may be set; a film's may go at any speed.
+        Stream time restarts when a source is reopened, and a camera's clock may be set. A file's
+        stream time is always used if it increases, since a file may be read at any speed.
         """
         if self.last is not None:
             pts, captured = self.last
-            between = max(0.0, frame.captured - captured)
+            elapsed = max(0.0, frame.captured - captured)
             step = frame.pts - pts if pts is not None and frame.pts is not None else 0.0
-            jumps = frame.live and step > 2 * between + _JITTER
-            self.at += step if step > 0 and not jumps else between
+            jumps = frame.live and step > 2 * elapsed + _JITTER
+            self.position += step if step > 0 and not jumps else elapsed
         self.last = frame.pts, frame.captured
 
 
-def place_of(target: str) -> tuple[Path, bool]:
-    """Where films go, and whether that is a folder.
+def parse_target(target: str) -> tuple[Path, bool]:
+    """The path of `--record`, and whether it is a folder.
 
-    Raises OptionError for another ending, StorageError for a name that no file can have.
+    Raises OptionError for an unsupported suffix, StorageError for an invalid file name.
     """
     path = Path(target)
     with writing(path):
@@ -78,10 +79,10 @@ def place_of(target: str) -> tuple[Path, bool]:
 
 
 class VideoFiles:
-    """Writes films; an `Outlet`. A picture of another size begins a new one.
+    """Writes video files; a `VideoOutput`. A change of the frame size starts a new file.
 
-    A file that is there is never written over: the new one gets a number. When writing fails, or
-    the disk has no room to spare, that is said once for each source, and tried again.
+    Existing files are never overwritten: the new file's name gets a number. If writing fails or
+    the disk is too full, that is reported once per source and retried.
     """
 
     def __init__(
@@ -91,18 +92,18 @@ class VideoFiles:
         info: Callable[[str], None],
         warn: Callable[[str], None],
     ):
-        """target: a name ending in .mkv or .mp4, or a folder. several: a file's name gets the
-        source's. say, warn: are told where films are, and what is not in them.
+        """target: a file name ending in .mkv or .mp4, or a folder. several: add the source's name
+        to the file name. info, warn: called with the paths of videos, and with what is missing.
 
-        Raises OptionError for another ending, StorageError when nothing can be written there,
+        Raises OptionError for another suffix, StorageError when the target cannot be written,
         MissingPackage without an encoder.
         """
         self.lost = 0
         self._info, self._warn = info, warn
         self._several = several
         self._fault_log = FaultLog(warn)
-        self._tracks: dict[str, _Track] = {}
-        path, self._is_folder = place_of(target)
+        self._recordings: dict[str, _SourceRecording] = {}
+        path, self._is_folder = parse_target(target)
         if self._is_folder:
             make_folder(path)
         else:
@@ -112,73 +113,77 @@ class VideoFiles:
         info(f"recording with {self._encoder.name}{self._encoder.reason}")
 
     def take(self, frame: Frame, draw: Callable[[], Surface]) -> None:
-        track = self._tracks.setdefault(frame.source, _Track())
-        track.move(frame)
+        recording = self._recordings.setdefault(frame.source, _SourceRecording())
+        recording.advance(frame)
         now = time.monotonic()
-        if now < track.resume:
+        if now < recording.retry_at:
             self.lost += 1
             return
         try:
-            if track.clip is not None and not frame.live:
-                track.clip.await_room()
-            if track.clip is not None and track.clip.behind():
+            if recording.writer is not None and not frame.live:
+                recording.writer.wait_for_encoder()
+            if recording.writer is not None and recording.writer.is_behind():
                 self.lost += 1
-                if not track.slow:
+                if not recording.warned_slow:
                     self._warn(
-                        f"the recording of {frame.source} leaves out what is too much for it"
+                        f"the recording of {frame.source} drops frames: the encoder or the disk "
+                        "is too slow"
                     )
-                track.slow = True
+                recording.warned_slow = True
                 return
-            self._add(frame.source, track, draw(), now)
+            self._add(frame.source, recording, draw(), now)
         except EdgeError as error:
             self.lost += 1
-            self._fail(frame.source, track, error)
+            self._pause(frame.source, recording, error)
 
     def end(self, source: str) -> None:
-        track = self._tracks.pop(source, _Track())
+        recording = self._recordings.pop(source, _SourceRecording())
         try:
-            self._finish(track)
+            self._finish(recording)
         except EdgeError as error:
-            self._fail(source, track, error)
+            self._pause(source, recording, error)
 
     def close(self) -> None:
-        for source in list(self._tracks):
+        for source in list(self._recordings):
             self.end(source)
 
-    def _add(self, source: str, track: _Track, picture: Surface, now: float) -> None:
-        full = self._is_folder and track.at - track.began >= _LENGTH
-        if full or (track.clip is not None and track.clip.layout != picture.layout):
-            self._finish(track)
-        if track.clip is None or now - track.looked >= _LOOK:
+    def _add(self, source: str, recording: _SourceRecording, surface: Surface, now: float) -> None:
+        full = self._is_folder and recording.position - recording.video_start >= _LENGTH
+        writer = recording.writer
+        if full or (writer is not None and writer.layout != surface.layout):
+            self._finish(recording)
+            writer = None
+        if writer is None or now - recording.checked_at >= _SPACE_INTERVAL:
             check_free_space(self._path if self._is_folder else self._path.parent)
-            track.looked = now
-        if track.clip is None:
-            track.clip = VideoWriter(self._place(source), picture.layout, self._encoder)
-            track.began = track.at
-            if not full:  # one more of the same is nothing new
-                self._info(f"recording {source} to {track.clip.path}")
-        track.clip.add(picture, track.at - track.began)
-        if track.at - track.began > _PROVEN:
+            recording.checked_at = now
+        if writer is None:
+            writer = VideoWriter(self._next_path(source), surface.layout, self._encoder)
+            recording.writer, recording.video_start = writer, recording.position
+            if not full:  # the regular change to the next file is not reported
+                self._info(f"recording {source} to {writer.path}")
+        time_in_video = recording.position - recording.video_start
+        writer.add(surface, time_in_video)
+        if time_in_video > _RECOVERED:
             self._fault_log.works(source, f"{source} is recorded")
 
-    def _place(self, source: str) -> Path:
-        """Where the next film of a source goes."""
+    def _next_path(self, source: str) -> Path:
+        """The path of the next video of a source."""
         if self._is_folder:
             return unused_path(self._path / f"{timestamp(time.time())}-{file_name(source)}.mkv")
         if self._several:
             return unused_path(self._path.with_stem(f"{self._path.stem}-{file_name(source)}"))
         return unused_path(self._path)
 
-    def _finish(self, track: _Track) -> None:
-        """End a film, if there is one. Raises StorageError."""
-        clip, track.clip = track.clip, None
-        if clip is not None:
-            clip.close()
+    def _finish(self, recording: _SourceRecording) -> None:
+        """Complete the current video, if there is one. Raises StorageError."""
+        writer, recording.writer = recording.writer, None
+        if writer is not None:
+            writer.close()
 
-    def _fail(self, source: str, track: _Track, error: EdgeError) -> None:
-        """Save what can be saved, say what is wrong, and leave it for some seconds."""
+    def _pause(self, source: str, recording: _SourceRecording, error: EdgeError) -> None:
+        """After an error: close the video, report the error and retry after some seconds."""
         with suppress(EdgeError):
-            self._finish(track)
-        track.resume = time.monotonic() + _RETRY
-        then = f"the recording of {source} pauses, and is tried every {_RETRY:.0f} s"
-        self._fault_log.failed(source, error, then)
+            self._finish(recording)
+        recording.retry_at = time.monotonic() + _RETRY
+        consequence = f"the recording of {source} is paused, and retried every {_RETRY:.0f} s"
+        self._fault_log.failed(source, error, consequence)

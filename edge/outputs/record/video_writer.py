@@ -1,4 +1,4 @@
-"""One film of one source: labelled pictures in a Matroska or MP4 file that survives a kill."""
+"""A writer for one video file, Matroska or MP4, that stays readable if the process is killed."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from edge.sources.gst import gstreamer, pipeline_of
 
 __all__ = ["SUFFIXES", "VideoWriter"]
 
-# MP4 in fragments of a second: its index is in each of them, not at the end of the file.
+# Fragmented MP4: each one-second fragment has its own index, so a file without an end is readable.
 _MUXERS = {".mkv": "matroskamux", ".mp4": "mp4mux fragment-duration=1000"}
 SUFFIXES = tuple(_MUXERS)
 
-_BACKLOG = 10  # pictures that wait for the encoder before more are left out
-_AHEAD = 4  # pictures that wait of a source that can wait: all of them hold the end of a run
-_STUCK = 10.0  # seconds without room for one more after which the encoder is given up
-_SLICE = 0.005  # seconds between looks at whether there is room
-_FINISH = 3  # seconds that the last pictures get to reach the disk
-# Nanoseconds: between two pictures at least, and for which the last one is shown.
-_STEP, _MOMENT = 1_000_000, 33_000_000
+_BACKLOG = 10  # frames of a live source that wait for the encoder before more are dropped
+_FILE_BACKLOG = 4  # of other sources; fewer, since `close` has to wait until all are encoded
+_STUCK_TIMEOUT = 10.0  # seconds without progress after which the encoder is given up
+_POLL = 0.005  # seconds between checks of the backlog
+_CLOSE_TIMEOUT = 3  # seconds for the last frames to reach the disk
+_MIN_INTERVAL = 1_000_000  # nanoseconds between two frames, at least
+_LAST_DURATION = 33_000_000  # nanoseconds for which the last frame is shown
 
 
 class VideoWriter:
-    """A file being written. Owns a pipeline: close it, and see what that says.
+    """A video file that is being written. It owns a GStreamer pipeline and must be closed.
 
     path     the file
-    layout   of all its pictures: what has another belongs into another film
+    layout   of all its frames; frames with another layout need another file
     """
 
     def __init__(self, path: Path, layout: Layout, encoder: Encoder):
-        """Raises StorageError when the file cannot be made."""
+        """Raises StorageError when the file cannot be created."""
         gst = gstreamer()
         self.path = path
         self.layout = layout
@@ -42,7 +42,7 @@ class VideoWriter:
             self._pipeline = pipeline_of(
                 "appsrc name=source format=time block=false max-bytes=0 ! "
                 f"{encoder.elements} ! identity name=coded ! {_MUXERS[path.suffix]} ! "
-                # Unbuffered: what is encoded is the system's, not ours, when this process dies.
+                # Unbuffered: encoded data survives if this process is killed.
                 "filesink name=file async=false buffer-mode=unbuffered"
             )
         except require("gi.repository.GLib").Error as error:
@@ -54,20 +54,20 @@ class VideoWriter:
         self._source.set_property("caps", caps_of(layout))
         self._pipeline.get_by_name("file").set_property("location", str(path))
         coded = self._pipeline.get_by_name("coded").get_static_pad("src")
-        coded.add_probe(gst.PadProbeType.BUFFER, _last_a_moment)
+        coded.add_probe(gst.PadProbeType.BUFFER, _set_duration)
         self._bus = self._pipeline.get_bus()
         lower_priority(self._pipeline)
-        self._last = -_STEP
+        self._last = -_MIN_INTERVAL
         self._error: StorageError | None = None
         self._pipeline.set_state(gst.State.PLAYING)
         try:
-            self.behind()  # the file is opened by now, or that has failed
+            self.is_behind()  # raises if the file could not be opened
         except StorageError:
             self.close()
             raise
 
-    def behind(self, backlog: int = _BACKLOG) -> bool:
-        """Whether the encoder, or the disk, does not keep up: so many pictures wait for it.
+    def is_behind(self, backlog: int = _BACKLOG) -> bool:
+        """Whether encoder or disk are too slow: at least `backlog` frames wait.
 
         Raises StorageError when writing has failed.
         """
@@ -77,32 +77,31 @@ class VideoWriter:
             raise self._error
         return bool(self._source.get_property("current-level-buffers") >= backlog)
 
-    def await_room(self) -> None:
-        """Wait until the encoder has work for a moment only.
+    def wait_for_encoder(self) -> None:
+        """Wait until fewer than `_FILE_BACKLOG` frames are queued.
 
-        Raises StorageError when writing has failed, and when it is stuck.
+        Raises StorageError when writing has failed or made no progress for `_STUCK_TIMEOUT`.
         """
-        deadline = time.monotonic() + _STUCK
-        while self.behind(_AHEAD):
+        deadline = time.monotonic() + _STUCK_TIMEOUT
+        while self.is_behind(_FILE_BACKLOG):
             if time.monotonic() > deadline:
                 self._error = StorageError(
-                    f"cannot write {self.path} (no picture went into it for {_STUCK:.0f} s)",
-                    "look at the disk: dmesg",
+                    f"cannot write {self.path} (no frame was accepted for {_STUCK_TIMEOUT:.0f} s)",
+                    "check the disk: dmesg",
                 )
                 raise self._error
-            time.sleep(_SLICE)
+            time.sleep(_POLL)
 
-    def add(self, picture: Surface, seconds: float) -> None:
-        """Append a picture, shown from `seconds` after the first on."""
-        buffer = buffer_of(picture)
-        at = max(round(seconds * 1e9), self._last + _STEP)
-        buffer.pts = self._last = at
+    def add(self, surface: Surface, seconds: float) -> None:
+        """Append a frame that is shown `seconds` after the first one."""
+        buffer = buffer_of(surface)
+        buffer.pts = self._last = max(round(seconds * 1e9), self._last + _MIN_INTERVAL)
         self._source.emit("push-buffer", buffer)
 
     def close(self) -> None:
-        """Finish the film; after a failure only stop, and what was written can be played.
+        """Complete the file. After a failure only stop; what was written remains readable.
 
-        Raises StorageError when its end could not be written.
+        Raises StorageError when the file could not be completed.
         """
         gst = gstreamer()
         if self._error is not None:
@@ -110,12 +109,12 @@ class VideoWriter:
             return
         self._source.emit("end-of-stream")
         wanted = gst.MessageType.EOS | gst.MessageType.ERROR
-        message = self._bus.timed_pop_filtered(_FINISH * gst.SECOND, wanted)
+        message = self._bus.timed_pop_filtered(_CLOSE_TIMEOUT * gst.SECOND, wanted)
         self._pipeline.set_state(gst.State.NULL)
         if message is None:
             raise StorageError(
-                f"the end of {self.path} could not be written within {_FINISH} s",
-                "look at the disk: dmesg",
+                f"{self.path} could not be completed within {_CLOSE_TIMEOUT} s",
+                "check the disk: dmesg",
             )
         if message.type == gst.MessageType.ERROR:
             raise self._failure(message)
@@ -128,7 +127,10 @@ class VideoWriter:
         )
 
 
-def _last_a_moment(_pad: Any, info: Any) -> Any:
-    """Without a steady rate x264 says 1 ns, and GStreamer shows no picture that lasts so long."""
-    info.get_buffer().duration = _MOMENT
+def _set_duration(_pad: Any, info: Any) -> Any:
+    """Pad probe that sets the duration of each encoded frame.
+
+    With a variable frame rate x264 sets 1 ns, and GStreamer shows no frame of such a duration.
+    """
+    info.get_buffer().duration = _LAST_DURATION
     return gstreamer().PadProbeReturn.OK

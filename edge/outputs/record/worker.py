@@ -1,6 +1,7 @@
-"""Work on a thread of its own: whoever gives it need not wait; what is too much is left out then.
+"""A background thread with a bounded queue, for outputs that must not block the loop.
 
-Nor does it stop whoever gives it: whatever goes wrong is said and counted, and the work goes on.
+Errors in the work do not reach the caller either: they are reported and counted, and the next item
+is processed.
 """
 
 from __future__ import annotations
@@ -18,106 +19,107 @@ __all__ = ["Worker", "lower_thread_priority"]
 
 Item = TypeVar("Item")
 
-_NAP = 0.1  # seconds between looks at whether a wait is over
-_HANGS = 20.0  # seconds without an end after which work is no longer waited for
-_NICENESS = 5  # a third of the processor, against as many threads that infer and never wait
+_POLL = 0.1  # seconds between checks of whether a wait is over
+_HANG_TIMEOUT = 20.0  # seconds after which `put` no longer waits for an item in progress
+_NICENESS = 5  # about a third of a core when competing with as many busy inference threads
 
 
 class Worker(Generic[Item]):
-    """Works on items in the order in which they came, until it is closed.
+    """Processes items in the order of their arrival, on its own thread, until it is closed.
 
-    lost  items that gave way to newer ones before they were worked on, that failed, or that were
-          left at the end
+    lost  number of items that were replaced by newer ones, that failed, or that were left when the
+          worker was closed
     """
 
     def __init__(
         self,
         name: str,
         work: Callable[[Item], None],
-        room: int,
-        patience: float,
+        capacity: int,
+        close_timeout: float,
         warn: Callable[[str], None],
     ):
-        """work: what it raises is told to `warn`, once for each key until it works again.
-
-        room: so many items of one key wait at most. patience: seconds that `close` waits.
+        """name: of the thread, and in messages. work: called with each item; an exception is
+        reported through `warn`, once per key until the work succeeds again. capacity: number of
+        items of one key that may wait. close_timeout: seconds that `close` waits at most.
         """
         self.lost = 0
         self._name = name
         self._work = work
-        self._room = room
-        self._patience = patience
+        self._capacity = capacity
+        self._close_timeout = close_timeout
         self._warn = warn
         self._fault_log = FaultLog(warn)
-        self._waiting: deque[tuple[str, Item]] = deque()
+        self._queue: deque[tuple[str, Item]] = deque()
         self._counts: Counter[str] = Counter()
         self._condition = threading.Condition()
         self._closed = False
-        self._hangs = False  # the work that is being done has no end
+        self._is_stuck = False  # the item in progress exceeded _HANG_TIMEOUT
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, key: str, item: Item, until: threading.Event | None = None) -> None:
-        """Leave an item; when too many of this key wait, the oldest of them is lost.
+    def put(self, key: str, item: Item, stop: threading.Event | None = None) -> None:
+        """Queue an item. If `capacity` items of this key wait already, the oldest one is lost.
 
-        until: wait for room first, at most until this is set, and not for work that hangs.
+        stop: if given, first wait for a free place, until `stop` is set or the work hangs.
         """
         with self._condition:
-            if until is not None:
-                self._await_room(key, until)
-            if self._counts[key] == self._room:
-                del self._waiting[next(i for i, (of, _) in enumerate(self._waiting) if of == key)]
+            if stop is not None:
+                self._wait_for_place(key, stop)
+            if self._counts[key] == self._capacity:
+                oldest = next(i for i, (other, _) in enumerate(self._queue) if other == key)
+                del self._queue[oldest]
                 self._counts[key] -= 1
                 self.lost += 1
-            self._waiting.append((key, item))
+            self._queue.append((key, item))
             self._counts[key] += 1
             self._condition.notify_all()
 
-    def _await_room(self, key: str, until: threading.Event) -> None:
-        deadline = time.monotonic() + _HANGS
-        while self._counts[key] == self._room and not self._hangs and not until.is_set():
-            self._condition.wait(_NAP)
-            self._hangs = time.monotonic() > deadline
+    def _wait_for_place(self, key: str, stop: threading.Event) -> None:
+        deadline = time.monotonic() + _HANG_TIMEOUT
+        while self._counts[key] == self._capacity and not self._is_stuck and not stop.is_set():
+            self._condition.wait(_POLL)
+            self._is_stuck = time.monotonic() > deadline
 
     def close(self) -> None:
-        """Work on what waits, and end the thread; what its patience is too short for is lost."""
+        """Process the queue and end the thread; items left after `close_timeout` are lost."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-        self._thread.join(self._patience)
+        self._thread.join(self._close_timeout)
         with self._condition:
-            self.lost += len(self._waiting)
-            self._waiting.clear()
-        if self._thread.is_alive():  # and is left behind: the process ends without it
+            self.lost += len(self._queue)
+            self._queue.clear()
+        if self._thread.is_alive():  # a daemon thread: the process exits without it
             self._warn(
-                f"{self._name}: the rest could not be written within {self._patience:.0f} s; "
-                "look at the disk: dmesg"
+                f"{self._name}: the last items could not be written within "
+                f"{self._close_timeout:.0f} s; check the disk: dmesg"
             )
 
     def _run(self) -> None:
         lower_thread_priority()
         while True:
             with self._condition:
-                while not self._waiting and not self._closed:
+                while not self._queue and not self._closed:
                     self._condition.wait()
-                if not self._waiting:
+                if not self._queue:
                     return
-                key, item = self._waiting.popleft()
+                key, item = self._queue.popleft()
                 self._counts[key] -= 1
-                self._hangs = False
+                self._is_stuck = False
                 self._condition.notify_all()
             try:
                 self._work(item)
-            except Exception as error:  # of a codec, a library, the system: the labels go on
+            except Exception as error:  # of a codec, a library, the system: labelling continues
                 with self._condition:
                     self.lost += 1
                 unforeseen = RuntimeError(f"{self._name}: {error!r}")
-                self._fault_log.failed(key, unforeseen, "what fails is left out, and counted")
+                self._fault_log.failed(key, unforeseen, "failed items are dropped and counted")
             else:
-                self._fault_log.works(key, f"{self._name}: it works")
-            del item  # or its frame would be held while the next is waited for
+                self._fault_log.works(key, f"{self._name}: works")
+            del item  # otherwise its frame is held while the thread waits for the next item
 
 
 def lower_thread_priority() -> None:
-    """Let the other threads of this process go first; on Linux niceness is a thread's own."""
+    """Raise the niceness of the calling thread; on Linux each thread has its own."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,4 +1,4 @@
-"""Lengths of time as people write them."""
+"""Parsing of durations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edge.outputs.record.durations import seconds
         ("1h", 3600),
     ],
 )
-def test_a_length_of_time_is_a_number_and_a_unit(text: str, length: float) -> None:
+def test_a_duration_is_a_number_and_a_unit(text: str, length: float) -> None:
     assert seconds(text) == pytest.approx(length)
 
 
@@ -28,6 +28,6 @@ def test_a_length_of_time_is_a_number_and_a_unit(text: str, length: float) -> No
     "text",
     ["", "2", "s", "-1s", "1e3s", "two s", "1d", "0s", "1.2.3s", "nan s", f"{'9' * 400}s"],
 )
-def test_anything_else_is_refused_with_what_to_write(text: str) -> None:
-    with pytest.raises(OptionError, match=r"is no length of time; write 500ms, 2s, 1.5m or 1h"):
+def test_anything_else_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(OptionError, match=r"is not a duration; write 500ms, 2s, 1.5m or 1h"):
         seconds(text)

@@ -1,34 +1,34 @@
-"""What fails again and again is said once, and once more when it is over."""
+"""FaultLog: a repeated failure is reported once, and once more when it is over."""
 
 from __future__ import annotations
 
 from edge.outputs.record.fault_log import FaultLog
 
 
-def test_a_failure_is_said_once_and_counted_until_it_works() -> None:
-    said: list[str] = []
-    log = FaultLog(said.append)
+def test_a_failure_is_reported_once_until_success_and_each_is_counted() -> None:
+    lines: list[str] = []
+    log = FaultLog(lines.append)
     log.works("", "all is well")
     for _ in range(3):
         log.failed("", OSError("the disk is full"), "pictures are lost until then")
-    assert said == ["the disk is full; pictures are lost until then"]
+    assert lines == ["the disk is full; pictures are lost until then"]
     log.works("", "pictures are written")
     log.works("", "pictures are written")
-    assert said[1:] == ["pictures are written again, after 3 that failed"]
+    assert lines[1:] == ["pictures are written again after 3 failures"]
     log.failed("", OSError("the disk is full"), "pictures are lost until then")
-    assert len(said) == 3
+    assert len(lines) == 3
     assert log.count == 4
 
 
-def test_each_key_has_its_own_entry() -> None:
-    said: list[str] = []
-    log = FaultLog(said.append)
+def test_each_key_is_reported_separately() -> None:
+    lines: list[str] = []
+    log = FaultLog(lines.append)
     for key in ("gate", "yard", "gate"):
-        log.failed(key, OSError(f"no room for {key}"), "it goes on")
+        log.failed(key, OSError(f"no room for {key}"), "labelling continues")
     log.works("gate", "gate is recorded")
-    assert said == [
-        "no room for gate; it goes on",
-        "no room for yard; it goes on",
-        "gate is recorded again, after 2 that failed",
+    assert lines == [
+        "no room for gate; labelling continues",
+        "no room for yard; labelling continues",
+        "gate is recorded again after 2 failures",
     ]
     assert log.count == 3

@@ -1,4 +1,4 @@
-"""Words under a picture in the camera's own format: the picture stays, and the bar can be read."""
+"""Captions in the camera's pixel format: the frame is unchanged, and the bar is legible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINES = ("tabby cat  97%", "2025-01-31 12:00:00 UTC, gate")
 
 
 def noise(form: str, full_range: bool = False) -> Surface:
-    """A picture of odd size whose rows are padded, as decoders make them."""
+    """A surface of odd size with padded rows, as decoders produce them."""
     layout = Layout(form, 323, 241, Colour(full_range=full_range))
     rng = np.random.default_rng(1)
     sizes = [FORMATS[form].plane_size(plane, 323, 241) for plane in range(FORMATS[form].planes)]
@@ -25,44 +25,44 @@ def noise(form: str, full_range: bool = False) -> Surface:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_picture_stays_and_a_bar_is_under_it(form: str) -> None:
+def test_the_frame_is_unchanged_and_a_bar_is_below_it(form: str) -> None:
     surface = noise(form)
     before = [plane.copy() for plane in surface.planes]
-    made = captioned(surface, LINES)
+    result = captioned(surface, LINES)
     assert all(map(np.array_equal, before, surface.planes))
-    assert made.layout.format == form
-    assert (made.layout.width, made.layout.height % 2) == (322, 0)
-    shown, text = to_rgb(made), bar(LINES, 322)
-    # The last chroma of a row or column is blended with that of the neighbour left out, or the bar.
+    assert result.layout.format == form
+    assert (result.layout.width, result.layout.height % 2) == (322, 0)
+    shown, text = to_rgb(result), bar(LINES, 322)
+    # The last chroma sample is interpolated with the cut-off neighbour, or with the bar.
     assert np.array_equal(shown[:238, :320], to_rgb(surface)[:238, :320])
     drawn = shown[242:].astype(int)
     assert np.abs(drawn - text[2 : 2 + len(drawn), :, None]).max() <= 2
 
 
 @pytest.mark.parametrize("full_range", [False, True])
-def test_the_bar_is_as_dark_in_every_range(full_range: bool) -> None:
-    made = captioned(noise("NV12", full_range), LINES)
-    assert made.layout.colour.full_range == full_range
-    assert np.abs(to_rgb(made)[242:, -8:].astype(int) - 24).max() <= 1
+def test_the_bar_is_equally_dark_in_full_and_limited_range(full_range: bool) -> None:
+    result = captioned(noise("NV12", full_range), LINES)
+    assert result.layout.colour.full_range == full_range
+    assert np.abs(to_rgb(result)[242:, -8:].astype(int) - 24).max() <= 1
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_planes_lie_as_gstreamer_expects_them(form: str) -> None:
-    made = captioned(noise(form), LINES)
+def test_the_planes_have_the_default_layout_of_gstreamer(form: str) -> None:
+    result = captioned(noise(form), LINES)
     gstreamer()
-    info = require("gi.repository.GstVideo").VideoInfo.new_from_caps(caps_of(made.layout))
-    assert [info.stride[plane] for plane in range(len(made.planes))] == [
-        plane.strides[0] for plane in made.planes
+    info = require("gi.repository.GstVideo").VideoInfo.new_from_caps(caps_of(result.layout))
+    assert [info.stride[plane] for plane in range(len(result.planes))] == [
+        plane.strides[0] for plane in result.planes
     ]
-    offsets = np.cumsum([0, *(plane.nbytes for plane in made.planes)])
-    assert [info.offset[plane] for plane in range(len(made.planes))] == list(offsets[:-1])
-    assert info.size == offsets[-1] == buffer_of(made).get_size()
+    offsets = np.cumsum([0, *(plane.nbytes for plane in result.planes)])
+    assert [info.offset[plane] for plane in range(len(result.planes))] == list(offsets[:-1])
+    assert info.size == offsets[-1] == buffer_of(result).get_size()
 
 
 @pytest.mark.parametrize(
     "colour", [Colour(m, f) for m in ("bt601", "bt709", "bt2020") for f in (0, 1)]
 )
-def test_the_encoder_is_told_the_colours(colour: Colour) -> None:
+def test_the_caps_state_the_colorimetry(colour: Colour) -> None:
     caps = caps_of(Layout("NV12", 640, 480, colour))
     assert gstreamer().Caps.is_fixed(caps)
     parsed = require("gi.repository.GstVideo").VideoInfo.new_from_caps(caps).colorimetry
@@ -71,13 +71,13 @@ def test_the_encoder_is_told_the_colours(colour: Colour) -> None:
 
 
 def test_a_line_too_long_is_cut_with_an_ellipsis_at_the_edge() -> None:
-    whole, cut = bar(("a" * 10,), 640), bar(("a" * 100_000,), 640)
-    assert whole.shape == cut.shape
-    assert cut[:, -12:].max() == 24, "nothing touches the edge"
+    short, cut = bar(("a" * 10,), 640), bar(("a" * 100_000,), 640)
+    assert short.shape == cut.shape
+    assert cut[:, -12:].max() == 24, "no text touches the edge"
     assert (cut[:, 560:] > 100).any(), "the line is as long as it can be"
 
 
-def test_a_narrow_picture_is_enlarged_by_a_whole_factor() -> None:
+def test_a_narrow_image_is_enlarged_by_an_integer_factor() -> None:
     tiny = np.arange(8 * 100 * 3, dtype=np.uint32).astype(np.uint8).reshape(8, 100, 3)
     assert enlarged(tiny).shape == (32, 400, 3)
     assert np.array_equal(enlarged(tiny)[::4, ::4], tiny)

@@ -1,4 +1,4 @@
-"""Recording: each result goes to the outlet with its words, and the loop never waits for it."""
+"""Recording: each result goes to the output with its caption; the loop waits only for files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from edge.sources.frame import Frame
 from edge.sources.source import Source
 
 
-class Outlet:
-    """Remembers what it was given; with `hold` it waits for `go` before each picture."""
+class Output:
+    """A `VideoOutput` that remembers its calls; with `hold` it waits for `go` before each frame."""
 
     def __init__(self, hold: bool = False) -> None:
         self.lost = 0
@@ -57,54 +57,56 @@ def result(
     return Result(frame, guess(7), 250.0, 10.0, 1738324800.9)
 
 
-def test_the_label_and_the_time_stand_under_each_picture(guess: Any) -> None:
-    outlet = Outlet()
-    recording = Recording(outlet, threading.Event(), print)
+def test_label_and_time_are_drawn_below_each_frame(guess: Any) -> None:
+    output = Output()
+    recording = Recording(output, threading.Event(), print)
     recording.write(result(guess, 0))
     recording.close()
-    [(frame, drawn)] = outlet.shown
+    [(frame, drawn)] = output.shown
     assert drawn.layout.format == "NV12", "in the camera's own format"
     text = bar(tuple(caption_lines(result(guess, 0))), 640)
     under = to_rgb(drawn)[242:, :, 1].astype(int)
     assert np.abs(under - text[2 : 2 + len(under)]).max() <= 2
-    assert (frame.source, outlet.closed) == ("gate", 1)
+    assert (frame.source, output.closed) == ("gate", 1)
 
 
-def test_the_words_are_the_best_class_and_when_and_where_it_was_seen(guess: Any) -> None:
+def test_the_caption_has_the_best_class_the_time_and_the_source(guess: Any) -> None:
     assert caption_lines(result(guess, 0)) == [
         "class 7  75%",
         "2025-01-31 12:00:00 UTC, gate",
     ]
 
 
-def test_a_picture_too_narrow_for_text_is_enlarged(guess: Any) -> None:
-    outlet = Outlet()
-    recording = Recording(outlet, threading.Event(), print)
+def test_a_frame_too_narrow_for_text_is_enlarged(guess: Any) -> None:
+    output = Output()
+    recording = Recording(output, threading.Event(), print)
     recording.write(result(guess, 0, width=64))
     recording.close()
-    [(_, drawn)] = outlet.shown
+    [(_, drawn)] = output.shown
     assert drawn.layout.width == 320
 
 
-def test_no_camera_waits_and_what_is_too_much_of_it_is_counted_and_said(guess: Any) -> None:
-    said: list[str] = []
-    outlet = Outlet(hold=True)
-    recording = Recording(outlet, threading.Event(), said.append)
+def test_live_sources_never_wait_and_dropped_frames_are_counted_and_reported(guess: Any) -> None:
+    warnings: list[str] = []
+    output = Output(hold=True)
+    recording = Recording(output, threading.Event(), warnings.append)
     for number in range(50):
-        recording.write(result(guess, number))  # would never return
+        recording.write(result(guess, number))  # would block forever if it waited
     recording.write(result(guess, 0, source="yard"))
-    outlet.go.set()
+    output.go.set()
     recording.close()
-    gate = [frame.number for frame, _ in outlet.shown if frame.source == "gate"]
-    assert gate[-2:] == [48, 49], "the newest wait"
-    assert len(gate) <= 3, "and hold no more of the camera's memory"
+    gate = [frame.number for frame, _ in output.shown if frame.source == "gate"]
+    assert gate[-2:] == [48, 49], "the newest frames are queued"
+    assert len(gate) <= 3, "so no more of the camera's buffers are held"
     assert recording.lost == 50 - len(gate)
-    assert [frame.source for frame, _ in outlet.shown][-1] == "yard", "each source has its room"
-    assert said == [f"{recording.lost} frames are missing in the recording"]
+    assert [frame.source for frame, _ in output.shown][-1] == "yard", (
+        "each source has its own queue"
+    )
+    assert warnings == [f"{recording.lost} frames are missing from the recording"]
 
 
-def write_film(recording: Recording, guess: Any, frames: int) -> threading.Thread:
-    """Write so many results of a film, as the loop does, on a thread that may wait."""
+def write_file_results(recording: Recording, guess: Any, frames: int) -> threading.Thread:
+    """Write results of a file, as the loop does, on a thread that may block."""
 
     def write() -> None:
         for number in range(frames):
@@ -116,39 +118,41 @@ def write_film(recording: Recording, guess: Any, frames: int) -> threading.Threa
     return thread
 
 
-def test_a_film_waits_until_its_frames_are_recorded_and_none_is_lost(guess: Any) -> None:
-    outlet = Outlet(hold=True)
-    recording = Recording(outlet, threading.Event(), print)
-    film = write_film(recording, guess, 50)
-    film.join(0.3)
-    assert film.is_alive()
-    outlet.go.set()
-    film.join(60)
+def test_a_file_waits_until_its_frames_are_recorded_and_loses_none(guess: Any) -> None:
+    output = Output(hold=True)
+    recording = Recording(output, threading.Event(), print)
+    writer = write_file_results(recording, guess, 50)
+    writer.join(0.3)
+    assert writer.is_alive()
+    output.go.set()
+    writer.join(60)
     recording.close()
-    assert [frame.number for frame, _ in outlet.shown] == list(range(50))
-    assert (recording.lost, outlet.ended) == (0, ["gate"])
+    assert [frame.number for frame, _ in output.shown] == list(range(50))
+    assert (recording.lost, output.ended) == (0, ["gate"])
 
 
-def test_a_film_that_waits_ends_when_the_run_is_stopped(guess: Any) -> None:
-    stop, outlet = threading.Event(), Outlet(hold=True)
-    recording = Recording(outlet, stop, print)
-    film = write_film(recording, guess, 50)
-    film.join(0.3)
-    assert film.is_alive()
+def test_a_waiting_file_ends_when_the_run_is_stopped(guess: Any) -> None:
+    stop, output = threading.Event(), Output(hold=True)
+    recording = Recording(output, stop, print)
+    writer = write_file_results(recording, guess, 50)
+    writer.join(0.3)
+    assert writer.is_alive()
     stop.set()
-    film.join(15)
-    assert not film.is_alive(), "0.1 s on an idle machine; work that hangs is given 20"
-    outlet.go.set()
+    writer.join(15)
+    assert not writer.is_alive(), "0.1 s on an idle machine; without `stop` it would take 20 s"
+    output.go.set()
     recording.close()
 
 
-def test_a_source_that_will_not_come_back_is_ended_and_one_that_waits_is_not(guess: Any) -> None:
-    outlet = Outlet()
-    recording = Recording(outlet, threading.Event(), print)
+def test_the_video_of_a_source_ends_if_the_source_ended_or_failed_not_if_it_waits(
+    guess: Any,
+) -> None:
+    output = Output()
+    recording = Recording(output, threading.Event(), print)
     for source, state in (("a", "waiting"), ("b", "ended"), ("c", "failed"), ("d", "playing")):
         recording.changed(Transition(source, state))  # type: ignore[arg-type]
     recording.close()
-    assert outlet.ended == ["b", "c"]
+    assert output.ended == ["b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -161,39 +165,39 @@ def test_a_source_that_will_not_come_back_is_ended_and_one_that_waits_is_not(gue
         "RTMP://u:s3cret@host/x.mkv",
     ],
 )
-def test_an_address_at_which_nothing_is_served_is_refused_without_its_password(
+def test_an_unsupported_url_is_refused_without_showing_its_password(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionError, match=r"no place for video; write film\.mkv") as caught:
+    with pytest.raises(OptionError, match=r"not a supported target; write video\.mkv") as caught:
         record(target, False, threading.Event(), print, print)
     assert "s3cret" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_film_that_is_read_at_once_is_recorded_whole(
+def test_a_file_that_is_read_as_fast_as_possible_is_recorded_completely(
     engine: Any, once: Any, tmp_path: Path
 ) -> None:
-    """Noise is hard to encode, and no work to label."""
-    film = tmp_path / "film.mkv"
-    recording = record(str(film), False, threading.Event(), print, print)
+    """Noise is slow to encode and fast to label."""
+    video = tmp_path / "video.mkv"
+    recording = record(str(video), False, threading.Event(), print, print)
     picture = "video/x-raw,format=NV12,width=640,height=480,framerate=30/1"
     source = Source(f"gst:videotestsrc num-buffers=200 pattern=snow ! {picture}")
     measured = loop.run(engine, [once(source)], [recording])
-    with Source(str(film)) as recorded:
+    with Source(str(video)) as recorded:
         times = [frame.pts for frame in iter(lambda: recorded.read(20), None)]
     assert (measured.frames, recording.lost) == (200, 0)
     assert times == pytest.approx([number / 30 for number in range(200)], abs=2e-3)
 
 
-def test_the_loop_records_what_it_labels(
+def test_the_loop_records_each_frame_that_it_labels(
     numbered: Path, engine: Any, number_in: Any, once: Any, tmp_path: Path
 ) -> None:
-    film = tmp_path / "film.mkv"
-    recording = record(str(film), False, threading.Event(), print, print)
+    video = tmp_path / "video.mkv"
+    recording = record(str(video), False, threading.Event(), print, print)
     source = Source(Camera(str(numbered), realtime=True))
     measured = loop.run(engine, [once(source)], [recording])
-    with Source(str(film)) as recorded:
+    with Source(str(video)) as recorded:
         frames = list(iter(lambda: recorded.read(20), None))
     assert len(frames) == measured.frames - recording.lost
     numbers = [number_in(each.pixels[:240]) for each in frames if each is not None]

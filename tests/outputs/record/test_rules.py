@@ -1,4 +1,4 @@
-"""Rules: what they mean, where they are wrong, and when they fire."""
+"""Rules: their meaning, their error messages, and when they fire."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge.sources.frame import Frame
 SURFACE = Surface.from_rgb(np.zeros((1, 1, 3), np.uint8))
 
 
-class Says:
+class OneClass:
     """A prediction of one class."""
 
     def __init__(self, label: str, confidence: float):
@@ -30,16 +30,16 @@ class Says:
 
 def result(label: str, time: float, source: str = "gate", confidence: float = 0.9) -> Result:
     frame = Frame(source, 0, time, 0.0, "system", SURFACE)
-    return Result(frame, Says(label, confidence), 0.0, 0.0, 0.0)
+    return Result(frame, OneClass(label, confidence), 0.0, 0.0, 0.0)
 
 
 def firings(text: str, labels: str, rate: float = 10) -> list[float]:
-    """The moments at which a rule fires; each letter of `labels` is a frame: d a dog, c a cat."""
-    watch, names = RuleState(read_rule(text)), {"d": "dog", "c": "cat"}
+    """The times at which a rule fires; each letter of `labels` is a frame: d a dog, c a cat."""
+    state, names = RuleState(read_rule(text)), {"d": "dog", "c": "cat"}
     return [
         number / rate
         for number, letter in enumerate(labels)
-        if watch.fires(result(names[letter], number / rate))
+        if state.fires(result(names[letter], number / rate))
     ]
 
 
@@ -62,12 +62,12 @@ def firings(text: str, labels: str, rate: float = 10) -> list[float]:
         ("not not label=dog", True),
         ("NOT label=cat AND source=gate", True),
         ("label=cat or label=dog", True),
-        ("label=dog or label=cat and source=yard", True),  # and binds closer
+        ("label=dog or label=cat and source=yard", True),  # "and" binds tighter than "or"
         ("(label=dog or label=cat) and source=yard", False),
         ("not (label=cat or label=fox) for 3s", True),
     ],
 )
-def test_a_rule_means_what_it_says(text: str, holds: bool) -> None:
+def test_a_rule_is_evaluated_for_a_frame(text: str, holds: bool) -> None:
     assert read_rule(text).holds(Observation("dog", 0.8, "gate")) is holds
 
 
@@ -80,11 +80,11 @@ def test_any_label_can_be_named_in_quotes(label: str) -> None:
     assert rule.labels == (label,)
 
 
-def test_words_of_the_grammar_are_names_after_an_equals_sign() -> None:
+def test_keywords_are_names_after_an_equals_sign() -> None:
     assert read_rule("label=for for 1s").labels == ("for",)
 
 
-def test_the_time_is_read() -> None:
+def test_the_hold_time_is_parsed() -> None:
     assert read_rule("label=dog").hold == 0
     assert read_rule("label=dog for 2s").hold == 2
     assert read_rule("label=dog for 500 ms").hold == 0.5
@@ -101,7 +101,7 @@ def test_the_time_is_read() -> None:
         ("confidence=0.8", "at '=0.8', column 11", "one of > >= < <="),
         ("confidence>80", "at '80', column 12", "a number from 0 to 1"),
         ("confidence>high", "at 'high', column 12", "a number from 0 to 1"),
-        ("(label=dog", "at its end, column 11", "write there: )"),
+        ("(label=dog", "at its end, column 11", "expected there: )"),
         ("label=dog)", "at ')', column 10", "nothing more"),
         ("label=dog for", "at its end, column 14", "a time such as 2s"),
         ("label=dog for 2", "at '2', column 15", "a time such as 2s"),
@@ -112,7 +112,7 @@ def test_the_time_is_read() -> None:
         ("label=a or\n)", "at ')', column 12", "label=NAME"),
     ],
 )
-def test_an_error_points_at_the_column_and_says_what_to_write(
+def test_an_error_names_the_column_and_what_is_expected_there(
     text: str, where: str, hint: str
 ) -> None:
     with pytest.raises(OptionError, match=re.escape(f"is not understood {where};")) as error:
@@ -120,78 +120,80 @@ def test_an_error_points_at_the_column_and_says_what_to_write(
     assert hint in error.value.hint
 
 
-def test_a_rule_of_thousands_of_parts_within_each_other_is_refused() -> None:
+def test_a_rule_nested_too_deeply_is_refused() -> None:
     with pytest.raises(OptionError, match="a rule is nested too deeply; write several"):
         read_rule("not " * 5000 + "label=dog")
 
 
-def test_a_label_that_the_engine_has_not_is_refused_with_the_nearest() -> None:
+def test_an_unknown_label_is_refused_and_the_nearest_is_suggested() -> None:
     rules = [read_rule("label=dgo or label=cat")]
     check_labels(rules, ["dog", "dgo", "cat"])
     with pytest.raises(OptionError, match=r"no label 'dgo'.*such as: 'dog'"):
         check_labels(rules, ["cat", "dog", "fox"])
 
 
-def test_a_source_that_the_run_has_not_is_refused_with_the_nearest() -> None:
+def test_an_unknown_source_is_refused_and_the_nearest_is_suggested() -> None:
     rules = [read_rule("source=door and (label=dog or source='the yard')")]
     check_sources(rules, ["the yard", "door", "gate"])
     with pytest.raises(OptionError, match=r"no source 'door'.*such as: 'doors'"):
         check_sources(rules, ["the yard", "doors"])
 
 
-def test_without_a_time_a_rule_fires_when_it_comes_true_and_again_after_it_was_false() -> None:
+def test_without_a_hold_time_a_rule_fires_when_it_becomes_true_and_again_after_it_was_false() -> (
+    None
+):
     assert firings("label=dog", "ccdddcdd") == [0.2, 0.6]
 
 
-def test_a_rule_fires_once_when_it_has_been_true_for_its_time() -> None:
+def test_a_rule_fires_once_when_it_has_been_true_for_its_hold_time() -> None:
     assert firings("label=dog for 500ms", "c" + "d" * 30) == [0.6]
 
 
-def test_a_frame_of_which_it_is_false_begins_the_time_again() -> None:
+def test_a_frame_for_which_it_is_false_resets_the_hold_time() -> None:
     assert firings("label=dog for 500ms", "ddddd" + "c" + "ddddddd") == [1.1]
 
 
-def test_the_time_is_that_of_the_frames_at_any_rate() -> None:
+def test_the_hold_time_is_measured_in_frame_time_at_any_rate() -> None:
     assert firings("label=dog for 2s", "d" * 100, rate=10) == [2.0]
     assert firings("label=dog for 2s", "d" * 100, rate=1) == [2.0]
 
 
-def test_each_source_has_its_own_time() -> None:
-    watch = RuleState(read_rule("label=dog for 1s"))
+def test_each_source_has_its_own_hold_time() -> None:
+    state = RuleState(read_rule("label=dog for 1s"))
     fired = []
     for number in range(21):
         for source, since in (("gate", 0.0), ("yard", 0.5)):
             label = "dog" if number / 10 >= since else "cat"
-            if watch.fires(result(label, number / 10, source)):
+            if state.fires(result(label, number / 10, source)):
                 fired.append((source, number / 10))
     assert fired == [("gate", 1.0), ("yard", 1.5)]
 
 
-def test_a_source_that_was_away_begins_again() -> None:
-    watch = RuleState(read_rule("label=dog for 1s"))
+def test_a_gap_resets_the_hold_time() -> None:
+    state = RuleState(read_rule("label=dog for 1s"))
     times = [number / 10 for number in range(9)] + [60 + number / 10 for number in range(12)]
-    assert [time for time in times if watch.fires(result("dog", time))] == [61.0]
+    assert [time for time in times if state.fires(result("dog", time))] == [61.0]
 
 
-def test_a_source_that_is_forgotten_begins_again() -> None:
-    watch = RuleState(read_rule("label=dog for 1s"))
+def test_forget_resets_the_hold_time() -> None:
+    state = RuleState(read_rule("label=dog for 1s"))
     times = [number / 10 for number in range(21)]
     fired = []
     for time in times:
         if time == 0.5:
-            watch.forget("gate")
-        if watch.fires(result("dog", time)):
+            state.forget("gate")
+        if state.fires(result("dog", time)):
             fired.append(time)
     assert fired == [1.5]
 
 
-def test_after_it_was_away_a_rule_that_fired_may_fire_again() -> None:
-    watch = RuleState(read_rule("label=dog"))
-    fired: list[Any] = [watch.fires(result("dog", time)) for time in (0.0, 0.1, 0.2, 30.0, 30.1)]
+def test_after_a_gap_a_rule_that_fired_can_fire_again() -> None:
+    state = RuleState(read_rule("label=dog"))
+    fired: list[Any] = [state.fires(result("dog", time)) for time in (0.0, 0.1, 0.2, 30.0, 30.1)]
     assert fired == [True, False, False, True, False]
 
 
-def test_the_rules_of_the_manual_are_rules() -> None:
+def test_the_rules_in_the_documentation_can_be_parsed() -> None:
     manual = (Path(__file__).parents[3] / "docs" / "recording.md").read_text()
     rules = manual.partition("## Rules\n\n```\n")[2].partition("```")[0].splitlines()
     assert len(rules) == 3

@@ -1,4 +1,4 @@
-"""Snapshots: a rule fires, and a labelled picture and its facts are on the disk, or it is said."""
+"""Snapshots: a rule that fires writes an image and a JSON file; failures are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edge.run.interfaces import Result
 from edge.run.status import Transition
 from edge.sources.frame import Frame
 
-SEEN = 1738324799.75  # 2025-01-31T11:59:59.750Z
+TIME = 1738324799.75  # 2025-01-31T11:59:59.750Z
 DOG = [read_rule("label='class 7' for 200ms")]
 
 
@@ -33,7 +33,7 @@ def result(
     at: float,
     source: str = "gate",
     pixels: Any = None,
-    seen: float = SEEN,
+    seen: float = TIME,
 ) -> Result:
     if pixels is None:
         pixels = np.full((240, 320, 3), 90, np.uint8)
@@ -41,33 +41,33 @@ def result(
     return Result(frame, guess(class_id), 250.0, 10.0, seen)
 
 
-def sink(folder: Path, said: list[str] | None = None, **options: Any) -> Snapshots:
+def sink(folder: Path, warnings: list[str] | None = None, **options: Any) -> Snapshots:
     rules = options.pop("rules", DOG)
-    said = [] if said is None else said
-    return Snapshots(rules, folder, said.append, **options)
+    warnings = [] if warnings is None else warnings
+    return Snapshots(rules, folder, warnings.append, **options)
 
 
-def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
+def test_a_rule_that_fires_writes_a_labelled_image_and_its_facts(
     guess: Any, tmp_path: Path
 ) -> None:
-    with_text = tmp_path / "new" / "pictures"
-    snapshots = sink(with_text)
+    folder = tmp_path / "new" / "pictures"
+    snapshots = sink(folder)
     shown = [result(guess, 7, number / 10) for number in range(6)]
     for each in shown:
         snapshots.write(each)
     snapshots.close()
-    assert sorted(path.name for path in with_text.iterdir()) == [
+    assert sorted(path.name for path in folder.iterdir()) == [
         "20250131T115959.750Z-gate-class-7.jpg",
         "20250131T115959.750Z-gate-class-7.json",
     ]
     assert (snapshots.written, snapshots.lost) == (1, 0)
-    with Image.open(with_text / "20250131T115959.750Z-gate-class-7.jpg") as picture:
+    with Image.open(folder / "20250131T115959.750Z-gate-class-7.jpg") as picture:
         assert picture.format == "JPEG"
         pixels = np.asarray(picture).astype(int)
     lines = ["class 7  75%", "2025-01-31 11:59:59 UTC, gate"]
     expected = annotate(np.full((240, 320, 3), 90, np.uint8), lines)
-    assert np.abs(pixels - expected).mean() < 3, "but for the compression of JPEG"
-    facts = json.loads((with_text / "20250131T115959.750Z-gate-class-7.json").read_text())
+    assert np.abs(pixels - expected).mean() < 3, "apart from JPEG compression"
+    facts = json.loads((folder / "20250131T115959.750Z-gate-class-7.json").read_text())
     assert facts == {
         "rules": ["label='class 7' for 200ms"],
         "picture": "20250131T115959.750Z-gate-class-7.jpg",
@@ -76,7 +76,7 @@ def test_a_rule_that_fires_leaves_a_labelled_picture_and_its_facts(
     assert facts["time"] == "2025-01-31T11:59:59.750Z"
 
 
-def test_rules_that_fire_together_share_a_picture(guess: Any, tmp_path: Path) -> None:
+def test_rules_that_fire_together_share_a_snapshot(guess: Any, tmp_path: Path) -> None:
     rules = [read_rule("label='class 7'"), read_rule("confidence>0.5"), read_rule("source=yard")]
     snapshots = sink(tmp_path, rules=rules)
     snapshots.write(result(guess, 7, 0.0))
@@ -85,7 +85,7 @@ def test_rules_that_fire_together_share_a_picture(guess: Any, tmp_path: Path) ->
     assert json.loads(facts.read_text())["rules"] == ["label='class 7'", "confidence>0.5"]
 
 
-def test_pictures_of_one_moment_do_not_overwrite_each_other(guess: Any, tmp_path: Path) -> None:
+def test_snapshots_of_the_same_time_do_not_overwrite_each_other(guess: Any, tmp_path: Path) -> None:
     snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")])
     for source in ("a/b", "a-b"):
         snapshots.write(result(guess, 7, 0.0, source))
@@ -96,7 +96,7 @@ def test_pictures_of_one_moment_do_not_overwrite_each_other(guess: Any, tmp_path
         assert facts["picture"] == picture.name
 
 
-def test_a_source_that_stopped_begins_again(guess: Any, tmp_path: Path) -> None:
+def test_a_disconnect_resets_the_hold_time(guess: Any, tmp_path: Path) -> None:
     snapshots = sink(tmp_path)
     snapshots.write(result(guess, 7, 0.0))
     snapshots.changed(Transition("gate", "waiting", "unplugged"))
@@ -106,7 +106,7 @@ def test_a_source_that_stopped_begins_again(guess: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_camera_gets_its_memory_back_while_a_picture_waits(guess: Any, tmp_path: Path) -> None:
+def test_a_queued_snapshot_does_not_hold_the_camera_s_buffer(guess: Any, tmp_path: Path) -> None:
     pixels = np.full((240, 320, 3), 90, np.uint8)
     snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")])
     for source in ("a", "b", "c", "d"):
@@ -120,7 +120,7 @@ def test_the_camera_gets_its_memory_back_while_a_picture_waits(guess: Any, tmp_p
             assert np.asarray(picture)[:200].max() < 110
 
 
-def test_only_the_newest_are_kept_and_other_files_stay(guess: Any, tmp_path: Path) -> None:
+def test_keep_removes_the_oldest_snapshots_and_no_other_files(guess: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").touch()
     (tmp_path / "20240101T000000.000Z-gate-cat.jpg").touch()
     (tmp_path / "20240101T000000.000Z-gate-cat.json").touch()
@@ -139,42 +139,46 @@ def test_only_the_newest_are_kept_and_other_files_stay(guess: Any, tmp_path: Pat
 
 
 def kept(folder: Path) -> list[str]:
-    """Sources of the pictures in a folder that is in order: each has its facts beside it."""
+    """Sources of the snapshots in a folder; checks that each image has its JSON file."""
     names = {path.stem for path in folder.glob("*.jpg")}
     assert {path.stem for path in folder.glob("*.json")} == names
     assert all(not path.name.startswith(".") for path in folder.iterdir())
     return sorted(name.split("-")[1] for name in names)
 
 
-def test_the_newest_are_kept_when_the_wall_clock_went_back(guess: Any, tmp_path: Path) -> None:
-    """A board without a battery begins in the past, until it hears the time."""
+def test_keep_keeps_the_newest_even_if_the_wall_clock_was_set_back(
+    guess: Any, tmp_path: Path
+) -> None:
+    """A board without a clock battery starts in the past until it synchronises its clock."""
 
     def shoot(snapshots: Snapshots, source: str, seen: float) -> None:
         before = snapshots.written
         snapshots.write(result(guess, 7, 0.0, source, seen=seen))
         wait_until(lambda: snapshots.written > before)
-        snapshots.write(result(guess, 3, 0.1, source))  # it fires anew once it was false
+        snapshots.write(result(guess, 3, 0.1, source))  # it can fire again after it was false
 
     snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")], keep=3)
     for number in range(4):
-        shoot(snapshots, f"a{number}", SEEN + number)
+        shoot(snapshots, f"a{number}", TIME + number)
     snapshots.close()
     assert kept(tmp_path) == ["a1", "a2", "a3"]
     snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")], keep=3)
-    shoot(snapshots, "b0", SEEN - 86400)
-    assert kept(tmp_path) == ["a2", "a3", "b0"], "the oldest of the last run went"
-    shoot(snapshots, "b1", SEEN - 2 * 86400)
-    shoot(snapshots, "b2", SEEN + 86400)
+    shoot(snapshots, "b0", TIME - 86400)
+    assert kept(tmp_path) == ["a2", "a3", "b0"], "the oldest of the last run was removed"
+    shoot(snapshots, "b1", TIME - 2 * 86400)
+    shoot(snapshots, "b2", TIME + 86400)
     assert kept(tmp_path) == ["b0", "b1", "b2"]
-    shoot(snapshots, "b3", SEEN - 3 * 86400)
-    shoot(snapshots, "b0", SEEN - 86400)  # the same second once more: its name is free again
+    shoot(snapshots, "b3", TIME - 3 * 86400)
+    shoot(snapshots, "b0", TIME - 86400)  # the same time again: its name is free again
     assert kept(tmp_path) == ["b0", "b2", "b3"]
     snapshots.close()
 
 
-def test_of_pictures_of_one_moment_the_first_goes_first(guess: Any, tmp_path: Path) -> None:
+def test_of_snapshots_of_the_same_time_the_first_is_removed_first(
+    guess: Any, tmp_path: Path
+) -> None:
     rules = [read_rule("label='class 7'")]
-    for _ in range(3):  # runs of their own: only names tell the next one what came first
+    for _ in range(3):  # separate runs: the next one knows their order only by name
         snapshots = sink(tmp_path, rules=rules)
         snapshots.write(result(guess, 7, 0.0))
         snapshots.close()
@@ -189,7 +193,7 @@ def test_of_pictures_of_one_moment_the_first_goes_first(guess: Any, tmp_path: Pa
     assert kept(tmp_path) == ["gate", "gate", "yard"]
 
 
-def test_what_a_killed_run_left_is_removed_at_the_next_start_and_nothing_else(
+def test_incomplete_files_of_a_killed_run_are_removed_at_the_next_start_and_nothing_else(
     guess: Any, tmp_path: Path
 ) -> None:
     snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")])
@@ -209,15 +213,15 @@ def test_what_a_killed_run_left_is_removed_at_the_next_start_and_nothing_else(
     assert {path.name for path in tmp_path.iterdir()} == before - {*left}
 
 
-@pytest.mark.parametrize("floor", [True, False], ids=["no room to spare", "no room at all"])
-def test_a_full_disk_is_said_once_and_counted_and_the_next_picture_is_tried(
+@pytest.mark.parametrize("floor", [True, False], ids=["below the reserve", "no space at all"])
+def test_a_full_disk_is_reported_once_and_every_snapshot_is_tried_and_counted(
     floor: bool, guess: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not floor:  # somebody else was faster to take it
-        monkeypatch.setattr(snapshots_module, "check_room", lambda _: None)
-    said: list[str] = []
+    if not floor:  # another process fills the disk after the check
+        monkeypatch.setattr(snapshots_module, "check_free_space", lambda _: None)
+    warnings: list[str] = []
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
-    snapshots = sink(small_disk, said, rules=[read_rule("label='class 7'")])
+    snapshots = sink(small_disk, warnings, rules=[read_rule("label='class 7'")])
 
     def shoot(number: int) -> None:
         before = snapshots.written + snapshots.lost
@@ -229,19 +233,21 @@ def test_a_full_disk_is_said_once_and_counted_and_the_next_picture_is_tried(
     for number in range(3):
         shoot(number)
     assert (snapshots.written, snapshots.lost) == (0, 3)
-    [once] = said
-    assert ("is full" if floor else "No space left on device") in once
-    assert "snapshots are lost until then" in once
-    assert [path.name for path in small_disk.iterdir()] == ["filler"], "nothing half-made is left"
+    [warning] = warnings
+    assert ("is full" if floor else "No space left on device") in warning
+    assert "snapshots are lost until this is fixed" in warning
+    assert [path.name for path in small_disk.iterdir()] == ["filler"], (
+        "no incomplete files are left"
+    )
     filler.unlink()
     shoot(3)
-    assert said[1] == "snapshots are written again, after 3 that failed"
+    assert warnings[1] == "snapshots are written again after 3 failures"
     snapshots.close()
-    assert said[2] == "3 snapshots were lost, 1 written"
+    assert warnings[2] == "3 snapshots were lost, 1 written"
     assert len(list(small_disk.iterdir())) == 2
 
 
-def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused_by_the_constructor(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         sink(tmp_path / "file" / "pictures")
@@ -250,5 +256,5 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
 def wait_until(done: Any) -> None:
     deadline = time.monotonic() + 30
     while not done():
-        assert time.monotonic() < deadline, "nothing happened for half a minute"
+        assert time.monotonic() < deadline, "the condition was not met within half a minute"
         time.sleep(0.01)
