@@ -1,10 +1,10 @@
-"""Try all faults of tests/chaos in full; write what was survived, how fast, and what was lost.
+"""All faults of tests/chaos in full: what a run survived, how fast, and what was lost.
 
-    .venv/bin/python -m scripts.chaos            all of it, an hour on two cores
-    .venv/bin/python -m scripts.chaos -k frozen  only these, in the place of their old figures
-    .venv/bin/python -m scripts.chaos --page     only docs/chaos.md, from the figures that are there
+    .venv/bin/python -m scripts.chaos            all faults, an hour on two cores
+    .venv/bin/python -m scripts.chaos -k frozen  only these; their old figures are replaced
+    .venv/bin/python -m scripts.chaos --page     only docs/chaos.md, from existing figures
 
-The figures are docs/measurements/chaos.json; the words after the options are pytest's.
+The figures are in docs/measurements/chaos.json. Other arguments are passed to pytest.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ HEAD = """\
 
 `make chaos` makes real servers and networks on this machine fail and watches the real `edge run`.
 Each image shows which camera took it and when, and the engine reads that. So the test detects a
-label of another camera's image, of an older image, or of one that is stale. `make test` runs the
-same faults, fewer times. `.venv/bin/python -m scripts.chaos` wrote this page from
+label of another camera's image, of an older image, or of one that is stale. `make test-slow` runs
+the same faults, fewer times. `.venv/bin/python -m scripts.chaos` wrote this page from
 [measurements/chaos.json](measurements/chaos.json), {date}, {cpu}, {cores} cores shared by the
 cameras, their servers and the run.
 
@@ -73,7 +73,7 @@ nothing is left by each of them. Open files and threads: {more_files:+.0f} and {
 
 
 def page(kept: dict[str, Any]) -> str:
-    """docs/chaos.md, of docs/measurements/chaos.json."""
+    """The text of docs/chaos.md, from docs/measurements/chaos.json."""
     rows = "".join(_row(name, figures) for name, figures in kept["faults"].items())
     return HEAD.format(date=kept["date"], **kept["machine"]) + rows + _memory()
 
@@ -119,7 +119,7 @@ def _pair(seconds: dict[str, float | None], second: str) -> str:
 
 
 def measure(words: list[str]) -> int:
-    """Run the faults that pytest's `words` choose, or all; returns pytest's exit code."""
+    """Run the faults that pytest's arguments `words` select, or all. Returns pytest's exit code."""
     here = commit()  # before this run changes files
     old = json.loads(FIGURES.read_text())["faults"] if words and FIGURES.exists() else {}
     kept = {
