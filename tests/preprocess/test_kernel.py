@@ -11,7 +11,7 @@ import pytest
 from edge.errors import ImageError
 from edge.gpu.kernels import Nvrtc
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.cuda import KERNELS, PICTURE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
+from edge.preprocess.cuda import KERNELS, IMAGE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS
@@ -145,14 +145,14 @@ def test_cuda_py_and_the_kernel_agree_on_the_layout_of_a_picture(kernel):
             ("size", ctypes.c_size_t),
         ]
 
-    kernel.library.picture_layout.restype = ctypes.POINTER(Member)
-    members, theirs, index = kernel.library.picture_layout(), {}, 0
+    kernel.library.image_layout.restype = ctypes.POINTER(Member)
+    members, theirs, index = kernel.library.image_layout(), {}, 0
     while members[index].name:
         theirs[members[index].name.decode()] = (members[index].offset, members[index].size)
         index += 1
-    assert PICTURE.itemsize == members[index].offset
+    assert IMAGE.itemsize == members[index].offset
     assert theirs == {
-        name: (offset, dtype.itemsize) for name, (dtype, offset) in PICTURE.fields.items()
+        name: (offset, dtype.itemsize) for name, (dtype, offset) in IMAGE.fields.items()
     }
 
 
@@ -205,6 +205,7 @@ def sanitized(library, which, block):
     )
 
 
+@pytest.mark.build
 def test_no_access_outside_memory_and_no_undefined_behaviour(built):
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     done = sanitized(compiled(built, *flags), "asan", "1,1,1")
@@ -219,6 +220,7 @@ def test_no_race_between_the_threads_of_a_block(built):
     assert done.stdout == "all the same\n"
 
 
+@pytest.mark.build
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_the_sanitizers_would_see_it(built, sanitizer):
     """A kernel that reads one pixel too many, and one without a barrier, are caught."""
