@@ -1,4 +1,4 @@
-"""The stages that take long, taken from `engines/.cache` while all they depend on is unchanged."""
+"""The slow stages of a build, cached in `engines/.cache` while their inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ from edge.files.storage import write_bytes
 
 __all__ = ["peaks", "ranges", "sensitivities", "simplified"]
 
-PROBED = 16  # images on which FP16's range is looked at
+PEAK_IMAGES = 16  # images on which the tensors' peaks are measured, for FP16
 COMPARED = 4  # images on which graph and checkpoint are compared after export
 
 
 def simplified(
-    checkpoint: Checkpoint, cache: Path, key: str, judging: list[Path], observer: Observer
+    checkpoint: Checkpoint, cache: Path, key: str, heldout_files: list[Path], observer: Observer
 ) -> ModelProto:
-    """The checkpoint's graph, exported and simplified, or both from the cache."""
+    """The exported and simplified graph of a checkpoint, from the cache if it is there.
+
+    key: identifies the checkpoint and the tools in the cache.
+    """
     path = cache / f"simplified-{key}.onnx"
     if is_kept(path, observer.warn):
         observer.stage("export, simplify")
         observer.done("unchanged, from the cache")
         return graph.load(path)
-    few = image_sets.few(judging, checkpoint.preprocess, COMPARED, observer.warn)
+    pictures = image_sets.prepare_first(
+        heldout_files, checkpoint.preprocess, COMPARED, observer.warn
+    )
     observer.stage("export")
-    model, difference = exporting.export(checkpoint, few)
+    model, difference = exporting.export(checkpoint, pictures)
     nodes = len(model.graph.node)
     observer.done(f"{nodes} nodes; max difference to the checkpoint {difference:.2g}")
     observer.stage("simplify")
-    model, difference = simplify(model, few)
+    model, difference = simplify(model, pictures)
     observer.done(f"{len(model.graph.node)} nodes; max difference {difference:.2g}")
     keep(graph.save(model, path))
     return model
@@ -54,7 +59,10 @@ def ranges(
     recipe: Recipe,
     observer: Observer,
 ) -> Ranges:
-    """The graph's activation ranges on these images, or those of a table or from the cache."""
+    """The graph's activation ranges: from the recipe's table, the cache `path`, or measured.
+
+    files: the calibration images. Raises `CalibrationError` for a table of another graph.
+    """
     observer.stage("calibrate")
     if recipe.ranges is not None:
         table = Ranges.read(recipe.ranges)
@@ -79,13 +87,16 @@ def sensitivities(
     checkpoint: Checkpoint,
     observer: Observer,
 ) -> dict[str, float]:
-    """What each Linear costs alone, measured or from the cache."""
+    """The sensitivity of each Linear, measured or from the cache `path`.
+
+    Returns the Linear's MatMul -> SQNR of the outputs in dB with this Linear alone in INT8.
+    """
     observer.stage("sensitivity")
     if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return sensitivity.read(path)
     count = sensitivity.images_for(model)
-    pictures = image_sets.few(files, checkpoint.preprocess, count, observer.warn)
+    pictures = image_sets.prepare_first(files, checkpoint.preprocess, count, observer.warn)
     alone_db = sensitivity.measure(model, found.ranges, list(pictures), observer.progress)
     sensitivity.write(path, alone_db)
     keep([path])
@@ -97,13 +108,15 @@ def sensitivities(
 def peaks(
     model: ModelProto, path: Path, files: list[Path], checkpoint: Checkpoint, observer: Observer
 ) -> dict[str, float]:
-    """The largest absolute value of each tensor on real images; measured or from the cache."""
+    """The largest absolute value of each tensor on real images, measured or from the cache."""
     observer.stage("FP16 range")
     if is_kept(path, observer.warn):
         observer.done("unchanged, from the cache")
         return dict(json.loads(path.read_text()))
-    few = image_sets.few(files, checkpoint.preprocess, PROBED, observer.warn)
-    found = fp16.peaks(model, iter(few), lambda ran: observer.progress("images", ran, len(few)))
+    pictures = image_sets.prepare_first(files, checkpoint.preprocess, PEAK_IMAGES, observer.warn)
+    found = fp16.peaks(
+        model, iter(pictures), lambda ran: observer.progress("images", ran, len(pictures))
+    )
     write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     keep([path])
     largest = max(found, key=lambda name: found[name])

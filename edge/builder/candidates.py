@@ -1,4 +1,4 @@
-"""Which precision to ship: candidates are built, judged, timed, and one is chosen, with reasons."""
+"""Candidates: one per precision, built, evaluated and timed; one is chosen, with reasons."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edge.engine.bench import interleave
 from edge.engine.passport import Accuracy
 from edge.errors import GraphError
 
-__all__ = ["Candidate", "choose", "given", "make", "make_quantised", "timed", "verdict"]
+__all__ = ["Candidate", "choose", "from_graph", "make", "make_quantised", "timed", "verdict"]
 
 ROUNDS = 10  # of the timing
-FASTER = 1.05  # times as fast: less is no reason, and mostly noise
+FASTER = 1.05  # smallest speed-up that counts: less is mostly measurement noise
 MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
 
 Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
@@ -31,18 +31,19 @@ Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One precision, built and judged."""
+    """One precision, built and evaluated."""
 
     precision: str
     forms: dict[str, ModelProto]
     accuracy: dict[str, Accuracy]
-    refused: str | None  # why the gate refuses it
-    linears: int = 0  # of the transformer, where some are INT8
-    kept: dict[str, float] = field(default_factory=dict)  # Linears kept FP16 -> dB alone
+    refused: str | None  # why the gate refuses it; None: it passes
+    linears: int = 0  # number of Linears of the transformer, where some are INT8
+    # Linears kept FP16 -> SQNR in dB with that Linear alone in INT8
+    kept: dict[str, float] = field(default_factory=dict)
 
     @property
     def worst_form(self) -> str:
-        """The form that does worse: by what the gate looks at, and between equals by its noise."""
+        """The less accurate form: by agreement, which the gate tests, then by SQNR."""
 
         def rank(form: str) -> tuple[float, float]:
             return self.accuracy[form].agreement, self.accuracy[form].sqnr_db
@@ -56,17 +57,17 @@ class Candidate:
 
     @property
     def note(self) -> str:
-        """What is particular about it."""
+        """How many Linears are quantised and how many are kept FP16; "" without quantised ones."""
         if not self.linears:
             return ""
         kept = f"{len(self.kept)} of {self.linears} Linears kept FP16"
         return kept if self.kept else f"all {self.linears} Linears {self.precision.upper()}"
 
 
-def make(model: ModelProto, precision: str, judge: Evaluator, gate: Gate) -> Candidate:
-    """The FP32 or FP16 candidate."""
+def make(model: ModelProto, precision: str, evaluator: Evaluator, gate: Gate) -> Candidate:
+    """The FP32 or FP16 candidate. Raises `GateError` for NaN or infinity."""
     forms = make_forms(model, precision, None)
-    accuracy = {"portable": judge.fp32} if precision == "fp32" else judge(forms)
+    accuracy = {"portable": evaluator.fp32} if precision == "fp32" else evaluator(forms)
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy))
 
 
@@ -74,15 +75,15 @@ def make_quantised(
     precision: str,
     build: Builder,
     alone: Mapping[str, float],
-    judge: Evaluator,
+    evaluator: Evaluator,
     gate: Gate,
     observer: Observer,
 ) -> Candidate:
-    """The INT8 or FP8 candidate with the fewest Linears kept FP16 that the gate lets pass.
+    """The INT8 or FP8 candidate that passes the gate with the fewest Linears kept FP16.
 
     build: names of Linears to keep -> the forms of an engine that keeps them. alone: SQNR of the
-    outputs with each Linear alone in INT8: the lowest goes first. When the gate refuses even
-    `MOST_KEPT`, the candidate is the one that keeps none, with the reason.
+    outputs in dB with each Linear alone in INT8; the Linear with the lowest is kept first. When the
+    gate refuses even `MOST_KEPT`, the candidate that keeps none is returned, with the reason.
     """
     order = sorted(alone, key=lambda name: alone[name])
     most = int(len(order) * MOST_KEPT)
@@ -92,7 +93,7 @@ def make_quantised(
         if count not in tried:
             kept = order[:count]
             forms = build(kept)
-            accuracy = judge(forms)
+            accuracy = evaluator(forms)
             tried[count] = Candidate(
                 precision,
                 forms,
@@ -102,7 +103,7 @@ def make_quantised(
                 {name: alone[name] for name in kept},
             )
             if count and tried[count].refused is not None:
-                tried[count] = replace(tried[count], forms={})  # they are large
+                tried[count] = replace(tried[count], forms={})  # frees the graphs, which are large
             observer.progress("kept FP16", count, most)
         return tried[count]
 
@@ -124,19 +125,20 @@ def make_quantised(
     return attempt(high)
 
 
-def given(
+def from_graph(
     path: Path,
     model: ModelProto,
     probe: Callable[[ModelProto], dict[str, float]],
-    judge: Evaluator,
+    evaluator: Evaluator,
     gate: Gate,
 ) -> Candidate:
-    """The candidate that somebody else quantised, such as by training: accepted as it is, once its
-    Q/DQ stand where they may.
+    """The candidate from a graph that was quantised elsewhere, for example in training (`--graph`).
 
-    model: the FP32 graph, whose labels and preprocessing it gets. probe: measures its own tensors,
-    for FP16. Raises `GraphError` when it has no Q/DQ, breaks a rule, or does not take the same
-    pictures.
+    The graph is used unchanged when its Q/DQ pairs obey the placement rules.
+
+    model: the FP32 graph, whose labels and preprocessing the candidate gets. probe: measures the
+    peaks of its tensors, for FP16. Raises `GraphError` when the graph has no Q/DQ, breaks a rule,
+    or does not take the same pictures.
     """
     portable = graph.load(path)
     graph.inline_constants(portable)
@@ -155,12 +157,15 @@ def given(
     precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
     fp16.set_kept(portable, fp16.risks(portable, probe(portable)))
     forms = {"portable": portable, "device": device_form(portable, precision)}
-    accuracy = judge(forms)
+    accuracy = evaluator(forms)
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
 
 
 def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
-    """precision -> median milliseconds of one picture with onnxruntime here, side by side."""
+    """precision -> median milliseconds of one picture with onnxruntime on this machine.
+
+    The candidates run in turns, so that a change of the clock rate affects all of them.
+    """
 
     def call(candidate: Candidate) -> Callable[[], object]:
         model = candidate.forms["portable"]
@@ -174,9 +179,9 @@ def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
 
 
 def choose(candidates: Sequence[Candidate], ms: Mapping[str, float]) -> Candidate:
-    """The fastest that the gate lets pass, which FP32 always does; between equals the more exact.
+    """The fastest candidate that passes the gate; between equally fast ones the more exact.
 
-    candidates: the more exact first.
+    candidates: the more exact first; FP32 always passes. ms: precision -> milliseconds.
     """
     best, *others = [candidate for candidate in candidates if candidate.refused is None]
     for other in others:
@@ -188,7 +193,7 @@ def choose(candidates: Sequence[Candidate], ms: Mapping[str, float]) -> Candidat
 def verdict(
     chosen: Candidate, candidates: Sequence[Candidate], ms: Mapping[str, float], backend: str
 ) -> str:
-    """Which precision it is, in a sentence with its reasons."""
+    """A sentence with the chosen precision and the reasons for it and against the others."""
     name, parts = chosen.precision.upper(), []
     if chosen.precision != "fp32" and "fp32" in ms:
         speed = _against(ms[chosen.precision], ms["fp32"])
@@ -218,7 +223,7 @@ def verdict(
 
 
 def _against(ms: float, other: float) -> str:
-    """How fast something that takes `ms` is, against what takes `other`."""
+    """The speed of something that takes `ms` compared with something that takes `other`."""
     if other > ms * FASTER:
         return f"{other / ms:.2g}x faster than"
     if ms > other * FASTER:

@@ -1,7 +1,7 @@
-"""Graph -> plan with TensorRT or TensorRT-RTX; every version rule lives here.
+"""The compiler: graph -> plan with TensorRT or TensorRT-RTX; all version differences are here.
 
-One code for TensorRT 10.3 to 11.x and TensorRT-RTX: networks are always strongly typed (the flag in
-10.x, the only kind from 11 on), so that precision is what the graph says and nothing else.
+The same code serves TensorRT 10.3 to 11.x and TensorRT-RTX. Networks are always strongly typed (a
+flag in 10.x, the only kind from 11 on), so that the graph alone determines the precision.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from edge.gpu import nvidia
 
 __all__ = ["Progress", "available", "compile_plan", "identity"]
 
-Progress = Callable[[str, int, int], None]  # (what, done, of how many)
+Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
 def available() -> tuple[str | None, str]:
-    """The backend that this machine can compile for, and why that one (or why none)."""
+    """The backend that this machine can compile for (or None), and the reason."""
     found, gpu = nvidia.installed(), nvidia.gpu()
     if "tensorrt" in found and gpu is None:
         found.remove("tensorrt")  # it times its kernels on the GPU, TensorRT-RTX does not
     if found == ["tensorrt-rtx"] and gpu is not None and not _is_rtx(gpu):
-        return None, f"TensorRT-RTX makes no plan for {_in_words(gpu)}"
+        return None, f"TensorRT-RTX does not support {_in_words(gpu)}"
     if found:
         return found[0], "installed"
-    return None, "neither TensorRT with a GPU nor TensorRT-RTX is installed here"
+    return None, "neither TensorRT with a GPU nor TensorRT-RTX is installed"
 
 
 def _is_rtx(gpu: nvidia.Gpu) -> bool:
-    """Whether TensorRT-RTX names its compute capability; a version that names none takes any."""
+    """Whether TensorRT-RTX supports the GPU's compute capability.
+
+    A version of TensorRT-RTX that lists no compute capabilities supports every one.
+    """
     capabilities = getattr(nvidia.tensorrt("tensorrt-rtx"), "ComputeCapability", None)
     name = "SM" + gpu.compute_capability.replace(".", "")
     return capabilities is None or getattr(capabilities, name, None) is not None
@@ -46,7 +49,7 @@ def _in_words(gpu: nvidia.Gpu) -> str:
 
 
 def identity(backend: str | None) -> list[str | None]:
-    """All that a plan made here depends on beside its graph: backend, its version, and the GPU."""
+    """What a plan depends on besides its graph: backend, its version, GPU, compute capability."""
     if backend is None:
         return []
     gpu = nvidia.gpu()
@@ -56,13 +59,14 @@ def identity(backend: str | None) -> list[str | None]:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A serialised engine and what it belongs to."""
+    """A serialised plan, and the TensorRT version and GPU that it belongs to."""
 
     data: bytes
     version: str
     gpu: nvidia.Gpu | None
 
     def plan(self, backend: str, graph: str, max_batch: int, model_sha256: str) -> Plan:
+        """The passport's entry for this plan, compiled from the file `graph`."""
         gpu = self.gpu
         return Plan(
             backend=backend,
@@ -86,8 +90,8 @@ def compile_plan(
 ) -> Compiled:
     """Compile a graph for batches of 1 to `max_batch` pictures of `input_shape` (C, H, W).
 
-    cache: folder of TensorRT's timing cache. Raises `MissingPackage`, or `CompileError` with what
-    TensorRT said. Ctrl-C stops the build at its next step.
+    cache: folder of TensorRT's timing cache. Raises `MissingPackage`, or `CompileError` with
+    TensorRT's own message. Ctrl-C stops the build at its next step.
     """
     trt = nvidia.tensorrt(backend)
     gpu = nvidia.gpu()
@@ -107,16 +111,16 @@ def compile_plan(
         )
     if network.num_inputs != 1:
         raise CompileError(
-            f"{graph} has {network.num_inputs} inputs, an engine has one",
+            f"{graph} has {network.num_inputs} inputs, expected 1",
             "build the engine again: edge build CHECKPOINT",
         )
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace_bytes())
-    # TensorRT-RTX would else allocate while it runs, and then a batch cannot be a CUDA graph.
-    fixed = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
-    if fixed is not None:
-        config.set_flag(fixed)
+    # Otherwise TensorRT-RTX allocates memory while it runs, which a CUDA graph cannot capture.
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user_allocation is not None:
+        config.set_flag(user_allocation)
     if gpu is not None:
         _only_for(gpu, trt, config)
     name = network.get_input(0).name
@@ -125,17 +129,17 @@ def compile_plan(
     profile.set_shape(name, *shapes)
     if config.add_optimization_profile(profile) < 0:
         raise CompileError(
-            f"{backend} refuses the optimization profile {shapes} for {name} ({log.last})",
+            f"{backend} rejects the optimization profile {shapes} for {name} ({log.last})",
             "choose another --max-batch",
         )
     timing_path = cache / f"timing-{trt.__version__}-{gpu.name if gpu else 'none'}.bin"
-    # TensorRT-RTX times nothing while it builds.
+    # TensorRT-RTX times no kernels while it builds, so it has no timing cache.
     timing = _use_timing_cache(config, timing_path) if backend == "tensorrt" else None
     serialized = _build(trt, builder, network, config, progress)
     if serialized is None:
         raise CompileError(
             f"{backend} {trt.__version__} cannot build a plan ({log.last})",
-            "with too little memory close other programs or lower --max-batch; see edge doctor",
+            "if memory is short, close other programs or lower --max-batch; see edge doctor",
         )
     if timing is not None:
         write_bytes(timing_path, bytes(timing.serialize()))
@@ -148,9 +152,9 @@ def _strongly_typed(trt: Any) -> int:
 
 
 def _only_for(gpu: nvidia.Gpu, trt: Any, settings: Any) -> None:
-    """Have TensorRT-RTX make a plan for this GPU alone, and not for several; TensorRT always does.
+    """Restrict a TensorRT-RTX plan to this GPU; TensorRT's plans always are.
 
-    Raises `CompileError` when it makes none for it.
+    Raises `CompileError` when TensorRT-RTX does not support the GPU.
     """
     capabilities = getattr(trt, "ComputeCapability", None)
     if capabilities is None:
@@ -158,13 +162,16 @@ def _only_for(gpu: nvidia.Gpu, trt: Any, settings: Any) -> None:
     settings.num_compute_capabilities = 1
     if not settings.set_compute_capability(capabilities.CURRENT, 0):
         raise CompileError(
-            f"TensorRT-RTX {trt.__version__} makes no plan for {_in_words(gpu)}",
-            "edge run has --backend onnxruntime-cuda, which needs no plan; see edge doctor",
+            f"TensorRT-RTX {trt.__version__} does not support {_in_words(gpu)}",
+            "use edge run --backend onnxruntime-cuda, which needs no plan; see edge doctor",
         )
 
 
 def _workspace_bytes() -> int:
-    """Half of the free memory: a board shares it between CPU and GPU, and builds in it too."""
+    """Half of the available memory in bytes; 1 GiB where it is unknown.
+
+    On a board CPU and GPU share the memory, and the build itself needs some of it.
+    """
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024 // 2
@@ -172,23 +179,26 @@ def _workspace_bytes() -> int:
 
 
 def _use_timing_cache(config: Any, path: Path) -> Any:
-    """Start from the kernel timings of earlier builds; a cache of another machine is ignored."""
+    """Use the kernel timings of earlier builds; a cache of another machine is ignored.
+
+    Returns the timing cache in use, or None.
+    """
     for start in (path.read_bytes() if path.is_file() else b"", b""):
         timing = config.create_timing_cache(start)
-        # Refused, it would stay as it is: nothing is learnt for the next build.
+        # A cache that TensorRT rejects collects no timings, so an empty one is tried next.
         if timing is not None and config.set_timing_cache(timing, False):
             return timing
     return None
 
 
 def _logger(trt: Any) -> Any:
-    """A logger that keeps the last error, for the message that people see."""
+    """A TensorRT logger that keeps the last error, for our error messages."""
     levels = trt.ILogger.Severity
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last = "it gave no reason"
+            self.last = "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (levels.ERROR, levels.INTERNAL_ERROR):
@@ -198,7 +208,7 @@ def _logger(trt: Any) -> Any:
 
 
 def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress) -> Any:
-    """Build on a thread of its own, so that Ctrl-C is heard here and not inside TensorRT."""
+    """Build on a separate thread, so that Ctrl-C interrupts this one and not TensorRT."""
     stop = threading.Event()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -224,13 +234,13 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, progress: Progress
     def work() -> None:
         try:
             result.append(builder.build_serialized_network(network, config))
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # raised again by the waiting thread
             failure.append(error)
         finally:
             finished.set()
 
-    # An event, not Thread.join: interrupted by Ctrl-C, a join of Python 3.10 to 3.12 takes a
-    # running thread for ended (bpo-45274).
+    # An event and not Thread.join: after a Ctrl-C, join in Python 3.10 to 3.12 treats a running
+    # thread as finished (bpo-45274).
     finished = threading.Event()
     threading.Thread(target=work, name="tensorrt-build").start()
     try:

@@ -1,4 +1,7 @@
-"""Who decides: the held-out images, and what FP32 says of them, asked once."""
+"""The evaluator: compares engines with the FP32 graph on the held-out images.
+
+The FP32 graph runs once; its outputs are kept as the reference.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from onnx import ModelProto
 
 from edge.builder import image_sets, verify
 from edge.builder.models.checkpoint import Checkpoint
-from edge.builder.models.weights import several
+from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
 from edge.builder.report.findings import Disagreement
 from edge.engine.heads import FEATURES, labels_agree
@@ -22,14 +25,17 @@ from edge.preprocess.images import load_image
 
 __all__ = ["Evaluator"]
 
-SHOWN = 24  # images of which FP32 and the engine say different things
+SHOWN = 24  # at most so many disagreements are shown
 
 Tensor = npt.NDArray[np.float32]
-Said: TypeAlias = tuple[str, float]  # label, confidence
+Answer: TypeAlias = tuple[str, float]  # label, confidence
 
 
 class Evaluator:
-    """Measures the forms of an engine against the FP32 graph, on the same images every time."""
+    """Compares the forms of an engine with the FP32 graph, always on the same images.
+
+    Warns the observer about image folders that match no label or several classes.
+    """
 
     def __init__(
         self, model: ModelProto, files: Sequence[Path], checkpoint: Checkpoint, observer: Observer
@@ -38,42 +44,46 @@ class Evaluator:
         self._readable: list[Path] = []
         self._reference = self._run({"reference": model}, observer.warn)["reference"]
         self._embeds = checkpoint.head.task == FEATURES
-        self._alone = checkpoint.head.activation == "sigmoid"  # each label by itself
+        self._independent = checkpoint.head.activation == "sigmoid"  # independent labels
         labels = checkpoint.head.labels
         twice = {path.parent.name for path in self._readable if labels.count(path.parent.name) > 1}
         if twice:
             observer.warn(
-                f"{min(twice)} is the label of several classes: of the images in a folder of that "
-                "name no class is known, and top-1 is not measured"
+                f"folder {min(twice)!r} matches several classes with the same label; "
+                "top-1 not measured"
             )
         classes = [image_sets.class_of(path, labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
-        strange = sorted({path.parent.name for path in self._readable}.difference(labels))
-        near = [label for name in strange[:SHOWN] if (label := _meant(name, labels))][:1]
-        if strange and (known or near):  # else they lie by date, or in one folder
+        unmatched = sorted({path.parent.name for path in self._readable}.difference(labels))
+        near = [label for name in unmatched[:SHOWN] if (label := _closest(name, labels))][:1]
+        # Without any match the folders are not meant as classes: sorted by date, or only one.
+        if unmatched and (known or near):
+            folders = shortened([repr(name) for name in unmatched])
             observer.warn(
-                f"no class of the model is called {several(strange)}, as folders of images are: "
-                "top-1 is not measured" + (f" (did you mean {near[0]}?)" if near else "")
+                (f"folder {folders} matches" if len(unmatched) == 1 else f"folders {folders} match")
+                + " no label"
+                + (f" (did you mean {near[0]!r}?)" if near else "")
+                + "; top-1 not measured"
             )
         self.fp32 = self._compare(self._reference)
         if len(checkpoint.head.labels) == 1 and (same := np.unique(self._reference >= 0)).size == 1:
             observer.warn(
-                f"FP32 says {'yes' if same[0] else 'no'} to {checkpoint.head.labels[0]!r} on every "
-                "held-out image: judge with images of both, --heldout DIR"
+                f"FP32 answers {'yes' if same[0] else 'no'} to {checkpoint.head.labels[0]!r} on "
+                "every held-out image; hold out images of both kinds: --heldout DIR"
             )
 
     def __call__(self, forms: dict[str, ModelProto]) -> dict[str, Accuracy]:
-        """form -> how near it comes. Raises `GateError` for NaN or infinity."""
+        """form -> its accuracy. Raises `GateError` when outputs are NaN or infinity."""
         logits = self._run(forms, lambda _: None)
         return {form: self._compare(found) for form, found in logits.items()}
 
     def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]:
-        """The images of which FP32 and `model` say different things, up to `SHOWN`, and how many.
+        """The images on which FP32 and `model` disagree: up to `SHOWN` of them, and the count.
 
-        Those of which FP32 is surest come first: to be sure of something else is worse. An
-        embedding says nothing that could be shown: of those only how many are not near. Of labels
-        that are judged each by itself the one is shown that differs most.
+        Sorted by FP32's confidence, highest first: a disagreement is worse where FP32 is sure.
+        Embeddings have no label to show: only the number that are not near is returned. With
+        independent labels the label that differs most is shown.
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
         if self._embeds:
@@ -81,14 +91,14 @@ class Evaluator:
         head = self._checkpoint.head
         fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
         differ = np.flatnonzero(~head.agree(fp32, engine))
-        sides = {at: self._sides(fp32[at], engine[at]) for at in differ}
-        surest = sorted(differ, key=lambda at: -sides[at][2])[:SHOWN]
+        answers = {at: self._answers(fp32[at], engine[at]) for at in differ}
+        surest = sorted(differ, key=lambda at: -answers[at][2])[:SHOWN]
         shown = [
             Disagreement(
                 image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
                 pixels=load_image(self._readable[at]),
-                fp32=sides[at][0],
-                engine=sides[at][1],
+                fp32=answers[at][0],
+                engine=answers[at][1],
             )
             for at in surest
         ]
@@ -97,20 +107,20 @@ class Evaluator:
     def _compare(self, found: Tensor) -> Accuracy:
         if self._embeds:
             return verify.compare_embeddings(self._reference, found)
-        if self._alone:
+        if self._independent:
             head = self._checkpoint.head
             return verify.compare_labels(self._reference, found, self._classes, head)
         return verify.compare(self._reference, found, self._classes)
 
-    def _sides(self, fp32: Tensor, engine: Tensor) -> tuple[Said, Said, float]:
-        """What either says of an image of which they disagree, and how sure FP32 is of it."""
-        labels, two = self._checkpoint.head.labels, (int(fp32.argmax()), int(engine.argmax()))
-        apart = ~labels_agree(fp32, engine)
-        if self._alone and apart.any():
-            two = (int((apart * abs(fp32 - engine)).argmax()),) * 2
-        sure = float(fp32[two[0]])
-        says = (labels[two[0]], sure), (labels[two[1]], float(engine[two[1]]))
-        return *says, max(sure, 1 - sure) if self._alone else sure
+    def _answers(self, fp32: Tensor, engine: Tensor) -> tuple[Answer, Answer, float]:
+        """FP32's and the engine's answer for one image on which they disagree; FP32's certainty."""
+        labels, shown = self._checkpoint.head.labels, (int(fp32.argmax()), int(engine.argmax()))
+        differ = ~labels_agree(fp32, engine)
+        if self._independent and differ.any():
+            shown = (int((differ * abs(fp32 - engine)).argmax()),) * 2
+        confidence = float(fp32[shown[0]])
+        answers = (labels[shown[0]], confidence), (labels[shown[1]], float(engine[shown[1]]))
+        return *answers, max(confidence, 1 - confidence) if self._independent else confidence
 
     def _run(
         self, models: dict[str, ModelProto], skipped: Callable[[str], None]
@@ -134,8 +144,8 @@ class Evaluator:
         return logits
 
 
-def _meant(folder: str, labels: Sequence[str]) -> str | None:
-    """The label that a folder's name is almost, but for its case, or for a _ where a space is."""
+def _closest(folder: str, labels: Sequence[str]) -> str | None:
+    """The label most similar to a folder's name; case, and `_` for a space, do not count."""
     plain = {label.casefold().replace("_", " "): label for label in labels}
     name = folder.casefold().replace("_", " ")
     near = difflib.get_close_matches(name, plain, n=1, cutoff=0.8)

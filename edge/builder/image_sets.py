@@ -25,10 +25,10 @@ __all__ = [
     "class_of",
     "contents",
     "digest",
-    "few",
     "find",
     "hold_out",
     "prepare",
+    "prepare_first",
 ]
 
 UNREADABLE = ""
@@ -85,7 +85,7 @@ def prepare(
             skipped(error.problem)
 
 
-def few(
+def prepare_first(
     files: Sequence[Path], preprocess: Preprocess, count: int, skipped: Callable[[str], None]
 ) -> Tensor:
     """The first readable images, prepared: float32 [N, 3, H, W], N up to `count`.

@@ -1,8 +1,8 @@
-"""The way of a graph: export -> simplify -> calibrate -> quantize -> verify -> compile -> publish.
+"""The build pipeline: export -> simplify -> calibrate -> quantize -> verify -> compile -> publish.
 
 Stages whose inputs have not changed are taken from `engines/.cache`. A plan is compiled only for a
-graph that passed the gate, since compiling is what takes long on a board. An engine is put together
-in a folder of its own and renamed when it is whole: a build that is killed publishes nothing.
+graph that passed the gate, because compiling takes longest on a board. An engine is assembled in a
+temporary folder and renamed when it is complete: a build that is killed publishes nothing.
 """
 
 from __future__ import annotations
@@ -39,18 +39,24 @@ from edge.files.storage import alone, digest, make_folder
 __all__ = ["Built", "build"]
 
 CACHE_SCHEMA = 6
-ENOUGH = 100  # images for the gate to mean a percent
+RECOMMENDED_HELDOUT = 100  # images; with fewer, one image is worth more than 1 % of the gate
 
 
 @dataclass(frozen=True)
 class Built:
+    """The engine that a build returns."""
+
     folder: Path
     passport: Passport
-    fresh: bool  # False: nothing had changed since it was built
+    fresh: bool  # False: the engine existed and nothing had changed since it was built
 
 
 def build(recipe: Recipe, observer: Observer) -> Built:
-    """Build an engine. Raises the `EdgeError` of a stage that failed, and publishes nothing."""
+    """Build an engine.
+
+    A failed stage raises its `EdgeError`; nothing is published then. Only one process builds an
+    engine of this name at a time.
+    """
     folder = recipe.engines / recipe.engine
     cache = make_folder(recipe.engines / ".cache")
     with alone(cache / f"{recipe.engine}.lock"):
@@ -58,28 +64,28 @@ def build(recipe: Recipe, observer: Observer) -> Built:
 
 
 def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Built:
-    page.check()  # before the work, not after it
+    page.check()  # a missing report package must fail before the work, not after it
     recover(folder)
     if folder.exists() and not (folder / "passport.json").is_file():
         raise EngineError(
-            f"{folder} exists and is no engine", "choose another --name; nothing was changed"
+            f"{folder} exists and is not an engine", "choose another --name; nothing was changed"
         )
     checkpoint = read_checkpoint(recipe.checkpoint, recipe.request)
     if recipe.max_drop is not None and checkpoint.head.task == FEATURES:
         raise EngineError(
-            "features have no top-1, which --max-drop is about",
-            "leave it out: --min-agreement is the percent of embeddings that stay near FP32's",
+            "--max-drop limits the loss of top-1, but features have no top-1",
+            "leave out --max-drop; --min-agreement is the percent of embeddings near FP32's",
         )
-    calibrating, judging = _two_sets(recipe)
+    calibration_files, heldout_files = _split_images(recipe)
     tools = _tools()
     setting = Setting(
         recipe=recipe,
         checkpoint=checkpoint,
-        calibrating=calibrating,
-        judging=judging,
-        set_sha256=image_sets.digest(calibrating),
+        calibration_files=calibration_files,
+        heldout_files=heldout_files,
+        set_sha256=image_sets.digest(calibration_files),
         cache=cache,
-        # Of what was found, not of what was asked for: the usual may be named, or left out.
+        # The key covers the settings in effect, not the request: naming a default changes nothing.
         checkpoint_key=_key(
             "checkpoint",
             [digest(path) for path in checkpoint.files],
@@ -87,110 +93,125 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             tools,
         ),
         table=digest(recipe.ranges) if recipe.ranges else None,
-        # Without a gate nothing is refused, and no Linear returns to FP16 for it.
+        # Without a gate nothing is refused, and no Linear is kept FP16 to pass it.
         gate=verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN,
         tools=tools,
     )
     fingerprint = _key(
         "engine",
-        [setting.checkpoint_key, setting.set_sha256, image_sets.digest(judging)],
+        [setting.checkpoint_key, setting.set_sha256, image_sets.digest(heldout_files)],
         [recipe.precision, recipe.method, recipe.max_batch, list(recipe.also)],
         [recipe.min_agreement, recipe.max_drop, recipe.gate],
         [setting.table, digest(recipe.graph) if recipe.graph else None],
         compiling.identity(compiling.available()[0]),
     )
-    if (known := unchanged(folder, fingerprint)) is not None:
-        return Built(folder, known, fresh=False)
-    if (there := replaced(folder, setting)) is not None:
-        observer.warn(f"this will replace {folder} ({there}); to keep both, choose another --name")
-    outcome = _judge(setting, observer)
+    if (existing := unchanged(folder, fingerprint)) is not None:
+        return Built(folder, existing, fresh=False)
+    if (other := replaced(folder, setting)) is not None:
+        observer.warn(f"this will replace {folder} ({other}); to keep both, choose another --name")
+    outcome = _evaluate(setting, observer)
     report = cache / f"{recipe.engine}-refused.html"
-    if (why := outcome.chosen.refused) is not None:
+    if (why_refused := outcome.chosen.refused) is not None:
         page.write(gather(setting, outcome), report)
         raise GateError(
-            why,
-            f"{report} shows more; calibrate and judge with more images of your own domain "
-            "(--calibration, --heldout), try --precision auto, or publish it unjudged: --no-gate",
+            why_refused,
+            f"see {report}; calibrate and evaluate with more images of your own domain "
+            "(--calibration, --heldout), try --precision auto, or publish without a gate: "
+            "--no-gate",
         )
-    report.unlink(missing_ok=True)  # of an earlier build
+    report.unlink(missing_ok=True)  # an earlier build may have been refused
     return Built(folder, publish(setting, outcome, folder, fingerprint, observer), fresh=True)
 
 
-def _judge(setting: Setting, observer: Observer) -> Outcome:
-    """Build the candidates, judge and time them, and choose. Raises what a stage raises."""
+def _evaluate(setting: Setting, observer: Observer) -> Outcome:
+    """Build the candidates, evaluate and time them, and choose one.
+
+    Raises what a stage raises.
+    """
     recipe, checkpoint, cache = setting.recipe, setting.checkpoint, setting.cache
-    judging, calibrating, gate = setting.judging, setting.calibrating, setting.gate
-    model = cached_stages.simplified(checkpoint, cache, setting.checkpoint_key, judging, observer)
+    calibration_files, heldout_files = setting.calibration_files, setting.heldout_files
+    gate = setting.gate
+    model = cached_stages.simplified(
+        checkpoint, cache, setting.checkpoint_key, heldout_files, observer
+    )
     key = _key(setting.checkpoint_key, setting.set_sha256)
     risks: dict[str, str] = {}
     if recipe.precision != "fp32":
         path = cache / f"peaks-{key}.json"
         risks = fp16.risks(
-            model, cached_stages.peaks(model, path, calibrating, checkpoint, observer)
+            model, cached_stages.peaks(model, path, calibration_files, checkpoint, observer)
         )
         fp16.set_kept(model, risks)
         for name, why in risks.items():
             observer.warn(f"{name} stays FP32 in FP16: {why}")
 
     observer.stage("reference")
-    judge = Evaluator(model, judging, checkpoint, observer)
-    if gate.max_drop is not None and judge.fp32.top1 is None:
+    evaluator = Evaluator(model, heldout_files, checkpoint, observer)
+    if gate.max_drop is not None and evaluator.fp32.top1 is None:
         raise CalibrationError(
-            "the classes of the judging images are not known, which --max-drop needs",
-            "put each into a folder named like its class, or leave out --max-drop",
+            "--max-drop needs the classes of the held-out images, and they are not known",
+            "put each image into a folder named like its class, or leave out --max-drop",
         )
-    observer.done(f"FP32 on {judge.fp32.images} held-out images")
+    observer.done(f"FP32 on {evaluator.fp32.images} held-out images")
 
     wanted = ("fp16", "int8") if recipe.precision == "auto" else (recipe.precision,)
-    judged = [candidates.make(model, "fp32", judge, gate)]
+    evaluated = [candidates.make(model, "fp32", evaluator, gate)]
     failed: dict[str, str] = {}
     ranges: Ranges | None = None
     alone_db: dict[str, float] = {}
 
     def probe(portable: ModelProto) -> dict[str, float]:
-        few = image_sets.few(
-            calibrating, checkpoint.preprocess, cached_stages.PROBED, observer.warn
+        pictures = image_sets.prepare_first(
+            calibration_files, checkpoint.preprocess, cached_stages.PEAK_IMAGES, observer.warn
         )
-        return fp16.peaks(portable, iter(few))
+        return fp16.peaks(portable, iter(pictures))
 
     if "fp16" in wanted:
-        with _may_fail(recipe, "fp16", failed):
-            judged.append(candidates.make(model, "fp16", judge, gate))
+        with _may_fail_in_auto(recipe, "fp16", failed):
+            evaluated.append(candidates.make(model, "fp16", evaluator, gate))
     if recipe.graph is not None:
         observer.stage("verify")
-        judged.append(candidates.given(recipe.graph, model, probe, judge, gate))
-        observer.done(f"{recipe.graph}: {judged[-1].note}")
+        evaluated.append(candidates.from_graph(recipe.graph, model, probe, evaluator, gate))
+        observer.done(f"{recipe.graph}: {evaluated[-1].note}")
     elif small := next((precision for precision in wanted if precision in NUMBERS), None):
         key = _key(key, recipe.method, setting.table)
         path = cache / f"ranges-{key}.json"
-        ranges = cached_stages.ranges(model, path, calibrating, checkpoint, recipe, observer)
+        ranges = cached_stages.ranges(model, path, calibration_files, checkpoint, recipe, observer)
         path = cache / f"sensitivity-{key}.json"
         alone_db = cached_stages.sensitivities(
-            model, path, ranges, calibrating, checkpoint, observer
+            model, path, ranges, calibration_files, checkpoint, observer
         )
 
         def forms(kept: Sequence[str]) -> dict[str, ModelProto]:
             return make_forms(model, small, ranges, kept, recipe.also, probe)
 
         observer.stage("quantize, verify")
-        with _may_fail(recipe, small, failed):
-            judged.append(candidates.make_quantised(small, forms, alone_db, judge, gate, observer))
-        observer.done(failed.get(small, judged[-1].note))
+        with _may_fail_in_auto(recipe, small, failed):
+            evaluated.append(
+                candidates.make_quantised(small, forms, alone_db, evaluator, gate, observer)
+            )
+        observer.done(failed.get(small, evaluated[-1].note))
 
     observer.stage("choose")
-    ms = candidates.timed(judged)
-    chosen = candidates.choose(judged, ms) if recipe.precision == "auto" else judged[-1]
-    verdict = candidates.verdict(chosen, judged, ms, "onnxruntime")
+    ms = candidates.timed(evaluated)
+    chosen = candidates.choose(evaluated, ms) if recipe.precision == "auto" else evaluated[-1]
+    verdict = candidates.verdict(chosen, evaluated, ms, "onnxruntime")
     verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(verdict)
-    if recipe.gate and (judges := judge.fp32.images) < ENOUGH:
-        observer.warn(f"judged on {judges} images only: one of them is {100 / judges:.1f} %")
-    return Outcome(model, judge, judged, chosen, ms, verdict, ranges, alone_db, risks)
+    if recipe.gate and (images := evaluator.fp32.images) < RECOMMENDED_HELDOUT:
+        observer.warn(
+            f"only {images} held-out images, each worth {100 / images:.1f} %; "
+            f"use {RECOMMENDED_HELDOUT} or more"
+        )
+    return Outcome(model, evaluator, evaluated, chosen, ms, verdict, ranges, alone_db, risks)
 
 
 @contextmanager
-def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterator[None]:
-    """Of several candidates one may be impossible: then the verdict says why."""
+def _may_fail_in_auto(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterator[None]:
+    """Under `--precision auto` a candidate may fail: note the reason in `failed`, for the verdict.
+
+    With one precision only, the error is raised.
+    """
     try:
         yield
     except (GateError, GraphError) as error:
@@ -199,44 +220,48 @@ def _may_fail(recipe: Recipe, precision: str, failed: dict[str, str]) -> Iterato
         failed[precision] = error.problem
 
 
-def _two_sets(recipe: Recipe) -> tuple[list[Path], list[Path]]:
-    """The images that calibrate and those that judge; none, under whatever name, does both."""
-    calibrating = found = image_sets.find(recipe.calibration)
+def _split_images(recipe: Recipe) -> tuple[list[Path], list[Path]]:
+    """The calibration images and the held-out images.
+
+    No image is in both sets, compared by content and not by name.
+    """
+    candidate_files = found = image_sets.find(recipe.calibration)
     if recipe.heldout is None:
-        calibrating, judging = image_sets.hold_out(found)
+        candidate_files, heldout_files = image_sets.hold_out(found)
     else:
-        judging = image_sets.find(recipe.heldout)
-    seen = set(image_sets.contents(judging)) - {image_sets.UNREADABLE}
-    apart = [
+        heldout_files = image_sets.find(recipe.heldout)
+    heldout_contents = set(image_sets.contents(heldout_files)) - {image_sets.UNREADABLE}
+    calibration_files = [
         path
-        for path, known in zip(calibrating, image_sets.contents(calibrating), strict=True)
-        if known not in seen
+        for path, content in zip(candidate_files, image_sets.contents(candidate_files), strict=True)
+        if content not in heldout_contents
     ]
-    if recipe.heldout is not None and len(apart) < len(calibrating):
+    copies = len(candidate_files) - len(calibration_files)
+    if recipe.heldout is not None and copies:
         raise CalibrationError(
-            f"{len(calibrating) - len(apart)} images of {recipe.calibration} are in "
-            f"{recipe.heldout}, too",
-            "judge with images that did not calibrate, or leave out --heldout",
+            f"{copies} images of {recipe.calibration} are also in {recipe.heldout}",
+            "hold out images that are not used for calibration, or leave out --heldout",
         )
-    if len(apart) < image_sets.MINIMUM:
-        what = f"{recipe.calibration} has {len(found)} images"
+    if len(calibration_files) < image_sets.MINIMUM:
+        problem = f"{len(found)} images found in {recipe.calibration}"
+        needed = f"{image_sets.MINIMUM} are needed for calibration"
         if recipe.heldout is not None:
             raise CalibrationError(
-                f"{what}, and {image_sets.MINIMUM} must calibrate",
-                f"add {image_sets.MINIMUM - len(apart)} or more",
+                f"{problem}; {needed}",
+                f"add {image_sets.MINIMUM - len(calibration_files)} or more",
             )
-        same = len(calibrating) - len(apart)
         raise CalibrationError(
-            f"{what}: {len(judging)} judge, {f'{same} are copies of these, ' if same else ''}"
-            f"{len(apart)} calibrate, and {image_sets.MINIMUM} must",
-            f"put at least {image_sets.SPLIT_MINIMUM} different images into it, or name those that "
-            "judge apart: --heldout DIR",
+            f"{problem}: {len(heldout_files)} are held out, "
+            f"{f'{copies} are copies of these, ' if copies else ''}"
+            f"{len(calibration_files)} remain; {needed}",
+            f"put at least {image_sets.SPLIT_MINIMUM} different images into it, or name a separate "
+            "held-out folder: --heldout DIR",
         )
-    return apart, judging
+    return calibration_files, heldout_files
 
 
 def _tools() -> dict[str, str]:
-    """The versions of what decides how an engine turns out."""
+    """The versions of the packages that determine the result of a build."""
     tools = {"vit-edge": __version__}
     for name in ("torch", "transformers", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow"):
         try:

@@ -1,4 +1,4 @@
-"""Portable engine -> plan: the last stage of a build, and all of it on a board (no torch)."""
+"""Plans for engines: the last stage of a build, and all of `edge compile` (needs no torch)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["add_plan", "compile_engine", "describe", "device_form", "make_forms"
 
 ROUNDS = 50  # of the timing on a GPU
 
-Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that knows it) -> ms
+Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that lists it) -> ms
 
 
 def make_forms(
@@ -42,12 +42,13 @@ def make_forms(
     also: Collection[str] = (),
     peaks: Callable[[ModelProto], Mapping[str, float]] = lambda _: {},
 ) -> dict[str, ModelProto]:
-    """The graphs of an engine: `portable` is its model.onnx; `device`, if another, is compiled.
+    """The graphs of an engine, by form: `portable` is its model.onnx, `device` is compiled.
 
-    In an INT8 engine the portable rest is FP32, the fast form on a CPU; on a GPU it is FP16, but
-    for the nodes that the graph itself says must stay FP32 (`fp16.set_kept`). not_quantised:
-    MatMuls of Linears that stay as they are. also: of `placement.PLACES`; peaks:
-    what measures a graph's tensors for those.
+    Without `device` the portable form is compiled. What is not quantised in an INT8 engine is FP32
+    in the portable form, which is fast on a CPU, and FP16 in the device form, except the nodes that
+    the graph itself keeps FP32 (`fp16.set_kept`). not_quantised: MatMuls of Linears that stay
+    unquantised. also: further places to quantise, of `placement.PLACES`; peaks: measures the
+    tensors of a graph for those. Raises `CalibrationError` when `ranges` are missing.
     """
     if precision == "fp32":
         return {"portable": model}
@@ -64,12 +65,12 @@ def make_forms(
 
 
 def device_form(portable: ModelProto, precision: str) -> ModelProto:
-    """The graph that is compiled for a GPU, from the one that an engine's folder holds."""
+    """The graph that is compiled for a GPU, made from the portable graph of an engine."""
     return fp16.to_fp16(portable, fp16.kept(portable)) if precision in NUMBERS else portable
 
 
 def describe(precision: str, model: ModelProto) -> str:
-    """What the quantize stage made, in words."""
+    """The result of the quantize stage, in words."""
     if precision in NUMBERS:
         return f"{placement.check(model)} Linears {precision.upper()}"
     return precision.upper()
@@ -84,12 +85,13 @@ def add_plan(
     observer: Observer,
     timer: Timer = lambda *_: None,
 ) -> Passport:
-    """Write `folder/model.plan`; returns the passport that knows it.
+    """Write `folder/model.plan`; returns the passport that lists it.
 
-    graphs: precision -> (its file in the passport, what gives the graph that is compiled of it,
-    since a board cannot hold all at once), the preferred one first. With a GPU all are compiled and
-    the fastest stays; without, the first. cache: folder of TensorRT's timing cache. timer: how long
-    a plan takes here, None where that cannot be told.
+    graphs: precision -> (its file in the passport, a function that loads the graph to compile), the
+    preferred one first. Graphs are loaded one by one, since a board cannot hold all of them. With a
+    GPU all are compiled and the fastest is kept; without, the first is. cache: folder of TensorRT's
+    timing cache. timer: the milliseconds that a plan takes here; None where it cannot be measured.
+    Raises `MissingPackage`, `CompileError`, `StorageError`.
     """
     best: tuple[float, str, Plan, bytes] | None = None
     taken: dict[str, float] = {}
@@ -109,14 +111,14 @@ def add_plan(
             )
         plan = compiled.plan(backend, name, passport.max_batch, passport.files[name].sha256)
         write_bytes(path, compiled.data)
-        known = passport.with_plan(plan, {"model.plan": File.of(path)})
-        ms = timer(path, known) if len(graphs) > 1 else None
+        with_plan = passport.with_plan(plan, {"model.plan": File.of(path)})
+        ms = timer(path, with_plan) if len(graphs) > 1 else None
         speed = f", {ms:.2f} ms" if ms is not None else ""
         observer.done(f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpus}{speed}")
         if ms is None:
             if best is None:
                 best = (0.0, precision, plan, compiled.data)
-            break  # nothing to compare with: the preferred one it is
+            break  # without times the preferred one is kept
         taken[precision] = ms
         if best is None or ms < best[0]:
             best = (ms, precision, plan, compiled.data)
@@ -146,20 +148,21 @@ def time_on_gpu(plan: Path, passport: Passport) -> float | None:
 def compile_engine(
     folder: Path, backend: str | None, observer: Observer, timer: Timer | None = None
 ) -> Passport:
-    """Make the plan of an engine on the machine that will run it; needs no torch.
+    """Compile the plan of an engine on the machine that will run it; needs no torch.
 
     backend: None for the best that is installed. An engine that carries candidates gets the plan
-    of the fastest, by `timer` (by default the backend itself, where there is a GPU). Raises
-    `EngineError` for a damaged engine and `CompileError` when nothing here can compile it.
+    of the fastest one, measured by `timer` (default: `time_on_gpu`). Raises `EngineError` for a
+    damaged engine and `CompileError` when no installed backend can compile it.
     """
     passport = Passport.read(folder)
     for name in passport.files:
         if name != "model.plan":
             passport.check_file(folder, name)
-    found, why = compiling.available()
-    backend = backend or found
+    best, why_none = compiling.available()
+    backend = backend or best
     if backend is None:
-        raise CompileError(why, "on a Jetson: sudo apt install python3-libnvinfer; see edge doctor")
+        hint = "on a Jetson: sudo apt install python3-libnvinfer; see edge doctor"
+        raise CompileError(why_none, hint)
     files = {passport.precision: "model.onnx"}
     files |= {name: carried.graph for name, carried in passport.candidates.items()}
 
@@ -171,7 +174,7 @@ def compile_engine(
         compiled = add_plan(
             scratch, passport, graphs, backend, folder, observer, timer or time_on_gpu
         )
-        # Without its plan the passport is true at every moment in between.
+        # The passport first drops the old plan, so that it is correct at every moment.
         passport.with_plan(None, {}).write(folder)
         with writing(folder / "model.plan"):
             (scratch / "model.plan").replace(folder / "model.plan")
@@ -181,10 +184,10 @@ def compile_engine(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder inside the engine's, so that what is made there can be renamed into place."""
+    """A temporary folder inside the engine's: files can be renamed from it into place."""
     scratch = folder / ".compile"
     with writing(folder):
-        shutil.rmtree(scratch, ignore_errors=True)  # of a compile that was killed
+        shutil.rmtree(scratch, ignore_errors=True)  # a killed compile may have left one
         scratch.mkdir()
     try:
         yield scratch

@@ -1,4 +1,4 @@
-"""Engines appear whole: put together in a folder of their own, then renamed into place."""
+"""Publishing of engines: assembled in a temporary folder, then renamed into place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge.builder import compile as compiling
 from edge.builder import graph
-from edge.builder.models.weights import several
+from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
 from edge.builder.plan import add_plan, time_on_gpu
 from edge.builder.report import page
@@ -24,7 +24,10 @@ __all__ = ["assembled", "publish", "recover", "replaced", "unchanged"]
 
 
 def unchanged(folder: Path, fingerprint: str) -> Passport | None:
-    """The passport of an engine that was built from the very same, and is whole."""
+    """The passport of the engine in `folder`, if its inputs are the same and its files intact.
+
+    None when the fingerprint differs, a file is damaged, or there is no engine.
+    """
     try:
         passport = Passport.read(folder)
         if passport.fingerprint != fingerprint:
@@ -37,40 +40,46 @@ def unchanged(folder: Path, fingerprint: str) -> Passport | None:
 
 
 def replaced(folder: Path, setting: Setting) -> str | None:
-    """In words the engine that is there, when the one to come is what people call another."""
+    """A description of the engine in `folder`, if the new one is of another kind; else None.
+
+    Another kind: another checkpoint, task, labels, input size or precision.
+    """
     try:
-        there = Passport.read(folder)
-    except EngineError:  # there is none, or none that can be read
+        old = Passport.read(folder)
+    except EngineError:  # there is no engine, or it cannot be read
         return None
     recipe, checkpoint = setting.recipe, setting.checkpoint
-    name, precision = there.checkpoint.name, "auto" if there.candidates else there.precision
-    old = (Path(name), there.head, there.input_shape, precision)
-    to_come = (3, checkpoint.preprocess.height, checkpoint.preprocess.width)
-    if old == (Path(recipe.checkpoint), checkpoint.head, to_come, recipe.precision):
+    name, precision = old.checkpoint.name, "auto" if old.candidates else old.precision
+    old_kind = (Path(name), old.head, old.input_shape, precision)
+    new_shape = (3, checkpoint.preprocess.height, checkpoint.preprocess.width)
+    if old_kind == (Path(recipe.checkpoint), checkpoint.head, new_shape, recipe.precision):
         return None
-    details = (there.head.pooling, several(there.head.labels) if there.head.templates else None)
-    size = f"{there.preprocess.width}x{there.preprocess.height}"
-    return ", ".join(filter(None, (name, there.head.task, *details, size, precision.upper())))
+    details = (old.head.pooling, shortened(old.head.labels) if old.head.templates else None)
+    size = f"{old.preprocess.width}x{old.preprocess.height}"
+    return ", ".join(filter(None, (name, old.head.task, *details, size, precision.upper())))
 
 
 def recover(folder: Path) -> None:
-    """Clear away what a killed build left, and put back an engine that it had moved aside.
+    """Delete what a killed build left, and restore an engine that it had moved aside.
 
-    Only one process may build `folder` at a time: see `storage.alone`.
+    Only one process may build `folder` at a time: see `storage.alone`. Raises `StorageError`.
     """
     new, old = _beside(folder)
     with writing(folder):
         if (old / "passport.json").is_file() and not folder.exists():
             old.replace(folder)
-        for left in (new, old):
-            if left.exists():
-                shutil.rmtree(left)
+        for leftover in (new, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
 
 
 def publish(
     setting: Setting, outcome: Outcome, folder: Path, fingerprint: str, observer: Observer
 ) -> Passport:
-    """Put the engine together, with its plan and its report."""
+    """Write the engine's folder with graphs, passport, report and, where possible, a plan.
+
+    Raises `StorageError`, `CompileError`.
+    """
     carried = outcome.carried(setting.recipe.precision)
     names = {one.precision: f"{one.precision}.onnx" for one in carried}
     names[outcome.chosen.precision] = "model.onnx"
@@ -83,7 +92,7 @@ def publish(
         passport = _passport(setting, outcome, names, files, fingerprint)
         backend, why_none = compiling.available()
         if backend is None:
-            observer.warn(f"no plan: {why_none}; make one on the board: edge compile {folder}")
+            observer.warn(f"no plan: {why_none}; on the board, run: edge compile {folder}")
         else:
             graphs = {
                 one.precision: (
@@ -106,9 +115,9 @@ def publish(
 
 @contextmanager
 def assembled(folder: Path) -> Iterator[Path]:
-    """A folder to put an engine together in; it takes `folder`'s place when all went well.
+    """A temporary folder for a new engine; it replaces `folder` when the block succeeds.
 
-    A link is followed: the engine that it points to is replaced.
+    If `folder` is a symbolic link, the engine that it points to is replaced. Raises `StorageError`.
     """
     folder = folder.resolve()
     new, old = _beside(folder)
@@ -122,7 +131,7 @@ def assembled(folder: Path) -> Iterator[Path]:
                 folder.replace(old)
             new.replace(folder)
     finally:
-        # Interrupted between the two renames, the old engine comes back.
+        # Restores the old engine after an interruption between the two renames.
         recover(folder)
 
 
@@ -133,7 +142,7 @@ def _passport(
     files: dict[str, File],
     fingerprint: str,
 ) -> Passport:
-    """What the engine is, but for its plan. names: precision -> file of each that it carries."""
+    """The engine's passport, without its plan. names: precision -> file of each carried graph."""
     recipe, checkpoint, chosen = setting.recipe, setting.checkpoint, outcome.chosen
     return Passport(
         name=recipe.engine,
@@ -170,5 +179,5 @@ def _passport(
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
-    """Where the new engine is made, and where the old one waits for a moment."""
+    """The temporary folders beside `folder`: for the new engine, and for the old one."""
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")

@@ -24,7 +24,7 @@ __all__ = ["KEYS", "PRECISIONS", "Recipe", "load"]
 PRECISIONS: tuple[str, ...] = get_args(PrecisionChoice)
 
 _REQUIRED = ("checkpoint", "calibration")
-# Tasks that are not the usual one, in the name of an engine.
+# Short names of the tasks that appear in an engine's name; the default task does not.
 _SHORT: dict[Task | None, str] = {FEATURES: "features", ZERO_SHOT: "zero-shot"}
 
 
@@ -35,14 +35,14 @@ def _choice(kind: Any, example: str) -> Key:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise OptionError(
-            f"{name!r} cannot be the name of an engine",
+            f"{name!r} is not a valid engine name",
             "use letters, digits, '.', '-' and '_': --name my-engine",
         )
 
 
 def _check_place(place: str) -> None:
     if place not in PLACES:
-        raise OptionError(f"there is no place {place!r}", nearest(place, PLACES))
+        raise OptionError(f"unknown place {place!r}", nearest(place, PLACES))
 
 
 def _check_file(path: Any) -> None:
@@ -59,7 +59,7 @@ _Pixels = Annotated[int, msgspec.Meta(ge=1)]
 KEYS = {
     "checkpoint": Key(_Text, "a folder or a hub id", '"google/vit-base-patch16-224"'),
     "calibration": Key(Path, "a folder of images", '"photos"'),
-    "heldout": Key(Path, "a folder of images", '"photos-that-judge"'),
+    "heldout": Key(Path, "a folder of images", '"held-out-photos"'),
     "task": _choice(Task, "image-classification"),
     "pooling": _choice(Pooling, "cls"),
     "normalise": Key(bool, "true or false", "true"),
@@ -82,47 +82,47 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to build: the arguments of `edge build`, or of a `engines/*.toml`."""
+    """What to build: the options of `edge build` or the keys of `engines/*.toml`."""
 
     checkpoint: str
     calibration: Path  # a folder of images from the user's own domain
-    heldout: Path | None = None  # images that judge; None: every fifth of the calibration set
-    task: Task | None = None  # None: the usual one of the checkpoint's architecture
+    heldout: Path | None = None  # held-out images; None: every fifth of the calibration set
+    task: Task | None = None  # None: the default of the checkpoint's architecture
     pooling: Pooling | None = None  # of features; None: the model's own
     normalise: bool = False  # features to length 1
-    image_size: int | None = None  # pixels of a side; None: those that it was trained with
-    labels: tuple[str, ...] = ()  # of zero-shot
-    templates: tuple[str, ...] = ()  # of prompts that they are put into; none: the usual one
+    image_size: int | None = None  # pixels per side; None: the size that it was trained with
+    labels: tuple[str, ...] = ()  # of zero-shot classification
+    templates: tuple[str, ...] = ()  # prompts with {} for the label; empty: `tasks.TEMPLATE`
     precision: str = "int8"
     method: str = "auto"
     max_batch: int = 1
     name: str | None = None
     min_agreement: float = 99.0  # the gate: percent of images that must agree with FP32
-    max_drop: float | None = None  # and points of top-1 that may be lost, where classes are known
-    gate: bool = True
-    ranges: Path | None = None  # a table of edge calibrate, instead of calibrating
-    graph: Path | None = None  # one with Q/DQ of its own, such as from training, taken as it is
-    also: tuple[str, ...] = ()  # more places to quantise, of `placement.PLACES`
+    max_drop: float | None = None  # the gate: points of top-1 that may be lost; needs classes
+    gate: bool = True  # False: publish without a gate
+    ranges: Path | None = None  # a range table of edge calibrate, instead of calibrating
+    graph: Path | None = None  # a graph that has Q/DQ already, e.g. from training; used unchanged
+    also: tuple[str, ...] = ()  # further places to quantise, of `placement.PLACES`
     engines: Path = Path("engines")
 
     def __post_init__(self) -> None:
-        """Raises `OptionError` for a setting that cannot be."""
+        """Raises `OptionError` for a setting that is out of range or contradicts another."""
         for name, key in KEYS.items():
             if (value := getattr(self, name)) not in (None, ()):
                 read_value(name, value, key)
         if self.graph is not None and (self.ranges or self.also or self.precision != "int8"):
             raise OptionError(
-                "a --graph is taken as it is", "leave out --precision, --ranges and --also"
+                "a --graph is used unchanged", "leave out --precision, --ranges and --also"
             )
         if (self.ranges or self.also) and self.precision in ("fp32", "fp16"):
             raise OptionError(
-                f"--ranges and --also are for INT8 and FP8, this is {self.precision}",
+                f"--ranges and --also need INT8 or FP8, not {self.precision}",
                 "leave them out, or choose --precision int8",
             )
 
     @property
     def request(self) -> Request:
-        """What is wanted of the checkpoint."""
+        """The settings that concern the checkpoint."""
         return Request(
             task=self.task,
             pooling=self.pooling,
@@ -134,36 +134,40 @@ class Recipe:
 
     @property
     def engine(self) -> str:
-        """The engine's name, which is its folder's. Raises `OptionError` when it cannot be one."""
-        unusual = (self.image_size, _SHORT.get(self.task), self.precision)
-        parts = (Path(self.checkpoint).name, *filter(None, unusual))
+        """The engine's name, which is also its folder's name.
+
+        By default it is made of the checkpoint, the image size and task where they are set, and the
+        precision. Raises `OptionError` when it is not a valid name.
+        """
+        settings = (self.image_size, _SHORT.get(self.task), self.precision)
+        parts = (Path(self.checkpoint).name, *filter(None, settings))
         name = self.name or "-".join(map(str, parts))
         _check_name(name)
         return name
 
 
-def load(path: Path | None, given: dict[str, Any]) -> Recipe:
-    """A recipe file's settings, overridden by those that are not None in `given`.
+def load(path: Path | None, options: dict[str, Any]) -> Recipe:
+    """The recipe file at `path`, overridden by the command-line `options` that are not None.
 
-    Paths in it are relative to the current folder. Raises `ConfigError`, with its line, for a fault
-    in the file, `OptionError` for a setting that cannot be, or a required one that is nowhere.
+    Paths in the file are relative to the current folder. Raises `ConfigError`, with the line, for a
+    fault in the file, and `OptionError` for an invalid setting or a missing required one.
     """
     found = _read(path) if path else {}
-    for key, value in given.items():
+    for key, value in options.items():
         if value is not None:
             found[key] = tuple(value) if isinstance(value, list) else value
     for key in _REQUIRED:
         if not found.get(key):
             raise OptionError(
                 f"no {key} was given",
-                "type edge build CHECKPOINT --calibration DIR, or name a --recipe that has both",
+                "type edge build CHECKPOINT --calibration DIR, or give a --recipe that has both",
             )
     return Recipe(**found)
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise ConfigError(f"there is no recipe {path}", "ls engines/*.toml shows them")
+        raise ConfigError(f"there is no recipe {path}", "list recipes: ls engines/*.toml")
     document = toml.read(path)
-    advice = partial(nearest, known=KEYS)
-    return read_table(document, (), document.data, KEYS, advice)
+    suggest = partial(nearest, known=KEYS)
+    return read_table(document, (), document.data, KEYS, suggest)

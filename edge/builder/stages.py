@@ -1,4 +1,4 @@
-"""The stages of a build as commands of their own: a file in, a file out."""
+"""The stages of a build as separate commands: each reads a file and writes a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge.preprocess.spec import Preprocess
 
 __all__ = ["calibrate", "export", "quantize", "simplify"]
 
-COMPARED = 4  # images on which a graph is compared with what it was made from
+COMPARED = 4  # images on which a graph is compared with its input
 
 
 def export(
@@ -31,29 +31,40 @@ def export(
     observer: Observer,
     request: Request = Request(),  # noqa: B008 - frozen
 ) -> None:
-    """Checkpoint -> graph file."""
+    """Export a checkpoint to the graph file `out`, checked on images of `folder`.
+
+    Raises `CheckpointError`, `GraphError`, `CalibrationError`.
+    """
     check_target(out)
     found = read_checkpoint(checkpoint, request)
     observer.stage("export")
-    few = image_sets.few(image_sets.find(folder), found.preprocess, COMPARED, observer.warn)
-    model, difference = exporting.export(found, few)
+    files = image_sets.find(folder)
+    pictures = image_sets.prepare_first(files, found.preprocess, COMPARED, observer.warn)
+    model, difference = exporting.export(found, pictures)
     graph.save(model, out)
     observer.done(f"{out}; max difference to the checkpoint {difference:.2g}")
 
 
 def simplify(source: Path, folder: Path, out: Path, observer: Observer) -> None:
-    """Graph file -> simpler graph file."""
+    """Simplify the graph file `source` to the graph file `out`, checked on images of `folder`.
+
+    Raises `GraphError`, `CalibrationError`.
+    """
     check_target(out)
     model = graph.load(source)
     observer.stage("simplify")
-    few = image_sets.few(image_sets.find(folder), _preprocess(model), COMPARED, observer.warn)
-    simpler, difference = simplifying.simplify(model, few)
+    files = image_sets.find(folder)
+    pictures = image_sets.prepare_first(files, _preprocess(model), COMPARED, observer.warn)
+    simpler, difference = simplifying.simplify(model, pictures)
     graph.save(simpler, out)
     observer.done(f"{out}; {len(simpler.graph.node)} nodes; max difference {difference:.2g}")
 
 
 def calibrate(source: Path, folder: Path, method: str, out: Path, observer: Observer) -> None:
-    """FP32 graph file and images -> range file."""
+    """Calibrate the FP32 graph file `source` on images of `folder`; `out`: the range table (JSON).
+
+    method: one of `calibrate.METHODS`. Raises `GraphError`, `CalibrationError`.
+    """
     check_target(out)
     model = graph.load(source)
     files = image_sets.find(folder)
@@ -67,7 +78,11 @@ def calibrate(source: Path, folder: Path, method: str, out: Path, observer: Obse
 def quantize(
     source: Path, precision: str, ranges: Path | None, out: Path, observer: Observer
 ) -> None:
-    """FP32 graph file -> FP16 or INT8 graph file."""
+    """Convert the FP32 graph file `source` to the FP16, INT8 or FP8 graph file `out`.
+
+    ranges: the range table of `calibrate`, which INT8 and FP8 need. Raises `GraphError`,
+    `CalibrationError`.
+    """
     check_target(out)
     model = graph.load(source)
     observer.stage("quantize")
@@ -84,5 +99,6 @@ def _preprocess(model: ModelProto) -> Preprocess:
         return Preprocess.from_dict(graph.metadata(model)["preprocess"])
     except (KeyError, ValueError) as error:
         raise GraphError(
-            f"the graph's preprocessing cannot be read ({error})", "make it with edge export"
+            f"the graph's preprocessing cannot be read ({error})",
+            "create the graph with edge export",
         ) from error

@@ -1,4 +1,4 @@
-"""The gate: an engine's outputs against the FP32 graph's, on images it was not calibrated with."""
+"""Accuracy measures and the gate: outputs compared with the FP32 graph's on held-out images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 BATCH = 16
-NEAR = 0.99  # cosine with FP32's from which two embeddings agree: 8 degrees apart
-FEW = 20  # images below which not one may differ beyond the share
+NEAR = 0.99  # lowest cosine at which two embeddings agree: 8 degrees between them
+FEW = 20  # with fewer images the permitted number of differing ones is rounded down, not up
 
 Tensor = npt.NDArray[np.float32]
 
@@ -39,9 +39,10 @@ def outputs(
     pictures: Iterable[Tensor],
     ran: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tensor]:
-    """Outputs float32 [N, outputs] of each model, on prepared images float32 [3, H, W], streamed.
+    """Run models on prepared images: model name -> outputs, float32 [N, outputs].
 
-    `ran` hears how many images each batch had. Raises `CalibrationError` when there is no image.
+    pictures: float32 [3, H, W] each, streamed in batches of `BATCH`. ran: called after each batch
+    with its number of images. Raises `CalibrationError` when there is no image.
     """
     sessions = {name: graph.session(model) for name, model in models.items()}
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
@@ -52,14 +53,17 @@ def outputs(
             logits[name].append(session.logits(batch))
         ran(len(chunk))
     if not all(logits.values()):
-        raise CalibrationError("no image could be read to judge with", "give others: --heldout DIR")
+        raise CalibrationError(
+            "none of the held-out images can be read", "give other images: --heldout DIR"
+        )
     return {name: np.concatenate(parts) for name, parts in logits.items()}
 
 
 def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Accuracy:
-    """How near `logits` come to `reference`, both float32 [N, classes].
+    """The accuracy of `logits` against `reference`, both float32 [N, classes].
 
-    classes: the right class of each image, where known. Raises `GateError` for NaN or infinity.
+    classes: the correct class of each image, where known. Raises `GateError` for NaN or infinity,
+    `GraphError` when the shapes differ.
     """
     sqnr_db = _sqnr(reference, logits)
     top, top_reference = logits.argmax(1), reference.argmax(1)
@@ -76,9 +80,9 @@ def compare(reference: Tensor, logits: Tensor, classes: list[int] | None) -> Acc
 def compare_labels(
     reference: Tensor, logits: Tensor, classes: list[int] | None, head: Head
 ) -> Accuracy:
-    """As `compare`, of a head whose labels each have a probability of their own: all are judged.
+    """As `compare`, for a head with independent labels: every label of an image counts.
 
-    The best of them alone says little: of one label it is always the same.
+    The most probable label alone says little: with a single label it is always the same.
     """
     measured = compare(reference, logits, classes)
     fp32, engine = head.probabilities(reference), head.probabilities(logits)
@@ -90,9 +94,10 @@ def compare_labels(
 
 
 def compare_embeddings(reference: Tensor, found: Tensor) -> Accuracy:
-    """How near embeddings come to `reference`, both float32 [N, channels].
+    """The accuracy of embeddings against `reference`, both float32 [N, channels].
 
-    Two agree when their cosine is at least `NEAR`. Raises `GateError` for NaN or infinity.
+    Two embeddings agree when their cosine is at least `NEAR`. Raises `GateError` for NaN or
+    infinity, `GraphError` when the shapes differ.
     """
     sqnr_db = _sqnr(reference, found)
     near = cosines(reference, found)
@@ -108,18 +113,21 @@ def compare_embeddings(reference: Tensor, found: Tensor) -> Accuracy:
 
 
 def cosines(reference: Tensor, found: Tensor) -> npt.NDArray[np.float64]:
-    """Of each embedding with its reference, both float32 [N, channels]; 0 for one of zeros."""
+    """The cosine of each embedding with its reference, float64 [N]; 0 for an embedding of zeros.
+
+    reference, found: float32 [N, channels].
+    """
     one, other = reference.astype(np.float64), found.astype(np.float64)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return np.asarray((one * other).sum(1) / np.maximum(lengths, 1e-300))
 
 
 def _sqnr(reference: Tensor, found: Tensor) -> float:
-    """Signal to noise in dB. Raises `GraphError` for another shape, `GateError` for NaN."""
+    """SQNR in dB. Raises `GraphError` when the shapes differ, `GateError` for NaN or infinity."""
     if found.shape != reference.shape:
         raise GraphError(
             f"the graph has {found.shape[1]} outputs, the checkpoint {reference.shape[1]}",
-            "give the graph of this very checkpoint",
+            "give a graph of this checkpoint",
         )
     if not np.isfinite(found).all():
         raise GateError(
@@ -132,9 +140,9 @@ def _sqnr(reference: Tensor, found: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Gate:
-    """What an engine must reach on images that did not calibrate it."""
+    """The thresholds that an engine must reach on the held-out images."""
 
-    # Percent of images of which FP32 says the same (`Head.agree`), or of embeddings that are near.
+    # Percent of images that agree with FP32 (`Head.agree`), or of embeddings that are near.
     min_agreement: float
     max_drop: float | None  # points of top-1 that may be lost, where the classes are known
 
@@ -145,16 +153,19 @@ class Gate:
         return f"{self.min_agreement:g} % agreement{drop}"
 
     def refuses(self, accuracy: dict[str, Accuracy]) -> str | None:
-        """Why an engine with these forms may not be published; None when it may."""
+        """The reason why an engine with these forms (form -> accuracy) is refused; None: it passes.
+
+        Every form must pass.
+        """
         for form, measured in accuracy.items():
-            # In a small set one image is worth several percent: the share is rounded up to a
-            # whole one.
+            # One image of a small set is worth several percent, so the number of images that may
+            # differ is rounded up.
             share = measured.images * (100 - self.min_agreement) / 100
             few = measured.images < FEW
             allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
             if round(measured.images * (100 - measured.agreement) / 100) > allowed:
                 return (
-                    f"{FORMS[form]} agrees with FP32{_meant(measured)} on "
+                    f"{FORMS[form]} agrees with FP32{_agreement_rule(measured)} on "
                     f"{measured.agreement:.2f} % of {measured.images} images, the gate is "
                     f"{self.min_agreement:g} %"
                 )
@@ -169,11 +180,11 @@ class Gate:
         return None
 
 
-def _meant(measured: Accuracy) -> str:
-    """What it is to agree, where it is not to have the same best class."""
+def _agreement_rule(measured: Accuracy) -> str:
+    """What agreement means, where it is not "the same most probable class"."""
     if measured.cosine is not None:
         return f" (a cosine of {NEAR:g})"
     return "" if measured.labels is None else " (yes or no to each label)"
 
 
-OPEN = Gate(0.0, None)  # lets all pass
+OPEN = Gate(0.0, None)  # refuses nothing

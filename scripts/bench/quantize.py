@@ -1,12 +1,12 @@
-"""Compare INT8 quantisers side by side in one run: ours, onnxruntime's and NVIDIA's ModelOpt.
+"""A comparison of INT8 quantisers in one run: edge's, onnxruntime's and NVIDIA's ModelOpt.
 
     .venv/bin/python -m scripts.bench.quantize [--models demo,x40] [--out FILE.json]
 
-All quantise the same FP32 graph with the same calibration images; onnxruntime on the CPU runs what
-they made on held-out images, and the FP32 graph is the reference. How each quantises stands in
-`quantizers.py`; ModelOpt's environment is made on first use.
+All quantise the same FP32 graph with the same calibration images. onnxruntime runs the results on
+the CPU with held-out images; the FP32 graph is the reference. `quantizers.py` has the settings of
+each. ModelOpt's environment is created on first use.
 
-Models: `demo` is scripts/demo/vit; `x40` and `x200` are the same with outlier channels that many
+Models: `demo` is scripts/demo/vit; `x40` and `x200` are the same with outlier channels 40 and 200
 times larger (scripts/bench/outliers.py); `vit-b` is a ViT-B/16 with random weights.
 """
 
@@ -46,9 +46,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "engines/.cache"
 MODELS = ("demo", "x40", "x200", "vit-b")
 CALIBRATION_IMAGES = 128
-FEW = 16  # pictures on which a checkpoint with outliers is compared with its original
-PHOTOS, PHOTO_SIZE = 32, 256  # for vit-b: crops to calibrate with, and as many to judge with
-# Of ViT-B's random weights. With transformers' 0.02 all pictures get nearly the same logits.
+FEW = 16  # images with which a checkpoint with outliers is compared with its original
+PHOTOS, PHOTO_SIZE = 32, 256  # for vit-b: calibration crops, and as many held-out ones
+# Deviation of ViT-B's random weights. With transformers' 0.02 all images get similar logits.
 SPREAD = 0.05
 
 
@@ -74,10 +74,10 @@ class Case:
     heldout: Path
 
 
-# What judges what they made.
+# Evaluation.
 
 
-class Judge:
+class Evaluator:
     """Held-out images and FP32's logits on them."""
 
     def __init__(self, model: Any, files: list[Path]) -> None:
@@ -88,7 +88,10 @@ class Judge:
         self.reference = verify.outputs({"fp32": model}, self.pictures)["fp32"]
 
     def measure(self, path: Path) -> Accuracy:
-        """How near a quantised graph comes. Raises `EdgeError` when onnxruntime cannot run it."""
+        """Accuracy of a quantised graph against FP32.
+
+        Raises `EdgeError` if onnxruntime cannot run it, ValueError for infinite logits or NaN.
+        """
         import numpy as np
 
         from edge.builder import graph, verify
@@ -112,16 +115,18 @@ def to_row(model: str, job: Job, outcome: Outcome, accuracy: Accuracy | None) ->
     )
 
 
-def measure(model: str, job: Job, python: str | None, why_none: str, judge: Judge) -> Row:
-    """One row, whatever happens. python: None when the quantiser could not be installed."""
+def measure(model: str, job: Job, python: str | None, why_none: str, evaluator: Evaluator) -> Row:
+    """The row of one quantiser; a failure is in its `error`.
+
+    python: None if the quantiser could not be installed."""
     info(f"{model}: {job.quantiser}, {job.method}")
     if python is None:
         return to_row(model, job, Outcome(error=why_none), None)
     outcome, accuracy = run_job(job, python), None
     if outcome.error is None:
         try:
-            accuracy = judge.measure(Path(job.out))
-        except Exception as error:  # whatever the graph of a foreign tool does to onnxruntime
+            accuracy = evaluator.measure(Path(job.out))
+        except Exception as error:  # a graph of another tool can make onnxruntime fail in any way
             outcome = Outcome(outcome.seconds, outcome.peak_mb, f"cannot be run: {error}")
     return to_row(model, job, outcome, accuracy)
 
@@ -129,7 +134,7 @@ def measure(model: str, job: Job, python: str | None, why_none: str, judge: Judg
 def measure_case(
     case: Case, chosen: list[tuple[str, str]], peer: Peer, scratch: Path
 ) -> tuple[dict[str, int], list[Row]]:
-    """How many images there were, and a row for each quantiser and method, on one model."""
+    """The numbers of images, and a row for each quantiser and method, for one model."""
     import numpy as np
 
     from edge.builder import graph, image_sets
@@ -142,20 +147,20 @@ def measure_case(
     tensors = image_sets.prepare(files, preprocess(model), info)
     calibrating = np.stack([tensor for _, tensor in tensors])
     np.save(prepared, calibrating)
-    judge = Judge(model, image_sets.find(case.heldout))
+    evaluator = Evaluator(model, image_sets.find(case.heldout))
     rows = []
     for quantiser, method in chosen:
         out = scratch / "int8.onnx"
         job = Job(quantiser, method, str(fp32), str(case.calibration), str(prepared), str(out))
         python = peer.python if quantiser == "ModelOpt" else sys.executable
-        rows.append(measure(case.name, job, python, peer.why_none, judge))
+        rows.append(measure(case.name, job, python, peer.why_none, evaluator))
         for old in (out, report(job)):
             old.unlink(missing_ok=True)
     facts = {
         "calibration_images": len(calibrating),
-        "heldout_images": len(judge.reference),
-        # Agreement says little where FP32 itself sees one class in all images.
-        "classes_seen": len(np.unique(judge.reference.argmax(1))),
+        "heldout_images": len(evaluator.reference),
+        # Agreement means little if FP32 itself predicts one class for all images.
+        "classes_seen": len(np.unique(evaluator.reference.argmax(1))),
     }
     return facts, rows
 
@@ -166,7 +171,9 @@ def fp32_graph(case: Case) -> Any:
     from edge.builder.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(str(case.checkpoint))
-    few = image_sets.few(image_sets.find(case.calibration), checkpoint.preprocess, 4, info)
+    few = image_sets.prepare_first(
+        image_sets.find(case.calibration), checkpoint.preprocess, 4, info
+    )
     exported, _ = export.export(checkpoint, few)
     return simplify.simplify(exported, few)[0]
 
@@ -186,7 +193,7 @@ def make_case(name: str, scratch: Path) -> Case:
 
 
 def demo_data() -> Path:
-    """The demo's digits, made as `make demo` makes them when they are not there."""
+    """The folder of the demo's digits; writes them as `make demo` does if they are missing."""
     from scripts.demo.digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
 
     data = CACHE / "demo"
@@ -209,7 +216,7 @@ def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> No
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
-    pictures = image_sets.few(image_sets.find(folder), spec, FEW, info)
+    pictures = image_sets.prepare_first(image_sets.find(folder), spec, FEW, info)
     difference = outliers.check_preserved(source, target, pictures)
     info(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
 
@@ -251,7 +258,7 @@ def write_crops(folder: Path, name: str, seed: int) -> None:
         crop.resize((PHOTO_SIZE, PHOTO_SIZE)).save(folder / f"{number:02d}.png")
 
 
-# What is told.
+# Output.
 
 
 def to_table(model: str, rows: list[Row]) -> Table:
@@ -277,7 +284,7 @@ def to_table(model: str, rows: list[Row]) -> Table:
 
 
 def versions(peer: Peer) -> dict[str, str]:
-    """The versions of what quantised and of what ran the result."""
+    """The versions of the quantisers and of what ran the results."""
     code = (
         "import json, sys; from importlib.metadata import version; "
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"

@@ -1,9 +1,9 @@
 """The table of docs/models.md: family x task x precision, measured with random weights.
 
-Each model of tiny_models.py is exported for each task that its checkpoint has, and made FP32, FP16
-and INT8; each graph is held against transformers on the same pictures, and compiled by
-TensorRT-RTX. `--full` measures the published sizes instead (two hours, 16 GB of memory, a process
-for each). What other runs measured stays in the table, each row with the commit that it is of.
+Each model of tiny_models.py is exported for each task of its checkpoint in FP32, FP16 and INT8.
+Each graph is compared with transformers on the same images, and compiled by TensorRT-RTX. `--full`
+measures the published sizes instead (two hours, 16 GB of memory, one process each). Rows of earlier
+runs stay in the table; each row has the commit that it was measured with.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ Tensor = npt.NDArray[np.float32]
 
 
 def tasks(name: str) -> tuple[Task, ...]:
-    """What can be built of a model of `MODELS`."""
+    """The tasks that a model of `MODELS` can be built for."""
     return FAMILIES[name.partition(" ")[0]].tasks[MODELS[name].architecture]
 
 
 def measure(name: str, full: bool) -> list[Row]:
-    """The rows of one model: a row for each task and precision."""
+    """The rows of one model: one for each task and precision."""
     model, family = MODELS[name], FAMILIES[name.partition(" ")[0]]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -65,7 +65,7 @@ def measure(name: str, full: bool) -> list[Row]:
         rows = []
         for task in tasks(name):
             found = _read(checkpoint, task)
-            prepared = image_sets.few(pictures, found.preprocess, PICTURES, print)
+            prepared = image_sets.prepare_first(pictures, found.preprocess, PICTURES, print)
             with network.quiet():
                 architecture = MODELS[name].architecture
                 reference = models_reference.outputs(checkpoint, architecture, found.head, prepared)
@@ -86,8 +86,8 @@ def measure(name: str, full: bool) -> list[Row]:
 def _read(folder: Path, task: Task) -> Checkpoint:
     """A checkpoint as it is built for a task.
 
-    Embeddings are pooled as the checkpoint's model does; where it was saved without the weights of
-    its pooling, by the class token.
+    Embeddings have the pooling of the checkpoint's model, or the class token if the checkpoint
+    lacks the weights of its pooling.
     """
     if task != FEATURES:
         return read_checkpoint(
@@ -105,7 +105,7 @@ def _read(folder: Path, task: Task) -> Checkpoint:
 def _precisions(
     found: Checkpoint, pictures: Tensor, reference: Tensor, folder: Path
 ) -> Iterator[Row]:
-    """What was measured of each precision of a checkpoint."""
+    """The measurements of each precision of a checkpoint."""
     model, _ = simplify(export.export(found, pictures[:4])[0], pictures[:4])
     fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(pictures))))
     ranges = Ranges(
@@ -136,7 +136,7 @@ def _precisions(
 
 
 def _compiled(form: Any, found: Checkpoint, folder: Path) -> float | str:
-    """Megabytes of the plan that TensorRT-RTX makes of a graph, or why it makes none."""
+    """Size in MB of TensorRT-RTX's plan of a graph, or the error of its compilation."""
     path = folder / "form.onnx"
     graph.save(form, path)
     shape = (3, found.preprocess.height, found.preprocess.width)
@@ -166,7 +166,7 @@ def _parameters(files: list[Path]) -> int:
 
 
 def _draw(folder: Path) -> list[Path]:
-    """Smooth random pictures of many shapes."""
+    """Write smooth random images of different shapes."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(PICTURES):
@@ -177,7 +177,7 @@ def _draw(folder: Path) -> list[Path]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """docs/models.md, from docs/measurements/models.json."""
+    """The text of docs/models.md, from docs/measurements/models.json."""
     text = [INTRODUCTION]
     for title, full in (("Published sizes", True), ("Tiny models", False)):
         rows = [row for row in figures["rows"] if bool(row["published"]) is full]
@@ -245,9 +245,9 @@ def main() -> None:
     rows = {(r["model"], bool(r["published"]), r["task"], r["precision"]): r for r in known["rows"]}
     here = {"commit": commit()}  # before this run changes files
     tools = versions("torch", "transformers", "onnxruntime", "onnxsim")
-    # Before there is a pool, whose processes get this one's path: see timm_library.
+    # Before the pool starts: its processes get this one's path, see timm_library.
     tools["timm"] = timm_library.library().__version__
-    # A process for each: what torch and TensorRT took for a large one is given back.
+    # One process per model, so that the memory of torch and TensorRT is returned.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in given.only:
             for row in pool.apply(measure, (name, given.full)):

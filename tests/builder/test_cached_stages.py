@@ -69,7 +69,7 @@ def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, w
     assert f"ranges of {copy}" in observer.texts
     assert again.passport.accuracy == expected
     other = save_checkpoint(tmp_path / "other", initializer_range=0.1)
-    with pytest.raises(CalibrationError, match="of another graph, or of other weights"):
+    with pytest.raises(CalibrationError, match="belongs to another graph, or to other weights"):
         build(dataclasses.replace(recipe, checkpoint=str(other), ranges=copy), Recorder())
     copy.write_text(copy.read_text().replace('"layer_norm"', '"other_norm"'))
     with pytest.raises(GraphError, match="no range for layer_norm"):

@@ -1,4 +1,4 @@
-"""Which precision is shipped, and what is said about it: the gate and the clock are scripted."""
+"""Choosing a precision, and the verdict on it; the gate and the timing are scripted."""
 
 from dataclasses import replace
 
@@ -51,7 +51,7 @@ def test_the_verdict_is_a_sentence_with_reasons():
     )
 
 
-def test_the_worst_form_is_the_one_that_disagrees_most_and_of_equals_the_noisier():
+def test_the_worst_form_disagrees_most_and_on_a_tie_is_noisier():
     noisy, wrong = replace(GOOD, sqnr_db=20.0), replace(GOOD, agreement=99.5)
     found = Candidate("int8", {}, {"portable": noisy, "device": wrong}, None)
     assert (found.worst_form, found.worst) == ("device", wrong)
@@ -69,26 +69,26 @@ def setting(fp32_graph):
     return model, ranges, {name: 20.0 + at for at, name in enumerate(linears)}
 
 
-def quantised(model, ranges, alone, judge):
+def quantised(model, ranges, alone, evaluator):
     def build(kept):
         return make_forms(model, "int8", ranges, kept)
 
-    return candidates.make_quantised("int8", build, alone, judge, GATE, Recorder())
+    return candidates.make_quantised("int8", build, alone, evaluator, GATE, Recorder())
 
 
 def scripted(fewest):
-    """A judge who accepts graphs in which at least so many Linears are not INT8."""
+    """An evaluator that accepts graphs with at least `fewest` Linears not in INT8."""
 
-    def judge(forms):
+    def evaluator(forms):
         nodes = forms["portable"].graph.node
         kept = 8 - sum(node.op_type == "QuantizeLinear" for node in nodes)
         return {"portable": replace(GOOD, agreement=100.0 if kept >= fewest else 50.0)}
 
-    return judge
+    return evaluator
 
 
 @pytest.mark.parametrize("fewest", [0, 1, 2, 3, 4])
-def test_the_fewest_linears_that_the_gate_needs_are_kept_the_worst_first(setting, fewest):
+def test_as_few_linears_as_the_gate_allows_are_kept_worst_first(setting, fewest):
     model, ranges, alone = setting
     found = quantised(model, ranges, alone, scripted(fewest))
     assert found.refused is None
@@ -104,7 +104,7 @@ def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
     assert found.forms  # a report compares them with FP32
 
 
-def test_forms_are_timed_side_by_side(setting):
+def test_candidates_are_timed(setting):
     model, _, _ = setting
     two = [Candidate(name, {"portable": model}, {"portable": GOOD}, None) for name in ("a", "b")]
     ms = candidates.timed(two)

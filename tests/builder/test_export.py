@@ -23,7 +23,7 @@ def found(checkpoint):
 
 @pytest.fixture(scope="module")
 def few(found, pictures):
-    return image_sets.few(image_sets.find(pictures), found.preprocess, 3, print)
+    return image_sets.prepare_first(image_sets.find(pictures), found.preprocess, 3, print)
 
 
 @pytest.fixture(scope="module")

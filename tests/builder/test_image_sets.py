@@ -84,7 +84,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(pictures, tmp_path, monke
 
 
 def test_few_gives_prepared_pictures(pictures):
-    few = image_sets.few(image_sets.find(pictures), SPEC, 3, print)
+    few = image_sets.prepare_first(image_sets.find(pictures), SPEC, 3, print)
     assert few.shape == (3, 3, 8, 8)
     assert few.dtype == np.float32
 
@@ -94,8 +94,8 @@ def test_no_readable_picture_is_an_error(tmp_path):
     bad.write_bytes(b"no picture")
     told = []
     with pytest.raises(CalibrationError, match="none of the 1 images"):
-        image_sets.few([bad], SPEC, 3, told.append)
-    assert told == [f"{bad} is not a picture"]
+        image_sets.prepare_first([bad], SPEC, 3, told.append)
+    assert told == [f"{bad} is not an image"]
 
 
 def test_folders_named_like_images_are_passed_over_and_odd_names_are_not(tmp_path):
@@ -129,7 +129,7 @@ def test_a_clear_colour_is_left_out_where_the_processor_may_paint_it(tmp_path):
     assert not told
     spec = dataclasses.replace(SPEC, opaque=True)
     assert list(image_sets.prepare(files, spec, told.append)) == []
-    assert told[0].startswith(f"{files[0]} has a clear colour")
+    assert told[0].startswith(f"{files[0]} has a transparent colour")
 
 
 def test_a_pipe_or_a_link_to_nothing_is_not_opened(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_tensorrt_rtx_is_for_the_gpus_that_it_names(monkeypatch, capability, tak
     monkeypatch.setattr(plan.compiling.nvidia, "gpu", lambda: Gpu("NVIDIA X", capability))
     found, why = plan.compiling.available()
     assert (found == "tensorrt-rtx") == taken
-    assert taken or why == "TensorRT-RTX makes no plan for NVIDIA X (compute capability 9.0)"
+    assert taken or why == "TensorRT-RTX does not support NVIDIA X (compute capability 9.0)"
 
 
 def test_a_damaged_engine_is_not_compiled(copy, recorder):

@@ -15,7 +15,7 @@ def write(tmp_path, text):
     return path
 
 
-def test_a_recipe_and_what_the_command_line_adds(tmp_path):
+def test_the_command_line_overrides_a_recipe(tmp_path):
     path = write(tmp_path, 'checkpoint = "vit"\ncalibration = "photos"\nprecision = "fp16"\n')
     recipe = recipes.load(path, {"precision": "int8", "name": None})
     assert (recipe.checkpoint, recipe.calibration) == ("vit", Path("photos"))
@@ -30,7 +30,7 @@ def test_without_a_recipe(tmp_path):
         recipes.load(None, {"checkpoint": "some/vit"})
 
 
-def test_the_name_tells_engines_apart():
+def test_default_names_distinguish_engines():
     def name(**given):
         return recipes.load(
             None, {"checkpoint": "some/vit", "calibration": Path("p"), **given}
@@ -61,12 +61,12 @@ def test_the_name_tells_engines_apart():
         ("min_agreement = 101", 2, "min_agreement cannot be 101", "a percent, 0 to 100"),
         ('calibration = ""', 2, "calibration cannot be", "a folder of images"),
         ('labels = "a cat,a dog"', 2, "labels cannot be", 'labels = ["a cat", "a dog"]'),
-        ('also = [\n"patch",\n"heads"]', 4, "also: there is no place 'heads'", "mean head?"),
+        ('also = [\n"patch",\n"heads"]', 4, "also: unknown place 'heads'", "mean head?"),
         ('ranges = "absent.json"', 2, "there is no file absent.json", "check the path"),
-        ('\nname = "../out"', 3, "'../out' cannot be the name of an engine", "use letters"),
+        ('\nname = "../out"', 3, "'../out' is not a valid engine name", "use letters"),
     ],
 )
-def test_a_fault_is_named_with_its_line_and_what_to_write(tmp_path, text, line, what, hint):
+def test_an_error_gives_the_line_and_a_hint(tmp_path, text, line, what, hint):
     path = write(tmp_path, f'checkpoint = "vit"\n{text}\nnormalise = true\n')
     with pytest.raises(ConfigError) as caught:
         recipes.load(path, {"calibration": Path("photos")})

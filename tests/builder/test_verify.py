@@ -9,7 +9,7 @@ from edge.errors import CalibrationError, GateError
 REFERENCE = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [1.0, 0.0]], np.float32)
 
 
-def test_the_same_outputs_agree_wholly():
+def test_equal_outputs_agree_completely():
     measured = verify.compare(REFERENCE, REFERENCE, None)
     assert (measured.images, measured.agreement, measured.max_error) == (4, 100.0, 0.0)
     assert measured.sqnr_db > 900
@@ -26,7 +26,7 @@ def test_agreement_sqnr_error_and_top1_by_hand():
     assert (measured.top1, measured.top1_fp32) == (75.0, 50.0)
 
 
-def test_the_gate_looks_at_every_form():
+def test_the_gate_tests_every_form():
     good, bad = (
         verify.compare(REFERENCE, REFERENCE, None),
         verify.compare(REFERENCE, -REFERENCE, None),
@@ -39,13 +39,13 @@ def test_the_gate_looks_at_every_form():
     )
 
 
-def test_an_output_of_nan_never_passes():
+def test_nan_outputs_never_pass():
     with pytest.raises(GateError, match="NaN or infinity"):
         verify.compare(REFERENCE, np.full_like(REFERENCE, np.nan), None)
 
 
 @pytest.mark.parametrize(("top1", "passes"), [(90.0, True), (89.5, True), (89.4, False)])
-def test_the_gate_looks_at_what_is_lost(top1, passes):
+def test_the_gate_limits_the_loss_of_top_1(top1, passes):
     measured = {"portable": Accuracy(1000, 100.0, 30.0, 0.1, top1, 90.0)}
     why = verify.Gate(99, 0.5).refuses(measured)
     assert (why is None) == passes
@@ -84,8 +84,8 @@ def test_outputs_are_streamed_in_order(fp32_graph):
     assert logits["a"] == pytest.approx(graph.session(model).logits(x), abs=1e-5)
 
 
-def test_no_image_to_judge_with_is_an_error(fp32_graph):
-    with pytest.raises(CalibrationError, match="judge"):
+def test_no_readable_held_out_image_is_an_error(fp32_graph):
+    with pytest.raises(CalibrationError, match="none of the held-out images"):
         verify.outputs({"a": graph.load(fp32_graph)}, iter([]))
 
 
@@ -104,17 +104,17 @@ def test_embeddings_are_near_by_their_cosine_and_not_by_their_length():
 
 
 def alone(labels):
-    """A head whose labels are judged each by itself."""
+    """A head with independent labels."""
     return Head(labels=tuple(f"label {number}" for number in range(labels)), activation="sigmoid")
 
 
 def refused(reference, found):
-    """What a gate of 99 % says of logits of such a head."""
+    """Why a gate of 99 % refuses the logits of such a head; None: it passes."""
     measured = verify.compare_labels(reference, found, None, alone(reference.shape[1]))
     return verify.Gate(99, None).refuses({"portable": measured})
 
 
-def test_the_gate_sees_one_label_turned_into_its_contrary():
+def test_the_gate_refuses_a_single_label_whose_answers_are_inverted():
     reference = np.random.default_rng(0).normal(3, 2, (100, 1)).astype(np.float32)
     assert refused(reference, reference) is None
     why = refused(reference, -reference)
@@ -123,7 +123,7 @@ def test_the_gate_sees_one_label_turned_into_its_contrary():
     assert refused(no, -no) is not None
 
 
-def test_the_gate_sees_every_label_and_not_the_best_alone():
+def test_the_gate_tests_every_label_and_not_only_the_most_probable():
     reference = np.random.default_rng(0).normal(0, 2, (100, 10)).astype(np.float32)
     reference[:, 0] = 9
     negated = -reference
@@ -135,14 +135,14 @@ def test_the_gate_sees_every_label_and_not_the_best_alone():
     assert verify.Gate(99, 0).refuses({"portable": measured}) is not None
 
 
-def test_the_gate_sees_another_label_where_fp32_says_no_to_all():
-    """As SigLIP does of most pictures."""
+def test_the_gate_refuses_another_best_label_where_fp32_says_no_to_all():
+    """SigLIP says no to all labels of most pictures."""
     reference = np.random.default_rng(0).normal(-8, 1.5, (100, 5)).astype(np.float32)
     assert refused(reference, np.roll(reference, 1, axis=1)) is not None
 
 
 @pytest.mark.parametrize("centre", [0, -8])
-def test_the_gate_lets_the_noise_of_int8_pass_where_labels_hover(centre):
+def test_int8_noise_passes_the_gate_where_labels_are_near_50_percent(centre):
     rng = np.random.default_rng(0)
     reference = rng.normal(centre, 1.5, (400, 10)).astype(np.float32)
     noise = rng.normal(0, 0.06, reference.shape).astype(np.float32)  # 28 dB of what varies

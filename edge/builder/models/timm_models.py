@@ -14,7 +14,7 @@ from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.features import unit
 from edge.builder.models.resolution import check_side
 from edge.builder.models.timm_library import library
-from edge.builder.models.weights import check_shapes, several
+from edge.builder.models.weights import check_shapes, shortened
 from edge.errors import CheckpointError, require
 from edge.preprocess.timm_config import from_timm
 
@@ -92,7 +92,7 @@ def _fill(checkpoint: Checkpoint, model: Any) -> None:
     missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
     if missing:
         raise CheckpointError(
-            f"{checkpoint.name} has no weights for {several(missing)}",
+            f"{checkpoint.name} has no weights for {shortened(missing)}",
             "download the checkpoint again",
         )
 

@@ -1,4 +1,4 @@
-"""Do the weights of a checkpoint fit its config.json? What does not is named, with its numbers."""
+"""Checks that the weights of a checkpoint match its config.json; errors name tensor and shapes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from edge.builder.models.families import FAMILIES, TIMM
 from edge.engine.heads import FEATURES
 from edge.errors import CheckpointError
 
-__all__ = ["check_missing", "check_shapes", "several"]
+__all__ = ["check_missing", "check_shapes", "shortened"]
 
 Shape = Sequence[int]
 
 
 def check_shapes(checkpoint: Checkpoint, wrong: Mapping[str, tuple[Shape, Shape]]) -> None:
-    """Raises `CheckpointError` when there are tensors whose shape is not that of config.json.
+    """Raise `CheckpointError` when a tensor's shape does not match config.json.
 
-    wrong: tensor -> the shape that it was saved with, and the one that it must have.
+    wrong: tensor -> the shape in the file, and the shape that config.json requires.
     """
     for tensor, (saved, built) in sorted(wrong.items(), reverse=True):  # a weight before its bias
         if built[0] == len(checkpoint.head.labels) and saved[1:] == built[1:]:
@@ -30,21 +30,21 @@ def check_shapes(checkpoint: Checkpoint, wrong: Mapping[str, tuple[Shape, Shape]
             )
     for tensor, (saved, built) in sorted(wrong.items()):
         raise CheckpointError(
-            f"{checkpoint.name} has {tensor} of {list(saved)} among its weights, and by its "
-            f"config.json it is of {list(built)}",
-            "take config.json and weights of the same model",
+            f"{checkpoint.name} has {tensor} of {list(saved)} among its weights, but its "
+            f"config.json requires {list(built)}",
+            "use config.json and weights of the same model",
         )
 
 
 def check_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
-    """Raises `CheckpointError` when one of transformers' models has no weights for what it needs.
+    """Raise `CheckpointError` when a transformers model lacks weights that its task needs.
 
-    names: its tensors that are in no file; transformers has made them up.
+    names: tensors that are in no weight file, which transformers initialised itself.
     """
-    # A picture is masked in pretraining only.
+    # Pictures are masked in pretraining only, so the mask token is not needed.
     missing = [name for name in sorted(names) if not name.endswith("embeddings.mask_token")]
     if checkpoint.head.task == FEATURES:
-        # What was trained for classes, or to see what is hidden, has no pooler.
+        # Models trained for classification or masked-image modelling have no pooler.
         pooler = [name for name in missing if name.startswith("pooler.")]
         if pooler and checkpoint.head.pooling == "own":
             raise CheckpointError(
@@ -54,14 +54,14 @@ def check_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
         missing = [name for name in missing if name not in pooler]
     if missing:
         raise CheckpointError(
-            f"{checkpoint.name} has no weights for {several(missing)}",
+            f"{checkpoint.name} has no weights for {shortened(missing)}",
             "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
             if all("classifier" in name for name in missing)
             else "download the checkpoint again",
         )
 
 
-def several(names: Sequence[str]) -> str:
-    """The first three of many names, and how many more there are."""
+def shortened(names: Sequence[str]) -> str:
+    """The first three of many names and the number of the others: "a, b, c and 4 more"."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -1,1 +1,1 @@
-"""What makes a graph small and fast and keeps it right: FP16, INT8, FP8, and their ranges."""
+"""Precision: FP16, INT8 and FP8 forms of a graph, and the activation ranges that they need."""

@@ -1,12 +1,13 @@
-"""FP32 graph -> FP16 graph that stays right: pure graph surgery, and what decides it.
+"""FP16 conversion of graphs, and the choice of the nodes that must stay FP32.
 
-FP16 ends at 65504 and loses precision below 2**-14; the activations of large ViTs reach beyond
-either. `peaks` measures them on real images, `risks` names the nodes that must stay FP32, and
-`to_fp16` keeps those, with what LayerNorm, Softmax and norms sum up, in FP32. The list travels in
-the graph's metadata (`set_kept`, `kept`), since a board casts the portable graph without any image.
+FP16 ends at 65504 and loses precision below 2**-14; the activations of large ViTs exceed both
+limits. `peaks` measures them on real images, `risks` names the nodes that must stay FP32, and
+`to_fp16` keeps those nodes in FP32, together with the operators that sum many values (LayerNorm,
+Softmax, norms). The list is stored in the graph's metadata (`set_kept`, `kept`), since a board
+casts the portable graph without any images.
 
-Casts are explicit and strongly typed, as TensorRT wants them: QuantizeLinear reads, and
-DequantizeLinear makes, the type of its scale.
+Casts are explicit and strongly typed, as TensorRT requires: QuantizeLinear reads the type of its
+scale, and DequantizeLinear writes it.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ FP32_OPERATORS = (
 )
 LARGEST = 65504.0  # of FP16
 SMALLEST = 2.0**-14  # of FP16's normal numbers; below, precision is lost or a GPU flushes to zero
-MARGIN = 4.0  # two of FP16's 15 exponents: pictures that were not measured reach further
-ROUNDED = 2.0**-3  # a sum this large is rounded to steps of 2**-13: SMALLEST is lost in it anyway
+MARGIN = 4.0  # two of FP16's 15 exponents: other pictures may have larger values
+ROUNDED = 2.0**-3  # a sum this large has steps of 2**-13, in which SMALLEST is lost anyway
 KEY = "fp32_nodes"  # of the graph's metadata
 
-_ANY_TYPE = ("Cast", "Shape", "Size")  # read floats of whatever type they are
-_PRODUCTS = ("Conv", "Gemm", "MatMul")  # what FP16 makes faster
-# Made from constants, or from INT8: in each type that is read, rather than cast.
+_ANY_TYPE = ("Cast", "Shape", "Size")  # read floats of any type
+_PRODUCTS = ("Conv", "Gemm", "MatMul")  # faster in FP16
+# Read constants or INT8: duplicated for each type that is read, instead of cast.
 _EITHER_TYPE = ("Constant", "DequantizeLinear")
 _SUFFIX = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
@@ -50,11 +51,12 @@ def peaks(
     pictures: Iterable[Tensor],
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """The largest absolute value of each float tensor that a node makes, and of the pictures.
+    """The largest absolute value of the pictures and of each float tensor that a node writes.
 
-    model: FP32, or FP32 with Q/DQ. pictures: prepared images, float32 [3, H, W] each, streamed;
-    `progress` hears how many have run. Only scalars leave the graph, so memory does not grow with
-    the images. Raises `CalibrationError` for NaN or infinity, and when there is no picture.
+    model: FP32, or FP32 with Q/DQ. pictures: prepared images, float32 [3, H, W] each, streamed.
+    progress: called with the number of pictures that have run. Only scalars leave the graph, so
+    memory does not grow with the images. Raises `CalibrationError` for NaN or infinity, and when
+    there is no picture.
     """
     floats = graph.floats(model)
     names = [name for node in model.graph.node for name in node.output if name in floats]
@@ -66,7 +68,7 @@ def peaks(
             [
                 helper.make_node("Abs", [name], [size], size),
                 helper.make_node("ReduceMax", [size], [peak], peak, keepdims=0),
-                # onnxruntime's ReduceMax passes over NaN, a sum does not.
+                # onnxruntime's ReduceMax ignores NaN, a sum does not.
                 helper.make_node("ReduceSum", [size], [total], total, keepdims=0),
             ]
         )
@@ -92,18 +94,18 @@ def peaks(
         progress(ran)
     if not ran:
         raise CalibrationError(
-            "no image could be read to see how far FP16 must reach",
+            "no image could be read to measure the range that FP16 needs",
             "give other images: --calibration DIR",
         )
     return found
 
 
 def risks(model: ModelProto, peaks: Mapping[str, float]) -> dict[str, str]:
-    """The nodes that must stay FP32 in an FP16 graph, and why.
+    """The nodes that must stay FP32 in an FP16 graph: name -> reason.
 
-    peaks: of this very graph's tensors. A node is named with a tensor, read or made, that comes
-    within `MARGIN` of FP16's end or is smaller than its normal numbers, and for such a weight
-    (which no other picture changes: without a margin).
+    peaks: of the tensors of this graph. A node must stay FP32 when a tensor that it reads or writes
+    comes within `MARGIN` of FP16's largest number or is smaller than its smallest normal one. The
+    same holds for weights, but without the margin, as they do not depend on the picture.
     """
     index = graph.Index(model)
     weights = {
@@ -121,20 +123,20 @@ def risks(model: ModelProto, peaks: Mapping[str, float]) -> dict[str, str]:
             if peak > (LARGEST if name in weights else LARGEST / MARGIN):
                 found[node.name] = f"{what} reaches {peak:.6g}, FP16 holds {LARGEST:.0f}"
                 break
-            # A tiny weight matters to the node it is for, a tiny tensor to all who read it.
+            # A tiny weight matters to this node only, a tiny tensor to all nodes that read it.
             readers = [node] if name in weights else index.readers.get(name, [])
             if 0 < peak < SMALLEST and not (
                 readers and all(_lost(reader, name, peaks) for reader in readers)
             ):
                 found[node.name] = (
-                    f"{what} reaches {peak:.3g} only, FP16 is exact from {SMALLEST:.3g}"
+                    f"{what} reaches only {peak:.3g}, FP16 is exact from {SMALLEST:.3g}"
                 )
                 break
     return found
 
 
 def _lost(node: NodeProto, name: str, peaks: Mapping[str, float]) -> bool:
-    """Whether `name` is only added to what is so large that FP16 would round it away anyway."""
+    """Whether `node` only adds `name` to a sum so large that FP16 rounds it away anyway."""
     added = node.op_type in ("Add", "Sub") or (
         node.op_type in ("Conv", "Gemm") and name not in node.input[:2]
     )
@@ -142,7 +144,10 @@ def _lost(node: NodeProto, name: str, peaks: Mapping[str, float]) -> bool:
 
 
 def kept(model: ModelProto) -> dict[str, str]:
-    """The list of `risks` that the graph carries, or none. Raises `GraphError` if it is damaged."""
+    """The `risks` that are stored in the graph, {} without any: node -> reason.
+
+    Raises `GraphError` if the list is damaged.
+    """
     if all(item.key != graph.METADATA for item in model.metadata_props):
         return {}
     found = graph.metadata(model).get(KEY, {})
@@ -154,26 +159,26 @@ def kept(model: ModelProto) -> dict[str, str]:
 
 
 def set_kept(model: ModelProto, risks: Mapping[str, str]) -> None:
-    """Write the list of `risks` into the graph's metadata; an empty one leaves no trace.
+    """Store `risks` in the graph's metadata; an empty list removes the entry.
 
-    Raises `GraphError` when the graph has no metadata: edge export makes it.
+    Raises `GraphError` when the graph has no metadata, which edge export writes.
     """
     data = {key: value for key, value in graph.metadata(model).items() if key != KEY}
     graph.set_metadata(model, {**data, KEY: dict(risks)} if risks else data)
 
 
 def to_fp16(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
-    """Compute in FP16; inputs and outputs stay FP32, and so do `FP32_OPERATORS` inside.
+    """A copy of the graph that computes in FP16; inputs, outputs and `FP32_OPERATORS` stay FP32.
 
-    keep: names of more nodes that compute, and make what they make, in FP32; others cast what they
-    read of it. A DequantizeLinear has the type of who reads it, so that no cast parts the two. The
-    same for an FP32 graph and for the FP32 rest of a Q/DQ graph. Raises `GraphError` for a weight
-    that FP16 cannot hold, unless only FP32 nodes read it, and for a name that no node has.
+    keep: names of further nodes that compute and write FP32; FP16 nodes that read their outputs get
+    casts. A DequantizeLinear has the type of its reader, so that no cast separates the two. Works
+    for FP32 graphs and for the FP32 part of Q/DQ graphs. Raises `GraphError` for a weight that FP16
+    cannot hold, unless only FP32 nodes read it, and for a name in `keep` that no node has.
     """
     unknown = set(keep) - {node.name for node in model.graph.node}
     if unknown:
         raise GraphError(
-            f"{sorted(unknown)[0]} shall stay FP32, and the graph has no such node",
+            f"{sorted(unknown)[0]} must stay FP32, but the graph has no such node",
             "build it again: edge build CHECKPOINT",
         )
     types = _Types(model, keep)
@@ -202,7 +207,11 @@ def to_fp16(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
 
 
 class _Types:
-    """The type that each node computes in, and the types in which each float tensor is read."""
+    """The type that each node computes in, and the types in which each float tensor is read.
+
+    nodes: the types of each node, in graph order. wanted: tensor -> types in which it is read.
+    made: tensor -> type in which it is written.
+    """
 
     def __init__(self, model: ModelProto, keep: Collection[str]):
         self.index = graph.Index(model)
@@ -213,7 +222,7 @@ class _Types:
         self.made: dict[str, int] = {value.name: TensorProto.FLOAT for value in model.graph.input}
         for value in model.graph.output:
             self._want(value.name, TensorProto.FLOAT)
-        # Backwards, since some nodes go by who reads them.
+        # Backwards, since the type of some nodes depends on their readers.
         self.nodes = [self._node(node) for node in reversed(model.graph.node)][::-1]
 
     def _want(self, name: str, kind: int) -> None:
@@ -221,7 +230,7 @@ class _Types:
             self.wanted.setdefault(name, set()).add(kind)
 
     def _node(self, node: NodeProto) -> list[int]:
-        """The type of a node, or two when a node of each is needed; notes what it reads."""
+        """The types of a node (two: it is duplicated); records the types of what it reads."""
         if node.op_type in _EITHER_TYPE:
             kinds = sorted(self.wanted.get(node.output[0], {TensorProto.FLOAT16}))
         else:
@@ -237,12 +246,12 @@ class _Types:
         """Whether a node computes in FP32."""
         if node.name in self.keep or node.op_type in FP32_OPERATORS:
             return True
-        if node.op_type == "QuantizeLinear":  # with the Linear that it quantises for
+        if node.op_type == "QuantizeLinear":  # has the type of the Linear behind it
             restored = [reader.output[0] for reader in self.index.readers.get(node.output[0], ())]
             return any(TensorProto.FLOAT in self.wanted.get(name, ()) for name in restored)
         if node.op_type in _PRODUCTS:
             return False
-        # Nothing passes through FP16 between two FP32 nodes, such as a shift put there later.
+        # A node between two FP32 nodes, such as a shift that was inserted later, is FP32, too.
         maker = self.index.maker
         makers = [maker[name] for name in node.input if name in self.floats and name in maker]
         return (
@@ -252,7 +261,7 @@ class _Types:
         )
 
     def name(self, tensor: str, kind: int | None) -> str:
-        """What the tensor is called in that type; None: in the one that it is made in."""
+        """The tensor's name in type `kind`; None: its own name."""
         if tensor not in self.floats or kind is None:
             return tensor
         own = self.made.get(tensor)
@@ -264,7 +273,7 @@ class _Types:
         return tensor if kind == own else f"{tensor}_{_SUFFIX[kind]}"
 
     def casts(self, tensor: str) -> list[NodeProto]:
-        """One cast for each type that is read and not made."""
+        """One Cast for each type in which the tensor is read but not written."""
         made = self.made.get(tensor)
         source = self.name(tensor, made)
         return [
@@ -297,7 +306,7 @@ def _half(tensor: TensorProto) -> TensorProto:
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
         raise GraphError(
-            f"the weight {tensor.name} goes up to {abs(values).max():.3g}, FP16 holds 65504",
-            "build it in fp32 or int8: --precision fp32",
+            f"the weight {tensor.name} reaches {abs(values).max():.3g}, FP16 holds 65504",
+            "build in FP32 or INT8: --precision fp32",
         )
     return numpy_helper.from_array(half, tensor.name)

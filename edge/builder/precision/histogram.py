@@ -1,4 +1,4 @@
-"""How far an activation reaches: counts of magnitudes, and four ways to read a range off them."""
+"""Histograms of activation magnitudes, and four methods that choose a range from them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 __all__ = ["METHODS", "Histogram"]
 
 BINS = 4096
-SMALLEST_LIMIT = 1e-20  # of a histogram: less is 0
+SMALLEST_LIMIT = 1e-20  # of a histogram: smaller values count as 0
 LEVELS = 128  # magnitudes of a symmetric INT8, 0 included
 PERCENTILE = 99.99
-SMALLEST_SHARE = 1e-9  # of a bin, in the entropy method
+SMALLEST_SHARE = 1e-9  # lower bound of a bin's share in the entropy method
 
 Floats = npt.NDArray[np.float64]
 
 
 class Histogram:
-    """Counts of |x| in `BINS` equal bins over 0..limit; the limit doubles as larger values come."""
+    """Counts of |x| in `BINS` equal bins over 0..limit; larger values double the limit."""
 
     def __init__(self) -> None:
         self.counts: Floats = np.zeros(BINS)
@@ -49,12 +49,12 @@ class Histogram:
 
 
 def _minmax(histogram: Histogram) -> float:
-    """The largest value seen."""
+    """The largest magnitude."""
     return histogram.amax
 
 
 def _percentile(histogram: Histogram) -> float:
-    """The value below which `PERCENTILE` percent lie."""
+    """The magnitude below which `PERCENTILE` percent of the values are."""
     share = np.cumsum(histogram.counts) / histogram.counts.sum()
     bin_ = int(np.searchsorted(share, PERCENTILE / 100))
     return min(histogram.amax, (bin_ + 1) * histogram.limit / BINS)
@@ -84,10 +84,10 @@ def _mse(histogram: Histogram) -> float:
 
 
 def _entropy(histogram: Histogram) -> float:
-    """The range whose INT8 histogram loses least information (Kullback-Leibler divergence).
+    """The range whose INT8 histogram loses the least information (Kullback-Leibler divergence).
 
     After Migacz, "8-bit inference with TensorRT", GTC 2017: values beyond the range are counted in
-    its last bin, the rest is averaged into `LEVELS` levels over the bins that are not empty.
+    its last bin; the others are averaged into `LEVELS` levels over the bins that are not empty.
     """
     counts = histogram.counts
     used = min(int(np.ceil(histogram.amax * BINS / histogram.limit)), BINS)
@@ -100,11 +100,12 @@ def _entropy(histogram: Histogram) -> float:
         total = np.bincount(level, counts[:stop], LEVELS)
         width = np.bincount(level, filled, LEVELS)
         candidate = np.where(filled, (total / np.maximum(width, 1))[level], 0.0)
-        seen = reference > 0
+        occupied = reference > 0
         if not candidate.sum():
             continue
-        # The last bin may hold clipped values only, where the candidate has none: not infinite.
-        p, q = reference[seen] / reference.sum(), candidate[seen] / candidate.sum()
+        # The lower bound keeps the loss finite: the last bin may hold only clipped values, of which
+        # the candidate has none.
+        p, q = reference[occupied] / reference.sum(), candidate[occupied] / candidate.sum()
         q = np.maximum(q, SMALLEST_SHARE)
         loss = float((p * np.log(p / q)).sum())
         if loss < best_loss:

@@ -1,12 +1,12 @@
-"""Outlier migration: what is hard to quantise moves from activations into weights; exact.
+"""Outlier migration: moves outlier channels from activations into weights, without any loss.
 
-A few channels of a large ViT's activations are a hundred times larger than the rest, and one INT8
-range serves them all. Dividing each channel by a factor, and multiplying the next Linear's weight
-by it, changes no output (SmoothQuant, arXiv 2211.10438); weights have a range per output channel
-and bear it. The division is folded into what makes the activation: a LayerNorm's weight and bias,
-or the value projection, whose rows attention only mixes. What a GELU makes lies between -0.17 and
-its largest value, and would leave half of a symmetric range empty: it is shifted by a constant,
-which the next Linear's bias takes back.
+A few channels of a large ViT's activations are a hundred times larger than the others, but all
+share one INT8 range. Dividing each channel by a factor, and multiplying the next Linear's weight by
+it, changes no output (SmoothQuant, arXiv 2211.10438); the weights tolerate that, as they have a
+range per output channel. The division is folded into the node before the activation: into a
+LayerNorm's weight and bias, or into the value projection, whose rows attention only mixes. The
+output of a GELU lies between -0.17 and its largest value and would leave half of a symmetric range
+empty: it is shifted by a constant, which the next Linear's bias compensates.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Floats = npt.NDArray[np.float32]
 
 
 def can_scale(site: Site) -> bool:
-    """Whether what makes the activation can take a division of its channels."""
+    """Whether a division of the channels can be folded into the node before the activation."""
     return site.norm is not None or site.values is not None
 
 
 def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto, dict[str, Range]]:
-    """Fold each range's migration into a copy of the graph.
+    """Fold the migration of each range into a copy of the graph.
 
-    Returns it with the ranges by the names of its own activations. Raises `GraphError` for a
-    range that does not fit the graph.
+    ranges: activation -> range. Returns the copy, and its ranges by its own activation names (a
+    shift renames the activation). Raises `GraphError` for a range that does not fit the graph.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -47,13 +47,13 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
         if found is None:
             raise GraphError(
                 f"there is no range for {site.activation}",
-                "calibrate this very graph: edge calibrate",
+                "calibrate this graph: edge calibrate",
             )
         _check_lengths(Index(result), site, found)
         named[site.activation] = found
         if found.scale:
             _scale(result, site, np.array(found.scale, np.float32))
-    # A shift goes into a bias, which would have to be scaled after it.
+    # Shifts come last: a shift changes a bias, which a later scale would have to change again.
     for site in everywhere:
         if (found := named[site.activation]).shift:
             name = _shift(result, site, np.float32(found.shift))
@@ -61,8 +61,8 @@ def migrate(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[ModelProto,
     unknown = set(ranges) - {site.activation for site in sites(model)}
     if unknown:
         raise GraphError(
-            f"the ranges name {sorted(unknown)[0]}, which no Linear of this graph reads",
-            "calibrate this very graph: edge calibrate",
+            f"there is a range for {sorted(unknown)[0]}, which no Linear of this graph reads",
+            "calibrate this graph: edge calibrate",
         )
     return compact(result), named
 
@@ -74,9 +74,9 @@ def _check_lengths(index: Index, site: Site, found: Range) -> None:
     for name, wanted in vectors.items():
         if len(getattr(found, name)) not in (0, wanted):
             raise GraphError(
-                f"{site.activation} needs {wanted} numbers of {name}, and the ranges have "
+                f"{site.activation} needs {wanted} numbers of {name}, the range table has "
                 f"{len(getattr(found, name))}",
-                "calibrate this very graph: edge calibrate",
+                "calibrate this graph: edge calibrate",
             )
 
 
@@ -85,8 +85,8 @@ def _scale(model: ModelProto, site: Site, scale: Floats) -> None:
     channels = len(scale)
     if not can_scale(site):
         raise GraphError(
-            f"nothing before {site.activation} can take its migration",
-            "calibrate this very graph: edge calibrate",
+            f"no node before {site.activation} can be scaled for its migration",
+            "calibrate this graph: edge calibrate",
         )
     if site.norm is not None:
         for position in range(1, len(site.norm.input)):
@@ -99,7 +99,7 @@ def _scale(model: ModelProto, site: Site, scale: Floats) -> None:
         if site.values.bias is not None:
             node, position = site.values.bias
             vector = index.array(node.input[position]).copy()
-            # A bias behind the Split is that of the values alone.
+            # A bias after the Split belongs to the values only.
             vector[slice(None) if len(vector) == channels else part] /= scale
             _set(model, node, position, vector)
     for linear in site.linears:
@@ -107,7 +107,10 @@ def _scale(model: ModelProto, site: Site, scale: Floats) -> None:
 
 
 def _shift(model: ModelProto, site: Site, shift: np.float32) -> str:
-    """Put `activation - shift` before the Linears, and `shift @ weight` into their biases."""
+    """Subtract `shift` before the Linears and add `shift @ weight` to their biases.
+
+    Returns the name of the shifted activation.
+    """
     index = Index(model)
     name, constant = f"{site.activation}_centred", f"{site.activation}_shift"
     for linear in site.linears:
@@ -120,7 +123,7 @@ def _shift(model: ModelProto, site: Site, shift: np.float32) -> str:
 
 
 def add_to_bias(model: ModelProto, linear: Linear, extra: npt.NDArray[np.float64]) -> None:
-    """Add a vector [outputs] to a Linear's bias; outputs without one get one."""
+    """Add a vector [outputs] to a Linear's bias; a bias is created where there is none."""
     index = Index(model)
     for place in biases(index, linear):
         vector = extra[place.first : place.first + place.count]
@@ -131,8 +134,8 @@ def add_to_bias(model: ModelProto, linear: Linear, extra: npt.NDArray[np.float64
         out, bias = place.tensor, f"{place.tensor}_bias"
         outputs = list(place.maker.output)
         place.maker.output[outputs.index(out)] = f"{out}_unbiased"
-        whole = place.maker.name == linear.node.name  # else a part of it, behind a Split
-        name = f"{linear.node.name}_bias" if whole else bias
+        unsplit = place.maker.name == linear.node.name  # otherwise one output of a Split
+        name = f"{linear.node.name}_bias" if unsplit else bias
         add = helper.make_node("Add", [f"{out}_unbiased", bias], [out], name)
         model.graph.initializer.append(numpy_helper.from_array(vector.astype(np.float32), bias))
         model.graph.node.insert(_place(model, place.maker) + 1, add)
@@ -143,8 +146,11 @@ def _place(model: ModelProto, node: NodeProto) -> int:
 
 
 def _set(model: ModelProto, node: NodeProto, position: int, value: Floats) -> None:
-    """Give a node another constant. What others read too stays theirs: exporters store equal
-    constants, such as the weights of fresh LayerNorms, once for all."""
+    """Replace a constant input of a node.
+
+    A constant that other nodes read as well is not changed but copied: exporters store equal
+    constants, such as the weights of untrained LayerNorms, only once.
+    """
     index = Index(model)
     name = node.input[position]
     tensor = numpy_helper.from_array(np.asarray(value, np.float32), name)

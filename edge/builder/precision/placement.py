@@ -1,10 +1,10 @@
-"""Where Q/DQ pairs may stand, and the places that are off by default.
+"""Placement rules for Q/DQ pairs, and the further places that are off by default.
 
-By default a pair stands on the activation and the weight of the transformer's Linears, and nowhere
-else: that is fast and right on an Orin (reference: NVIDIA's "Working with quantized types"; onnxsim
-PR 1742 measured 85 % -> 5 % top-1 for pairs on the residual adds). On another GPU more may pay:
+By default only the activation and the weight of the transformer's Linears have Q/DQ pairs, which is
+fast and accurate on an Orin (reference: NVIDIA's "Working with quantized types"; onnxsim PR 1742
+measured 85 % -> 5 % top-1 for pairs on the residual adds). Further places may pay on other GPUs:
 
-    attention   both inputs of both products of attention, the softmax's output among them
+    attention   both inputs of both products of attention, including the softmax's output
     patch       the patch embedding's convolution
     head        the classifier
     residual    both inputs of the residual adds
@@ -27,21 +27,22 @@ __all__ = ["PLACES", "add", "check", "places"]
 PLACES = ("attention", "patch", "head", "residual")
 KEY = "placements"  # of the graph's metadata
 _READERS = {"patch": "Conv", "head": "Gemm", "residual": "Add"}
-_MEND = "quantise the FP32 graph with edge quantize"
+_HINT = "quantise the FP32 graph with edge quantize"
 
 
 def places(model: ModelProto) -> list[str]:
-    """The places beyond the default that the graph says it has."""
+    """The places beyond the default that the graph's metadata lists."""
     if all(item.key != graph.METADATA for item in model.metadata_props):
         return []
     return [str(place) for place in graph.metadata(model).get(KEY, [])]
 
 
 def check(model: ModelProto) -> int:
-    """See that every Q/DQ stands where it may. Returns how many Linears are quantised.
+    """Check the placement of all Q/DQ pairs; returns the number of quantised Linears.
 
-    Raises `GraphError` naming the node that breaks a rule: not symmetric, an activation per
-    channel, a weight per tensor, one side of a product only, or a place that was not asked for.
+    Raises `GraphError` with the name of the node that breaks a rule: not symmetric, an activation
+    quantised per channel, a weight quantised per tensor, a product quantised on one side only, or a
+    place that was not requested.
     """
     index, allowed = Index(model), places(model)
     readers = {"MatMul", *(_READERS[place] for place in allowed if place in _READERS)}
@@ -51,24 +52,24 @@ def check(model: ModelProto) -> int:
             continue
         zero = index.array(node.input[2]) if len(node.input) > 2 else None
         if zero is None or zero.dtype not in dtypes or zero.astype(np.float32).any():
-            raise GraphError(f"{node.name} is not symmetric INT8 or FP8", _MEND)
+            raise GraphError(f"{node.name} is not symmetric INT8 or FP8", _HINT)
         scale = index.array(node.input[1])
         if not (scale > 0).all():
-            raise GraphError(f"{node.name} has a scale that is not positive", _MEND)
+            raise GraphError(f"{node.name} has a scale that is not positive", _HINT)
         weight = node.input[0] in index.weights
         if node.op_type == "QuantizeLinear" and not weight and scale.size != 1:
-            raise GraphError(f"{node.name} quantises an activation per channel", _MEND)
+            raise GraphError(f"{node.name} quantises an activation per channel", _HINT)
         for reader in index.readers.get(node.output[0], ()):
             if node.op_type == "DequantizeLinear" and reader.op_type not in readers:
                 raise GraphError(
                     f"{node.name} feeds {reader.op_type} {reader.name}, not a Linear's MatMul",
-                    _MEND,
+                    _HINT,
                 )
     return sum(_is_linear(index, node, allowed) for node in model.graph.node)
 
 
 def _is_linear(index: Index, node: NodeProto, allowed: Collection[str]) -> bool:
-    """Whether a node is a quantised Linear. Raises `GraphError` when it is quantised wrongly."""
+    """Whether a node is a quantised Linear. Raises `GraphError` when it breaks a rule."""
     if node.op_type != "MatMul":
         return False
     makers = [index.maker.get(name) for name in node.input]
@@ -77,18 +78,18 @@ def _is_linear(index: Index, node: NodeProto, allowed: Collection[str]) -> bool:
         return False
     constant = [maker for maker in dequantised if _is_constant(index, maker)]
     if len(dequantised) != 2:
-        raise GraphError(f"{node.name} is quantised on one side only", _MEND)
+        raise GraphError(f"{node.name} is quantised on one side only", _HINT)
     if not constant and "attention" in allowed:
         return False
     if len(constant) != 1:
-        raise GraphError(f"{node.name} multiplies two activations, both quantised", _MEND)
+        raise GraphError(f"{node.name} multiplies two activations, both quantised", _HINT)
     if index.array(constant[0].input[1]).ndim != 1:
-        raise GraphError(f"{node.name} has a weight that is not per output channel", _MEND)
+        raise GraphError(f"{node.name} has a weight that is not per output channel", _HINT)
     return True
 
 
 def _is_constant(index: Index, restore: NodeProto) -> bool:
-    """Whether a DequantizeLinear is that of a weight, stored small or quantised on the spot."""
+    """Whether a DequantizeLinear reads a weight: a stored one, or one quantised in the graph."""
     source = restore.input[0]
     maker = index.maker.get(source)
     return source in index.weights or (maker is not None and maker.input[0] in index.weights)
@@ -97,10 +98,10 @@ def _is_constant(index: Index, restore: NodeProto) -> bool:
 def add(
     model: ModelProto, peaks: Mapping[str, float], where: Collection[str], number: Number = INT8
 ) -> ModelProto:
-    """Quantise more places of `PLACES`, and write them into the graph's metadata.
+    """A copy of the graph with further `PLACES` quantised, and listed in its metadata.
 
     peaks: the largest absolute value of each tensor of this graph on real images (`fp16.peaks`).
-    Raises `GraphError` for a place that this graph has not.
+    where: names of `PLACES`. Raises `GraphError` for a place that this graph does not have.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -132,7 +133,7 @@ def add(
 
 
 def _targets(index: Index, place: str) -> Iterator[tuple[NodeProto, int]]:
-    """The inputs of nodes that a place quantises: (node, position)."""
+    """The inputs that a place quantises: (node, position)."""
     pictures = {value.name for value in index.model.graph.input}
     logits = {value.name for value in index.model.graph.output}
     for node in index.model.graph.node:
@@ -146,7 +147,7 @@ def _targets(index: Index, place: str) -> Iterator[tuple[NodeProto, int]]:
             yield from ((node, 0), (node, 1))
         elif place == "attention" and node.op_type == "Softmax":
             product = index.maker[node.input[0]]
-            if product.op_type == "Add":  # of relative positions, or of a mask
+            if product.op_type == "Add":  # adds relative positions or a mask
                 product = next(index.maker[n] for n in product.input if n in index.maker)
             yield from ((product, 0), (product, 1))
             for reader in index.readers[node.output[0]]:
@@ -154,7 +155,7 @@ def _targets(index: Index, place: str) -> Iterator[tuple[NodeProto, int]]:
 
 
 def _is_residual(index: Index, node: NodeProto) -> bool:
-    """Whether a node adds a block's output to what went into the block."""
+    """Whether a node adds a block's output to the block's input."""
     if node.op_type != "Add" or any(name in index.weights for name in node.input):
         return False
     return any(
@@ -163,6 +164,7 @@ def _is_residual(index: Index, node: NodeProto) -> bool:
 
 
 def _pair(model: ModelProto, name: str, amax: float, number: Number) -> list[NodeProto]:
+    """The Q/DQ pair of an activation, with its constants added to the graph."""
     names = [f"{name}_q_scale", f"{name}_q_zero"]
     zero = np.zeros((), number.dtype)
     model.graph.initializer.extend(
@@ -179,6 +181,7 @@ def _pair(model: ModelProto, name: str, amax: float, number: Number) -> list[Nod
 
 
 def _weight(model: ModelProto, index: Index, name: str, axis: int, number: Number) -> NodeProto:
+    """Replace a weight by its quantised values; returns its DequantizeLinear."""
     values = index.array(name).astype(np.float32)
     others = tuple(at for at in range(values.ndim) if at != axis)
     scale = number.scale(np.abs(values).max(axis=others))

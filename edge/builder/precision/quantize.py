@@ -1,9 +1,10 @@
-"""Graph + ranges -> Q/DQ graph: pure graph surgery.
+"""Quantisation: FP32 graph and ranges -> Q/DQ graph.
 
-Precision lives in the graph, since TensorRT 11 builds nothing else: Q/DQ pairs with calibrated
-scales here, FP16 types in `fp16`. The pairs stand on the transformer's Linears (`placement`): one
-shared pair on a LayerNorm output that feeds q, k and v; after GELU, right before fc2; activations
-per tensor, weights per output channel, symmetric INT8 or FP8, zero point 0.
+The graph itself defines the precision, since TensorRT 11 supports nothing else: with Q/DQ pairs and
+calibrated scales here, with FP16 types in `fp16`. The transformer's Linears get the pairs
+(`placement`): one shared pair on a LayerNorm output that feeds q, k and v; one after GELU, directly
+before fc2. Activations are quantised per tensor, weights per output channel; symmetric INT8 or FP8,
+zero point 0.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["Quantized", "quantized", "to_qdq"]
 
 @dataclass(frozen=True)
 class Quantized:
-    """A Linear's weight as small numbers, and what its bias must take."""
+    """The quantised weight of a Linear, and the correction of its bias."""
 
     stored: npt.NDArray[Any]  # INT8 or FP8 [inputs, outputs]
     scale: npt.NDArray[np.float32]  # [outputs]
@@ -38,20 +39,21 @@ class Quantized:
 
     @property
     def restored(self) -> npt.NDArray[np.float32]:
-        """The weight as the small numbers represent it, [inputs, outputs]."""
+        """The weight after quantisation, as float32 [inputs, outputs]."""
         return np.asarray(self.stored.astype(np.float32) * self.scale)
 
 
 def quantized(
     model: ModelProto, ranges: Mapping[str, Range], number: Number = INT8
 ) -> dict[str, Quantized]:
-    """The weight of each Linear of a migrated graph as small numbers, by its MatMul's name.
+    """The quantised weight of each Linear of a migrated graph, by its MatMul's name.
 
-    Its bias takes the mean error that quantising weight and activation to INT8 makes (arXiv
-    1906.04721, 4.2); that and the clipping of weights were measured for INT8 only.
+    The bias is corrected by the mean error of quantising weight and activation to INT8 (arXiv
+    1906.04721, 4.2). This correction and the clipping of weights were measured for INT8 only; FP8
+    has neither.
     """
     index, found = Index(model), {}
-    first: dict[str, int] = {}  # in a site's `clip` its Linears follow each other
+    first: dict[str, int] = {}  # activation -> start of the next Linear in the site's `clip`
     for linear in linears(model):
         if number is FP8:
             weight = index.array(linear.weight).astype(np.float32)
@@ -60,16 +62,16 @@ def quantized(
                 number.store(weight, scale), scale, np.zeros(weight.shape[1])
             )
             continue
-        known, weight = ranges[linear.activation], index.array(linear.weight).astype(np.float32)
+        range_, weight = ranges[linear.activation], index.array(linear.weight).astype(np.float32)
         begin = first.get(linear.activation, 0)
         first[linear.activation] = begin + weight.shape[1]
-        clip = np.array(known.clip[begin : begin + weight.shape[1]], np.float32)
-        stored, scale = quantized_weight(weight, clip if known.clip else None)
+        clip = np.array(range_.clip[begin : begin + weight.shape[1]], np.float32)
+        stored, scale = quantized_weight(weight, clip if range_.clip else None)
         correction = np.zeros(weight.shape[1])
-        if known.error:
+        if range_.error:
             restored = (stored * scale).astype(np.float64)
-            correction -= np.array(known.error) @ restored
-            correction -= np.array(known.mean) @ (restored - weight)
+            correction -= np.array(range_.error) @ restored
+            correction -= np.array(range_.mean) @ (restored - weight)
         found[linear.node.name] = Quantized(stored, scale, correction)
     return found
 
@@ -80,10 +82,10 @@ def to_qdq(
     kept: Collection[str] = (),
     number: Number = INT8,
 ) -> ModelProto:
-    """Migrate outliers, and put Q/DQ on the transformer's Linears; the rest stays FP32.
+    """Migrate outliers and quantise the transformer's Linears; everything else stays FP32.
 
-    ranges: by activation. kept: MatMuls of Linears that are not quantised. Raises `GraphError`
-    when either is not of this graph.
+    ranges: activation -> range. kept: MatMuls of Linears that are not quantised. Raises
+    `GraphError` when either does not belong to this graph.
     """
     result, ranges = migrate(model, ranges)
     parts = quantized(result, ranges, number)
@@ -92,14 +94,14 @@ def to_qdq(
     targets = [linear for linear in linears(result) if linear.node.name not in kept]
     index = Index(result)
     pairs: dict[str, list[NodeProto]] = {}
-    before: dict[str, list[NodeProto]] = {}  # MatMul -> what stands before it
+    before: dict[str, list[NodeProto]] = {}  # MatMul -> new nodes before it
     for linear in targets:
         part = parts[linear.node.name]
         new: list[NodeProto] = []
         if linear.activation not in pairs:  # q, k and v share one pair
-            known = ranges[linear.activation]
-            # What was measured to be worth clipping was measured in INT8; FP8 reaches further.
-            amax = known.largest if number is FP8 else known.amax
+            range_ = ranges[linear.activation]
+            # The clipped range was chosen for INT8; FP8 has a larger dynamic range and clips none.
+            amax = range_.largest if number is FP8 else range_.amax
             new += _activation_pair(result, linear.activation, amax, number)
             pairs[linear.activation] = new[:]
         if part.correction.any():
@@ -133,11 +135,11 @@ def _activation_pair(
 def _weight(
     model: ModelProto, index: Index, linear: Linear, part: Quantized, number: Number
 ) -> NodeProto:
-    """Put a small weight beside a float one, which goes when nobody reads it; its
-    DequantizeLinear.
+    """Add the quantised weight to the graph; returns its DequantizeLinear.
 
-    The small numbers themselves are stored (a quarter of the file) rather than floats behind a
-    QuantizeLinear; whether to do so is decided here and nowhere else.
+    The float weight is removed when no other node reads it. The INT8 or FP8 values themselves are
+    stored, a quarter of the file size of floats behind a QuantizeLinear; only this function decides
+    that.
     """
     name = linear.weight if len(index.readers[linear.weight]) == 1 else linear.node.name
     names = [f"{name}_{number.name.lower()}", f"{name}_scale", f"{name}_zero"]

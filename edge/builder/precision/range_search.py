@@ -1,8 +1,8 @@
-"""How one activation becomes INT8 best: by the measured error of the Linears that read it.
+"""The search for an activation's range: minimises the measured error of the Linears that read it.
 
-Strengths of the migration and ranges are tried on tokens of images that did not choose them
-(`Sample`). The error of a token counts with its square: what is classified in the end depends on
-few tokens, and those that a tight range clips are among them. Sources: SmoothQuant (arXiv
+Migration strengths and ranges are evaluated by cross-validation, on tokens of images that were not
+used to choose them (`Sample`). A token's error is squared in the cost: the classification depends
+on few tokens, and those that a tight range clips are among them. Sources: SmoothQuant (arXiv
 2211.10438) for the migration, "Data-free quantization" (arXiv 1906.04721) for bias correction.
 """
 
@@ -23,10 +23,10 @@ from edge.builder.precision.samples import FOLDS, Sample
 __all__ = ["fake_quantized", "fit", "quantized_weight"]
 
 STRENGTHS = (0.5, 0.65, 0.8, 0.9, 1.0)
-SHARES = (0.6, 0.75, 0.9, 1.1, 1.25)  # of the largest value seen; 1 is min-max
+SHARES = (0.6, 0.75, 0.9, 1.1, 1.25)  # of the largest value; 1 is min-max
 CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88)  # of a weight channel's largest value
-CLIP_TOKENS = 2048  # that measure a clip: it moves thousands of weights, any tokens tell
-SMALLEST = 1e-5  # of the largest channel: what counts as a channel's size at least
+CLIP_TOKENS = 2048  # to measure a clip: it moves thousands of weights, so any tokens will do
+SMALLEST = 1e-5  # lower bound of a channel's size, as a share of the largest channel
 WORTH = 0.05  # of the largest value: a smaller shift is not worth an Add
 
 Floats = npt.NDArray[np.float32]
@@ -35,9 +35,9 @@ Methods = Mapping[str, Callable[[Histogram], float]]
 
 
 def fake_quantized(values: Floats, amax: float) -> Floats:
-    """Values as INT8 with that range represents them: rounded to nearest even, saturated."""
+    """Values after INT8 quantisation with range `amax`: rounded to nearest even, saturated."""
     step = INT8.scale(amax)
-    # Activations reach one step further down than weights: QuantizeLinear saturates at -128.
+    # Activations go down to -128, where QuantizeLinear saturates; weights only to -127.
     inside = np.clip(np.rint(values / step), -INT8.largest - 1, INT8.largest)
     return np.asarray(inside * step, np.float32)
 
@@ -45,7 +45,7 @@ def fake_quantized(values: Floats, amax: float) -> Floats:
 def quantized_weight(weight: Floats, clip: Floats | None = None) -> tuple[Integers, Floats]:
     """A weight [inputs, outputs] as INT8 and its scale [outputs].
 
-    clip: share of each output channel's largest value that the range reaches to, [outputs].
+    clip: range of each output channel as a share of its largest value, [outputs].
     """
     largest = np.abs(weight).max(axis=0)
     scale = INT8.scale(largest if clip is None else largest * clip)
@@ -54,25 +54,26 @@ def quantized_weight(weight: Floats, clip: Floats | None = None) -> tuple[Intege
 
 @dataclass(frozen=True)
 class _Part:
-    """One fold under a migration that the other folds decided."""
+    """One fold, with a migration that was computed from the other folds."""
 
     values: Floats  # [tokens, C], migrated
     output: Floats  # [tokens, outputs] of the Linears
-    weight: Floats  # [C, outputs], migrated, quantised and back
+    weight: Floats  # [C, outputs], migrated, quantised and dequantised
     amax: float  # the largest value in the other folds
 
     def errors(self, amax: float) -> npt.NDArray[np.float64]:
-        """Squared error of each token's output, [tokens]."""
+        """Squared error of each token's output with range `amax`, [tokens]."""
         errors = fake_quantized(self.values, amax) @ self.weight - self.output
-        errors -= errors.mean(0)  # the bias takes it
+        errors -= errors.mean(0)  # the bias correction removes the mean
         return np.asarray(np.einsum("tc,tc->t", errors, errors), np.float64)
 
 
 def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shifted: bool) -> Range:
-    """The best range of an activation, and its migration.
+    """The best range of an activation, with its migration.
 
-    weight: of all Linears that read it, [C, outputs]. methods: name -> what reads a range off a
-    histogram. scaled, shifted: which kind of migration the graph allows here.
+    weight: of all Linears that read the activation, side by side, [C, outputs]. methods: name ->
+    function that chooses a range from a histogram. scaled, shifted: the kinds of migration that the
+    graph allows here.
     """
     low, high = sample.extremes()
     before = float(max(high.max(), -low.min()))
@@ -134,10 +135,10 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
 
 
 def _scale(reach: Floats, weight: Floats, strength: float | None) -> Floats:
-    """The divisor of each channel, [C]; `reach` is its largest magnitude.
+    """The divisor of each channel, [C]. reach: the largest magnitude of each channel, [C].
 
-    SmoothQuant's max|x|^strength / max|w|^(1 - strength), times what leaves the typical channel's
-    range as it was.
+    SmoothQuant's max|x|^strength / max|w|^(1 - strength), times a constant so that the range after
+    migration is that of the median channel before it.
     """
     if strength is None:
         return np.ones_like(reach)
@@ -150,32 +151,36 @@ def _scale(reach: Floats, weight: Floats, strength: float | None) -> Floats:
 
 
 def _clip(values: Floats, weight: Floats) -> Floats:
-    """For each output channel the one of `CLIPS` with the least error of the output, [outputs]."""
+    """For each output channel the one of `CLIPS` with the smallest output error, [outputs]."""
     best, least = np.ones(weight.shape[1], np.float32), np.full(weight.shape[1], np.inf)
     for clip in CLIPS:
         stored, scale = quantized_weight(weight, np.full_like(best, clip))
         errors = values @ (stored * scale - weight)
-        variance = errors.var(axis=0)  # the bias takes the mean
+        variance = errors.var(axis=0)  # the bias correction removes the mean
         best = np.where(variance < least, np.float32(clip), best)
         least = np.minimum(variance, least)
     return best
 
 
 def _cost(parts: list[_Part], reaches: list[float]) -> float:
-    """The sum over tokens of the squared error, squared: few large errors outweigh many small."""
+    """The sum over tokens of (squared error)²: few large errors outweigh many small ones.
+
+    reaches: the range with which each part is quantised.
+    """
     return sum(
         float((part.errors(reach) ** 2).sum()) for part, reach in zip(parts, reaches, strict=True)
     )
 
 
 def _sqnr(parts: list[_Part], reaches: list[float]) -> float:
-    """Signal to noise of the Linears' output, in dB."""
+    """SQNR of the Linears' output, in dB."""
     noise = sum(part.errors(reach).sum() for part, reach in zip(parts, reaches, strict=True))
     signal = sum((part.output.astype(np.float64) ** 2).sum() for part in parts)
     return 10 * math.log10(max(float(signal), 1e-300) / max(float(noise), 1e-300))
 
 
 def _histogram(parts: list[_Part], but: int | None = None) -> Histogram:
+    """The histogram of all parts except fold `but`."""
     histogram = Histogram()
     for fold, part in enumerate(parts):
         if fold != but:

@@ -1,4 +1,4 @@
-"""Activation ranges as a file: `edge calibrate` writes one, `edge quantize` and a build read it."""
+"""The range table: a JSON file that `edge calibrate` writes and `edge quantize` and builds read."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Vector = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """How one activation becomes INT8, and what was found about it. C is its number of channels.
+    """The range of one activation, its migration, and what was measured. C: number of channels.
 
-    With a migration the activation x is `(x - shift) / scale` before it is quantised, and all but
-    `before` is said of that.
+    With a migration the activation x is `(x - shift) / scale` before it is quantised; all fields
+    except `before` describe this migrated activation.
     """
 
     amax: float  # largest absolute value to represent
-    method: str  # what chose amax
-    before: float  # largest absolute value seen in the graph as it was exported
-    largest: float  # and after the migration
+    method: str  # by which amax was chosen
+    before: float  # largest absolute value in the graph as exported
+    largest: float  # largest absolute value after migration
     strength: float | None = None  # of the migration: SmoothQuant's alpha
-    scale: Vector = ()  # [C], of the migration; empty: none
-    shift: float = 0.0  # subtracted from all values, to use the range's negative half
-    mean: Vector = ()  # [C] of the values
-    error: Vector = ()  # [C], mean of (quantised - value); both for the correction of biases
+    scale: Vector = ()  # [C], divisors of the migration; empty: none
+    shift: float = 0.0  # subtracted from all values, to use the negative half of the range
+    mean: Vector = ()  # [C], mean of the values; for the correction of biases
+    error: Vector = ()  # [C], mean of (quantised - value); for the correction of biases
     clip: Vector = ()  # [outputs of all Linears], share of each weight channel's largest value
-    sqnr_db: float | None = None  # of the Linears' output, on images that did not choose the range
+    sqnr_db: float | None = None  # of the Linears' output, on images not used to choose the range
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no calibration gives."""
+        """Raises ValueError for numbers that no calibration can give."""
         numbers = (*self.scale, *self.mean, *self.error, *self.clip, self.shift, self.before)
         numbers += (self.largest, self.sqnr_db or 0.0)
         if not (math.isfinite(self.amax) and self.amax > 0 and all(map(math.isfinite, numbers))):
@@ -54,6 +54,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
+    """The ranges of a graph, with their origin."""
+
     method: str
     images: int
     set_sha256: str  # of the calibration set
@@ -61,33 +63,35 @@ class Ranges:
     graph_sha256: str = ""  # of the graph that was calibrated: `graph.fingerprint`
 
     def write(self, path: Path) -> None:
-        """Write JSON, whole or not at all. Raises `StorageError`."""
+        """Write the table as JSON, atomically. Raises `StorageError`."""
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
         write_bytes(path, f"{text}\n".encode())
 
     def check(self, model: ModelProto) -> None:
-        """Raises `CalibrationError` when another graph was calibrated."""
+        """Raise `CalibrationError` when the table belongs to another graph."""
         if self.graph_sha256 != graph.fingerprint(model):
             raise CalibrationError(
-                "the range table is of another graph, or of other weights",
-                "calibrate this very checkpoint: leave out --ranges, or run edge calibrate",
+                "the range table belongs to another graph, or to other weights",
+                "calibrate this checkpoint: leave out --ranges, or run edge calibrate",
             )
 
     def origin(self) -> Calibration:
-        """Where the ranges come from, for the passport."""
+        """The origin of the ranges, for the passport."""
         return Calibration(self.method, self.images, self.set_sha256)
 
     @staticmethod
     def read(path: Path) -> Ranges:
-        """Raises `CalibrationError` when the file is missing or is no range table."""
+        """Read a table. Raises `CalibrationError` when the file is missing or not a range table."""
         try:
             data = json.loads(path.read_text())
             if not isinstance(data, dict) or data.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
             return msgspec.convert(data, Ranges)
         except FileNotFoundError:
-            raise CalibrationError(f"there is no {path}", "make it: edge calibrate") from None
+            raise CalibrationError(
+                f"there is no file {path}", "create it with edge calibrate"
+            ) from None
         except (ValueError, OSError, RecursionError) as error:
             raise CalibrationError(
-                f"{path} is no range table ({error})", "make it again: edge calibrate"
+                f"{path} is not a range table ({error})", "create it with edge calibrate"
             ) from error

@@ -1,7 +1,7 @@
-"""What calibration keeps of an activation: bounded, however many images go by.
+"""A bounded sample of an activation for calibration, of constant size for any number of images.
 
-The images fall in turn into `FOLDS` parts. What is chosen from all parts but one can then be
-measured on that one, as on images never seen: a range that only fits the calibration set loses.
+The images are divided into `FOLDS` folds in turn. A choice made on all folds but one is measured on
+the remaining fold, that is on other images, so that no range is fitted to the calibration set only.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class Sample:
-    """The channels of one activation: their extremes over all tokens, and some tokens whole.
+    """One activation: the extremes of its channels over all tokens, and some complete tokens.
 
-    tokens: how many rows to keep of an image. every: of how many images one is kept.
+    tokens: how many rows to keep of an image. every: one of so many images keeps rows.
     """
 
     tokens: int
@@ -37,7 +37,7 @@ class Sample:
         self._random = np.random.default_rng(self.seed)
 
     def add(self, values: Floats) -> None:
-        """Count one image's activation, float32 [..., C]. Raises ValueError for NaN or infinity."""
+        """Add one image's activation, float32 [..., C]. Raises ValueError for NaN or infinity."""
         rows = values.reshape(-1, values.shape[-1])
         high, low = rows.max(0), rows.min(0)
         if not (np.isfinite(high).all() and np.isfinite(low).all()):
@@ -55,11 +55,11 @@ class Sample:
         self.images += 1
 
     def extremes(self, without: int | None = None) -> tuple[Floats, Floats]:
-        """The lowest and highest value of each channel, [C] each, but for one fold."""
+        """The lowest and highest value of each channel, [C] each, except fold `without`."""
         folds = [fold for fold in range(len(self.high)) if fold != without]
         low = np.min([self.low[fold] for fold in folds], axis=0)
         return low, np.max([self.high[fold] for fold in folds], axis=0)
 
     def fold(self, number: int) -> Floats:
-        """The tokens kept of one fold, float32 [tokens, C]."""
+        """The kept tokens of one fold, float32 [tokens, C]."""
         return np.concatenate(self.rows[number])

@@ -1,4 +1,4 @@
-"""What a build found out about precision: the report's contents, as plain data."""
+"""The findings of a build about precision: the contents of the report, as plain data."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ __all__ = ["CandidateFinding", "Disagreement", "Findings", "LinearFinding"]
 
 @dataclass(frozen=True)
 class CandidateFinding:
-    """One precision that was built and judged."""
+    """One precision that was built and evaluated."""
 
     precision: str  # fp32, fp16, int8 or fp8
-    accuracy: Accuracy  # of the form that did worse
-    megabytes: float  # of model.onnx
-    ms: float | None  # median time of one picture here; None: not measured
-    passed: bool  # the gate
-    note: str  # such as "2 of 48 Linears kept FP16"
+    accuracy: Accuracy  # of the less accurate form
+    megabytes: float  # weights of the portable graph
+    ms: float | None  # median milliseconds of one picture here; None: not measured
+    passed: bool  # whether the gate accepts it
+    note: str  # such as "2 of 48 Linears kept FP16", or why the gate refuses it
 
 
 @dataclass(frozen=True)
 class LinearFinding:
-    """One Linear of the transformer: its precision, and why."""
+    """One Linear of the transformer: its precision, and the reason for it."""
 
     name: str
-    precision: str  # INT8 or FP8, or FP16: kept
-    why: str
-    alone_db: float | None  # SQNR of the outputs when it alone is INT8; None: not measured
-    output_db: float | None  # SQNR of its own output on images that did not choose its range
+    precision: str  # INT8 or FP8; FP16 where it was kept
+    why: str  # the reason for the precision
+    # Sensitivity: SQNR in dB of the network's outputs when it alone is INT8; None: not measured
+    alone_db: float | None
+    output_db: float | None  # SQNR in dB of its own output, on images not used to choose its range
     before: float  # largest absolute value of its input as exported
-    after: float  # and after the migration
+    after: float  # largest absolute value of its input after migration
     strength: float | None  # of the migration
-    method: str  # that chose the range
+    method: str  # by which the range was chosen
 
 
 @dataclass(frozen=True, eq=False)
 class Disagreement:
-    """An image of which FP32 and the engine say different things."""
+    """An image on which FP32 and the engine disagree."""
 
     image: str
     pixels: npt.NDArray[np.uint8]  # RGB [H, W, 3]
@@ -51,18 +52,20 @@ class Disagreement:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
+    """The contents of a report."""
+
     name: str  # of the engine
     checkpoint: str
     architecture: str
-    precision: str  # that was chosen
-    verdict: str  # a sentence
-    backend: str  # that measured the times
-    images: int  # that judged
+    precision: str  # the chosen one
+    verdict: str  # a sentence with the reasons
+    backend: str  # with which the times were measured
+    images: int  # number of held-out images
     gate: str  # such as "99 % agreement"
     candidates: list[CandidateFinding] = field(default_factory=list)
     linears: list[LinearFinding] = field(default_factory=list)
-    quantised: str = ""  # of all products, by kind: such as "12 of 12 qkv, 0 of 1 convolution"
-    fp32_nodes: dict[str, str] = field(default_factory=dict)  # kept FP32 in FP16 -> why
-    disagreements: list[Disagreement] = field(default_factory=list)  # some, the worst first
-    differing: int = 0  # images, of which those are some
-    compared: str = "the engine"  # with FP32, for the disagreements
+    quantised: str = ""  # coverage by kind, such as "12 of 12 qkv, 0 of 1 convolution"
+    fp32_nodes: dict[str, str] = field(default_factory=dict)  # node kept FP32 in FP16 -> reason
+    disagreements: list[Disagreement] = field(default_factory=list)  # the shown ones, worst first
+    differing: int = 0  # number of all images that disagree
+    compared: str = "the engine"  # what was compared with FP32 for the disagreements

@@ -1,4 +1,4 @@
-"""What an engine's precision is in fact: by the Q/DQ of its graph, and by its plan on a GPU."""
+"""Proof of an engine's precision: from the Q/DQ of its graphs, and from its plan on a GPU."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Counts = dict[str, int]
 
 
 def prove(folder: Path, passport: Passport) -> list[tuple[str, str]]:
-    """(name, fact) of what is proved here, for `edge inspect`.
+    """The facts about precision that can be proved on this machine, as (name, fact).
 
-    The placement rules are checked on the graph; where the plan can be loaded, TensorRT's own
-    engine inspector is asked. Raises `GraphError` for a graph that breaks a rule.
+    The placement rules are checked on every graph. Where the plan can be loaded, its layers are
+    read with TensorRT's engine inspector. Raises `GraphError` for a graph that breaks a rule.
     """
     graphs = {passport.precision: ("model.onnx", passport.kept_fp16)}
     graphs |= {name: (c.graph, c.kept_fp16) for name, c in passport.candidates.items()}
@@ -32,41 +32,42 @@ def prove(folder: Path, passport: Passport) -> list[tuple[str, str]]:
     for precision, (name, kept) in graphs.items():
         model = graph.load(folder / name)
         if found := placement.check(model):
-            more = f", {', '.join(placement.places(model))} too" if placement.places(model) else ""
+            places = placement.places(model)
+            more = f"; also {', '.join(places)}" if places else "; nothing else"
             facts.append(
                 (
                     f"placement {precision}",
                     f"{found} of {found + len(kept)} Linears {precision.upper()} by the Q/DQ of "
-                    f"{name}, none elsewhere{more}",
+                    f"{name}{more}",
                 )
             )
-            facts.append((f"products {precision}", in_words(census(model))))
+            facts.append((f"{precision.upper()} coverage", in_words(census(model))))
     if passport.plan is None or nvidia.gpu() is None:
         return facts
     try:
         runner = TensorRT(passport.plan.backend, folder / "model.plan", passport)
     except EdgeError as error:
-        return [*facts, ("proof in the plan", f"the plan cannot be loaded here: {error}")]
+        return [*facts, ("plan layers", f"the plan cannot be loaded here: {error}")]
     try:
         counts = count_layers(runner.layers())
     finally:
         runner.close()
     text = f"{counts['int8']} INT8 products, {counts['attention']} fused attentions"
-    return [*facts, ("proof in the plan", f"{text} of {counts['layers']} layers")]
+    return [*facts, ("plan layers", f"{text} of {counts['layers']} layers")]
 
 
 def count_layers(layers: Sequence[Any]) -> Counts:
-    """What TensorRT's engine inspector says of a plan, built with detailed verbosity.
+    """Count the INT8 products and fused attentions of a plan built with detailed verbosity.
 
-    layers: its JSON `Layers`: names alone, or objects with `Name`, `TacticName`, `Inputs` (each
-    with `Format/Datatype`). An INT8 product has an Int8 input and a tactic of `i8i32`; a fused
-    attention is one `_gemm_mha` layer per block.
+    layers: the `Layers` of TensorRT's engine inspector (JSON): names only, or objects with `Name`,
+    `TacticName` and `Inputs` (each with `Format/Datatype`). An INT8 product has an Int8 input and a
+    tactic with `i8i32`; a fused attention is one `_gemm_mha` layer per block.
     """
     counts = {"layers": len(layers), "int8": 0, "attention": 0}
     for layer in layers:
-        named = layer if isinstance(layer, dict) else {"Name": str(layer)}
-        text = f"{named.get('Name', '')} {named.get('TacticName', '')} {named.get('Metadata', '')}"
-        inputs = " ".join(str(tensor) for tensor in named.get("Inputs", ()))
+        entry = layer if isinstance(layer, dict) else {"Name": str(layer)}
+        text = f"{entry.get('Name', '')} {entry.get('TacticName', '')} {entry.get('Metadata', '')}"
+        inputs = " ".join(str(tensor) for tensor in entry.get("Inputs", ()))
         if "gemm_mha" in text:
             counts["attention"] += 1
         elif re.search(r"i8i32|i8816|imma", text) and re.search(r"int8", inputs, re.I):

@@ -1,4 +1,4 @@
-"""What a build starts from, what came of it, and what its report says of that."""
+"""Input and result of a build (`Setting`, `Outcome`), and the findings for its report."""
 
 from __future__ import annotations
 
@@ -25,49 +25,52 @@ __all__ = ["Outcome", "Setting", "gather"]
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a build starts from, read and checked."""
+    """The input of a build, read and checked."""
 
     recipe: Recipe
     checkpoint: Checkpoint
-    calibrating: list[Path]
-    judging: list[Path]
+    calibration_files: list[Path]
+    heldout_files: list[Path]
     set_sha256: str  # of the calibration set
     cache: Path
     checkpoint_key: str
-    table: str | None  # digest of a given range table
+    table: str | None  # SHA-256 of the recipe's range table
     gate: Gate
     tools: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What was built and judged, and which of it is to be published."""
+    """The candidates that a build made and evaluated, and the one to publish."""
 
     model: ModelProto  # the FP32 graph
-    judge: Evaluator
-    judged: list[Candidate]
+    evaluator: Evaluator
+    candidates: list[Candidate]
     chosen: Candidate
-    ms: dict[str, float]  # precision -> of one picture here
+    ms: dict[str, float]  # precision -> median milliseconds of one picture on this machine
     verdict: str
     ranges: Ranges | None
     alone_db: dict[str, float]  # Linear -> SQNR of the output with it alone in INT8
     risks: dict[str, str]  # node -> why it stays FP32 in FP16
 
     def carried(self, precision: str) -> list[Candidate]:
-        """All that go into the engine, the chosen one first; `auto` carries what passed."""
+        """The candidates in the engine's folder, the chosen one first.
+
+        With `auto` they are all that passed the gate, else only the chosen one.
+        """
         if precision != "auto":
             return [self.chosen]
-        passed = [candidate for candidate in self.judged if candidate.refused is None]
+        passed = [candidate for candidate in self.candidates if candidate.refused is None]
         return sorted(passed, key=lambda candidate: candidate is not self.chosen)
 
 
 def gather(setting: Setting, outcome: Outcome) -> Findings:
-    """All that a build found, for its report."""
-    # FP32 never disagrees with itself: then the last candidate, the smallest, is of interest.
+    """Collect the findings of a build for its report."""
+    # FP32 never disagrees with itself; if it was chosen, show the last candidate, the smallest.
     chosen = outcome.chosen
-    shown = chosen if chosen.precision != "fp32" else outcome.judged[-1]
-    small = _small(outcome.judged)
-    disagreements, differing = outcome.judge.disagreements(shown.forms[shown.worst_form])
+    shown = chosen if chosen.precision != "fp32" else outcome.candidates[-1]
+    small = _small(outcome.candidates)
+    disagreements, differing = outcome.evaluator.disagreements(shown.forms[shown.worst_form])
     return Findings(
         name=setting.recipe.engine,
         checkpoint=setting.recipe.checkpoint,
@@ -75,7 +78,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         precision=chosen.precision,
         verdict=outcome.verdict,
         backend="onnxruntime",
-        images=outcome.judge.fp32.images,
+        images=outcome.evaluator.fp32.images,
         gate=str(setting.gate),
         candidates=[
             CandidateFinding(
@@ -86,9 +89,9 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
                 one.refused is None,
                 one.refused or one.note,
             )
-            for one in outcome.judged
+            for one in outcome.candidates
         ],
-        linears=_linears(outcome.model, outcome.judged, outcome.ranges, outcome.alone_db),
+        linears=_linears(outcome.model, outcome.candidates, outcome.ranges, outcome.alone_db),
         quantised=in_words(census(small.forms["portable"])) if small else "",
         fp32_nodes=outcome.risks,
         disagreements=disagreements,
@@ -99,41 +102,41 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
 
 def _linears(
     model: ModelProto,
-    judged: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     ranges: Ranges | None,
     alone_db: Mapping[str, float],
 ) -> list[LinearFinding]:
     """The Linears of the candidate that was quantised with these ranges, if there is one."""
-    small = _small(judged)
+    small = _small(candidates)
     if ranges is None or small is None:
         return []
-    called, found = roles(model), []
+    names, found = roles(model), []
     number = small.precision.upper()
-    whole = "refuses the engine" if small.refused else "passes"
+    result = "refuses the engine" if small.refused else "passes"
     for linear in linears(model):
-        name, known = linear.node.name, ranges.ranges[linear.activation]
+        name, activation = linear.node.name, ranges.ranges[linear.activation]
         kept = name in small.kept
         found.append(
             LinearFinding(
-                name=called[name],
+                name=names[name],
                 precision="FP16" if kept else number,
-                why="the gate: it harms the output most"
+                why="kept FP16 to pass the gate: it degrades the output most"
                 if kept
-                else f"the gate {whole} with it in {number}",
+                else f"the gate {result} with it in {number}",
                 alone_db=alone_db.get(name),
-                output_db=known.sqnr_db,
-                before=known.before,
-                after=known.largest,
-                strength=known.strength,
-                method=known.method,
+                output_db=activation.sqnr_db,
+                before=activation.before,
+                after=activation.largest,
+                strength=activation.strength,
+                method=activation.method,
             )
         )
     return found
 
 
-def _small(judged: Sequence[Candidate]) -> Candidate | None:
-    """The candidate with quantised Linears."""
-    return next((one for one in judged if one.precision in NUMBERS), None)
+def _small(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with quantised Linears, if there is one."""
+    return next((one for one in candidates if one.precision in NUMBERS), None)
 
 
 def _megabytes(model: ModelProto) -> float:

@@ -1,6 +1,6 @@
 """The report of a build: one HTML file that needs no network and no other file.
 
-What is a table or a sentence stands in `report.html.j2`; the plots are drawn by
+Text and tables are in the template `report.html.j2`; the plots are drawn by
 `edge.builder.report.plots`. Equal findings give equal bytes.
 """
 
@@ -28,15 +28,15 @@ THUMBNAIL = 160  # pixels of the longer side
 
 
 def check() -> None:
-    """See that the packages are here that `write` needs. Raises `MissingPackage`."""
+    """Check that the packages that `write` needs are installed. Raises `MissingPackage`."""
     require("jinja2")
     require("matplotlib.figure")
 
 
 def write(findings: Findings, path: Path) -> None:
-    """Write the report, whole or not at all.
+    """Write the report atomically: on an error an older report stays as it was.
 
-    Raises `MissingPackage` without jinja2 or matplotlib, `StorageError`.
+    Raises `MissingPackage` without jinja2 or matplotlib, and `StorageError`.
     """
     write_bytes(path, _html(findings).encode())
 
@@ -58,7 +58,7 @@ def _html(findings: Findings) -> str:
         "output": plots.decibels(findings.linears, "output_db", "SQNR of each Linear's output"),
         "ranges": plots.ranges(findings.linears, "Activation ranges before and after migration"),
     }
-    # Only what the plots module wrote itself is markup; it escapes names.
+    # Only the output of the plots module, which escapes names, is trusted as markup.
     markup = {name: svg and jinja2.utils.markupsafe.Markup(svg) for name, svg in drawn.items()}
     template = Path(__file__).with_name("report.html.j2").read_text("utf-8")
     text: str = environment.from_string(template).render(
@@ -76,7 +76,7 @@ def _html(findings: Findings) -> str:
 
 
 def _on_one_line(value: Any) -> Any:
-    """Strings without control characters or halves of letters, which UTF-8 cannot hold."""
+    """Replace control characters and lone surrogates, which UTF-8 cannot encode, in strings."""
     return printable(value) if type(value) is str else value
 
 
@@ -93,13 +93,13 @@ def _percent(share: float) -> str:
 
 
 def _ratio(one: CandidateFinding, candidates: list[CandidateFinding]) -> float | None:
-    """How many times as fast as FP32; None when one of the two was not measured."""
+    """Speed relative to FP32; None when one of the two was not timed."""
     fp32 = next((other.ms for other in candidates if other.precision == "fp32"), None)
     return fp32 / one.ms if fp32 and one.ms else None
 
 
 def _thumbnail(one: Disagreement) -> tuple[str, bool]:
-    """The picture as a data URI, no larger than need be, and whether it is tiny."""
+    """The picture as a data URI, scaled down to `THUMBNAIL`, and whether it is tiny."""
     picture = Image.fromarray(one.pixels)
     tiny = max(picture.size) <= THUMBNAIL // 2  # the page enlarges its pixels
     if not tiny:

@@ -1,7 +1,8 @@
-"""The report's plots: matplotlib's SVG, made fit to stand inside a page.
+"""The plots of the report: matplotlib's SVG, adapted for embedding in a page.
 
-A colour is a name while matplotlib draws, and a CSS variable afterwards, so that the page's light
-and dark schemes colour the plots as well. Texts stay texts; one unit is one pixel of a small phone.
+matplotlib draws with placeholder colours that are then replaced by CSS variables, so that the light
+and dark schemes of the page apply to the plots, too. Text stays text; one unit is one CSS pixel on
+a small phone.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from edge.errors import printable, require
 
 __all__ = ["decibels", "ranges", "speed"]
 
-WIDTH = 360  # of the plots by Linear: three beside each other on a desk, one on a phone
-# What matplotlib is told -> what the page defines.
+WIDTH = 360  # of the plots with a row per Linear: three in a row on a desktop, one on a phone
+# Placeholder colour for matplotlib -> CSS variable of the page.
 _COLOURS = {
     "#010203": "var(--ink)",
     "#020304": "var(--muted)",
@@ -55,8 +56,8 @@ _STYLE = {
     "ytick.labelsize": 10,
     "lines.markersize": 6,
 }
-_LONGEST = 24  # letters of a Linear's name in a plot
-# Where a point's label may stand: (to the right, up) in pixels, and how it is aligned.
+_LONGEST = 24  # characters of a Linear's name in a plot
+# Positions of a point's label: offset (right, up) in pixels, horizontal and vertical alignment.
 _PLACES = (
     (9, 0, "left", "center"),
     (-9, 0, "right", "center"),
@@ -70,12 +71,12 @@ _PLACES = (
 
 
 def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
-    """Agreement with FP32 over the time of one picture; None when no time was measured."""
+    """SVG of agreement with FP32 over the time of one picture; None when no time was measured."""
     timed = [one for one in candidates if one.ms is not None]
     if not timed:
         return None
     lowest = min(one.agreement for one in (candidate.accuracy for candidate in timed))
-    span = max(100 - lowest, 1.0)  # a tenth of a percent is not to look like a cliff
+    span = max(100 - lowest, 1.0)  # so that a tenth of a percent does not look large
     with _figure(420, 270, left=56, bottom=44, top=14, right=14) as (axes, finish):
         axes.set_xlim(0, max(one.ms or 0 for one in timed) * 1.18 or 1)
         axes.set_ylim(100 - span * 1.2, 100 + span * 0.2)
@@ -113,16 +114,16 @@ def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
 
 
 def decibels(linears: Sequence[LinearFinding], what: str, title: str) -> str | None:
-    """One row per Linear: its `what`, a field in dB; None when no Linear has one."""
+    """SVG with a row per Linear: its field `what`, in dB; None when no Linear has a value."""
     values = [getattr(linear, what) for linear in linears]
-    known = [(row, db) for row, db in enumerate(values) if db is not None and math.isfinite(db)]
-    if not known:
+    shown = [(row, db) for row, db in enumerate(values) if db is not None and math.isfinite(db)]
+    if not shown:
         return None
     with _rows(linears) as (axes, finish):
-        for row, db in known:
+        for row, db in shown:
             marker, colour = _kind(linears[row])
             axes.plot([db], [row], marker=marker, color=colour)
-        low, high = min(db for _, db in known), max(db for _, db in known)
+        low, high = min(db for _, db in shown), max(db for _, db in shown)
         space = max((high - low) * 0.08, 1.0)
         axes.set_xlim(low - space, high + space)
         axes.set_xlabel("dB")
@@ -130,7 +131,10 @@ def decibels(linears: Sequence[LinearFinding], what: str, title: str) -> str | N
 
 
 def ranges(linears: Sequence[LinearFinding], title: str) -> str | None:
-    """One row per Linear: its input's largest value before and after; None when all are 0."""
+    """SVG with a row per Linear: its input's range before and after migration.
+
+    None when all ranges are 0.
+    """
     shown = [
         (row, linear)
         for row, linear in enumerate(linears)
@@ -158,14 +162,14 @@ def ranges(linears: Sequence[LinearFinding], title: str) -> str | None:
 
 
 def _kind(linear: LinearFinding) -> tuple[str, str]:
-    """Marker and colour; the page's legend says the same."""
+    """Marker and colour of a Linear, as in the page's legend."""
     return ("D", FP16) if linear.precision == "FP16" else ("o", INT8)
 
 
 def _place(
     x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]
 ) -> tuple[float, float, str, str]:
-    """Where a label covers no point and no other label; it is added to `taken`."""
+    """A position where a label overlaps no point and no other label; its box joins `taken`."""
     for place in _PLACES:
         right, up, across, along = place
         left = x + right - {"left": 0, "center": width / 2, "right": width}[across]
@@ -186,7 +190,7 @@ def _overlap(
 
 @contextmanager
 def _rows(linears: Sequence[LinearFinding]) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
-    """Axes with a row for every Linear, the first on top, named at the left."""
+    """Axes with a row per Linear, the first on top, and the names on the left."""
     names = _short([printable(linear.name) for linear in linears])
     row, size = (14, 9.5) if len(linears) <= 96 else (12, 9)
     left = 12 + max(map(len, names)) * size * 0.6
@@ -203,7 +207,7 @@ def _rows(linears: Sequence[LinearFinding]) -> Iterator[tuple[Any, Callable[[str
 
 
 def _short(names: list[str]) -> list[str]:
-    """Names without the parts that all share, and without their middles where still long."""
+    """Names without the parts that all share; long ones are shortened in the middle."""
     parts = [re.split(r"[/.]", name) for name in names]
     fewest = min(map(len, parts))
     first = 0
@@ -216,7 +220,7 @@ def _short(names: list[str]) -> list[str]:
 
 
 def _fitted(parts: list[str]) -> list[str]:
-    """The first part, most often the layer's number, and as many of the last as there is room."""
+    """The first part, usually the layer number, and as many of the last parts as fit."""
     head, tail = parts[0], parts[1:]
     if len("/".join(parts)) <= _LONGEST:
         return parts
@@ -230,25 +234,25 @@ def _fitted(parts: list[str]) -> list[str]:
 def _figure(
     width: float, height: float, *, left: float, bottom: float, top: float, right: float
 ) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
-    """Axes with margins in pixels, and what turns the figure into SVG of an id and a title."""
+    """Axes with margins in pixels, and a function (id, title) -> SVG that finishes the figure."""
     figures, style = require("matplotlib.figure"), require("matplotlib.style")
-    # From the default style: what the reader's own matplotlibrc says is not for reports.
+    # The default style, so that the user's own matplotlibrc does not change reports.
     with style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's fonts have the glyphs
         figure = figures.Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         inner = (width - left - right) / width, (height - bottom - top) / height
         axes = figure.add_axes((left / width, bottom / height, *inner))
 
         def finish(name: str, title: str) -> str:
-            written = io.BytesIO()
-            figure.savefig(written, format="svg", metadata={"Date": None})
-            return _inline(written.getvalue(), name, title, width, height)
+            file = io.BytesIO()
+            figure.savefig(file, format="svg", metadata={"Date": None})
+            return _inline(file.getvalue(), name, title, width, height)
 
         yield axes, finish
 
 
 def _inline(svg: bytes, name: str, title: str, width: float, height: float) -> str:
-    """SVG for the inside of a page: no namespaces, no ids but its own, colours by the page."""
+    """SVG for embedding in a page: no namespaces, ids prefixed with `name`, CSS variables."""
     root = ElementTree.fromstring(svg)
     used = set(re.findall(rb'(?:"#|url\(#)([^")]+)', svg))
     for element in root.iter():
@@ -265,13 +269,13 @@ def _inline(svg: bytes, name: str, title: str, width: float, height: float) -> s
             elif key == "href" or "url(#" in value:
                 value = value.replace("#", f"#{name}-")
             elif key == "style":
-                for told, meant in _COLOURS.items():
-                    value = value.replace(told, meant)
+                for placeholder, variable in _COLOURS.items():
+                    value = value.replace(placeholder, variable)
                 value = re.sub(r"'DejaVu Sans'.*?sans-serif", "var(--font)", value)
             element.set(key, value)
     for parent in list(root.iter()):
         for child in list(parent):
-            # A style would hold for the whole page.
+            # A style element would apply to all of the page.
             if child.tag in ("metadata", "style") or (child.tag == "g" and not len(child)):
                 parent.remove(child)
     root.attrib = {

@@ -145,5 +145,5 @@ def test_ranges_survive_their_file(tmp_path):
 )
 def test_a_file_that_holds_no_ranges_is_refused(tmp_path, text):
     (tmp_path / "ranges.json").write_text(text)
-    with pytest.raises(CalibrationError, match="is no range table"):
+    with pytest.raises(CalibrationError, match="is not a range table"):
         Ranges.read(tmp_path / "ranges.json")

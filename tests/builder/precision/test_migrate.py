@@ -106,7 +106,7 @@ def test_a_scale_where_nothing_can_take_it_is_refused(model):
     ranges = {site.activation: Range(1.0, "test", 1.0, 1.0) for site in sites(model)}
     gelu = next(site.activation for site in sites(model) if not can_scale(site))
     scale = (1.0,) * 128
-    with pytest.raises(GraphError, match=f"nothing before {gelu} can take its migration"):
+    with pytest.raises(GraphError, match=f"no node before {gelu} can be scaled for its migration"):
         migrate(model, {**ranges, gelu: Range(1.0, "test", 1.0, 1.0, 0.5, scale)})
 
 

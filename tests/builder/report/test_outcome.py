@@ -1,4 +1,4 @@
-"""What the report says of a build, gathered from what was built and judged."""
+"""The findings of a report, gathered from the outcome of a build."""
 
 from dataclasses import replace
 
@@ -26,8 +26,8 @@ def setting(checkpoint, pictures, tmp_path_factory):
     return Setting(
         recipe=Recipe(str(checkpoint), pictures, name="tiny"),
         checkpoint=read_checkpoint(str(checkpoint)),
-        calibrating=files[10:],
-        judging=files[:10],
+        calibration_files=files[10:],
+        heldout_files=files[:10],
         set_sha256="",
         cache=tmp_path_factory.mktemp("cache"),
         checkpoint_key="",
@@ -40,18 +40,18 @@ def setting(checkpoint, pictures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(setting, fp32_graph):
     model = graph.load(fp32_graph)
-    judge = Evaluator(model, setting.judging, setting.checkpoint, Recorder())
+    evaluator = Evaluator(model, setting.heldout_files, setting.checkpoint, Recorder())
     x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
     ranges = Ranges("minmax", 16, "", calibrate(model, iter(x), "minmax", 16))
     names = [linear.node.name for linear in linears(model)]
     forms = make_forms(model, "int8", ranges, names[:2])
     kept = dict.fromkeys(names[:2], 20.0)
-    int8 = Candidate("int8", forms, judge(forms), None, len(names), kept)
-    fp32 = Candidate("fp32", {"portable": model}, {"portable": judge.fp32}, None)
+    int8 = Candidate("int8", forms, evaluator(forms), None, len(names), kept)
+    fp32 = Candidate("fp32", {"portable": model}, {"portable": evaluator.fp32}, None)
     return Outcome(
         model=model,
-        judge=judge,
-        judged=[fp32, int8],
+        evaluator=evaluator,
+        candidates=[fp32, int8],
         chosen=int8,
         ms={"fp32": 2.0, "int8": 1.0},
         verdict="INT8: why",
@@ -61,7 +61,7 @@ def outcome(setting, fp32_graph):
     )
 
 
-def test_what_was_built_is_what_the_report_says(setting, outcome):
+def test_the_report_has_the_results_of_the_build(setting, outcome):
     found = gather(setting, outcome)
     assert (found.name, found.precision, found.verdict) == ("tiny", "int8", "INT8: why")
     assert (found.images, found.gate) == (10, "99 % agreement")
@@ -81,32 +81,32 @@ def test_what_was_built_is_what_the_report_says(setting, outcome):
 def test_every_linear_has_its_precision_and_the_reason(setting, outcome):
     found = gather(setting, outcome).linears
     assert [one.precision for one in found] == ["FP16"] * 2 + ["INT8"] * 6
-    assert found[0].why == "the gate: it harms the output most"
+    assert found[0].why == "kept FP16 to pass the gate: it degrades the output most"
     assert found[2].why == "the gate passes with it in INT8"
     assert {one.alone_db for one in found} == {30.0}
     assert len({one.name for one in found}) == 8
 
 
-def test_of_a_refused_candidate_no_linear_is_said_to_pass(setting, outcome):
+def test_no_linear_of_a_refused_candidate_passes(setting, outcome):
     refused = replace(outcome.chosen, refused="it is wrong", kept={})
-    changed = replace(outcome, judged=[outcome.judged[0], refused], chosen=refused)
+    changed = replace(outcome, candidates=[outcome.candidates[0], refused], chosen=refused)
     found = gather(setting, changed)
     assert {one.why for one in found.linears} == {"the gate refuses the engine with it in INT8"}
     assert (found.candidates[1].passed, found.candidates[1].note) == (False, "it is wrong")
 
 
-def test_what_differs_is_shown_of_the_chosen_or_beside_fp32_of_the_smallest(setting, outcome):
+def test_disagreements_are_those_of_the_chosen_candidate_or_else_of_the_smallest(setting, outcome):
     worst = outcome.chosen.worst_form
     assert gather(setting, outcome).compared == f"INT8 ({FORMS[worst]})"
-    found = gather(setting, replace(outcome, chosen=outcome.judged[0]))
+    found = gather(setting, replace(outcome, chosen=outcome.candidates[0]))
     assert found.compared == f"INT8 ({FORMS[worst]})"
     measured = outcome.chosen.accuracy[worst]
     assert found.differing == round(10 * (100 - measured.agreement) / 100)
 
 
-def test_the_chosen_one_comes_first_of_what_is_carried(outcome):
-    fp32, int8 = outcome.judged
+def test_the_chosen_candidate_is_carried_first(outcome):
+    fp32, int8 = outcome.candidates
     assert outcome.carried("int8") == [int8]
     assert outcome.carried("auto") == [int8, fp32]
-    bad = replace(outcome, judged=[fp32, replace(int8, refused="why")], chosen=fp32)
+    bad = replace(outcome, candidates=[fp32, replace(int8, refused="why")], chosen=fp32)
     assert bad.carried("auto") == [fp32]

@@ -23,7 +23,7 @@ FETCHING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "
 
 
 class Reader(HTMLParser):
-    """The page as (tag, attributes) and texts; raises for a tag that is not closed in turn."""
+    """The page as (tag, attributes) and texts; raises when tags are not closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -120,19 +120,19 @@ def read(tmp_path):
     return written
 
 
-def test_the_page_says_what_was_built_and_how_it_did(findings, read):
+def test_the_page_shows_the_engine_and_its_verdict(findings, read):
     found = read(findings)
     for words in ("demo-int8", "scripts/demo/vit", "ViTForImageClassification", "99 % agreement"):
         assert words in found.text
     assert "INT8 is twice as fast and passed." in found.text
-    assert "compiled later, on a board, is not in this report: edge inspect shows it" in found.text
+    assert "compiled later on a board are not in this report; see edge inspect" in found.text
     assert ("p", {"class": "verdict good"}) in found.tags
 
 
-def test_the_page_says_what_is_quantised_of_all_products(findings, read):
-    said = "Of all products INT8: 12 of 12 qkv, 0 of 1 convolution."
-    assert said in read(replace(findings, quantised="12 of 12 qkv, 0 of 1 convolution")).text
-    assert "Of all products" not in read(findings).text
+def test_the_page_shows_the_coverage_of_all_products(findings, read):
+    coverage = "INT8 coverage of all matrix products: 12 of 12 qkv, 0 of 1 convolution."
+    assert coverage in read(replace(findings, quantised="12 of 12 qkv, 0 of 1 convolution")).text
+    assert "coverage of all" not in read(findings).text
 
 
 def test_every_candidate_is_a_row(findings, read):
@@ -154,7 +154,7 @@ def test_every_candidate_is_a_row(findings, read):
     ]
 
 
-def test_labels_that_are_each_judged_by_themselves_have_a_column(findings, read):
+def test_independent_labels_have_a_column(findings, read):
     assert "labels" not in read(findings).rows["candidates"][0]
     candidates = [
         replace(one, accuracy=replace(one.accuracy, labels=99.5)) for one in findings.candidates
@@ -162,7 +162,7 @@ def test_labels_that_are_each_judged_by_themselves_have_a_column(findings, read)
     page = read(replace(findings, candidates=candidates))
     head, row, *_ = page.rows["candidates"]
     assert dict(zip(head, row, strict=True))["labels"] == "99.50 %"
-    assert "the same yes or no (over or under 50 %, or no more than 10 points away)" in page.text
+    assert "yes or no (above or below 50 %, or probabilities at most 10 points apart)" in page.text
 
 
 @pytest.mark.parametrize(("count", "small"), [(1, "INT8"), (16, "INT8"), (192, "INT8"), (8, "FP8")])
@@ -188,7 +188,7 @@ def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, r
         assert sum("fill: var(--fp16)" in style for style in fills) == 1
 
 
-def test_a_row_of_a_plot_is_named_without_what_all_names_share(findings):
+def test_row_names_of_a_plot_omit_the_parts_that_all_share(findings):
     linears = [
         replace(linear(0), name=f"/vit/encoder/layer.{number}/attention/attention/query/MatMul")
         for number in range(12)
@@ -212,7 +212,7 @@ def test_nothing_is_fetched_and_nothing_runs(findings, read):
     assert "@import" not in style and "url(" not in style
 
 
-def test_an_id_is_used_once_and_every_reference_has_one(findings, tmp_path, read):
+def test_ids_are_unique_and_every_reference_resolves(findings, tmp_path, read):
     ids = [attributes["id"] for _, attributes in read(findings).tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     text = (tmp_path / "report.html").read_text("utf-8")
@@ -221,7 +221,7 @@ def test_an_id_is_used_once_and_every_reference_has_one(findings, tmp_path, read
     assert wanted and wanted <= set(ids)
 
 
-def test_what_comes_from_elsewhere_is_text(findings, tmp_path, read):
+def test_text_from_outside_is_escaped(findings, tmp_path, read):
     hostile = replace(
         findings,
         name=HOSTILE,
@@ -255,31 +255,31 @@ def test_colours_come_from_the_page_in_both_schemes(findings, tmp_path, read):
     assert named and all(f"--{name}:" in style for name in named)
 
 
-def test_times_that_were_not_measured_are_said_to_be_so(findings, read):
+def test_missing_times_are_reported_as_not_measured(findings, read):
     untimed = [replace(one, ms=None) for one in findings.candidates]
     found = read(replace(findings, candidates=untimed))
-    assert "was not measured, so there is no plot" in found.text
+    assert "were not measured, so there is no plot" in found.text
     assert [row[7:9] for row in found.rows["candidates"][1:]] == [["–", "–"]] * 3
     assert plots.speed(untimed, "int8") is None
     some = [untimed[0], *findings.candidates[1:]]
     assert "fp32" not in plots.speed(some, "int8") and "fp16" in plots.speed(some, "int8")
 
 
-def test_decibels_that_were_not_measured_are_said_to_be_so(findings, read):
+def test_missing_decibels_are_reported_as_not_measured(findings, read):
     linears = [replace(linear(0), alone_db=None, output_db=float("inf"), strength=None)]
     found = read(replace(findings, linears=linears))
     assert found.rows["linears"][1][3:7] == ["–", "exact", "100 → 10", "–"]
-    assert "How much each Linear harms the output was not measured." in found.text
+    assert "The sensitivity of the Linears was not measured." in found.text
 
 
-def test_empty_findings_are_said_to_be_so(findings, read):
+def test_empty_findings_are_reported(findings, read):
     found = read(
         replace(findings, candidates=[], linears=[], fp32_nodes={}, disagreements=[], differing=0),
     )
-    assert "No candidate was judged." in found.text
-    assert "No Linear was examined for INT8." in found.text
-    assert "Kept FP32 inside FP16 none" in found.text
-    assert "FP32 and the engine say the same of all 100 images." in found.text
+    assert "No candidate was evaluated." in found.text
+    assert "No Linear was considered for INT8." in found.text
+    assert "Nodes kept FP32 in FP16 graphs none" in found.text
+    assert "FP32 and the engine agree on all 100 images." in found.text
     assert found.all("img") == []
 
 
@@ -301,10 +301,10 @@ def test_disagreements_that_are_not_shown_are_counted(findings, read):
     found = read(replace(findings, disagreements=some, differing=30))
     assert len(found.all("img")) == 24
     assert "30 of 100 images" in found.text
-    assert "24 are shown, there are 6 more" in found.text
+    assert "the first 24 are shown, 6 are not" in found.text
 
 
-def test_labels_of_points_that_coincide_do_not(findings):
+def test_labels_of_coinciding_points_do_not_overlap(findings):
     drawn = ElementTree.fromstring(plots.speed(findings.candidates, "int8"))
     where = {
         text.text: (float(text.get("x", 0)), float(text.get("y", 0)))
@@ -348,7 +348,7 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(findings, tmp_path, monke
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
-def test_a_missing_package_is_named_with_its_mend(findings, tmp_path, monkeypatch, package):
+def test_a_missing_package_is_named_with_a_hint(findings, tmp_path, monkeypatch, package):
     for name in list(sys.modules):
         if name.partition(".")[0] == package:
             monkeypatch.delitem(sys.modules, name)

@@ -19,9 +19,9 @@ def test_int8_products_and_fused_attentions_are_counted():
     assert count_layers(layers) == {"layers": 5, "int8": 1, "attention": 1}
 
 
-def test_without_a_gpu_the_rules_are_proved_on_the_graph(built_engine):
+def test_without_a_gpu_the_placement_is_proved_on_the_graph(built_engine):
     facts = dict(prove(built_engine, Passport.read(built_engine)))
     kept = len(Passport.read(built_engine).kept_fp16)
     assert facts["placement int8"].startswith(f"{8 - kept} of 8 Linears INT8 by the Q/DQ")
-    assert facts["products int8"].endswith("0 of 1 classifier")
-    assert "of 2 qkv" in facts["products int8"] and "0 of 4 attention" in facts["products int8"]
+    assert facts["INT8 coverage"].endswith("0 of 1 classifier")
+    assert "of 2 qkv" in facts["INT8 coverage"] and "0 of 4 attention" in facts["INT8 coverage"]
