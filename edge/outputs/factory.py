@@ -13,7 +13,7 @@ from typing import Any
 
 from edge.engine.engine import Engine, Tensor
 from edge.outputs.audit.audit import Audit, parse_every
-from edge.outputs.audit.metrics import ParityMetrics
+from edge.outputs.audit.metrics import AuditMetrics
 from edge.outputs.audit.reference import Reference
 from edge.outputs.console_log import ConsoleLog
 from edge.outputs.json_lines import JsonLines
@@ -191,5 +191,5 @@ def _add_monitors(
             mqtt_dropped=outputs.losses.get("mqtt"),
             gpu_memory=device.memory if device is not None else None,
         )
-        collectors = [ParityMetrics(outputs.audit)] if outputs.audit is not None else []
+        collectors = [AuditMetrics(outputs.audit)] if outputs.audit is not None else []
         info(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *collectors))}")

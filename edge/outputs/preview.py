@@ -42,7 +42,7 @@ class Preview(Sink):
 
     def write(self, result: Result) -> None:
         if self._result is None:
-            _ = result.frame.picture  # raises now, at the first frame, if it cannot be copied
+            _ = result.frame.host_surface  # raises now, at the first frame, if it cannot be copied
         # No copy is needed: nobody writes to a frame again, and its memory is not reused.
         self._result = result
 

@@ -109,7 +109,7 @@ def test_a_number_out_of_its_range_is_one_line(edge_command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--web", "8080x"], "'8080x' is no address to listen at; "),
+        (["--web", "8080x"], "'8080x' is not a listen address; "),
         (["--preview", "no-such-folder/a.png"], "cannot write no-such-folder/a.png "),
         (["--preview", "a.jpg"], "the preview file a.jpg must end in .png; "),
     ],

@@ -102,7 +102,7 @@ def test_a_run_ends_within_the_stop_timeout_of_systemd() -> None:
     slowest = max(
         recording._CLOSE_TIMEOUT,
         snapshots._CLOSE_TIMEOUT,
-        mqtt._FLUSH + 0.1,
+        mqtt._CLOSE_TIMEOUT + 0.1,
         server._CLOSING + stills._CLOSING,
     )
     # The sources, the sinks, the audit, the metrics.

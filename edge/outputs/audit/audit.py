@@ -1,10 +1,10 @@
-"""Live parity: some of a run's frames go through the reference as well, in a process beside it.
+"""The audit: during a run, compares sampled frames with the FP32 reference in another process.
 
-    the loop's thread    copies a frame that is due, unless another is still being audited
-    the audit's thread   hands it to the process (`auditor.py`), counts the verdict, says what
-                         changed; when the process ends it starts another
+    the loop's thread    copies a frame that is due, unless another one is still being audited
+    the audit's thread   sends it to the process (`auditor.py`), counts the verdict and reports
+                         changes; if the process ends, it starts another one
 
-The loop copies, and waits for nothing: the reference may take seconds.
+The loop only copies and never waits: the reference may take seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edge.errors import SourceError
 from edge.outputs.audit.auditor import Job, Verdict
-from edge.outputs.audit.findings import Parity
+from edge.outputs.audit.findings import SourceAudit
 from edge.outputs.audit.reference import Reference
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Prediction
@@ -33,25 +33,25 @@ __all__ = ["Audit", "parse_every"]
 Tensor = npt.NDArray[np.float32]
 
 _START = "from edge.outputs.audit.auditor import main; main()"
-_ANSWER = 600.0  # seconds for a verdict: on a busy machine the process waits long for its turn
-_PAUSE = (1.0, 60.0)  # seconds before a process is started again: at first, and at most
+_ANSWER_TIMEOUT = 600.0  # seconds; on a busy machine the process may wait long for the CPU
+_BACKOFF = (1.0, 60.0)  # seconds before the process is restarted: first, and at most
 _GRACE = 0.5  # seconds that the end of a run waits for the frame that is being audited
-_END = 1.0  # seconds for the process to be gone: on a disk that hangs it stays, even killed
-_NAP = 0.1  # seconds between looks at whether the run is over, or the process has ended
+_END = 1.0  # seconds for the process to end: blocked on a disk, it stays even if killed
+_POLL = 0.1  # seconds between checks of whether the run or the process has ended
 
 
 def parse_every(text: str) -> int:
     """`1/500` -> 500. Raises ValueError."""
-    one, _, every = text.partition("/")
-    if one != "1" or not every.isdecimal() or int(every) < 1:
-        raise ValueError(f"{text!r} is not one of so many, such as 1/500")
+    numerator, _, every = text.partition("/")
+    if numerator != "1" or not every.isdecimal() or int(every) < 1:
+        raise ValueError(f"{text!r} is not of the form 1/N, such as 1/500")
     return int(every)
 
 
 class Audit:
-    """Audits one frame in `every` of each source, its first among them. Owns the process.
+    """Audits the first of every `every` frames of each source. Owns the auditing process.
 
-    `observe` belongs to the loop's thread; all else may be called from any.
+    `observe` must be called on the loop's thread; all other methods on any thread.
 
     restarts  times that the process ended before the run did
     """
@@ -59,25 +59,25 @@ class Audit:
     def __init__(
         self, reference: Reference, classes: int, every: int, info: Callable[[str], None]
     ) -> None:
-        """classes: how many the engine has. say: is told, on any thread, what changes."""
+        """classes: number of the engine's outputs. info: called, on any thread, with changes."""
         self._reference, self._classes, self._every, self._info = reference, classes, every, info
         self.restarts = 0
-        self._parity: dict[str, Parity] = {}
-        self._since: dict[str, int] = {}  # frames of each source since one was taken
+        self._sources: dict[str, SourceAudit] = {}
+        self._since: dict[str, int] = {}  # frames of each source since the last taken one
         self._refused: set[str] = set()
         self._condition = threading.Condition()
-        self._taken: tuple[Parity, Job] | None = None  # waits for the process, or is in it
+        self._taken: tuple[SourceAudit, Job] | None = None  # queued, or being audited
         self._over = False
         self._process: _Process | None = None
-        self._pause, self._told = _PAUSE[0], False
+        self._backoff, self._is_failing = _BACKOFF[0], False
         self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
 
     @property
-    def sources(self) -> list[Parity]:
-        """What was found of each source that had a frame to audit; from any thread."""
+    def sources(self) -> list[SourceAudit]:
+        """The results of each source that had a frame to audit; may be read from any thread."""
         with self._condition:
-            return list(self._parity.values())
+            return list(self._sources.values())
 
     def __enter__(self) -> Audit:
         return self
@@ -85,60 +85,62 @@ class Audit:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def observe(self, frame: Frame, prediction: Prediction, seen: Callable[[], Tensor]) -> None:
-        """Copy a frame if it is due. One that cannot be copied is refused; that is said once.
+    def observe(
+        self, frame: Frame, prediction: Prediction, network_input: Callable[[], Tensor]
+    ) -> None:
+        """Copy a frame if it is due. A frame that cannot be copied is reported once per source.
 
-        prediction: the engine's own, not smoothed over frames. seen: gives a copy of what the
-        network saw, float32 [3, height, width]; it is called here or not at all.
+        prediction: the engine's own, not smoothed. network_input: returns a copy of the network's
+        input, float32 [3, height, width]; it is called before this method returns, or not at all.
         """
         since = self._since.get(frame.source, self._every - 1) + 1
         self._since[frame.source] = since
         if since < self._every:
             return
         with self._condition:
-            parity = self._parity.setdefault(frame.source, Parity(frame.source))
+            audit = self._sources.setdefault(frame.source, SourceAudit(frame.source))
             busy = self._taken is not None
-        if busy:  # the source stays due: of several, each has its turn
-            parity.skipped += since == self._every
+        if busy:  # the source stays due, so that each of several sources gets its turn
+            audit.skipped += since == self._every
             return
         self._since[frame.source] = 0
         try:
-            picture = frame.picture
+            picture = frame.host_surface
         except SourceError as error:
             self._refuse(frame.source, error)
             return
-        job = self._copy(picture, prediction, seen())
+        job = self._copy(picture, prediction, network_input())
         with self._condition:
-            self._taken = parity, job
+            self._taken = audit, job
             self._condition.notify_all()
 
     def close(self) -> None:
-        """End the process, after a moment for the frame that it has: then that counts as lost.
+        """End the process, after a short wait for the frame being audited; then it counts as lost.
 
-        One that cannot be ended is left behind. A second time does nothing.
+        A process that cannot be killed is left behind. A second call does nothing.
         """
         with self._condition:
             self._condition.wait_for(lambda: self._taken is None, _GRACE)
             self._over = True
             self._condition.notify_all()
             if self._process is not None:
-                self._process.kill()  # the thread may be stuck in a send to it
+                self._process.kill()  # the thread may be blocked in a send to it
         self._thread.join(_END)
-        self._lose()
+        self._drop_taken()
 
     def numbers(self) -> dict[str, Any]:
-        """The audit in the run's summary, for JSON: all sources together, then each of them."""
-        whole = Parity("all")
-        for parity in self.sources:
-            whole.merge(parity)
+        """The audit's part of the summary, for JSON: all sources together, then each source."""
+        total = SourceAudit("all")
+        for audit in self.sources:
+            total.merge(audit)
         return {
             "reference": str(self._reference.folder),
             "every": self._every,
             "restarts": self.restarts,
-            **whole.numbers(),
+            **total.numbers(),
             "sources": {
-                parity.source: {**parity.numbers(), "deviations": list(parity.deviations.values())}
-                for parity in self.sources
+                audit.source: {**audit.numbers(), "deviations": list(audit.deviations.values())}
+                for audit in self.sources
             },
         }
 
@@ -148,7 +150,7 @@ class Audit:
             self._info(f"{source} is not audited: {error}")
 
     def _copy(self, surface: Surface, prediction: Prediction, tensor: Tensor) -> Job:
-        """What the process is sent; nothing of it is the camera's."""
+        """The job for the process, with copies of all data of the frame."""
         probabilities = np.zeros(self._classes)
         for number, _, probability in prediction.top(self._classes):
             probabilities[number] = probability
@@ -156,13 +158,13 @@ class Audit:
         return Job(Surface(surface.layout, planes), probabilities, tensor)
 
     def _work(self) -> None:
-        """Keep a process, and give it what is taken. Runs on the audit's thread."""
+        """Run a process and send it the taken frames; the body of the audit's thread."""
         while not self._over:
             try:
                 with _Process(self._reference, lambda: self._over) as process:
                     with self._condition:
                         self._process = process
-                    process.receive()  # it is ready
+                    process.receive()  # None: it is ready
                     while not self._over:
                         self._audit(process)
             except (EOFError, OSError, _Failed) as error:
@@ -171,41 +173,41 @@ class Audit:
     def _audit(self, process: _Process) -> None:
         with self._condition:
             if self._taken is None:
-                self._condition.wait(_NAP)
+                self._condition.wait(_POLL)
             taken = self._taken
         if taken is None:
             process.check()
             return
-        parity, job = taken
+        audit, job = taken
         process.send(job)
         verdict: Verdict = process.receive()
-        changes = parity.add(verdict, job.surface.layout.colour.full_range)
+        changes = audit.add(verdict, job.surface.layout.colour.full_range)
         with self._condition:
             self._taken = None
             self._condition.notify_all()
-        if self._told:
-            self._info("the audit goes on")
-        self._pause, self._told = _PAUSE[0], False
+        if self._is_failing:
+            self._info("the audit continues")
+        self._backoff, self._is_failing = _BACKOFF[0], False
         for change in changes:
             self._info(change)
 
     def _failed(self, error: Exception) -> None:
-        """Say it, unless no frame was audited since it was said last, and wait a while."""
-        self._lose()
+        """Report the failure, unless no frame was audited since the last report; then back off."""
+        self._drop_taken()
         with self._condition:
             self._process = None
             if self._over:
                 return
             self.restarts += 1
-        if not self._told:
-            why = f": {error}" if isinstance(error, _Failed) else ""
-            self._info(f"the auditing process ended{why}; it is started again")
-        self._told = True
+        if not self._is_failing:
+            reason = f": {error}" if isinstance(error, _Failed) else ""
+            self._info(f"the auditing process ended{reason}; it is restarted")
+        self._is_failing = True
         with self._condition:
-            self._condition.wait_for(lambda: self._over, self._pause)
-        self._pause = min(2 * self._pause, _PAUSE[1])
+            self._condition.wait_for(lambda: self._over, self._backoff)
+        self._backoff = min(2 * self._backoff, _BACKOFF[1])
 
-    def _lose(self) -> None:
+    def _drop_taken(self) -> None:
         with self._condition:
             if self._taken is not None:
                 self._taken[0].lost += 1
@@ -214,25 +216,25 @@ class Audit:
 
 
 class _Failed(Exception):
-    """Why the process is of no more use, in its own words or in ours."""
+    """The process reported an error, or it does not answer."""
 
 
 class _Process:
     """An auditing process and the connection to it; killed at the end of its `with`."""
 
     def __init__(self, reference: Reference, over: Callable[[], bool]):
-        """over: whether nobody waits for an answer any more."""
+        """over: returns whether the run has ended, so that nobody waits for an answer."""
         self._over = over
         self._link, theirs = Pipe()
         command = [sys.executable, "-c", _START, str(theirs.fileno())]
-        with theirs:  # ours is the only end left: the process reads its end when we are gone
+        with theirs:  # close our copy of its end, so that it reads EOF when this process ends
             self._process = subprocess.Popen(
                 [*command, str(reference.folder), reference.graph],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # results go there
+                stdout=subprocess.DEVNULL,  # stdout is for results only
                 stderr=subprocess.DEVNULL,
-                cwd="/",  # or a folder `edge` in the current one would be imported
+                cwd="/",  # otherwise a folder `edge` in the current one would be imported
             )
 
     def __enter__(self) -> _Process:
@@ -240,29 +242,29 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self._process.wait()  # however long: none is started beside one that cannot end
+        self._process.wait()  # without a limit: no second process runs beside one that cannot end
         self._link.close()
 
     def kill(self) -> None:
         self._process.kill()
 
     def check(self) -> None:
-        """Raises EOFError when it has ended."""
+        """Raises EOFError when the process has ended."""
         if self._process.poll() is not None:
             raise EOFError
 
     def send(self, job: Job) -> None:
-        """Raises OSError when it has ended."""
+        """Raises OSError when the process has ended."""
         self._link.send(job)
 
     def receive(self) -> Any:
-        """Its answer. Raises `_Failed`, or EOFError when it has ended or the run is over."""
-        deadline = time.monotonic() + _ANSWER
-        while not self._link.poll(_NAP):
+        """The next answer. Raises `_Failed`; EOFError when the process or the run has ended."""
+        deadline = time.monotonic() + _ANSWER_TIMEOUT
+        while not self._link.poll(_POLL):
             if self._over():
                 raise EOFError
             if time.monotonic() > deadline:
-                raise _Failed(f"it has not answered for {_ANSWER:.0f} s")
+                raise _Failed(f"it has not answered for {_ANSWER_TIMEOUT:.0f} s")
         answer = self._link.recv()
         if isinstance(answer, str):
             raise _Failed(answer)

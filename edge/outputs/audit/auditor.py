@@ -1,7 +1,8 @@
-"""The process that audits: a frame once more, by the standard's formula, Pillow and the FP32 graph.
+"""The auditing process: it recomputes a frame with the reference and compares the results.
 
-It is a process of its own so that the run waits for nothing, and the lowest of all, so that it only
-takes what nobody else wants: time on the CPU, and memory. It ends with the run, however that ends.
+The reference is the standard's colour formula, Pillow and the FP32 graph. It runs in a separate
+process, so that the run never waits for it, at the lowest CPU priority, and as the first candidate
+of the OOM killer. The process ends with the run, however the run ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.reference import rgb_by_the_standard
 from edge.preprocess.surface import FORMATS, Surface
 
-__all__ = ["Auditor", "Job", "Luma", "Verdict", "main"]
+__all__ = ["Auditor", "Job", "LumaRange", "Verdict", "main"]
 
 Tensor = npt.NDArray[np.float32]
 
@@ -32,9 +33,9 @@ Tensor = npt.NDArray[np.float32]
 class Job:
     """A frame to audit.
 
-    surface        the picture as the camera delivered it
-    probabilities  float [classes], what the engine made of it
-    tensor         float32 [3, height, width], what the engine saw of it
+    surface        the frame as the camera delivered it
+    probabilities  float [classes], the engine's output
+    tensor         float32 [3, height, width], the input of the engine's network
     """
 
     surface: Surface
@@ -43,10 +44,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Luma:
-    """Which levels the luma of a frame uses, 0 to 255: all but 0.1 % on either side.
+class LumaRange:
+    """The luma levels that a frame uses, 0 to 255.
 
-    outside  the share of its samples that lie outside 16..235
+    darkest    0.1 percentile of its samples
+    brightest  99.9 percentile of its samples
+    outside    share of its samples outside 16..235
     """
 
     darkest: float
@@ -56,33 +59,33 @@ class Luma:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A frame by the engine against the same by the reference.
+    """The comparison of engine and reference for one frame.
 
-    agrees       both say the same of it, as `Head.agree` has it
+    agrees       whether both name the same class or labels, as defined by `Head.agree`
     probability  largest difference of a class's probability, in percentage points
-    largest      largest difference of what the two networks saw, in grey levels of the picture
-    mean         and the mean one
-    luma         None for a picture in RGB
+    largest      largest difference of the two network inputs, in grey levels of the frame
+    mean         mean difference of the two network inputs, in grey levels of the frame
+    luma         None for an RGB frame
     """
 
     agrees: bool
     probability: float
     largest: float
     mean: float
-    luma: Luma | None
+    luma: LumaRange | None
 
 
 class Auditor:
-    """The reference, ready. Raises what `Passport.read` and `Session` raise."""
+    """The loaded reference: Job -> Verdict. Raises what `Passport.read` and `Session` raise."""
 
     def __init__(self, folder: Path, graph: str):
-        """graph: the file in the engine's folder that is in FP32."""
+        """folder: of the engine with the FP32 graph. graph: the graph's file name there."""
         passport = Passport.read(folder)
         spec, self._head = passport.preprocess, passport.head
         self._prepare = Preprocessor(spec, compiled=False)
         self._session = Session(folder / graph, threads=1)
         table = spec.table().astype(np.float64)
-        # What one grey level is worth in each channel that the network sees.
+        # One grey level, in the units of each channel of the network input.
         self._level = np.abs(table[:, 255] - table[:, 0])[:, None, None] / 255
 
     def __call__(self, job: Job) -> Verdict:
@@ -98,26 +101,26 @@ class Auditor:
         )
 
 
-def _luma(surface: Surface) -> Luma | None:
+def _luma(surface: Surface) -> LumaRange | None:
     layout, form = surface.layout, FORMATS[surface.layout.format]
     if form.is_rgb:
         return None
     where, start, step = form.samples[0]
     samples = surface.planes[where][: layout.height, start::step][:, : layout.width]
     darkest, brightest = np.percentile(samples, (0.1, 99.9)).tolist()
-    return Luma(darkest, brightest, float(((samples < 16) | (samples > 235)).mean()))
+    return LumaRange(darkest, brightest, float(((samples < 16) | (samples > 235)).mean()))
 
 
 def main() -> None:
-    """`FD FOLDER GRAPH`: say that the reference is ready, then answer each Job with its Verdict.
+    """Entry point, with arguments FD FOLDER GRAPH: answers each Job on a connection with a Verdict.
 
-    What goes wrong is said as text, and ends the process. So does the end of the connection, which
-    the system closes when the run is killed.
+    First it sends None when the reference is loaded. An error is sent as text and ends the process.
+    The process also ends with the connection, which the system closes when the run is killed.
     """
-    number, folder, graph = sys.argv[1:]
-    _give_way()
-    link = Connection(int(number))
-    with suppress(EOFError, OSError):  # nobody listens any more
+    descriptor, folder, graph = sys.argv[1:]
+    _lower_priority()
+    link = Connection(int(descriptor))
+    with suppress(EOFError, OSError):  # the run has closed the connection
         try:
             auditor = Auditor(Path(folder), graph)
             link.send(None)
@@ -129,10 +132,10 @@ def main() -> None:
             link.send(f"{error}")
 
 
-def _give_way() -> None:
-    """Run when nobody else wants to, be the first to go without memory, leave Ctrl-C to the run."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+def _lower_priority() -> None:
+    """Run only on idle CPUs, be killed first if memory is short, and leave signals to the run."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(19)
     with suppress(OSError, AttributeError):

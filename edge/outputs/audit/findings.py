@@ -1,6 +1,7 @@
-"""What the audits of a source add up to, and from when on that is worth a warning.
+"""Statistics of the audited frames of each source, and the tests for deviations.
 
-A few frames prove little: a healthy INT8 engine, too, names another class than FP32 now and then.
+A few frames are not enough for a warning: a healthy INT8 engine, too, sometimes names another class
+than FP32.
 """
 
 from __future__ import annotations
@@ -10,40 +11,44 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from edge.outputs.audit.auditor import Luma, Verdict
+from edge.outputs.audit.auditor import LumaRange, Verdict
 from edge.run.summary import Histogram
 
-__all__ = ["AGREEMENT", "LEVELS", "Deviation", "Parity"]
+__all__ = ["MAX_LEVELS", "MIN_AGREEMENT", "Deviation", "SourceAudit"]
 
 Deviation: TypeAlias = Literal["labels", "input", "range"]
 
-AGREEMENT = 0.95  # of a camera's frames: below this, engine and FP32 do not agree
-LEVELS = 3.0  # grey levels: two roundings differ by one or two, a wrong matrix by ten and more
-_RECENT = 100  # audited frames that are judged together
-_CHANCE = 1e-3  # that an engine which agrees on `AGREEMENT` of all frames does so badly
-# Shares of luma beyond 16..235: more than compression's ringing makes, and no more than it makes.
+MIN_AGREEMENT = 0.95  # share of a source's frames on which engine and FP32 must agree
+MAX_LEVELS = 3.0  # grey levels; rounding causes one or two, a wrong matrix ten or more
+_RECENT = 100  # audited frames of the sliding window
+_SIGNIFICANCE = 1e-3  # probability of so few agreements if the true share is `MIN_AGREEMENT`
+# Shares of luma samples outside 16..235: above the first, more than compression artefacts explain;
+# below the second, so few that the stream has limited range.
 _OUTSIDE, _RINGING = 0.01, 0.001
-_WHOLE = 10  # frames within 16..235, before it is doubted that a picture has the full range
+_RANGE_FRAMES = 10  # frames within 16..235 before a declaration of full range is doubted
 
-_RIGHT: dict[Deviation, str] = {
+_RESOLVED: dict[Deviation, str] = {
     "labels": "the engine and the FP32 graph agree again",
-    "input": "the engine sees again what the reference sees",
-    "range": "the range of its luma is again what it says",
+    "input": "the engine's input matches the reference again",
+    "range": "the luma range matches its declaration again",
 }
 
 
 @dataclass
-class Parity:
-    """The audits of one source, from the start of the run. Written by one thread, read by any.
+class SourceAudit:
+    """The audit results of one source since the start of the run. Written by one thread, read by
+    any.
 
-    frames       audited; of these of `agreed` the FP32 graph says the same (`Head.agree`)
+    source       its name
+    frames       number of audited frames
+    agreed       number of audited frames on which engine and FP32 graph agree (`Head.agree`)
     skipped      times that a frame was due while another was being audited; a later one was taken
-    lost         frames that were taken, and no verdict came
+    lost         number of frames that were taken but got no verdict
     probability  largest difference of a class's probability per frame, in percentage points
-    largest      of what the engine saw from what it should have seen: the largest difference in
-                 each frame, in grey levels 0 to 255
-    mean         and the mean one
-    deviations   what is wrong now, in words for people
+    largest      largest difference between the engine's input and the reference's per frame, in
+                 grey levels 0 to 255
+    mean         mean difference between the two inputs per frame, in grey levels 0 to 255
+    deviations   the current deviations, as messages
     """
 
     source: str
@@ -56,12 +61,12 @@ class Parity:
     mean: Histogram = field(default_factory=Histogram)
     deviations: dict[Deviation, str] = field(default_factory=dict)
     _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    _luma: deque[Luma] = field(default_factory=lambda: deque(maxlen=_WHOLE))
+    _luma: deque[LumaRange] = field(default_factory=lambda: deque(maxlen=_RANGE_FRAMES))
 
     def add(self, verdict: Verdict, full_range: bool) -> list[str]:
-        """Count a verdict. What has become wrong or right by it, in words for people.
+        """Count a verdict. Return messages about deviations that appeared or were resolved.
 
-        full_range: what the frame says of itself.
+        full_range: what the frame's colorimetry declares.
         """
         self.frames += 1
         self.agreed += verdict.agrees
@@ -76,7 +81,7 @@ class Parity:
         changes = []
         for kind, deviation in found.items():
             if deviation is None and kind in self.deviations:
-                changes.append(f"{self.source}: {_RIGHT[kind]}")
+                changes.append(f"{self.source}: {_RESOLVED[kind]}")
                 del self.deviations[kind]
             if deviation is not None:
                 if kind not in self.deviations:
@@ -84,8 +89,8 @@ class Parity:
                 self.deviations[kind] = deviation
         return changes
 
-    def merge(self, other: Parity) -> None:
-        """Add what `other` counted; its deviations stay its own."""
+    def merge(self, other: SourceAudit) -> None:
+        """Add the counts and histograms of `other`, but not its deviations."""
         self.frames += other.frames
         self.agreed += other.agreed
         self.skipped += other.skipped
@@ -95,7 +100,7 @@ class Parity:
         self.mean.merge(other.mean)
 
     def numbers(self) -> dict[str, Any]:
-        """frames, agreement (0 to 1), skipped, lost, and the worst frames' figures; for JSON."""
+        """frames, agreement (0 to 1), skipped, lost, and figures of the worst frame; for JSON."""
         return {
             "frames": self.frames,
             "agreement": round(self.agreed / self.frames, 4) if self.frames else None,
@@ -107,48 +112,51 @@ class Parity:
 
     def _labels(self) -> str | None:
         agreed, count = sum(self._recent), len(self._recent)
-        # What is wrong stays so until the share is right: nothing is said twice for one odd frame.
+        # Hysteresis: a deviation stays until the share is reached, so that one frame does not
+        # cause a second message.
         if "labels" in self.deviations:
-            wrong = agreed < AGREEMENT * count
+            deviates = agreed < MIN_AGREEMENT * count
         else:
-            wrong = _at_most(agreed, count, AGREEMENT) < _CHANCE
-        if not wrong:
+            deviates = _at_most(agreed, count, MIN_AGREEMENT) < _SIGNIFICANCE
+        if not deviates:
             return None
         return (
-            f"the engine says the same as the FP32 graph of {agreed} of the last {count} audited "
-            "frames; build it again with pictures of this camera: edge build --calibration DIR"
+            f"the engine agrees with the FP32 graph on {agreed} of the last {count} audited "
+            "frames; rebuild it with images of this camera: edge build --calibration DIR"
         )
 
     def _range(self, full_range: bool) -> str | None:
         outside = sum(luma.outside for luma in self._luma) / len(self._luma)
         if not full_range and outside > _OUTSIDE:
             return (
-                f"it says that its luma is 16 to 235, and {outside:.0%} lies outside; if it is "
-                "0 to 255, say so: gst:... ! capssetter caps=video/x-raw,colorimetry=1:3:5:1"
+                f"the stream declares luma 16 to 235, but {outside:.0%} lies outside; if it is "
+                "0 to 255, declare it: gst:... ! capssetter caps=video/x-raw,colorimetry=1:3:5:1"
             )
         darkest = min(luma.darkest for luma in self._luma)
         brightest = max(luma.brightest for luma in self._luma)
-        reaches = darkest <= 18 and brightest >= 232  # a dull scene says nothing
-        if full_range and outside < _RINGING and reaches and len(self._luma) == _WHOLE:
+        # A low-contrast scene does not show its range.
+        uses_limits = darkest <= 18 and brightest >= 232
+        is_limited = outside < _RINGING and uses_limits and len(self._luma) == _RANGE_FRAMES
+        if full_range and is_limited:
             return (
-                f"it says that its luma is 0 to 255, and in {_WHOLE} audited frames it ends at "
-                f"{darkest:.0f} and {brightest:.0f}; if it is 16 to 235, say so: "
+                f"the stream declares luma 0 to 255, but {_RANGE_FRAMES} audited frames only have "
+                f"{darkest:.0f} to {brightest:.0f}; if it is 16 to 235, declare it: "
                 "gst:... ! capssetter caps=video/x-raw,colorimetry=2:3:5:1"
             )
         return None
 
 
 def _input(verdict: Verdict) -> str | None:
-    if verdict.largest <= LEVELS:
+    if verdict.largest <= MAX_LEVELS:
         return None
     return (
-        f"what the engine saw differs from the reference by up to {verdict.largest:.0f} grey "
-        f"levels, {verdict.mean:.1f} in the mean; see if it does with --backend onnxruntime"
+        f"the engine's input differs from the reference by up to {verdict.largest:.0f} grey levels "
+        f"(mean {verdict.mean:.1f}); check whether it also does with --backend onnxruntime"
     )
 
 
 def _at_most(agreed: int, count: int, share: float) -> float:
-    """The chance of no more than `agreed` among `count`, when each agrees with chance `share`."""
+    """Binomial probability of at most `agreed` successes in `count`, each with chance `share`."""
     return sum(
         math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(agreed + 1)
     )

@@ -1,4 +1,4 @@
-"""What a run is audited against: the FP32 graph of the engine's own checkpoint."""
+"""The reference of an audit: the FP32 graph of the engine's own checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from edge.errors import EngineError
 
 __all__ = ["Reference"]
 
-TYPED = 200  # characters of labels that are typed; more belong into a file
+MAX_LABELS_LENGTH = 200  # characters of labels on a command line; longer lists go into a file
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An FP32 graph, known to be whole.
+    """An FP32 graph whose checksum was verified.
 
-    folder  the engine that has it
-    graph   its file there: an engine built with --precision auto has several
+    folder  folder of the engine that contains it
+    graph   its file name there; an engine built with --precision auto has several graphs
     """
 
     folder: Path
@@ -28,12 +28,12 @@ class Reference:
 
     @staticmethod
     def find(engine: Passport, folder: Path) -> Reference:
-        """The reference in `folder` for an engine.
+        """Verify that `folder` contains a reference for an engine, and return it.
 
         Raises `EngineError` when the folder holds no FP32 graph, is damaged, or was built from
         another checkpoint.
         """
-        build = _how(engine)
+        build = _build_hint(engine)
         if not folder.is_dir():
             raise EngineError(f"there is no reference at {folder}", build)
         passport = Passport.read(folder)
@@ -42,22 +42,24 @@ class Reference:
         elif "fp32" in passport.candidates:
             graph = passport.candidates["fp32"].graph
         else:
-            raise EngineError(f"{folder} is in {passport.precision}, which is no reference", build)
+            problem = f"{folder} is {passport.precision}; a reference must have an FP32 graph"
+            raise EngineError(problem, build)
         if passport.checkpoint.sha256 != engine.checkpoint.sha256:
-            other = f"another checkpoint, {passport.checkpoint.name}"
-            raise EngineError(f"{folder} was built from {other}, than {engine.name}", build)
+            problem = f"{folder} and {engine.name} were built from different checkpoints"
+            raise EngineError(f"{problem} ({passport.checkpoint.name})", build)
         if (passport.head, passport.preprocess) != (engine.head, engine.preprocess):
-            raise EngineError(f"{folder} reads the checkpoint otherwise than {engine.name}", build)
+            problem = f"{folder} and {engine.name} differ in task, labels or preprocessing"
+            raise EngineError(problem, build)
         for name in {graph, f"{graph}.data"} & set(passport.files):
             passport.check_file(folder, name)
         return Reference(folder.resolve(), graph)
 
 
-def _how(engine: Passport) -> str:
-    """The command that builds an engine's reference: it asks the same of the checkpoint."""
-    head, checkpoint, one = engine.head, engine.checkpoint, "one"
+def _build_hint(engine: Passport) -> str:
+    """The command that builds a reference with the task, labels and size of `engine`."""
+    head, checkpoint, what = engine.head, engine.checkpoint, "one"
     words = ["edge", "build", checkpoint.name]
-    if head.task != CLASSIFICATION:  # which is the usual one where there is a choice
+    if head.task != CLASSIFICATION:  # classification is the default
         words += ["--task", head.task]
     if head.pooling not in (None, "own"):
         words += ["--pooling", str(head.pooling)]
@@ -65,13 +67,14 @@ def _how(engine: Passport) -> str:
         words += ["--normalise"]
     if head.task == ZERO_SHOT:
         labels = ",".join(head.labels)
-        # A label with a comma is two on the command line.
-        if len(labels) > TYPED or labels.count(",") >= len(head.labels):
-            labels, one = "labels.txt", "one, with the engine's labels in labels.txt, one per line"
+        # A label with a comma would be read as two labels.
+        if len(labels) > MAX_LABELS_LENGTH or labels.count(",") >= len(head.labels):
+            labels = "labels.txt"
+            what = "one, with the engine's labels in labels.txt, one per line"
         words += ["--labels", labels]
     for template in head.templates:
         words += ["--template", template]
     if checkpoint.image_size is not None:
         words += ["--image-size", str(checkpoint.image_size)]
     words += ["--calibration", "DIR", "--precision", "fp32", "--name", f"{engine.name}-fp32"]
-    return f"build {one}: {shlex.join(words)}"
+    return f"build {what}: {shlex.join(words)}"

@@ -174,7 +174,7 @@ def _remove_incomplete(folder: Path) -> None:
 def _copy(frame: Frame) -> Frame:
     """A copy of the frame: one that waits for a disk must not hold its camera's buffer."""
     try:
-        picture = frame.picture
+        picture = frame.host_surface
     except SourceError:  # reported when the image is drawn
         return frame
     planes = picture.planes

@@ -1,6 +1,6 @@
-"""How warm a board is and what it draws: Linux's thermal zones and TI's INA power monitors.
+"""Temperature and power sensors of a board: Linux thermal zones and TI's INA power monitors.
 
-Every Jetson has both. A sensor that does not answer, as that of a part that is switched off, is
+Every Jetson has both. A sensor that cannot be read, such as one of a part that is switched off, is
 left out.
 """
 
@@ -12,8 +12,8 @@ __all__ = ["power", "temperatures"]
 
 SYSFS = Path("/sys")
 
-# Those of an INA3221, and the one of other INAs. What it numbers higher is no rail: sums, and the
-# voltages across its resistors.
+# The channels of an INA3221; other INAs have channel 1 only. Higher numbers are not rails but sums
+# and shunt voltages.
 _CHANNELS = (1, 2, 3)
 _UNUSED = ("", "NC")
 
@@ -24,12 +24,12 @@ def temperatures(sysfs: Path = SYSFS) -> dict[str, float]:
     for zone in sorted(sysfs.glob("class/thermal/thermal_zone*")):
         name, millidegrees = _text(zone / "type"), _number(zone / "temp")
         if name and millidegrees is not None:
-            found[_unused(name, found)] = millidegrees / 1e3
+            found[_unique(name, found)] = millidegrees / 1e3
     return found
 
 
 def power(sysfs: Path = SYSFS) -> dict[str, float]:
-    """Watts by rail, such as `VDD_IN`, which is the whole module on most boards."""
+    """Watts by rail, such as `VDD_IN`, which on most boards is the complete module."""
     found: dict[str, float] = {}
     for monitor in sorted(sysfs.glob("class/hwmon/hwmon*")):
         chip = _text(monitor / "name") or ""
@@ -39,7 +39,7 @@ def power(sysfs: Path = SYSFS) -> dict[str, float]:
             label = _text(monitor / f"in{channel}_label")
             watts = _watts(monitor, channel)
             if watts is not None and label not in _UNUSED:
-                found[_unused(label or chip, found)] = watts
+                found[_unique(label or chip, found)] = watts
     return found
 
 
@@ -54,13 +54,13 @@ def _watts(monitor: Path, channel: int) -> float | None:
     return millivolts * milliamperes / 1e6
 
 
-def _unused(name: str, used: dict[str, float]) -> str:
-    """`name`, or with a number where two sensors have the same."""
-    same, numbered = 1, name
-    while numbered in used:
-        same += 1
-        numbered = f"{name}#{same}"
-    return numbered
+def _unique(name: str, used: dict[str, float]) -> str:
+    """`name`, with a number appended if another sensor has the same name."""
+    count, candidate = 1, name
+    while candidate in used:
+        count += 1
+        candidate = f"{name}#{count}"
+    return candidate
 
 
 def _text(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""An MQTT broker: its address, and one connection to it, by paho-mqtt."""
+"""The address of an MQTT broker, and a connection to it, using paho-mqtt."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message", "refusal_reason"]
 
 PREFIX = "vit-edge"
 ONLINE, OFFLINE = "online", "offline"
-KEEPALIVE = 20  # seconds without a word after which the broker, or we, take the other for gone
+KEEPALIVE = 20  # seconds of silence after which either side considers the connection lost
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
-_CONNECT = 5.0  # seconds for TCP, and as many for TLS
-# At least once: what the broker has not acknowledged is sent again, so that none is lost unseen.
+_CONNECT = 5.0  # seconds for the TCP connection, and again for the TLS handshake
+# At least once: a message that the broker has not acknowledged is sent again.
 _QOS = 1
-_UNKNOWN = (134, 135)  # bad user name or password, not authorised: MQTT's reason codes
-_OUT_OF_TIME = (9, 10)  # not valid yet, or no longer: OpenSSL's codes
-_ANOTHER_NAME = (62, 64)  # of a host, of an IP address
+_BAD_CREDENTIALS = (134, 135)  # MQTT reason codes: bad user name or password, not authorised
+_NOT_IN_VALIDITY = (9, 10)  # OpenSSL codes: not valid yet, or expired
+_NAME_MISMATCH = (62, 64)  # OpenSSL codes: of a host name, of an IP address
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where a broker is, and who we are there.
+    """The address of a broker, and the credentials for it.
 
-    tls       its certificate must be one that this system, or $SSL_CERT_FILE, trusts
-    prefix    what every topic begins with
-    user      None where none is given; like the password it is never shown
+    tls       use TLS; the broker's certificate must be trusted by the system or $SSL_CERT_FILE
+    prefix    the first part of every topic
+    user      None if not given; like the password it is never shown
     """
 
     host: str
@@ -51,14 +51,14 @@ class Broker:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise _unusable(url) from None  # what it says may repeat a part of the password
+            raise _invalid_url(url) from None  # its text may contain a part of the password
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.path:
-            raise _unusable(url)
+            raise _invalid_url(url)
         prefix = unquote(parts.path).strip("/")
         if set(url) & set("?#") or prefix.startswith("$") or set(prefix) & set("+#\0"):
             raise AddressError(
-                f"{redact(url)} has a prefix that no topic may begin with",
-                "give one without + # ? and $, such as mqtt://host/site/line1",
+                f"{redact(url)} has an invalid topic prefix",
+                "use one without + # ? and $, such as mqtt://host/site/line1",
             )
         return cls(
             host=parts.hostname,
@@ -75,30 +75,31 @@ class Broker:
 
 
 def refusal_reason(error: OSError | ValueError) -> str:
-    """Why a broker could not be connected to, and what mends it."""
+    """Why the connection to a broker failed, with a hint."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "name its authority's: SSL_CERT_FILE=ca.pem edge run ..."
-        if error.verify_code in _OUT_OF_TIME:
-            hint = "check this machine's clock, or have it renewed"
-        elif error.verify_code in _ANOTHER_NAME:
-            hint = "write mqtts:// with a name that it holds"
+        hint = "give its CA certificate: SSL_CERT_FILE=ca.pem edge run ..."
+        if error.verify_code in _NOT_IN_VALIDITY:
+            hint = "check this machine's clock, or renew the certificate"
+        elif error.verify_code in _NAME_MISMATCH:
+            hint = "write mqtts:// with a host name that the certificate contains"
         return f"its certificate is not trusted ({error.verify_message.rstrip('.')}): {hint}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS fails ({error.reason or error}): if it speaks none, write mqtt:// for mqtts://"
+        hint = "if the broker does not use TLS, write mqtt:// instead of mqtts://"
+        return f"TLS fails ({error.reason or error}): {hint}"
     return f"cannot be reached ({getattr(error, 'strerror', None) or error})"
 
 
-def _unusable(url: str) -> AddressError:
+def _invalid_url(url: str) -> AddressError:
     return AddressError(
-        f"{redact_address(url)} is no address of a broker",
-        "give mqtt://user:password@host:1883/prefix, or mqtts://; / # ? @ : and % in a password "
-        "are written %2F %23 %3F %40 %3A %25",
+        f"{redact_address(url)} is not an MQTT broker address",
+        "write mqtt://user:password@host:1883/prefix, or mqtts://...; in a password, write "
+        "/ # ? @ : and % as %2F %23 %3F %40 %3A %25",
     )
 
 
 @dataclass(eq=False)
 class Message:
-    """What is said under a topic; mid is the number that the connection gave it, 0 before."""
+    """A message to publish; mid is the number that the connection gave it, 0 before."""
 
     topic: str
     payload: str
@@ -107,13 +108,13 @@ class Message:
 
 
 class Link:
-    """One connection, from `with` to its end; paho's own thread serves it.
+    """One connection, opened and closed by a `with` block; paho's own thread serves it.
 
-    That thread writes these, under `condition`, and rings it:
+    That thread changes these attributes while it holds `condition`, and notifies it:
 
-    open          the broker has let us in
-    failure       why the connection is no more, or was refused; empty while it is well
-    acknowledged  the `mid` of messages that the broker has taken, until someone discards them
+    open          the broker has accepted the connection
+    failure       why the connection was refused or lost; empty while it works
+    acknowledged  the `mid` of messages that the broker acknowledged, until the caller discards them
     """
 
     def __init__(self, broker: Broker, client_id: str, condition: threading.Condition):
@@ -124,59 +125,61 @@ class Link:
         self.acknowledged: set[int] = set()
         self._broker = broker
         self._condition = condition
-        # A client for each connection: none has messages of the one before to send again.
+        # A new client for each connection, so that paho does not resend messages of the last one.
         self._client: Any = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False
         )
         self._client.connect_timeout = _CONNECT
-        self._client.max_inflight_messages_set(0)  # no limit here: the caller has one
+        self._client.max_inflight_messages_set(0)  # no limit: the caller limits them
         self._client.username_pw_set(broker.user, broker.password)
         self._client.will_set(f"{broker.prefix}/status", OFFLINE, _QOS, retain=True)
         if broker.tls:
             self._client.tls_set_context(ssl.create_default_context())
-        self._client.on_connect = self._answered
-        self._client.on_publish = self._published
-        self._client.on_disconnect = self._ended
+        self._client.on_connect = self._on_connect
+        self._client.on_publish = self._on_publish
+        self._client.on_disconnect = self._on_disconnect
 
     def __enter__(self) -> Link:
-        """Connect; the broker's answer comes later. Raises OSError; ValueError for odd hosts."""
+        """Connect; the broker answers later. Raises OSError; ValueError for invalid hosts."""
         self._client.connect(self._broker.host, self._broker.port, KEEPALIVE)
         self._client.loop_start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # paho's thread would wait for a broker that does not answer; this wakes it. A broker that
-        # was not told by `leave` takes it for a failure, and publishes the will.
+        # paho's thread could block on a broker that does not answer; this wakes it. Without a call
+        # of `leave` before, the broker considers this a failure and publishes the will.
         with suppress(OSError):
             if (connection := self._client.socket()) is not None:
                 connection.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
-        # It holds sockets, and through these methods itself.
+        # The client holds sockets, and these methods form a reference cycle with it.
         self._client.on_connect = self._client.on_publish = self._client.on_disconnect = None
 
     def send(self, message: Message) -> None:
-        """Hand the message to paho's thread, without waiting. Do not hold `condition`."""
+        """Hand the message to paho's thread without blocking. Do not hold `condition`."""
         sent = self._client.publish(message.topic, message.payload, _QOS, message.retain)
         message.mid = sent.mid
 
     def leave(self) -> None:
-        """Tell the broker that all is well: it then publishes no will. `failure` says when."""
+        """Disconnect regularly, so that no will is published. `failure` is set when it is done."""
         self._client.disconnect()
 
-    def _answered(self, _client: Any, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
         with self._condition:
             self.open = not reason.is_failure
             if reason.is_failure:
-                hint = ": check user and password" if reason.value in _UNKNOWN else ""
-                self.failure = f"it refuses the connection ({reason}){hint}"
+                hint = ": check user and password" if reason.value in _BAD_CREDENTIALS else ""
+                self.failure = f"the connection was refused ({reason}){hint}"
             self._condition.notify_all()
 
-    def _published(self, _client: Any, _data: Any, mid: int, _reason: Any, _more: Any) -> None:
+    def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _more: Any) -> None:
         with self._condition:
             self.acknowledged.add(mid)
             self._condition.notify_all()
 
-    def _ended(self, _client: Any, _data: Any, _flags: Any, _reason: Any, _more: Any) -> None:
+    def _on_disconnect(
+        self, _client: Any, _data: Any, _flags: Any, _reason: Any, _more: Any
+    ) -> None:
         with self._condition:
             self.failure = self.failure or "the connection was lost"
             self._condition.notify_all()

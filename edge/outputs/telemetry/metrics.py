@@ -1,4 +1,4 @@
-"""How the run is doing, for Prometheus, by prometheus-client: http://127.0.0.1:9100/metrics.
+"""Prometheus metrics of a run, such as http://127.0.0.1:9100/metrics, using prometheus-client.
 
 Nothing is counted here: each scrape reads the run's `Status`, the process and the board.
 """
@@ -23,44 +23,48 @@ from edge.run.summary import Histogram
 
 __all__ = ["RunMetrics", "serve"]
 
-# Upper bounds in seconds: from one frame of a fast network to a camera that is far behind.
+# Upper bounds in seconds: from one inference of a fast network to a camera that lags far behind.
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 _COUNTERS: tuple[tuple[str, str, Callable[[SourceStatus], int]], ...] = (
     ("edge_frames", "Frames labelled.", lambda source: source.tally.frames),
-    ("edge_frames_dropped", "Frames that gave way to a newer one.", lambda source: source.dropped),
+    (
+        "edge_frames_dropped",
+        "Live frames that a newer one replaced before they were labelled.",
+        lambda source: source.dropped,
+    ),
     (
         "edge_frames_stale",
-        "Frames that came too late, and were left out.",
+        "Live frames that were too old and were not labelled.",
         lambda source: source.stale,
     ),
     (
         "edge_reconnects",
-        "Times that a source played again after it had stopped to.",
+        "Number of reconnects.",
         lambda source: source.reconnects,
     ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStatus], Histogram]], ...] = (
     (
         "edge_frame_age_seconds",
-        "Age of a frame when its label is out.",
+        "Time from capture to label.",
         lambda source: source.tally.age,
     ),
     (
         "edge_frame_latency_seconds",
-        "From the moment a frame is taken from its source to its label.",
+        "Time from reading a frame to its label.",
         lambda source: source.tally.latency,
     ),
-    ("edge_preprocess_seconds", "Preparation of a frame.", lambda source: source.preprocess),
+    ("edge_preprocess_seconds", "Preprocessing of a frame.", lambda source: source.preprocess),
 )
 
 
 class RunMetrics:
-    """A collector of prometheus-client: what a scrape is answered with.
+    """The collector of a run's metrics, for prometheus-client.
 
-    mqtt_dropped  results that the broker never took
-    gpu_memory    bytes of the GPU's memory: free, and in all. An EdgeError leaves them out
-    sysfs         where the board's sensors are
+    mqtt_dropped  number of results that were not delivered to the broker
+    gpu_memory    free and total bytes of GPU memory; if it raises EdgeError, both are left out
+    sysfs         root of the board's sensor files
     """
 
     def __init__(
@@ -79,24 +83,29 @@ class RunMetrics:
         self._core: Any = require("prometheus_client.core")
 
     def collect(self) -> Iterator[Any]:
-        """The metrics as they are now; called on a thread of each scrape's."""
+        """The current metrics; called on the thread of each scrape."""
         build = {
             "version": __version__,
             "python": platform.python_version(),
             "backend": self._status.backend,
             "frame_path": self._status.frame_path,
         }
-        yield self._core.InfoMetricFamily("edge_build", "What runs here.", build)
-        yield from self._of_sources()
+        yield self._core.InfoMetricFamily(
+            "edge_build", "Version, Python, backend and frame path.", build
+        )
+        yield from self._source_metrics()
         yield self._histogram(
-            "edge_stage_seconds", "A stage of a batch.", "stage", self._status.stages.copy()
+            "edge_stage_seconds",
+            "Duration of a stage of a batch.",
+            "stage",
+            self._status.stages.copy(),
         )
         if self._mqtt_dropped is not None:
-            text = "Results that the MQTT broker never took."
+            text = "Results that were not delivered to the MQTT broker."
             yield self._core.CounterMetricFamily("edge_mqtt_dropped", text, self._mqtt_dropped())
-        yield from self._of_machine()
+        yield from self._machine_metrics()
 
-    def _of_sources(self) -> Iterator[Any]:
+    def _source_metrics(self) -> Iterator[Any]:
         sources, now = self._status.sources, self._status.clock()
         for name, text, count in _COUNTERS:
             counter = self._core.CounterMetricFamily(name, text, labels=["source"])
@@ -104,64 +113,68 @@ class RunMetrics:
                 counter.add_metric([source.name], count(source))
             yield counter
         states = self._core.GaugeMetricFamily(
-            "edge_source_state", "1 for the state that a source is in.", labels=["source", "state"]
+            "edge_source_state", "1 for the current state of a source.", labels=["source", "state"]
         )
         for source in sources:
-            now_in = source.state
+            current = source.state  # read once: it may change meanwhile
             for state in get_args(State):
-                states.add_metric([source.name, state], float(state == now_in))
+                states.add_metric([source.name, state], float(state == current))
         yield states
         last_frame_age = {
             source.name: now - source.last_labelled
             for source in sources
             if source.last_labelled is not None
         }
-        text = "Since a source's last frame was labelled; absent before the first."
+        text = "Time since the last labelled frame of a source; absent before the first."
         yield self._gauge("edge_last_frame_age_seconds", text, "source", last_frame_age)
         for name, text, measured in _HISTOGRAMS:
             histograms = {source.name: measured(source) for source in sources}
             yield self._histogram(name, text, "source", histograms)
 
-    def _of_machine(self) -> Iterator[Any]:
+    def _machine_metrics(self) -> Iterator[Any]:
         threads = sum(1 for _ in Path("/proc/self/task").iterdir())
-        yield self._gauge("edge_threads", "Threads of the process, GStreamer's too.", "", threads)
+        yield self._gauge(
+            "edge_threads", "Threads of the process, including GStreamer's.", "", threads
+        )
         if self._gpu_memory is not None:
             with suppress(EdgeError):
                 free, total = self._gpu_memory()
-                text = "Memory of the GPU in use, by whomever; on a Jetson the CPU's as well."
+                text = "GPU memory in use, all processes; on a Jetson also the CPU's memory."
                 yield self._gauge("edge_gpu_memory_used_bytes", text, "", total - free)
-                yield self._gauge("edge_gpu_memory_bytes", "Memory of the GPU.", "", total)
-        warmth, drawn = board.temperatures(self._sysfs), board.power(self._sysfs)
-        yield self._gauge("edge_temperature_celsius", "By thermal zone.", "zone", warmth)
-        yield self._gauge("edge_power_watts", "By rail of the board.", "rail", drawn)
+                yield self._gauge("edge_gpu_memory_bytes", "Total GPU memory.", "", total)
+        temperatures, watts = board.temperatures(self._sysfs), board.power(self._sysfs)
+        yield self._gauge(
+            "edge_temperature_celsius", "Temperature by thermal zone.", "zone", temperatures
+        )
+        yield self._gauge("edge_power_watts", "Power by rail of the board.", "rail", watts)
 
     def _gauge(self, name: str, text: str, label: str, values: dict[str, float] | float) -> Any:
-        """A gauge with a value for each value of `label`; or, without labels, with one."""
+        """A gauge with one value per value of `label`; if `values` is a number, without labels."""
         if not isinstance(values, dict):
             return self._core.GaugeMetricFamily(name, text, values)
         gauge = self._core.GaugeMetricFamily(name, text, labels=[label])
-        for which, value in values.items():
-            gauge.add_metric([which], value)
+        for label_value, value in values.items():
+            gauge.add_metric([label_value], value)
         return gauge
 
     def _histogram(self, name: str, text: str, label: str, histograms: dict[str, Histogram]) -> Any:
         family = self._core.HistogramMetricFamily(name, text, labels=[label])
-        for which, histogram in histograms.items():
+        for label_value, histogram in histograms.items():
             counts = histogram.up_to([bound * 1e3 for bound in _BUCKETS])
-            # Others count on meanwhile: in all there are never fewer than in a bucket.
-            bounds, everything = map(str, _BUCKETS), max(histogram.count, counts[-1])
-            buckets = [*zip(bounds, counts, strict=True), ("+Inf", everything)]
-            family.add_metric([which], buckets, histogram.sum / 1e3)
+            # Other threads keep counting: the total must not be less than any bucket.
+            bounds, total = map(str, _BUCKETS), max(histogram.count, counts[-1])
+            buckets = [*zip(bounds, counts, strict=True), ("+Inf", total)]
+            family.add_metric([label_value], buckets, histogram.sum / 1e3)
         return family
 
 
 @contextmanager
 def serve(address: str, *metrics: Any) -> Iterator[str]:
-    """Answer Prometheus at `address`, of `parse_address`, until the block ends; yields the URL.
+    """Serve metrics at `address` (see `parse_address`) until the block ends; yields the URL.
 
-    metrics: collectors, such as `RunMetrics`. Metrics of the process itself are there, too, under
-    the names that Prometheus gives them. Raises AddressError when the address is wrong or in use,
-    MissingPackage without prometheus-client.
+    metrics: collectors, such as `RunMetrics`. Prometheus' standard metrics of the process are
+    included. Raises AddressError when the address is invalid or in use, MissingPackage without
+    prometheus-client.
     """
     client = require("prometheus_client")
     host, port = parse_address(address)
@@ -174,7 +187,7 @@ def serve(address: str, *metrics: Any) -> Iterator[str]:
         encode, kind = client.exposition.choose_encoder(headers.get("Accept", ""))
         return Reply(HTTPStatus.OK, encode(registry), kind)
 
-    # Not prometheus-client's own server: that has no end of threads for clients that say nothing.
+    # Not prometheus-client's own server, which has no limit on threads of idle clients.
     with closing(Server("the metrics", host, port, answer)) as server:
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{server.port}/metrics"
+        url_host = f"[{host}]" if ":" in host else host
+        yield f"http://{url_host}:{server.port}/metrics"

@@ -1,8 +1,8 @@
-"""Results and states to an MQTT broker, which may come and go.
+"""A sink that publishes results and states to an MQTT broker and reconnects to it as needed.
 
 <prefix>/<source>/result   each result, a JSON object as on stdout
 <prefix>/<source>/state    retained: source, state, reason and since
-<prefix>/status            retained: online, or offline; the broker says it, too, if we cannot
+<prefix>/status            retained: online or offline; offline is also the last will
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from edge.run.status import Transition
 
 __all__ = ["QUEUE", "Mqtt", "topic_part"]
 
-QUEUE = 1000  # results that wait for the broker
-# Results that are under way: a broker 100 ms away then takes 1000 a second.
+QUEUE = 1000  # results that are queued while the broker is away
+# Messages in flight: with a round trip of 100 ms this allows 1000 messages per second.
 _WINDOW = 100
-_PAUSE = 30.0  # seconds between two attempts to connect, at most
-_FLUSH = 0.8  # seconds that `close` waits for the broker
+_MAX_BACKOFF = 30.0  # seconds between two attempts to connect
+_CLOSE_TIMEOUT = 0.8  # seconds that `close` waits for the broker
 
 
 def topic_part(name: str) -> str:
-    """What a source is called within a topic: its name, of letters, digits, `_`, `.` and `-`."""
+    """A source's name as one topic level: letters, digits, `_` and `.`; `-` replaces the rest."""
     return re.sub(r"[^\w.]+", "-", name).strip("-") or "source"
 
 
 class Mqtt(Sink):
-    """Publishes results and states; a thread of its own connects, and connects again.
+    """Publishes results and states; its own thread connects and reconnects.
 
-    While the broker is away results wait, `limit` of them, then the oldest goes. Each is published
-    at least once, in order; one whose acknowledgement was lost comes twice. States are published
-    anew with each connection: the broker need not remember.
+    While the broker is away up to `limit` results are queued; then the oldest ones are dropped.
+    Each result is published at least once, in order; one whose acknowledgement was lost is
+    published twice. States are published again with each connection, in case the broker lost them.
     """
 
     def __init__(
@@ -52,34 +52,35 @@ class Mqtt(Sink):
         *,
         limit: int = QUEUE,
     ):
-        """say, warn: are told, on the sink's thread, that the broker is there; why not; each once.
+        """info, warn: called on the sink's thread when the broker is connected, or with the reason
+        why it is not; the same message is not repeated.
 
-        Raises AddressError when `url` is no broker's, MissingPackage without paho-mqtt.
+        Raises AddressError for an invalid `url`, MissingPackage without paho-mqtt.
         """
         self._broker = Broker.from_url(url)
         require("paho.mqtt.client")
         self._info, self._warn = info, warn
         self._limit = limit
-        self._parts: dict[str, str] = {}
-        # The same for each connection: a broker that has not noticed the end of the last one ends
-        # it now, and its `offline` comes before our `online`.
+        self._topic_parts: dict[str, str] = {}
+        # The same for each connection: a broker that has not noticed the end of the last connection
+        # ends it now, and publishes its will, `offline`, before our `online`.
         self._client_id = f"edge{uuid.uuid4().hex[:16]}"
         status = f"{self._broker.prefix}/status"
-        self._farewell = Message(status, OFFLINE, retain=True)
+        self._offline = Message(status, OFFLINE, retain=True)
         self._condition = threading.Condition()
-        # What follows is under `condition`.
+        # The attributes below are protected by `condition`.
         self._states = {status: Message(status, ONLINE, retain=True)}
-        self._untold: dict[str, Message] = {}
+        self._unsent_states: dict[str, Message] = {}
         self._queue: deque[Message] = deque()
-        self._flying: deque[Message] = deque()
+        self._in_flight: deque[Message] = deque()
         self._dropped = 0
-        self._deadline: float | None = None  # of `close`, once it was called
+        self._deadline: float | None = None  # set by `close`
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        """Results that the broker never took: the queue was full, or the run was over."""
+        """Number of results that were not delivered: the queue was full, or the run ended."""
         return self._dropped
 
     def write(self, result: Result) -> None:
@@ -90,39 +91,41 @@ class Mqtt(Sink):
             self._condition.notify_all()
 
     def changed(self, transition: Transition) -> None:
-        said = {
+        state = {
             "source": transition.source,
             "state": transition.state,
             "reason": transition.reason,
             "since": utc(time.time()),
         }
-        message = Message(self._topic(transition.source, "state"), json.dumps(said), retain=True)
+        message = Message(self._topic(transition.source, "state"), json.dumps(state), retain=True)
         with self._condition:
-            self._states[message.topic] = self._untold[message.topic] = message
+            self._states[message.topic] = self._unsent_states[message.topic] = message
             self._condition.notify_all()
 
     def close(self) -> None:
-        """Wait for the broker to take what is left, but less than a second."""
+        """Wait, for less than a second, until the broker has acknowledged all messages."""
         with self._condition:
-            self._deadline = time.monotonic() + _FLUSH
+            self._deadline = time.monotonic() + _CLOSE_TIMEOUT
             self._condition.notify_all()
-        self._thread.join(_FLUSH + 0.1)
+        self._thread.join(_CLOSE_TIMEOUT + 0.1)
         with self._condition:
-            lost = len(self._queue) + sum(not message.retain for message in self._flying)
+            lost = len(self._queue) + sum(not message.retain for message in self._in_flight)
             self._dropped += lost
             self._queue.clear()
-            self._flying.clear()
+            self._in_flight.clear()
         if lost:
             self._warn(f"{self._broker}: the last {lost} results did not reach it")
 
     def _topic(self, source: str, kind: str) -> str:
-        if source not in self._parts:
-            part, same = topic_part(source), 1
-            while part in self._parts.values():  # names that differ in what no topic may hold
-                same += 1
-                part = f"{topic_part(source)}-{same}"
-            self._parts[source] = part
-        return f"{self._broker.prefix}/{self._parts[source]}/{kind}"
+        if source not in self._topic_parts:
+            part, count = topic_part(source), 1
+            while (
+                part in self._topic_parts.values()
+            ):  # names that differ in replaced characters only
+                count += 1
+                part = f"{topic_part(source)}-{count}"
+            self._topic_parts[source] = part
+        return f"{self._broker.prefix}/{self._topic_parts[source]}/{kind}"
 
     def _trim(self) -> None:
         while len(self._queue) > self._limit:
@@ -130,92 +133,92 @@ class Mqtt(Sink):
             self._dropped += 1
 
     def _run(self) -> None:
-        """Connect again and again, at growing intervals; once more when `close` wakes it."""
-        attempts, told, dropped = 0, "", 0
+        """Connect and publish, with a backoff between attempts; `close` causes a last attempt."""
+        attempts, last_message, dropped = 0, "", 0
 
-        def tell(how: Callable[[str], None], text: str) -> None:
-            nonlocal told
-            if text != told:
-                told = text
+        def report(how: Callable[[str], None], text: str) -> None:
+            nonlocal last_message
+            if text != last_message:
+                last_message = text
                 how(f"{self._broker}: {text}")
 
-        def connected() -> None:
+        def on_connected() -> None:
             nonlocal dropped
             lost, dropped = self._dropped - dropped, self._dropped
             if lost:
-                tell(self._warn, f"connected; {lost} results were dropped meanwhile")
+                report(self._warn, f"connected; {lost} results were dropped meanwhile")
             else:
-                tell(self._info, "connected")
+                report(self._info, "connected")
 
         while True:
-            last, began = self._deadline is not None, time.monotonic()
+            is_last, start = self._deadline is not None, time.monotonic()
             try:
-                failure = self._converse(connected)
+                failure = self._publish_until_failure(on_connected)
             except (OSError, ValueError) as error:
                 failure = refusal_reason(error)
-            if last or not failure:
+            if is_last or not failure:
                 return
-            tell(self._warn, f"{failure}; results wait for it, {self._limit} at most")
-            attempts = 1 if time.monotonic() - began > _PAUSE else attempts + 1
-            # Not all devices of a site at once, when its broker comes back.
-            pause = min(_PAUSE, 2.0 ** min(attempts, 10)) * random.uniform(0.25, 0.5)
+            report(self._warn, f"{failure}; up to {self._limit} results are queued meanwhile")
+            attempts = 1 if time.monotonic() - start > _MAX_BACKOFF else attempts + 1
+            # Jitter, so that not all devices of a site connect at once when its broker is back.
+            backoff = min(_MAX_BACKOFF, 2.0 ** min(attempts, 10)) * random.uniform(0.25, 0.5)
             with self._condition:
-                self._condition.wait_for(lambda: self._deadline is not None, pause)
+                self._condition.wait_for(lambda: self._deadline is not None, backoff)
 
-    def _converse(self, connected: Callable[[], None]) -> str:
-        """Send until the connection ends; why it did, or nothing when `close` ended it."""
+    def _publish_until_failure(self, on_connected: Callable[[], None]) -> str:
+        """Publish until the connection ends. Return why, or "" when `close` ended it."""
         with Link(self._broker, self._client_id, self._condition) as link:
             with self._condition:
-                self._untold = self._states.copy()
-                self._farewell.mid = 0
+                self._unsent_states = self._states.copy()
+                self._offline.mid = 0
             try:
                 if (message := self._next(link)) is not None:
-                    connected()
+                    on_connected()
                 while message is not None:
                     link.send(message)
                     message = self._next(link)
-                if link.failure or self._flying:
+                if link.failure or self._in_flight:
                     return link.failure
                 link.leave()
                 with self._condition:
-                    self._condition.wait_for(lambda: bool(link.failure), self._patience())
+                    self._condition.wait_for(lambda: bool(link.failure), self._time_left())
                 return ""
             finally:
-                self._take_back(link)
+                self._requeue(link)
 
     def _next(self, link: Link) -> Message | None:
-        """What to send next, once there is something; None at the end, whoever made it."""
+        """Wait for the next message to send; None when the connection or the run ends."""
         with self._condition:
             while not link.failure:
-                while self._flying and self._flying[0].mid in link.acknowledged:
-                    link.acknowledged.discard(self._flying.popleft().mid)
-                patience = self._patience()
-                if patience == 0 or (self._farewell.mid and not self._flying):
+                while self._in_flight and self._in_flight[0].mid in link.acknowledged:
+                    link.acknowledged.discard(self._in_flight.popleft().mid)
+                time_left = self._time_left()
+                if time_left == 0 or (self._offline.mid and not self._in_flight):
                     return None
-                if link.open and len(self._flying) < _WINDOW and (message := self._choose()):
-                    self._flying.append(message)
+                if link.open and len(self._in_flight) < _WINDOW and (message := self._choose()):
+                    self._in_flight.append(message)
                     return message
-                self._condition.wait(patience)
+                self._condition.wait(time_left)
         return None
 
     def _choose(self) -> Message | None:
-        """A state before any result: it is about now. The farewell comes last."""
-        if self._untold:
-            return self._untold.pop(next(iter(self._untold)))
+        """States go first, since they describe the present; then results; `offline` goes last."""
+        if self._unsent_states:
+            return self._unsent_states.pop(next(iter(self._unsent_states)))
         if self._queue:
             return self._queue.popleft()
-        if self._deadline is not None and not self._farewell.mid:
-            return self._farewell
+        if self._deadline is not None and not self._offline.mid:
+            return self._offline
         return None
 
-    def _patience(self) -> float | None:
-        """Seconds until `close` waits no longer; None before it was called."""
+    def _time_left(self) -> float | None:
+        """Seconds for which `close` still waits; None before it was called."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def _take_back(self, link: Link) -> None:
-        """What the broker has not acknowledged waits for the next connection, the oldest first."""
+    def _requeue(self, link: Link) -> None:
+        """Put unacknowledged results back at the front of the queue, in their order."""
         with self._condition:
-            unsure = (message for message in reversed(self._flying) if not message.retain)
-            self._queue.extendleft(m for m in unsure if m.mid not in link.acknowledged)
-            self._flying.clear()
+            results = (message for message in reversed(self._in_flight) if not message.retain)
+            self._queue.extendleft(m for m in results if m.mid not in link.acknowledged)
+            self._in_flight.clear()
             self._trim()

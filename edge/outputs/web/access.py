@@ -32,7 +32,8 @@ def parse_address(text: str) -> tuple[str, int]:
     is_number = port.isascii() and port.isdecimal() and len(port) <= 5
     if not is_number or int(port) > 65535 or (":" in bare and bare == host):
         raise AddressError(
-            f"{text!r} is no address to listen at", "write it so: :8080, 0.0.0.0:8080 or [::]:8080"
+            f"{text!r} is not a listen address",
+            "write, for example, :8080, 0.0.0.0:8080 or [::]:8080",
         )
     return bare or "127.0.0.1", int(port)
 

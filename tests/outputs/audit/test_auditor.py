@@ -1,4 +1,4 @@
-"""The reference's side of an audit: what it makes of a frame, and how its process behaves."""
+"""Auditor: the comparison of a frame with the reference, and the auditing process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from edge.engine.engine import Engine
 from edge.engine.passport import Passport
 from edge.outputs.audit.auditor import Auditor, Job
-from edge.outputs.audit.findings import LEVELS
+from edge.outputs.audit.findings import MAX_LEVELS
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.surface import FORMATS, Colour, Surface
 from tests.preprocess.pictures import noise
 
-WAIT = 120.0  # seconds: it runs when nobody else wants to, and here everybody does
+WAIT = 120.0  # seconds: the process has the lowest priority, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def fp32(fp32_engine: Path) -> Iterator[Engine]:
 
 
 def labelled(engine: Engine, surface: Surface, seen: np.ndarray | None = None) -> Job:
-    """What a run would send: the frame, what the engine saw of it, and what it said."""
+    """The job that a run would send: the frame, the network input, and the probabilities."""
     tensor = engine.preprocess(surface) if seen is None else seen
     probabilities = engine.predict(engine.infer(tensor[None])[0]).probabilities
     return Job(surface, probabilities, tensor)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_fast_way_agrees_to_a_rounding_in_every_format(auditor, fp32, form):
+def test_fast_preprocessing_differs_by_rounding_only_in_every_format(auditor, fp32, form):
     verdict = auditor(labelled(fp32, noise(form, 61, 45, padding=5)))
     assert verdict.agrees
     assert verdict.largest <= (1.001 if not FORMATS[form].is_rgb else 1e-4)
@@ -61,7 +61,7 @@ def test_another_class_does_not_agree(auditor, fp32):
     assert verdict.probability == pytest.approx(expected, abs=2)
 
 
-def test_labels_that_are_each_judged_by_themselves_are_all_looked_at(auditor, fp32, monkeypatch):
+def test_all_independent_labels_are_compared(auditor, fp32, monkeypatch):
     several = replace(auditor._head, activation="sigmoid")
     monkeypatch.setattr(auditor, "_head", several)
     surface = noise("NV12", 64, 48)
@@ -71,20 +71,22 @@ def test_labels_that_are_each_judged_by_themselves_are_all_looked_at(auditor, fp
     assert auditor(job).agrees
     other = said.copy()
     other[said.argmin()] = 1 - said.min()
-    other[said.argmax()] = 1  # the likeliest is the same
+    other[said.argmax()] = 1  # the most probable label is the same
     assert other.argmax() == said.argmax() and said.max() > 0.5
     assert not auditor(replace(job, probabilities=other)).agrees
 
 
 @pytest.mark.parametrize("wrong", [Colour(full_range=True), Colour("bt2020"), Colour("bt601")])
-def test_colours_read_in_another_way_are_more_than_a_rounding(auditor, fp32, wrong):
+def test_wrong_colours_differ_by_more_than_rounding(auditor, fp32, wrong):
     surface = noise("NV12", 64, 48)
     misread = Surface(replace(surface.layout, colour=wrong), surface.planes)
-    assert auditor(labelled(fp32, surface, fp32.preprocess(misread))).largest > LEVELS
+    assert auditor(labelled(fp32, surface, fp32.preprocess(misread))).largest > MAX_LEVELS
 
 
-def test_a_level_is_one_of_the_picture_whatever_the_network_is_given(auditor, fp32, fp32_engine):
-    """One level more everywhere, in a checkpoint's own units."""
+def test_differences_are_in_grey_levels_of_the_frame_for_any_normalisation(
+    auditor, fp32, fp32_engine
+):
+    """The network input of a frame that is brighter by one grey level everywhere."""
     surface = noise("RGB", 32, 32)
     pixels = np.minimum(surface.planes[0].reshape(32, 32, 3), 254)
     prepare = Preprocessor(Passport.read(fp32_engine).preprocess)
@@ -94,7 +96,7 @@ def test_a_level_is_one_of_the_picture_whatever_the_network_is_given(auditor, fp
     assert verdict.mean == pytest.approx(1, abs=1e-3)
 
 
-def test_luma_is_measured_where_there_is_some(auditor, fp32):
+def test_the_luma_range_is_measured_unless_the_frame_is_rgb(auditor, fp32):
     surface = noise("UYVY", 64, 48)
     luma = auditor(labelled(fp32, surface)).luma
     samples = surface.planes[0][:, 1::2]
@@ -105,7 +107,7 @@ def test_luma_is_measured_where_there_is_some(auditor, fp32):
 
 @pytest.fixture
 def process(fp32_engine: Path) -> Iterator[tuple[Connection, subprocess.Popen[bytes]]]:
-    """The process, and its connection."""
+    """The connection to the process, and the process."""
     with start(fp32_engine, "model.onnx") as (link, child):
         yield link, child
 
@@ -127,20 +129,23 @@ class start:
         self.child.wait()
 
 
-def test_the_process_gives_way_to_all_others_and_ends_with_its_connection(process):
+def test_the_process_has_the_lowest_priority_and_ends_with_its_connection(process):
     link, child = process
     assert link.poll(WAIT)
     assert link.recv() is None  # ready
     assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
     assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the run, which ends this
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # they are meant for the run, which ends the process
         child.send_signal(number)
     link.close()
     assert child.wait(WAIT) == 0
 
 
-def test_what_it_cannot_load_it_says(tmp_path):
+def test_an_error_while_loading_is_sent_as_text(tmp_path):
     with start(tmp_path, "model.onnx") as (link, child):
         assert link.poll(WAIT)
         assert "is no engine: it has no passport.json" in link.recv()

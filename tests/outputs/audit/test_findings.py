@@ -1,11 +1,11 @@
-"""When audits become a warning, and when the warning is over."""
+"""SourceAudit: when deviations are reported, and when they are resolved."""
 
 from __future__ import annotations
 
 import pytest
 
-from edge.outputs.audit.auditor import Luma, Verdict
-from edge.outputs.audit.findings import Parity
+from edge.outputs.audit.auditor import LumaRange, Verdict
+from edge.outputs.audit.findings import SourceAudit
 
 GOOD = Verdict(agrees=True, probability=0.4, largest=1.0, mean=0.1, luma=None)
 
@@ -14,18 +14,18 @@ def verdict(**changes: object) -> Verdict:
     return Verdict(**{**GOOD.__dict__, **changes})
 
 
-def feed(parity: Parity, *verdicts: Verdict, full_range: bool = False) -> list[str]:
-    return [said for each in verdicts for said in parity.add(each, full_range)]
+def feed(audit: SourceAudit, *verdicts: Verdict, full_range: bool = False) -> list[str]:
+    return [message for each in verdicts for message in audit.add(each, full_range)]
 
 
 @pytest.fixture
-def parity() -> Parity:
-    return Parity("yard")
+def audit() -> SourceAudit:
+    return SourceAudit("yard")
 
 
-def test_a_good_engine_is_not_spoken_of(parity):
-    assert feed(parity, *[GOOD] * 500) == []
-    assert parity.numbers() == {
+def test_a_good_engine_causes_no_message(audit):
+    assert feed(audit, *[GOOD] * 500) == []
+    assert audit.numbers() == {
         "frames": 500,
         "agreement": 1.0,
         "skipped": 0,
@@ -35,80 +35,80 @@ def test_a_good_engine_is_not_spoken_of(parity):
     }
 
 
-def test_without_frames_there_are_no_numbers(parity):
-    numbers = parity.numbers()
+def test_without_frames_agreement_and_differences_are_null(audit):
+    numbers = audit.numbers()
     assert numbers["agreement"] is None
     assert numbers["probability_points"] is None
 
 
-def test_one_frame_in_fifty_proves_nothing(parity):
-    odd = verdict(agrees=False)
-    assert feed(parity, *[odd, *[GOOD] * 49] * 10) == []
-    assert parity.numbers()["agreement"] == 0.98
-
-
-def test_an_engine_that_is_wrong_from_the_start_is_found_in_three_frames(parity):
+def test_one_disagreement_in_fifty_is_not_reported(audit):
     bad = verdict(agrees=False)
-    assert feed(parity, bad, bad) == []
-    (said,) = feed(parity, bad)
-    assert said.startswith("yard: the engine says the same as the FP32 graph of 0 of the last 3")
+    assert feed(audit, *[bad, *[GOOD] * 49] * 10) == []
+    assert audit.numbers()["agreement"] == 0.98
 
 
-def test_one_that_becomes_wrong_is_found_within_a_hundred_and_said_once(parity):
-    feed(parity, *[GOOD] * 1000)
-    said = feed(parity, *[verdict(agrees=False), GOOD] * 50)
-    assert len(said) == 1
-    assert "labels" in parity.deviations
-    assert feed(parity, *[verdict(agrees=False), GOOD] * 200) == []
+def test_an_engine_that_is_wrong_from_the_start_is_reported_after_three_frames(audit):
+    bad = verdict(agrees=False)
+    assert feed(audit, bad, bad) == []
+    (message,) = feed(audit, bad)
+    assert message.startswith("yard: the engine agrees with the FP32 graph on 0 of the last 3")
 
 
-def test_it_is_right_again_when_enough_of_the_last_hundred_are(parity):
-    feed(parity, *[verdict(agrees=False)] * 100)
-    assert feed(parity, *[GOOD] * 94) == []
-    assert feed(parity, *[GOOD] * 6) == ["yard: the engine and the FP32 graph agree again"]
-    assert parity.deviations == {}
+def test_an_engine_that_becomes_wrong_is_reported_once_within_a_hundred_frames(audit):
+    feed(audit, *[GOOD] * 1000)
+    message = feed(audit, *[verdict(agrees=False), GOOD] * 50)
+    assert len(message) == 1
+    assert "labels" in audit.deviations
+    assert feed(audit, *[verdict(agrees=False), GOOD] * 200) == []
 
 
-def test_what_the_engine_saw_may_differ_by_roundings_only(parity):
-    assert feed(parity, verdict(largest=2.5)) == []
+def test_a_deviation_is_resolved_when_95_of_the_last_100_frames_agree(audit):
+    feed(audit, *[verdict(agrees=False)] * 100)
+    assert feed(audit, *[GOOD] * 94) == []
+    assert feed(audit, *[GOOD] * 6) == ["yard: the engine and the FP32 graph agree again"]
+    assert audit.deviations == {}
+
+
+def test_input_differences_above_rounding_are_reported(audit):
+    assert feed(audit, verdict(largest=2.5)) == []
     wrong = verdict(largest=17.0, mean=8.5)
-    (said,) = feed(parity, wrong, wrong, wrong)
-    assert "differs from the reference by up to 17 grey levels, 8.5 in the mean" in said
-    assert feed(parity, GOOD) == ["yard: the engine sees again what the reference sees"]
-    assert parity.numbers()["input_levels"] == pytest.approx({"largest": 17, "mean": 8.5}, rel=0.01)
+    (message,) = feed(audit, wrong, wrong, wrong)
+    assert "differs from the reference by up to 17 grey levels (mean 8.5)" in message
+    assert feed(audit, GOOD) == ["yard: the engine's input matches the reference again"]
+    assert audit.numbers()["input_levels"] == pytest.approx({"largest": 17, "mean": 8.5}, rel=0.01)
 
 
-def test_limited_range_with_levels_outside_is_doubted(parity):
-    full = verdict(luma=Luma(3, 252, 0.08))
-    (said,) = feed(parity, full, full)
-    assert "says that its luma is 16 to 235, and 8% lies outside" in said
+def test_declared_limited_range_with_samples_outside_is_reported(audit):
+    full = verdict(luma=LumaRange(3, 252, 0.08))
+    (message,) = feed(audit, full, full)
+    assert "the stream declares luma 16 to 235, but 8% lies outside" in message
 
 
-def test_the_ringing_of_a_compressed_picture_is_no_doubt(parity):
-    assert feed(parity, *[verdict(luma=Luma(14, 238, 0.004))] * 30) == []
+def test_compression_artefacts_outside_the_range_are_not_reported(audit):
+    assert feed(audit, *[verdict(luma=LumaRange(14, 238, 0.004))] * 30) == []
 
 
-def test_full_range_that_ends_at_the_limits_is_doubted_after_ten_frames(parity):
-    limited = verdict(luma=Luma(16, 235, 0.0))
-    assert feed(parity, *[limited] * 9, full_range=True) == []
-    (said,) = feed(parity, limited, full_range=True)
-    assert "luma is 0 to 255, and in 10 audited frames it ends at 16 and 235" in said
-    whole = verdict(luma=Luma(1, 250, 0.05))
-    said = feed(parity, whole, full_range=True)
-    assert said == ["yard: the range of its luma is again what it says"]
+def test_declared_full_range_within_16_to_235_is_reported_after_ten_frames(audit):
+    limited = verdict(luma=LumaRange(16, 235, 0.0))
+    assert feed(audit, *[limited] * 9, full_range=True) == []
+    (message,) = feed(audit, limited, full_range=True)
+    assert "luma 0 to 255, but 10 audited frames only have 16 to 235" in message
+    full = verdict(luma=LumaRange(1, 250, 0.05))
+    message = feed(audit, full, full_range=True)
+    assert message == ["yard: the luma range matches its declaration again"]
 
 
-def test_a_dull_scene_says_nothing_of_its_range(parity):
-    assert feed(parity, *[verdict(luma=Luma(40, 180, 0.0))] * 30, full_range=True) == []
+def test_a_low_contrast_scene_does_not_show_its_range(audit):
+    assert feed(audit, *[verdict(luma=LumaRange(40, 180, 0.0))] * 30, full_range=True) == []
 
 
-def test_sources_are_added_up(parity):
-    whole = Parity("all")
-    feed(parity, GOOD, verdict(agrees=False))
-    parity.skipped, parity.lost = 3, 1
+def test_merge_adds_the_counts_of_sources(audit):
+    total = SourceAudit("all")
+    feed(audit, GOOD, verdict(agrees=False))
+    audit.skipped, audit.lost = 3, 1
     for _ in range(2):
-        whole.merge(parity)
-    numbers = whole.numbers()
+        total.merge(audit)
+    numbers = total.numbers()
     assert (numbers["frames"], numbers["agreement"]) == (4, 0.5)
     assert (numbers["skipped"], numbers["lost"]) == (6, 2)
-    assert whole.largest.count == whole.mean.count == whole.probability.count == 4
+    assert total.largest.count == total.mean.count == total.probability.count == 4

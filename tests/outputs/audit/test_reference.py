@@ -1,4 +1,4 @@
-"""What an engine may be audited against, and what it must not be."""
+"""Reference: which engines are accepted as the reference of another engine."""
 
 import dataclasses
 import shlex
@@ -24,7 +24,7 @@ def engine(built_engine):
 
 @pytest.fixture
 def copy(fp32_engine, tmp_path):
-    """Copies the reference, with another passport."""
+    """Copies the reference and changes its passport."""
 
     def change(**changes):
         folder = shutil.copytree(fp32_engine, tmp_path / "reference")
@@ -34,20 +34,20 @@ def copy(fp32_engine, tmp_path):
     return change
 
 
-def test_the_fp32_engine_of_the_same_checkpoint_is_one(engine, fp32_engine):
+def test_the_fp32_engine_of_the_same_checkpoint_is_accepted(engine, fp32_engine):
     assert Reference.find(engine, fp32_engine) == Reference(fp32_engine, "model.onnx")
 
 
-def test_an_engine_may_be_held_against_itself(fp32_engine):
+def test_an_fp32_engine_is_its_own_reference(fp32_engine):
     assert Reference.find(Passport.read(fp32_engine), fp32_engine).graph == "model.onnx"
 
 
-def test_a_relative_folder_is_found_from_anywhere(engine, fp32_engine, monkeypatch):
+def test_a_relative_folder_becomes_absolute(engine, fp32_engine, monkeypatch):
     monkeypatch.chdir(fp32_engine.parent)
     assert Reference.find(engine, Path(fp32_engine.name)).folder == fp32_engine
 
 
-def test_an_engine_that_carries_an_fp32_graph_is_one(engine, fp32_engine, copy):
+def test_an_engine_that_contains_an_fp32_graph_is_accepted(engine, fp32_engine, copy):
     files = Passport.read(fp32_engine).files
     folder = copy(
         precision="int8",
@@ -63,28 +63,33 @@ def test_an_engine_that_carries_an_fp32_graph_is_one(engine, fp32_engine, copy):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"checkpoint": Origin("other", "ViT", {})}, "built from another checkpoint, other"),
+        (
+            {"checkpoint": Origin("other", "ViT", {})},
+            r"were built from different checkpoints \(other\)",
+        ),
         (
             {"head": Head(labels=("a", "b")), "outputs": 2},
-            "reads the checkpoint otherwise than tiny-int8",
+            "and tiny-int8 differ in task, labels or preprocessing",
         ),
-        ({"precision": "int8"}, "is in int8, which is no reference"),
+        ({"precision": "int8"}, "is int8; a reference must have an FP32 graph"),
     ],
 )
-def test_others_are_refused_with_the_command_that_builds_one(engine, copy, changes, words):
+def test_other_engines_are_refused_with_the_command_that_builds_a_reference(
+    engine, copy, changes, words
+):
     with pytest.raises(EngineError, match=words) as caught:
         Reference.find(engine, copy(**changes))
     assert f"edge build {engine.checkpoint.name} " in caught.value.hint
     assert "--precision fp32 --name tiny-int8-fp32" in caught.value.hint
 
 
-def test_one_with_another_preprocessing_is_refused(engine, copy):
+def test_an_engine_with_different_preprocessing_is_refused(engine, copy):
     changed = dataclasses.replace(engine.preprocess, bgr=True)
-    with pytest.raises(EngineError, match="reads the checkpoint otherwise"):
+    with pytest.raises(EngineError, match="differ in task, labels or preprocessing"):
         Reference.find(engine, copy(preprocess=changed))
 
 
-def test_one_that_is_not_there_is_to_be_built(engine, tmp_path):
+def test_a_missing_reference_is_refused_with_the_command_that_builds_it(engine, tmp_path):
     with pytest.raises(EngineError, match="there is no reference at") as caught:
         Reference.find(engine, tmp_path / "absent")
     assert "edge build" in caught.value.hint
@@ -108,30 +113,30 @@ TEMPLATES = ("a photo of {}.", "{} at night")
         ),
     ],
 )
-def test_the_command_asks_the_same_of_the_checkpoint(engine, tmp_path, head, words):
+def test_the_command_has_the_task_and_labels_of_the_engine(engine, tmp_path, head, words):
     engine = dataclasses.replace(engine, head=head, outputs=len(head.labels) or 64)
-    asked = words + [word for one in head.templates for word in ("--template", one)]
-    assert command(engine, tmp_path)[3:-6] == asked
+    expected = words + [word for one in head.templates for word in ("--template", one)]
+    assert command(engine, tmp_path)[3:-6] == expected
 
 
 @pytest.mark.parametrize("labels", [("a cat, asleep", "a dog"), tuple(map(str, range(1000)))])
-def test_labels_that_cannot_be_typed_go_into_a_file(engine, tmp_path, labels):
+def test_long_or_comma_separated_labels_go_into_a_file(engine, tmp_path, labels):
     head = Head(ZERO_SHOT, labels, "softmax", templates=TEMPLATES)
     engine = dataclasses.replace(engine, head=head, outputs=len(labels))
     words = command(engine, tmp_path, "with the engine's labels in labels.txt, one per line")
     assert words[words.index("--labels") + 1] == "labels.txt"
 
 
-def command(engine, tmp_path, remark="build one"):
-    """The command that a missing reference is answered with, in words."""
+def command(engine, tmp_path, introduction="build one"):
+    """The words of the command in the hint about a missing reference."""
     with pytest.raises(EngineError) as caught:
         Reference.find(engine, tmp_path / "absent")
     before, _, after = caught.value.hint.partition(": ")
-    assert remark in before
+    assert introduction in before
     return shlex.split(after)
 
 
-def test_the_command_builds_a_reference_that_fits(pictures, tmp_path, edge_command):
+def test_the_command_builds_a_reference_that_is_accepted(pictures, tmp_path, edge_command):
     recipe = Recipe(
         str(save("clip", tmp_path / "a clip")),
         pictures,
@@ -145,15 +150,15 @@ def test_the_command_builds_a_reference_that_fits(pictures, tmp_path, edge_comma
     )
     engine = build(recipe, Recorder()).passport
     assert engine.checkpoint.image_size == 48
-    said = command(engine, tmp_path)
-    assert said[0] == "edge"
-    said[said.index("DIR")] = str(pictures)
-    edge_command(*said[1:], cwd=tmp_path, check=True)
+    arguments = command(engine, tmp_path)
+    assert arguments[0] == "edge"
+    arguments[arguments.index("DIR")] = str(pictures)
+    edge_command(*arguments[1:], cwd=tmp_path, check=True)
     found = Reference.find(engine, tmp_path / "engines/pets-fp32")
     assert found == Reference(tmp_path / "engines/pets-fp32", "model.onnx")
 
 
-def test_a_damaged_graph_is_named(engine, copy):
+def test_a_damaged_graph_is_refused(engine, copy):
     folder = copy()
     with (folder / "model.onnx").open("r+b") as file:
         file.seek(1000)

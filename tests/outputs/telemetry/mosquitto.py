@@ -1,4 +1,4 @@
-"""A real MQTT broker on the loopback, and someone who listens to it."""
+"""A real MQTT broker on the loopback address, a subscriber, and a link that can be cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paho.mqtt import client as mqtt
 PATIENCE = 30.0  # seconds: the machine may be busy
 
 
-def wait_until(true: Callable[[], object], what: str = "it never came") -> None:
+def wait_until(true: Callable[[], object], what: str = "the condition was never met") -> None:
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline, what
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """The broker; it may be killed and started again on the same port, and then knows nothing."""
+    """The broker; it can be killed and restarted on the same port, and then has no memory."""
 
     def __init__(self, folder: Path):
         self.port = free_port()
@@ -45,10 +45,10 @@ class Mosquitto:
         return f"mqtt://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        # It reads its files as the user that it was started as, root or not.
+        # So that it reads its files as the user that started it, root or not.
         lines = [f"listener {self.port} 127.0.0.1", "user root", *self.lines, ""]
         self._config.write_text("\n".join(lines))
-        # Where a user's PATH does not lead.
+        # /usr/sbin is not in every user's PATH.
         program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
         self._process = subprocess.Popen(
             [program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -77,7 +77,7 @@ class Heard(NamedTuple):
 
 
 class Listener:
-    """A second client that hears everything; what was retained it hears first."""
+    """A subscriber to all topics; it receives retained messages first."""
 
     def __init__(self, broker: Mosquitto, user: str | None = None, password: str | None = None):
         self.heard: list[Heard] = []
@@ -101,7 +101,7 @@ class Listener:
         return (self.texts(topic) or [None])[-1]
 
     def frames(self) -> list[int]:
-        """The numbers of the frames whose results came, in this order."""
+        """The frame numbers of the received results, in their order."""
         return [heard.said["frame"] for heard in self.heard if heard.topic.endswith("/result")]
 
     def close(self) -> None:
@@ -110,9 +110,9 @@ class Listener:
 
 
 class Road:
-    """The way to a broker, which can be closed, opened and blocked while the broker stays.
+    """A proxy to a broker that can be closed, opened and blocked while the broker keeps running.
 
-    A listener is there all the time, and hears what comes first when the road opens again.
+    So a listener at the broker receives what is sent first after the proxy is opened again.
     """
 
     def __init__(self, broker: Mosquitto):
@@ -132,13 +132,13 @@ class Road:
         threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
 
     def block(self) -> None:
-        """From now on nothing that is sent arrives, on connections that stay open."""
+        """From now on discard all data, on connections that stay open."""
         self._blocked.set()
 
     def close(self) -> None:
-        """Refuse new connections, and end those that there are."""
+        """Refuse new connections and end the existing ones."""
         if self._server is not None:
-            # Closing alone would leave the thread that accepts where it is.
+            # close() alone would not wake the thread in accept().
             self._server.shutdown(socket.SHUT_RDWR)
             self._server.close()
             self._server = None

@@ -1,4 +1,4 @@
-"""The rules for alerts that the manual prints wake somebody for what a run exports."""
+"""The alert rules in docs/metrics.md fire for the states that a run exports."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.run.test_loop import Fake
 
 MANUAL = Path(__file__).parents[3] / "docs" / "metrics.md"
 RULE = re.compile(r"- alert: (\w+)\n +expr: (.*)")
-# A rule that looks at the state alone; its label is compared, or matched as a whole.
+# A rule on the state alone; its label is compared, or matched with an anchored expression.
 BY_STATE = re.compile(r'edge_source_state{state(=~?)"([^"]*)"} == 1')
 
 
-def woken_for(status: Status) -> dict[str, set[str]]:
-    """The alerts by state that fire, after their time, for each source of a run."""
+def alerts_of(status: Status) -> dict[str, set[str]]:
+    """The alerts on states that fire, after their time, for each source of a run."""
     registry = CollectorRegistry()
     registry.register(RunMetrics(status))
     states = [
@@ -36,20 +36,20 @@ def woken_for(status: Status) -> dict[str, set[str]]:
     ]
     fired: dict[str, set[str]] = {source.name: set() for source in status.sources}
     for alert, expression in RULE.findall(MANUAL.read_text()):
-        if asked := BY_STATE.fullmatch(expression):
-            wanted = asked[2] if asked[1] == "=~" else re.escape(asked[2])
+        if match := BY_STATE.fullmatch(expression):
+            wanted = match[2] if match[1] == "=~" else re.escape(match[2])
             for labels in states:
                 if re.fullmatch(wanted, labels["state"]):
                     fired[labels["source"]].add(alert)
     return fired
 
 
-def test_a_camera_that_was_off_at_the_start_wakes_somebody(engine: Any, paint: Any) -> None:
+def test_a_camera_that_is_off_from_the_start_fires_an_alert(engine: Any, paint: Any) -> None:
     def refuse(first: int, wait: float) -> Any:
         raise SourceError("it is off", "switch it on")
 
     class Both(Sink):
-        """Ends the run when one camera plays and the other was tried."""
+        """Stops the run when one camera plays and the other was tried."""
 
         def __init__(self) -> None:
             self.stop = threading.Event()
@@ -70,13 +70,13 @@ def test_a_camera_that_was_off_at_the_start_wakes_somebody(engine: Any, paint: A
     seen: list[dict[str, set[str]]] = []
     run(
         engine, [on, off], [both], status=status, stop=both.stop,
-        on_end=lambda summary: seen.append(woken_for(status)),
+        on_end=lambda summary: seen.append(alerts_of(status)),
     )  # fmt: skip
     assert seen == [{"on": set(), "off": {"SourceIsAway"}}]
 
 
 @pytest.mark.parametrize("state", get_args(State))
-def test_whatever_does_not_play_and_did_not_end_wakes_somebody(state: State) -> None:
+def test_every_state_except_playing_and_ended_fires_an_alert(state: State) -> None:
     status = Status()
     status.change(Transition("door", state))
     alerts = {
@@ -84,10 +84,10 @@ def test_whatever_does_not_play_and_did_not_end_wakes_somebody(state: State) -> 
         "connecting": {"SourceIsAway"},
         "waiting": {"SourceIsAway"},
     }
-    assert woken_for(status) == {"door": alerts.get(state, set())}
+    assert alerts_of(status) == {"door": alerts.get(state, set())}
 
 
-def test_the_rules_name_states_that_there_are() -> None:
+def test_the_rules_name_existing_states() -> None:
     named = re.findall(r'state=~?"([^"]*)"', "".join(map(str, RULE.findall(MANUAL.read_text()))))
     assert len(named) > 2
     assert {state for names in named for state in names.split("|")} <= set(get_args(State))

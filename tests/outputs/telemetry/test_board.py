@@ -1,4 +1,4 @@
-"""Sensors, read from a tree like the one that Linux shows on a Jetson."""
+"""Sensors, read from a directory tree like sysfs on a Jetson."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def orin(tmp_path: Path) -> Path:
     zones, monitors = tmp_path / "class" / "thermal", tmp_path / "class" / "hwmon"
     write(zones / "thermal_zone0", type="cpu-thermal", temp=48718)
     asleep = write(zones / "thermal_zone1", type="gpu-thermal")
-    (asleep / "temp").mkdir()  # reading it is an OSError, as it is of a sensor that sleeps
+    (asleep / "temp").mkdir()  # reading it raises OSError, like a sensor that is asleep
     write(zones / "thermal_zone2", type="tj-thermal", temp=-2000)
     write(zones / "cooling_device0", type="pwm-fan", cur_state=1)
     write(monitors / "hwmon0", name="pwmfan", pwm1=90)
@@ -45,16 +45,16 @@ def orin(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_temperatures_of_the_zones_that_answer(orin: Path) -> None:
+def test_temperatures_of_the_zones_that_can_be_read(orin: Path) -> None:
     assert temperatures(orin) == {"cpu-thermal": 48.718, "tj-thermal": -2.0}
 
 
-def test_watts_of_the_rails_that_are_there(orin: Path) -> None:
-    """Not of the monitor's sums, which would be counted twice."""
+def test_power_of_the_connected_rails(orin: Path) -> None:
+    """Without the monitor's sums, which would count twice."""
     assert power(orin) == pytest.approx({"VDD_IN": 6.61056, "VDD_CPU_GPU_CV": 1.5})
 
 
-def test_a_monitor_that_tells_watts_is_believed(tmp_path: Path) -> None:
+def test_a_monitor_that_reports_power_directly_is_used(tmp_path: Path) -> None:
     write(
         tmp_path / "class" / "hwmon" / "hwmon0",
         name="ina238",
@@ -65,18 +65,18 @@ def test_a_monitor_that_tells_watts_is_believed(tmp_path: Path) -> None:
     assert power(tmp_path) == {"ina238": 12.5}
 
 
-def test_sensors_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    for number, heat in enumerate((30000, 40000)):
+def test_sensors_of_the_same_name_are_numbered(tmp_path: Path) -> None:
+    for number, millidegrees in enumerate((30000, 40000)):
         zone = tmp_path / "class" / "thermal" / f"thermal_zone{number}"
-        write(zone, type="acpitz", temp=heat)
+        write(zone, type="acpitz", temp=millidegrees)
     assert temperatures(tmp_path) == {"acpitz": 30.0, "acpitz#2": 40.0}
 
 
-def test_a_machine_without_sensors_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_sensors_has_no_readings(tmp_path: Path) -> None:
     assert temperatures(tmp_path) == power(tmp_path) == {}
 
 
 @pytest.mark.parametrize("content", ["", "hot", "²"])
-def test_what_is_no_number_is_left_out(content: str, tmp_path: Path) -> None:
+def test_a_reading_that_is_not_a_number_is_left_out(content: str, tmp_path: Path) -> None:
     write(tmp_path / "class" / "thermal" / "thermal_zone0", type="cpu", temp=content)
     assert temperatures(tmp_path) == {}

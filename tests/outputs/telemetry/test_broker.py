@@ -1,4 +1,4 @@
-"""A broker's address, and who it lets in; what is secret is never shown."""
+"""The address of a broker, refused connections, and that secrets are never shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.outputs.telemetry.mosquitto import Listener, Mosquitto, wait_until
         ("mqtt://ann:p%2Fq%40r@host/a%20b", Broker("host", 1883, False, "a b", "ann", "p/q@r")),
     ],
 )
-def test_an_address_is_host_port_prefix_and_who_we_are(url: str, broker: Broker) -> None:
+def test_a_url_has_host_port_prefix_and_credentials(url: str, broker: Broker) -> None:
     assert Broker.from_url(url) == broker
 
 
@@ -36,18 +36,18 @@ def test_an_address_is_host_port_prefix_and_who_we_are(url: str, broker: Broker)
     "url",
     ["host:1883", "http://host", "mqtt://", "mqtt://host:no", "mqtt://host:99999", "mqtt:///a"],
 )
-def test_what_is_no_broker_is_named_with_an_example(url: str) -> None:
-    with pytest.raises(AddressError, match=r"is no address of a broker; give mqtt://"):
+def test_an_invalid_url_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(AddressError, match=r"is not an MQTT broker address; write mqtt://"):
         Broker.from_url(url)
 
 
 @pytest.mark.parametrize("prefix", ["a/+", "a#", "a%23", "%2B", "a?b", "$SYS", "a%00"])
-def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
-    with pytest.raises(AddressError, match="has a prefix that no topic may begin with"):
+def test_an_invalid_topic_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(AddressError, match="has an invalid topic prefix"):
         Broker.from_url(f"mqtt://host/{prefix}")
 
 
-def test_user_and_password_are_in_no_text_of_it() -> None:
+def test_str_and_repr_do_not_show_user_and_password() -> None:
     broker = Broker.from_url("mqtt://ann:s3cret@host/a")
     assert str(broker) == "MQTT broker host:1883"
     assert "ann" not in repr(broker)
@@ -59,7 +59,7 @@ def test_user_and_password_are_in_no_text_of_it() -> None:
     [
         "mqtt://ann:s3cret@host/+",
         "mqtt://ann:s3cret@",
-        "mqtt://ann:12/s3cret@host",  # a slash in a password ends the host, as far as URLs go
+        "mqtt://ann:12/s3cret@host",  # in a URL an unescaped slash ends the host
         "mqtt://ann:s3/s3cret@host/a",
         "mqtts://ann:s3#s3cret@host/a",
         "ann:s3cret@host",
@@ -68,7 +68,7 @@ def test_user_and_password_are_in_no_text_of_it() -> None:
         "mqtt:ann:s3cret@host",
     ],
 )
-def test_no_error_about_an_address_shows_its_password(url: str) -> None:
+def test_errors_do_not_show_the_password(url: str) -> None:
     with pytest.raises(AddressError) as caught:
         Broker.from_url(url)
     assert "s3cret" not in str(caught.value)
@@ -82,32 +82,32 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.kill()
 
 
-def test_who_has_the_password_is_let_in_and_who_has_not_is_told_once(
+def test_the_right_password_connects_and_a_wrong_one_is_reported_once(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
-    passwords, said, warned = tmp_path / "passwords", [], []
+    passwords, infos, warnings = tmp_path / "passwords", [], []
     subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "ann", "p/s3cret"], check=True)
     broker.lines = ["allow_anonymous false", f"password_file {passwords}"]
     broker.start()
     address = f"127.0.0.1:{broker.port}"
     listener = Listener(broker, "ann", "p/s3cret")
-    with closing(Mqtt(f"mqtt://ann:wr0ng@{address}/wrong", said.append, warned.append)):
-        wait_until(lambda: warned)
-    assert warned == [
-        f"MQTT broker {address}: it refuses the connection (Not authorized): check user and "
-        "password; results wait for it, 1000 at most"
-    ], "the last attempt, when it is closed, says no more"
-    with closing(Mqtt(f"mqtt://ann:p%2Fs3cret@{address}/right", said.append, warned.append)):
+    with closing(Mqtt(f"mqtt://ann:wr0ng@{address}/wrong", infos.append, warnings.append)):
+        wait_until(lambda: warnings)
+    assert warnings == [
+        f"MQTT broker {address}: the connection was refused (Not authorized): check user and "
+        "password; up to 1000 results are queued meanwhile"
+    ], "the last attempt, at the close, is not reported again"
+    with closing(Mqtt(f"mqtt://ann:p%2Fs3cret@{address}/right", infos.append, warnings.append)):
         wait_until(lambda: listener.last("right/status") == "online")
-    assert said == [f"MQTT broker {address}: connected"], "that is no warning"
-    assert len(warned) == 1
+    assert infos == [f"MQTT broker {address}: connected"], "as information, not as a warning"
+    assert len(warnings) == 1
     listener.close()
 
 
-def test_tls_is_for_a_broker_whose_certificate_is_trusted(
+def test_tls_needs_a_trusted_certificate(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, certificate, said, warned = tmp_path / "key.pem", tmp_path / "certificate.pem", [], []
+    key, certificate, infos, warnings = tmp_path / "key.pem", tmp_path / "certificate.pem", [], []
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", key, "-out", certificate]
@@ -115,34 +115,37 @@ def test_tls_is_for_a_broker_whose_certificate_is_trusted(
     broker.lines += [f"certfile {certificate}", f"keyfile {key}"]
     broker.start()
     url = f"mqtts://localhost:{broker.port}"
-    with closing(Mqtt(url, said.append, warned.append)):
-        wait_until(lambda: warned)
-    assert "its certificate is not trusted (self" in warned[0]
-    assert "): name its authority's: SSL_CERT_FILE=ca.pem edge run ...; results wait" in warned[0]
+    with closing(Mqtt(url, infos.append, warnings.append)):
+        wait_until(lambda: warnings)
+    assert "its certificate is not trusted (self" in warnings[0]
+    assert "): give its CA certificate: SSL_CERT_FILE=ca.pem edge run ...; up to" in warnings[0]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    with closing(Mqtt(url, said.append, warned.append)):
-        wait_until(lambda: said)
-    assert said == [f"MQTT broker localhost:{broker.port}: connected"]
-    with closing(Mqtt(url.replace("localhost", "127.0.0.1"), said.append, warned.append)):
-        wait_until(lambda: len(warned) > 1)
-    assert "not valid for '127.0.0.1'): write mqtts:// with a name that it holds" in warned[1]
+    with closing(Mqtt(url, infos.append, warnings.append)):
+        wait_until(lambda: infos)
+    assert infos == [f"MQTT broker localhost:{broker.port}: connected"]
+    with closing(Mqtt(url.replace("localhost", "127.0.0.1"), infos.append, warnings.append)):
+        wait_until(lambda: len(warnings) > 1)
+    assert (
+        "not valid for '127.0.0.1'): write mqtts:// with a host name that the certificate"
+        in warnings[1]
+    )
 
 
 @pytest.mark.parametrize("code", [9, 10])
-def test_a_certificate_that_is_out_of_time_may_be_this_machines_clock(code: int) -> None:
-    """A board without a battery begins in 1970."""
+def test_an_expired_or_future_certificate_hints_at_the_clock(code: int) -> None:
+    """A board without a clock battery starts in 1970."""
     error = ssl.SSLCertVerificationError()
     error.verify_code, error.verify_message = code, "certificate is not yet valid"
     assert "(certificate is not yet valid): check this machine's clock" in refusal_reason(error)
 
 
-def test_a_broker_that_speaks_no_tls_is_told_from_one_that_is_away() -> None:
-    warned: list[str] = []
+def test_a_broker_without_tls_is_distinguished_from_one_that_is_away() -> None:
+    warnings: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        sink = Mqtt(f"mqtts://{address}", print, warned.append)
+        sink = Mqtt(f"mqtts://{address}", print, warnings.append)
         with closing(sink), closing(server.accept()[0]) as connection:
             connection.sendall(b"this is no TLS")
-            wait_until(lambda: warned)
-    assert warned[0].startswith(f"MQTT broker {address}: TLS fails (WRONG_VERSION_NUMBER): ")
-    assert "if it speaks none, write mqtt:// for mqtts://" in warned[0]
+            wait_until(lambda: warnings)
+    assert warnings[0].startswith(f"MQTT broker {address}: TLS fails (WRONG_VERSION_NUMBER): ")
+    assert "if the broker does not use TLS, write mqtt:// instead of mqtts://" in warnings[0]

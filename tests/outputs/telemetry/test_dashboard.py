@@ -1,4 +1,4 @@
-"""The dashboard and the manual name metrics that are there, and the manual names them all."""
+"""The dashboard and docs/metrics.md name existing metrics; docs/metrics.md names all of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.outputs.audit.auditor import Verdict
-from edge.outputs.audit.findings import Parity
-from edge.outputs.audit.metrics import ParityMetrics
+from edge.outputs.audit.findings import SourceAudit
+from edge.outputs.audit.metrics import AuditMetrics
 from edge.outputs.telemetry.metrics import RunMetrics
 from edge.run.status import Status
 from tests.outputs.telemetry.test_board import write
@@ -35,9 +35,9 @@ def exposition(tmp_path: Path) -> dict[str, set[str]]:
     registry.register(
         RunMetrics(status, mqtt_dropped=lambda: 0, gpu_memory=lambda: (1, 2), sysfs=tmp_path)
     )
-    found_out = Parity("test://ball")
-    found_out.add(Verdict(True, 0.3, 1.0, 0.05, None), full_range=False)
-    registry.register(ParityMetrics(SimpleNamespace(sources=[found_out], restarts=0)))
+    audit = SourceAudit("test://ball")
+    audit.add(Verdict(True, 0.3, 1.0, 0.05, None), full_range=False)
+    registry.register(AuditMetrics(SimpleNamespace(sources=[audit], restarts=0)))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found: dict[str, set[str]] = {}
     for sample in (sample for family in families for sample in family.samples):
@@ -49,7 +49,7 @@ def metrics_in(text: str) -> set[str]:
     return set(re.findall(r"\b(?:edge|process)_\w+", text))
 
 
-def test_each_metric_of_the_dashboard_is_one_of_a_run(tmp_path):
+def test_each_metric_of_the_dashboard_exists(tmp_path):
     known = exposition(tmp_path)
     targets = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
     assert len(targets) > 15
@@ -63,7 +63,7 @@ def test_each_metric_of_the_dashboard_is_one_of_a_run(tmp_path):
         assert labels <= known[named.pop()] | {"instance"}, target
 
 
-def test_the_dashboard_shows_all_that_an_audit_finds(tmp_path):
+def test_the_dashboard_shows_all_metrics_of_the_audit(tmp_path):
     shown = set().union(
         *(
             metrics_in(target["expr"])
@@ -77,7 +77,7 @@ def test_the_dashboard_shows_all_that_an_audit_finds(tmp_path):
     assert kinds <= {re.sub(r"_bucket$", "", name) for name in shown}
 
 
-def test_panels_lie_beside_each_other_and_not_over():
+def test_panels_do_not_overlap():
     taken = [
         (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
         for panel in DASHBOARD["panels"]
@@ -88,7 +88,7 @@ def test_panels_lie_beside_each_other_and_not_over():
     assert max(x for x, _ in taken) < 24
 
 
-def test_the_dashboard_asks_the_prometheus_and_the_device_that_were_chosen():
+def test_the_dashboard_queries_the_selected_data_source_and_device():
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     assert variables == {"datasource", "instance"}
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
@@ -99,7 +99,7 @@ def test_the_dashboard_asks_the_prometheus_and_the_device_that_were_chosen():
             assert '{instance="$instance"}' in target["expr"]
 
 
-def test_the_manual_tells_all_metrics_and_no_others(tmp_path):
+def test_the_documentation_names_all_metrics_and_no_others(tmp_path):
     known = set(exposition(tmp_path))
     manual = (DOCS / "metrics.md").read_text()
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in known}

@@ -1,4 +1,4 @@
-"""Metrics, as Prometheus gets them: over HTTP, and read with its own parser."""
+"""Metrics as Prometheus receives them: over HTTP, read with its own parser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Labels = dict[str, str]
 
 
 class Scrape:
-    """What one scrape told."""
+    """The content of one scrape."""
 
     def __init__(self, url: str):
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -49,7 +49,7 @@ class Scrape:
 
 @pytest.fixture
 def status() -> Status:
-    """Two sources: a camera that plays, was away once and is somewhat slow, and one to come."""
+    """Two sources: a playing, slow camera that was reconnected once, and one still connecting."""
     status = Status("onnxruntime", "system", clock=lambda: 100.0)
     camera = status.add("rtsp://***@gate/1")
     status.change(Transition(camera.name, "playing"))
@@ -59,7 +59,7 @@ def status() -> Status:
         camera.tally.add(age, latency, 0.0, 1.0)
     camera.preprocess.add(1.5)
     camera.dropped, camera.stale, camera.last_labelled = 12, 3, 97.5
-    status.add("file:///film.mp4")
+    status.add("file:///video.mp4")
     status.stage("infer", 3.0)
     status.stage("infer", 4.0)
     return status
@@ -69,8 +69,8 @@ def status() -> Status:
 def scrape(status: Status, tmp_path: Path) -> Iterator[Callable[..., Scrape]]:
     with ExitStack() as servers:
 
-        def scrape(**given: Any) -> Scrape:
-            metrics = RunMetrics(status, **{"sysfs": tmp_path, **given})
+        def scrape(**options: Any) -> Scrape:
+            metrics = RunMetrics(status, **{"sysfs": tmp_path, **options})
             return Scrape(servers.enter_context(serve(":0", metrics)))
 
         yield scrape
@@ -79,23 +79,23 @@ def scrape(status: Status, tmp_path: Path) -> Iterator[Callable[..., Scrape]]:
 CAMERA = {"source": "rtsp://***@gate/1"}
 
 
-def test_the_counters_are_those_of_the_status(scrape: Any) -> None:
-    told = scrape()
+def test_counters_have_the_values_of_the_status(scrape: Any) -> None:
+    samples = scrape()
     names = ("frames", "frames_dropped", "frames_stale", "reconnects")
-    assert [told.one(f"edge_{name}_total", **CAMERA) for name in names] == [3, 12, 3, 1]
-    other = {"source": "file:///film.mp4"}
-    assert [told.one(f"edge_{name}_total", **other) for name in names] == [0, 0, 0, 0]
-    assert told.kinds["edge_frames"] == "counter"
+    assert [samples.one(f"edge_{name}_total", **CAMERA) for name in names] == [3, 12, 3, 1]
+    other = {"source": "file:///video.mp4"}
+    assert [samples.one(f"edge_{name}_total", **other) for name in names] == [0, 0, 0, 0]
+    assert samples.kinds["edge_frames"] == "counter"
 
 
-def test_a_scrape_tells_what_is_now(status: Status) -> None:
+def test_a_scrape_has_the_current_values(status: Status) -> None:
     with serve(":0", RunMetrics(status)) as url:
         assert Scrape(url).one("edge_frames_total", **CAMERA) == 3
         status.sources[0].tally.add(1.0, 1.0, 1.0, 2.0)
         assert Scrape(url).one("edge_frames_total", **CAMERA) == 4
 
 
-def test_a_source_is_in_one_state(scrape: Any) -> None:
+def test_a_source_is_in_exactly_one_state(scrape: Any) -> None:
     states = [
         (labels["state"], value)
         for labels, value in scrape().all("edge_source_state")
@@ -106,60 +106,60 @@ def test_a_source_is_in_one_state(scrape: Any) -> None:
     ]  # fmt: skip
 
 
-def test_the_last_frame_grows_old_and_there_is_none_before_the_first(scrape: Any) -> None:
+def test_the_age_of_the_last_frame_is_absent_before_the_first(scrape: Any) -> None:
     assert scrape().all("edge_last_frame_age_seconds") == [(CAMERA, 2.5)]
 
 
 def test_histograms_are_in_seconds_and_cumulative(scrape: Any) -> None:
-    told = scrape()
+    samples = scrape()
     buckets = {
         labels["le"]: value
-        for labels, value in told.all("edge_frame_age_seconds_bucket")
+        for labels, value in samples.all("edge_frame_age_seconds_bucket")
         if labels["source"] == CAMERA["source"]
     }
     assert {bound: buckets[bound] for bound in ("0.01", "0.02", "0.05", "5.0", "10.0")} == {
         "0.01": 0, "0.02": 1, "0.05": 2, "5.0": 2, "10.0": 3,
     }  # fmt: skip
-    assert buckets["+Inf"] == told.one("edge_frame_age_seconds_count", **CAMERA) == 3
-    assert told.one("edge_frame_age_seconds_sum", **CAMERA) == pytest.approx(7.045)
-    assert told.one("edge_frame_latency_seconds_sum", **CAMERA) == pytest.approx(0.071)
-    assert told.one("edge_preprocess_seconds_count", **CAMERA) == 1
-    assert told.one("edge_stage_seconds_sum", stage="infer") == pytest.approx(0.007)
-    assert told.kinds["edge_stage_seconds"] == "histogram"
+    assert buckets["+Inf"] == samples.one("edge_frame_age_seconds_count", **CAMERA) == 3
+    assert samples.one("edge_frame_age_seconds_sum", **CAMERA) == pytest.approx(7.045)
+    assert samples.one("edge_frame_latency_seconds_sum", **CAMERA) == pytest.approx(0.071)
+    assert samples.one("edge_preprocess_seconds_count", **CAMERA) == 1
+    assert samples.one("edge_stage_seconds_sum", stage="infer") == pytest.approx(0.007)
+    assert samples.kinds["edge_stage_seconds"] == "histogram"
 
 
-def test_a_slow_frame_is_in_no_bucket_but_the_last(status: Status, scrape: Any) -> None:
+def test_a_frame_above_all_bounds_is_only_in_the_last_bucket(status: Status, scrape: Any) -> None:
     status.sources[1].tally.add(60_000.0, 1.0, 0.0, 1.0)
-    told = scrape().all("edge_frame_age_seconds_bucket")
-    of_the_film = [value for labels, value in told if labels["source"] == "file:///film.mp4"]
-    assert of_the_film == [0] * 13 + [1]
+    samples = scrape().all("edge_frame_age_seconds_bucket")
+    of_the_video = [value for labels, value in samples if labels["source"] == "file:///video.mp4"]
+    assert of_the_video == [0] * 13 + [1]
 
 
-def test_the_process_is_measured(scrape: Any) -> None:
-    told = scrape()
-    assert told.one("process_resident_memory_bytes") > 1e6
-    assert told.one("process_open_fds") > 3
-    assert told.one("edge_threads") >= threading.active_count()
-    ((labels, value),) = told.all("edge_build_info")
+def test_metrics_of_the_process_are_included(scrape: Any) -> None:
+    samples = scrape()
+    assert samples.one("process_resident_memory_bytes") > 1e6
+    assert samples.one("process_open_fds") > 3
+    assert samples.one("edge_threads") >= threading.active_count()
+    ((labels, value),) = samples.all("edge_build_info")
     assert value == 1
     assert (labels["version"], labels["backend"], labels["frame_path"]) == (
         __version__, "onnxruntime", "system",
     )  # fmt: skip
 
 
-def test_the_board_is_measured_where_it_has_sensors(scrape: Any, tmp_path: Path) -> None:
+def test_sensors_of_the_board_are_included_if_it_has_any(scrape: Any, tmp_path: Path) -> None:
     write(tmp_path / "class/thermal/thermal_zone0", type="cpu-thermal", temp=48500)
     monitor = tmp_path / "class/hwmon/hwmon0"
     write(monitor, name="ina3221", in1_label="VDD_IN", in1_input=5000, curr1_input=2000)
-    told = scrape()
-    assert told.one("edge_temperature_celsius", zone="cpu-thermal") == 48.5
-    assert told.one("edge_power_watts", rail="VDD_IN") == 10.0
+    samples = scrape()
+    assert samples.one("edge_temperature_celsius", zone="cpu-thermal") == 48.5
+    assert samples.one("edge_power_watts", rail="VDD_IN") == 10.0
 
 
-def test_the_gpu_s_memory_is_told_as_long_as_there_is_a_gpu(scrape: Any) -> None:
-    told = scrape(gpu_memory=lambda: (2 << 30, 8 << 30))
-    assert told.one("edge_gpu_memory_used_bytes") == 6 << 30
-    assert told.one("edge_gpu_memory_bytes") == 8 << 30
+def test_gpu_memory_is_included_while_the_gpu_works(scrape: Any) -> None:
+    samples = scrape(gpu_memory=lambda: (2 << 30, 8 << 30))
+    assert samples.one("edge_gpu_memory_used_bytes") == 6 << 30
+    assert samples.one("edge_gpu_memory_bytes") == 8 << 30
 
     def gone() -> tuple[int, int]:
         raise BackendError("the context is lost", "start again")
@@ -167,12 +167,12 @@ def test_the_gpu_s_memory_is_told_as_long_as_there_is_a_gpu(scrape: Any) -> None
     assert not [name for name in scrape(gpu_memory=gone).names() if "gpu" in name]
 
 
-def test_what_the_broker_never_took_is_told_where_there_is_one(scrape: Any) -> None:
+def test_undelivered_mqtt_results_are_included_if_there_is_a_broker(scrape: Any) -> None:
     assert scrape(mqtt_dropped=lambda: 7).one("edge_mqtt_dropped_total") == 7
     assert "edge_mqtt_dropped_total" not in scrape().names()
 
 
-def test_names_and_units_are_those_that_prometheus_asks_for(scrape: Any) -> None:
+def test_names_and_units_follow_the_prometheus_conventions(scrape: Any) -> None:
     for family in scrape(mqtt_dropped=lambda: 0, gpu_memory=lambda: (1, 2)).families:
         assert re.fullmatch(r"(edge|process)_[a-z_]+", family.name)
         assert family.documentation
@@ -181,7 +181,7 @@ def test_names_and_units_are_those_that_prometheus_asks_for(scrape: Any) -> None
 
 
 class Counting(Histogram):
-    """Counts on, and a stage is new, while it is read."""
+    """A histogram that counts, and adds a stage, while it is read."""
 
     def __init__(self, status: Status):
         super().__init__()
@@ -194,15 +194,15 @@ class Counting(Histogram):
         return super().up_to(bounds)
 
 
-def test_a_scrape_while_frames_are_counted_is_whole(status: Status, scrape: Any) -> None:
+def test_a_scrape_is_consistent_while_frames_are_counted(status: Status, scrape: Any) -> None:
     status.stages["upload"] = Counting(status)
-    told = scrape().all("edge_stage_seconds_bucket")
-    counts = [value for labels, value in told if labels["stage"] == "upload"]
+    samples = scrape().all("edge_stage_seconds_bucket")
+    counts = [value for labels, value in samples if labels["stage"] == "upload"]
     assert counts == sorted(counts)
     assert counts[-1] == 1
 
 
-def test_it_listens_where_it_says_until_the_block_ends(status: Status) -> None:
+def test_it_listens_at_its_url_until_the_block_ends(status: Status) -> None:
     before = threading.active_count()
     with serve(":0", RunMetrics(status)) as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", url)
@@ -213,8 +213,10 @@ def test_it_listens_where_it_says_until_the_block_ends(status: Status) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("host", ["", "192.0.2.1", "a..b"], ids=["taken", "not ours", "no name"])
-def test_an_address_that_cannot_be_had_is_a_named_error(host: str, status: Status) -> None:
+@pytest.mark.parametrize(
+    "host", ["", "192.0.2.1", "a..b"], ids=["in use", "another machine", "invalid name"]
+)
+def test_an_unusable_address_raises_an_address_error(host: str, status: Status) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         address = f"{host}:{port}"
@@ -227,7 +229,7 @@ def test_an_address_that_cannot_be_had_is_a_named_error(host: str, status: Statu
             pass
 
 
-def test_clients_that_say_nothing_are_few_and_are_hung_up_on(
+def test_idle_clients_are_limited_and_disconnected(
     status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CLIENTS", 5)
@@ -240,7 +242,7 @@ def test_clients_that_say_nothing_are_few_and_are_hung_up_on(
         ]
         assert idle[-1].recv(100).startswith(b"HTTP/1.1 503 ")
         assert threading.active_count() <= before + 1 + 5
-        assert idle[0].recv(100) == b"", "it said nothing for too long"
+        assert idle[0].recv(100) == b"", "it was idle for too long"
         deadline = time.monotonic() + 60
         while threading.active_count() > before + 1:
             assert time.monotonic() < deadline, "their threads are still there"
@@ -255,7 +257,7 @@ def test_clients_that_say_nothing_are_few_and_are_hung_up_on(
         ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version="),
     ],
 )
-def test_it_is_told_in_the_format_that_is_asked_for(wanted: str, kind: str, status: Status) -> None:
+def test_the_format_is_negotiated(wanted: str, kind: str, status: Status) -> None:
     with serve(":0", RunMetrics(status)) as url:
         request = urllib.request.Request(url, headers={"Accept": wanted})
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -263,7 +265,9 @@ def test_it_is_told_in_the_format_that_is_asked_for(wanted: str, kind: str, stat
             assert answer.read().endswith(b"# EOF\n") == ("openmetrics" in wanted)
 
 
-def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_prometheus_client_the_hint_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
     with pytest.raises(MissingPackage, match=r"run .*'\.\[service\]'"):
         RunMetrics(Status())

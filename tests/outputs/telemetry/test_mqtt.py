@@ -1,4 +1,4 @@
-"""Results to a real broker: what is said where, and what becomes of it when the broker is away."""
+"""Mqtt with a real broker: topics and messages, and what happens when the broker is away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from edge.errors import MissingPackage
 from edge.outputs.json_lines import as_json
 from edge.outputs.telemetry import broker as brokers
-from edge.outputs.telemetry import mqtt as sinks
+from edge.outputs.telemetry import mqtt as mqtt_module
 from edge.outputs.telemetry.mqtt import Mqtt, topic_part
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
@@ -72,18 +72,18 @@ def road(broker: Mosquitto) -> Iterator[Road]:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def publish(said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publish]:
-    """Makes sinks that do not wait long between attempts, and closes them."""
-    monkeypatch.setattr(sinks, "_PAUSE", 0.4)
+def publish(messages: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publish]:
+    """Makes mqtt_module with a short backoff, and closes them."""
+    monkeypatch.setattr(mqtt_module, "_MAX_BACKOFF", 0.4)
     open_sinks: list[Mqtt] = []
 
     def publish(url: str, **options: Any) -> Mqtt:
-        open_sinks.append(Mqtt(url, said.append, said.append, **options))
+        open_sinks.append(Mqtt(url, messages.append, messages.append, **options))
         return open_sinks[-1]
 
     yield publish
@@ -102,7 +102,7 @@ def result(guess: Any) -> Callable[..., Result]:
 
 
 def threads() -> list[threading.Thread]:
-    """Those that serve sinks, paho's among them."""
+    """The threads of mqtt_module, including paho's."""
     return [thread for thread in threading.enumerate() if "mqtt" in thread.name]
 
 
@@ -114,16 +114,16 @@ def threads() -> list[threading.Thread]:
         ("a+b#c/d\0e", "a-b-c-d-e"),
         ("/dev/video0", "dev-video0"),
         ("Zürich_1.mp4", "Zürich_1.mp4"),
-        ("film\udcff.mp4", "film-.mp4"),
+        ("video\udcff.mp4", "video-.mp4"),
         ("+/#", "source"),
     ],
 )
-def test_a_source_is_one_level_of_a_topic(name: str, part: str) -> None:
+def test_a_source_name_becomes_one_topic_level(name: str, part: str) -> None:
     assert topic_part(name) == part
     part.encode()
 
 
-def test_a_result_is_published_as_it_is_written_to_stdout(
+def test_a_result_is_published_in_the_format_of_stdout(
     broker: Mosquitto, listen: Any, publish: Publish, result: Any
 ) -> None:
     listener = listen(broker)
@@ -134,7 +134,7 @@ def test_a_result_is_published_as_it_is_written_to_stdout(
     assert not listener.heard[-1].retained
 
 
-def test_names_that_differ_only_in_what_no_topic_may_hold_have_topics_of_their_own(
+def test_sources_whose_topic_level_would_be_the_same_get_different_topics(
     broker: Mosquitto, listen: Any, publish: Publish, result: Any
 ) -> None:
     listener, sink = listen(broker), publish(broker.url)
@@ -150,7 +150,7 @@ def test_names_that_differ_only_in_what_no_topic_may_hold_have_topics_of_their_o
     ]
 
 
-def test_who_comes_later_hears_the_state_of_each_source(
+def test_later_subscribers_receive_the_retained_state_of_each_source(
     broker: Mosquitto, listen: Any, publish: Publish
 ) -> None:
     before = datetime.now(timezone.utc)
@@ -164,12 +164,14 @@ def test_who_comes_later_hears_the_state_of_each_source(
     assert state.retained
     since = datetime.fromisoformat(state.said.pop("since").replace("Z", "+00:00"))
     assert abs((since - before).total_seconds()) < 60
-    told = json.loads(state.text)
-    del told["since"]
-    assert told == {"source": "test://ball", "state": "waiting", "reason": "no frame for 10 s"}
+    content = json.loads(state.text)
+    del content["since"]
+    assert content == {"source": "test://ball", "state": "waiting", "reason": "no frame for 10 s"}
 
 
-def test_it_is_online_until_it_is_closed(broker: Mosquitto, listen: Any, publish: Publish) -> None:
+def test_the_status_is_online_until_the_sink_is_closed(
+    broker: Mosquitto, listen: Any, publish: Publish
+) -> None:
     sink, listener = publish(broker.url), listen(broker)
     wait_until(lambda: listener.texts(STATUS) == ["online"])
     sink.close()
@@ -180,7 +182,7 @@ def test_it_is_online_until_it_is_closed(broker: Mosquitto, listen: Any, publish
     assert late.last(STATUS) == "offline"
 
 
-def test_close_delivers_what_was_taken(
+def test_close_delivers_all_queued_results(
     broker: Mosquitto, listen: Any, publish: Publish, result: Any
 ) -> None:
     listener, sink = listen(broker), publish(broker.url)
@@ -189,71 +191,71 @@ def test_close_delivers_what_was_taken(
     sink.close()
     assert sink.dropped == 0
     wait_until(lambda: listener.last(STATUS) == "offline")
-    assert listener.frames() == list(range(300)), "all, and before the farewell"
+    assert listener.frames() == list(range(300)), "all, and before the offline message"
 
 
-def test_a_broker_that_is_not_there_yet_stops_nothing(
-    road: Road, listener: Listener, publish: Publish, result: Any, said: list[str]
+def test_results_are_queued_until_the_broker_is_there(
+    road: Road, listener: Listener, publish: Publish, result: Any, messages: list[str]
 ) -> None:
     road.close()
     sink = publish(road.url)
     for number in range(5):
         sink.write(result(number))
-    wait_until(lambda: said)
+    wait_until(lambda: messages)
     time.sleep(1)
-    refused = "cannot be reached (Connection refused); results wait for it, 1000 at most"
+    refused = "cannot be reached (Connection refused); up to 1000 results are queued meanwhile"
     address = f"MQTT broker 127.0.0.1:{road.port}"
-    assert said == [f"{address}: {refused}"], "several attempts, one word about them"
+    assert messages == [f"{address}: {refused}"], "several attempts, one message"
     road.open()
     wait_until(lambda: listener.frames() == [0, 1, 2, 3, 4])
-    assert said[1:] == [f"{address}: connected"]
+    assert messages[1:] == [f"{address}: connected"]
     assert sink.dropped == 0
 
 
-def test_a_broker_that_comes_back_knowing_nothing_is_told_all_again(
-    broker: Mosquitto, listen: Any, publish: Publish, said: list[str]
+def test_a_restarted_broker_without_memory_receives_all_states_again(
+    broker: Mosquitto, listen: Any, publish: Publish, messages: list[str]
 ) -> None:
     sink = publish(broker.url)
     sink.changed(Transition("test://ball", "playing"))
-    wait_until(lambda: said)
+    wait_until(lambda: messages)
     broker.kill()
-    wait_until(lambda: len(said) > 1)
-    assert "the connection was lost" in said[1]
+    wait_until(lambda: len(messages) > 1)
+    assert "the connection was lost" in messages[1]
     broker.start()
-    wait_until(lambda: said[-1].endswith("connected"))
+    wait_until(lambda: messages[-1].endswith("connected"))
     listener = listen(broker)
     wait_until(lambda: listener.texts(STATE))
     assert listener.last(STATUS) == "online"
     assert '"playing"' in (listener.last(STATE) or "")
 
 
-def test_an_outage_costs_only_the_oldest_results_and_they_are_counted(
-    road: Road, listener: Listener, publish: Publish, result: Any, said: list[str]
+def test_an_outage_drops_only_the_oldest_results_and_counts_them(
+    road: Road, listener: Listener, publish: Publish, result: Any, messages: list[str]
 ) -> None:
     sink = publish(road.url, limit=20)
-    wait_until(lambda: said)
+    wait_until(lambda: messages)
     road.close()
-    wait_until(lambda: len(said) > 1)
+    wait_until(lambda: len(messages) > 1)
     for number in range(50):
         sink.write(result(number))
     assert sink.dropped == 30
     road.open()
     wait_until(lambda: listener.frames() == list(range(30, 50)))
-    wait_until(lambda: said[-1].endswith("connected; 30 results were dropped meanwhile"))
+    wait_until(lambda: messages[-1].endswith("connected; 30 results were dropped meanwhile"))
     assert sink.dropped == 30
 
 
-def test_a_state_of_before_an_outage_never_covers_one_of_meanwhile(
-    road: Road, listener: Listener, publish: Publish, said: list[str]
+def test_a_state_from_before_an_outage_never_overwrites_a_newer_one(
+    road: Road, listener: Listener, publish: Publish, messages: list[str]
 ) -> None:
     sink = publish(road.url)
     sink.changed(Transition("test://ball", "playing"))
     wait_until(lambda: listener.texts(STATE))
-    road.block()  # what is sent now is not acknowledged
+    road.block()  # from now on nothing is acknowledged
     sink.changed(Transition("test://ball", "waiting"))
     time.sleep(0.2)
     road.close()
-    wait_until(lambda: len(said) > 1)
+    wait_until(lambda: len(messages) > 1)
     sink.changed(Transition("test://ball", "failed"))
     road.open()
     wait_until(lambda: '"failed"' in (listener.last(STATE) or ""))
@@ -262,8 +264,8 @@ def test_a_state_of_before_an_outage_never_covers_one_of_meanwhile(
     assert ["waiting" in text for text in listener.texts(STATE)] == [False, False]
 
 
-def test_what_was_sent_and_not_acknowledged_is_sent_again(
-    road: Road, listener: Listener, publish: Publish, result: Any, said: list[str]
+def test_unacknowledged_results_are_sent_again(
+    road: Road, listener: Listener, publish: Publish, result: Any, messages: list[str]
 ) -> None:
     sink = publish(road.url)
     sink.write(result(0))
@@ -279,27 +281,29 @@ def test_what_was_sent_and_not_acknowledged_is_sent_again(
     assert sink.dropped == 0
 
 
-def test_a_broker_that_hangs_holds_neither_the_run_nor_its_end(
-    road: Road, publish: Publish, result: Any, said: list[str]
+def test_a_broker_that_hangs_blocks_neither_the_run_nor_its_end(
+    road: Road, publish: Publish, result: Any, messages: list[str]
 ) -> None:
     sink = publish(road.url, limit=50)
-    wait_until(lambda: said)
+    wait_until(lambda: messages)
     road.block()
     began = time.monotonic()
     for number in range(2000):
         sink.write(result(number))
     assert time.monotonic() - began < 20, "2,000 writes: 0.4 s on an idle machine"
-    assert sink.dropped >= 2000 - 50 - 100, "no more wait than are asked for, and are under way"
+    assert sink.dropped >= 2000 - 50 - 100, (
+        "no more than the limit are queued, besides those in flight"
+    )
     began = time.monotonic()
     sink.close()
     assert time.monotonic() - began < 5, "0.9 s on an idle machine"
     assert sink.dropped == 2000
-    assert said[-1].endswith("results did not reach it")
+    assert messages[-1].endswith("results did not reach it")
     wait_until(lambda: not threads())
 
 
 def trickle(server: socket.socket) -> None:
-    """Answer whoever calls with a TLS record that does not end, a byte at a time."""
+    """Answer the first client with an endless TLS record, a byte at a time."""
     with suppress(OSError):
         connection, _ = server.accept()
         connection.sendall(b"\x16\x03\x03\x40\x00")
@@ -310,8 +314,8 @@ def trickle(server: socket.socket) -> None:
 
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
 @pytest.mark.parametrize("broker_is", ["silent", "slow", "not there"])
-def test_the_run_ends_without_a_broker(
-    broker_is: str, scheme: str, publish: Publish, result: Any, said: list[str]
+def test_the_run_ends_without_a_working_broker(
+    broker_is: str, scheme: str, publish: Publish, result: Any, messages: list[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -325,11 +329,11 @@ def test_the_run_ends_without_a_broker(
         sink.close()
         assert time.monotonic() - began < 5
     assert sink.dropped == 1
-    assert said[-1] == f"MQTT broker 127.0.0.1:{port}: the last 1 results did not reach it"
+    assert messages[-1] == f"MQTT broker 127.0.0.1:{port}: the last 1 results did not reach it"
     wait_until(lambda: not threads())
 
 
-def test_the_process_ends_while_a_broker_does_not_answer_tls() -> None:
+def test_the_process_exits_while_a_broker_does_not_answer_tls() -> None:
     code = """
 import sys, time
 from edge.outputs.telemetry import broker, mqtt
@@ -345,15 +349,15 @@ sink.close()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_run_ends_while_a_connection_is_being_made(
+def test_the_run_ends_during_an_attempt_to_connect(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brokers, "_CONNECT", 60.0)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
-        for _ in range(2):  # nobody accepts them: there is no room for a third
-            caller = waiting.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(full.getsockname())
+        for _ in range(2):  # they fill the backlog, so a third connection hangs
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
         sink = publish(f"mqtt://127.0.0.1:{full.getsockname()[1]}")
         time.sleep(0.2)
         began = time.monotonic()
@@ -361,17 +365,17 @@ def test_the_run_ends_while_a_connection_is_being_made(
         assert time.monotonic() - began < 20
 
 
-def test_a_server_that_never_answers_is_left(
-    publish: Publish, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_never_answers_is_disconnected(
+    publish: Publish, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brokers, "KEEPALIVE", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         publish(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
-        wait_until(lambda: said)
-    assert "the connection was lost" in said[0]
+        wait_until(lambda: messages)
+    assert "the connection was lost" in messages[0]
 
 
-def test_a_killed_run_is_offline_by_its_will(broker: Mosquitto, listen: Any) -> None:
+def test_a_killed_run_is_offline_by_its_last_will(broker: Mosquitto, listen: Any) -> None:
     code = """
 import sys, time
 from edge.outputs.telemetry.mqtt import Mqtt
@@ -393,17 +397,17 @@ time.sleep(600)
     assert late.heard[0].retained
 
 
-def test_many_outages_leave_nothing_behind(
-    road: Road, listener: Listener, publish: Publish, said: list[str]
+def test_many_outages_leak_no_threads_or_descriptors(
+    road: Road, listener: Listener, publish: Publish, messages: list[str]
 ) -> None:
     publish(road.url)
 
     def outage() -> tuple[int, int]:
-        known = len(said)
+        before = len(messages)
         road.close()
-        wait_until(lambda: len(said) > known)
+        wait_until(lambda: len(messages) > before)
         road.open()
-        wait_until(lambda: said[-1].endswith("connected"))
+        wait_until(lambda: messages[-1].endswith("connected"))
         return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
     threads, files = zip(*(outage() for _ in range(20)), strict=True)
@@ -411,7 +415,7 @@ def test_many_outages_leave_nothing_behind(
     assert max(files[-3:]) <= max(files[:3])
 
 
-def test_without_paho_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_paho_the_hint_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(MissingPackage, match=r"run .*'\.\[service\]'"):
         Mqtt("mqtt://127.0.0.1:1", print, print)

@@ -33,7 +33,7 @@ def test_an_address_without_a_host_is_this_machine_alone(text, expected):
     ["", ":", "host", "host:", ":65536", ":-1", "::1:80", ":²", "٣", ":٣x", ":" + "9" * 5000],
 )
 def test_what_is_no_address_is_refused_with_one_that_is(text):
-    with pytest.raises(AddressError, match=r"write it so: :8080"):
+    with pytest.raises(AddressError, match=r"write, for example, :8080"):
         parse_address(text)
 
 
