@@ -25,7 +25,7 @@ from edge.outputs.record.smoothing import Smooth, smoothing
 from edge.outputs.record.snapshots import Snapshots
 from edge.outputs.telemetry.metrics import RunMetrics, serve
 from edge.outputs.telemetry.mqtt import Mqtt
-from edge.outputs.web.live import Web
+from edge.outputs.web.live import LivePage
 from edge.run.config import Config
 from edge.run.interfaces import Prediction, Result, Sink
 from edge.run.status import Status, Transition
@@ -144,9 +144,9 @@ def open_outputs(
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
         if config.web:
-            web = Web(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
-            info(f"live page: {web.url}")
-            add_slow(web)
+            page = LivePage(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
+            info(f"live page: {page.url}")
+            add_slow(page)
         _add_monitors(config, engine, status, outputs, info, warn)
         undo.pop_all()
     outputs.sinks.append(SinkGroup(slow))

@@ -93,7 +93,7 @@ def test_sinks_that_wait_for_disk_or_network_are_closed_in_parallel(tmp_path: Pa
         group = sinks[-1]
         assert isinstance(group, SinkGroup)
         assert [type(sink).__name__ for sink in group.sinks] == [
-            "Snapshots", "Recording", "Mqtt", "Web",
+            "Snapshots", "Recording", "Mqtt", "LivePage",
         ]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_run_ends_within_the_stop_timeout_of_systemd() -> None:
         recording._CLOSE_TIMEOUT,
         snapshots._CLOSE_TIMEOUT,
         mqtt._CLOSE_TIMEOUT + 0.1,
-        server._CLOSING + stills._CLOSING,
+        server._CLOSE_TIMEOUT + stills._CLOSE_TIMEOUT,
     )
     # The sources, the sinks, the audit, the metrics.
     longest = (
@@ -111,7 +111,7 @@ def test_a_run_ends_within_the_stop_timeout_of_systemd() -> None:
         + scheduler._CLOSE_SECONDS
         + slowest
         + audit._GRACE
-        + server._CLOSING
+        + server._CLOSE_TIMEOUT
     )
     assert longest < float(limit) - 2, "and leave two seconds for the engine"
     assert video_writer._CLOSE_TIMEOUT < recording._CLOSE_TIMEOUT, (

@@ -281,7 +281,7 @@ def test_what_a_file_leaves_out_may_be_typed(write):
         ({"on": ["source=nope"], "snapshots": Path("x")}, "the run has no source 'nope'"),
         ({"on": ["label~dog"], "snapshots": Path("x")}, "column 6"),
         ({"smooth": "soon"}, "--smooth soon is not understood; write 0.5s"),
-        ({"audit": "5", "reference": Path("x")}, "--audit '5' is not of the form .*; write --audit"),
+        ({"audit": "5", "reference": Path("x")}, "--audit '5' is not of .*; write --audit"),
         ({"record": "out.avi"}, "--record out.avi is neither .mkv nor .mp4"),
         ({"mqtt": "broker"}, "broker is not an MQTT broker address"),
         ({"web": "8080x"}, "'8080x' is not a listen address"),

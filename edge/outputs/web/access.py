@@ -1,7 +1,7 @@
-"""Who may look at the live page: where it listens, and what a request must bring.
+"""Access control of the live page: its listen address, token and cookie.
 
-On the loopback address whoever is on this machine may look, unless a token was asked for. On any
-other address a request brings the token in the URL once, and from then on a cookie made from it.
+On the loopback address everybody on this machine has access, unless a token was set. On any other
+address a request must bring the token in the URL once, and afterwards a cookie derived from it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from edge.errors import AddressError
 
 __all__ = ["Access", "parse_address"]
 
-SHORTEST = 16  # letters of a token that a person chose: nobody guesses them at the server's pace
+# Characters of a chosen token: at the server's request rate it cannot be guessed.
+MIN_TOKEN_LENGTH = 16
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """`[HOST]:PORT` or `PORT` -> (host, port); without a host this machine alone.
+    """`[HOST]:PORT` or `PORT` -> (host, port); the default host is 127.0.0.1.
 
     Raises AddressError.
     """
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    # int() itself refuses some thousand digits, and takes those of any script.
+    # int() raises for thousands of digits, and accepts digits of any script.
     is_number = port.isascii() and port.isdecimal() and len(port) <= 5
     if not is_number or int(port) > 65535 or (":" in bare and bare == host):
         raise AddressError(
@@ -39,7 +40,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`. Other names may mean anything, so they do not."""
+    """Whether `host` is reachable from this machine only; False for unknown host names."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -48,37 +49,38 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """What a request must bring.
+    """The credentials that a request must have.
 
-    host   what the server was asked to listen on
-    token  empty, on the loopback address: nothing
-    made   whether the token was made here, and so may be shown
+    host       the listen address of the server
+    token      empty if none is needed, which is possible on the loopback address only
+    generated  whether the token was generated here, and so may be shown
     """
 
     host: str
     token: str
-    made: bool = False
+    generated: bool = False
 
     @staticmethod
     def decide(host: str, token: str) -> Access:
-        """`token`, if a person chose one, is asked for everywhere; else one is made if need be.
+        """Require `token` if it is not empty; otherwise generate one unless `host` is loopback.
 
-        Raises AddressError for a token that is short enough to be guessed.
+        Raises AddressError for a token that is too short.
         """
-        if token and len(token) < SHORTEST:
+        if token and len(token) < MIN_TOKEN_LENGTH:
             raise AddressError(
-                f"the token for the page has fewer than {SHORTEST} letters",
-                "make one: export EDGE_WEB_TOKEN=$(openssl rand -hex 16)",
+                f"the token for the page has fewer than {MIN_TOKEN_LENGTH} characters",
+                "generate one: export EDGE_WEB_TOKEN=$(openssl rand -hex 16)",
             )
         if token or is_loopback(host):
             return Access(host, token)
-        return Access(host, secrets.token_urlsafe(24), made=True)
+        return Access(host, secrets.token_urlsafe(24), generated=True)
 
-    def knows_host(self, header: str) -> bool:
-        """Whether a request's Host is one by which this server can be meant.
+    def accepts_host(self, header: str) -> bool:
+        """Whether a request's Host header names this server: protects against DNS rebinding.
 
-        A page of somebody else's may let its own name point to 127.0.0.1, and the browser then
-        takes this server for a part of that page. With a token its cookie is not sent there.
+        Another site may let its own name resolve to 127.0.0.1, and the browser then considers this
+        server a part of that site. On other addresses the cookie, which is not sent to that site,
+        protects the page.
         """
         if not is_loopback(self.host):
             return True
@@ -86,31 +88,32 @@ class Access:
         name = name.removeprefix("[").removesuffix("]").lower()
         return is_loopback(name) or name == self.host
 
-    def opens(self, given: str) -> bool:
-        """Whether `given`, from the URL, is the token; there may be none to give."""
-        return bool(self.token) and hmac.compare_digest(_digest(given), _digest(self.token))
+    def is_token(self, value: str) -> bool:
+        """Whether `value`, from the URL, is the token; False if no token is needed."""
+        return bool(self.token) and hmac.compare_digest(_digest(value), _digest(self.token))
 
     def admits(self, cookies: str) -> bool:
-        """Whether a request with this Cookie header may look."""
-        brought = [part.strip() for part in cookies.split(";")]
+        """Whether a request with this Cookie header has access."""
+        parts = [part.strip() for part in cookies.split(";")]
         return not self.token or any(
-            hmac.compare_digest(part.encode(), self.cookie.encode()) for part in brought
+            hmac.compare_digest(part.encode(), self.cookie.encode()) for part in parts
         )
 
     @property
     def cookie(self) -> str:
-        """`name=value`. Made from the token, and not the token itself, which may hold any letter.
+        """`name=value`, a hash of the token, which itself may contain any character.
 
-        The name is another one for each token: cookies know no ports, and runs may share a host.
+        The name differs for each token, since browsers share cookies between ports and several
+        runs may use the same host.
         """
         digest = _digest(self.token)
         return f"vit-edge-{digest[:8]}={digest}"
 
     def url(self, port: int) -> str:
-        """What to type into a browser; with the token only if it was made here."""
-        anywhere = self.host in ("0.0.0.0", "::")
-        host = _own_address(self.host) if anywhere else self.host
-        query = f"?{urlencode({'token': self.token})}" if self.made else ""
+        """The URL for a browser; it contains the token only if that was generated here."""
+        is_wildcard = self.host in ("0.0.0.0", "::")
+        host = _own_address(self.host) if is_wildcard else self.host
+        query = f"?{urlencode({'token': self.token})}" if self.generated else ""
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/{query}"
 
 
@@ -119,12 +122,12 @@ def _digest(text: str) -> str:
 
 
 def _own_address(wildcard: str) -> str:
-    """The address by which the network knows this machine; without a network its name."""
-    far = ("2001:db8::1", 9) if ":" in wildcard else ("192.0.2.1", 9)
+    """This machine's address in the network; without a network its host name."""
+    remote = ("2001:db8::1", 9) if ":" in wildcard else ("192.0.2.1", 9)
     family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(far)  # sends nothing: it only chooses a way
+            probe.connect(remote)  # sends nothing: it only selects a route
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()

@@ -1,6 +1,6 @@
-"""What the live page tells of a run: the last minute's results, the changes of state, the counts.
+"""The data of the live page: results of the last minute, transitions and counts.
 
-The loop writes, on its one thread; browsers' threads read.
+The loop's thread writes; the threads of the web server read.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from edge.run.status import SourceStatus, Status, Transition
 
 __all__ = ["History"]
 
-EVERY = 0.25  # seconds from one point of the charts to the next at least
-MINUTE = 60.0  # seconds that the charts reach back
-RATE = 5.0  # seconds over which frames are counted for their rate
-FRESH = 1.0  # seconds that percentiles are good for: to count them out takes milliseconds
-TOP = 3  # classes shown
-LETTERS = 120  # of a label: it travels in a header, too
-CHANGES = 20  # changes of state that are kept of each source
+POINT_INTERVAL = 0.25  # seconds between two points of the charts, at least
+CHART_SECONDS = 60.0  # seconds that the charts show
+RATE_SECONDS = 5.0  # seconds over which the frame rate is measured
+PERCENTILE_SECONDS = 1.0  # for which percentiles are cached: computing them takes milliseconds
+TOP = 3  # classes per result
+LABEL_LENGTH = 120  # characters; labels are also sent in an HTTP header
+CHANGES = 20  # transitions that are kept per source
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A result, as the charts show it. `at` is on `Status.clock`; `frames` came until then."""
+    """A point of the charts. at: on `Status.clock`. frames: the count of frames until then."""
 
     at: float
     frames: int
@@ -40,42 +40,44 @@ class _Point:
 
 @dataclass
 class _SourceHistory:
-    """What happened at a source lately."""
+    """Recent results and transitions of one source."""
 
     frames: int = 0
-    points: deque[_Point] = field(default_factory=lambda: deque(maxlen=int(MINUTE / EVERY)))
+    points: deque[_Point] = field(
+        default_factory=lambda: deque(maxlen=int(CHART_SECONDS / POINT_INTERVAL))
+    )
     changes: deque[tuple[float, Transition]] = field(default_factory=lambda: deque(maxlen=CHANGES))
 
     def copy(self) -> _SourceHistory:
         return _SourceHistory(self.frames, self.points.copy(), self.changes.copy())
 
     def rate(self, now: float) -> float:
-        """Frames per second over the last `RATE` seconds; 0 when too few came to tell."""
-        late = [point for point in self.points if now - point.at <= RATE]
-        span = late[-1].at - late[0].at if late else 0.0
-        return (late[-1].frames - late[0].frames) / span if span else 0.0
+        """Frames per second over the last `RATE_SECONDS`; 0 if there are too few frames."""
+        recent = [point for point in self.points if now - point.at <= RATE_SECONDS]
+        span = recent[-1].at - recent[0].at if recent else 0.0
+        return (recent[-1].frames - recent[0].frames) / span if span else 0.0
 
 
 class History:
-    """The newest of everything. All times that it tells are seconds since it was made."""
+    """The recent history of a run. All times that it returns are seconds since its creation."""
 
     def __init__(self, status: Status):
         self._status = status
-        self._began = status.clock()
-        self._run = secrets.token_hex(4)  # a page that was open before sees that this is another
+        self._start = status.clock()
+        self._run = secrets.token_hex(4)  # so that a page notices a new run
         self._histories: dict[str, _SourceHistory] = {}
         self._lock = threading.Lock()
-        self._counting = threading.Lock()
-        self._measured: dict[str, Any] = {}
-        self._measured_at = self._began - FRESH
+        self._percentile_lock = threading.Lock()
+        self._percentile_cache: dict[str, Any] = {}
+        self._computed_at = self._start - PERCENTILE_SECONDS
 
     def write(self, result: Result) -> None:
-        """Count a result, and now and then take it down."""
+        """Count a result; add a point to the charts every `POINT_INTERVAL`."""
         now = self._status.clock()
         with self._lock:
             history = self._histories.setdefault(result.frame.source, _SourceHistory())
             history.frames += 1
-            due = not history.points or now - history.points[-1].at >= EVERY
+            due = not history.points or now - history.points[-1].at >= POINT_INTERVAL
         if due:
             top = _top(result.prediction)
             point = _Point(now, history.frames, result.age_ms, result.latency_ms, top)
@@ -83,7 +85,7 @@ class History:
                 history.points.append(point)
 
     def about(self, result: Result) -> dict[str, Any]:
-        """What is told beside the picture of a result."""
+        """The data that is sent with the image of a result."""
         return {
             "at": self._time(self._status.clock()),
             "top": _top(result.prediction),
@@ -95,25 +97,25 @@ class History:
             history.changes.append((self._status.clock(), transition))
 
     def state(self, run: str, since: float) -> dict[str, Any]:
-        """The run as it is now, with those points that came after `since`.
+        """The current state of the run, with the points after `since`.
 
-        `run` and `since` are the `run` and the `now` that the asker got last; of another run it
-        gets all points. A point is [time, confidence, age in ms, latency in ms].
+        run, since: the `run` and `now` of the last answer that the client received. If `run` is
+        another run, all points are returned. A point is [time, confidence, age ms, latency ms].
         """
-        with self._lock:  # the loop writes under it: nothing here takes long
+        with self._lock:  # held only briefly: the loop needs it, too
             now = self._status.clock()
-            stories = {name: history.copy() for name, history in self._histories.items()}
-        had = self._began + since if run == self._run else -math.inf
-        after = max(had, now - MINUTE)
-        measured = self._percentiles(now)
+            histories = {name: history.copy() for name, history in self._histories.items()}
+        received_until = self._start + since if run == self._run else -math.inf
+        after = max(received_until, now - CHART_SECONDS)
+        percentiles = self._percentiles(now)
         sources = [
             {
-                **self._source(source, now),
-                **self._told(stories.get(source.name, _SourceHistory()), now, after),
-                **measured[source.name],
+                **self._status_of(source, now),
+                **self._recent(histories.get(source.name, _SourceHistory()), now, after),
+                **percentiles[source.name],
             }
             for source in self._status.sources
-            if source.name in measured
+            if source.name in percentiles
         ]
         return {
             "run": self._run,
@@ -122,14 +124,14 @@ class History:
             "frame_path": self._status.frame_path,
             "frames": self._status.total.frames,
             "fps": round(sum(source["fps"] for source in sources), 1),
-            **measured[""],
+            **percentiles[""],
             "sources": sources,
         }
 
     def knows(self, source: str) -> bool:
         return any(one.name == source for one in self._status.sources)
 
-    def _source(self, source: SourceStatus, now: float) -> dict[str, Any]:
+    def _status_of(self, source: SourceStatus, now: float) -> dict[str, Any]:
         return {
             "name": source.name,
             "state": source.state,
@@ -141,7 +143,7 @@ class History:
             "reconnects": source.reconnects,
         }
 
-    def _told(self, history: _SourceHistory, now: float, after: float) -> dict[str, Any]:
+    def _recent(self, history: _SourceHistory, now: float, after: float) -> dict[str, Any]:
         newest = history.points[-1] if history.points else None
         return {
             "fps": round(history.rate(now), 1),
@@ -159,25 +161,27 @@ class History:
         }
 
     def _percentiles(self, now: float) -> dict[str, Any]:
-        """Age and latency by name, "" for all; a source that came since is in the next count."""
-        with self._counting:
-            if now - self._measured_at >= FRESH:
-                status, self._measured_at = self._status, now
+        """Age and latency by source, "" for all; new sources appear in the next computation."""
+        with self._percentile_lock:
+            if now - self._computed_at >= PERCENTILE_SECONDS:
+                status, self._computed_at = self._status, now
                 tallies = {"": status.total} | {one.name: one.tally for one in status.sources}
-                self._measured = {
+                self._percentile_cache = {
                     name: {
                         "age_ms": tally.age.percentiles(),
                         "latency_ms": tally.latency.percentiles(),
                     }
                     for name, tally in tallies.items()
                 }
-            return self._measured
+            return self._percentile_cache
 
     def _time(self, clock: float) -> float:
-        return round(clock - self._began, 3)
+        return round(clock - self._start, 3)
 
 
 def _top(prediction: Prediction) -> list[tuple[str, float]]:
-    """(label, confidence) of the best classes, short enough to be sent with each picture."""
+    """(label, confidence) of the best classes, short enough for an HTTP header."""
     best = prediction.top(TOP)
-    return [(printable(label)[:LETTERS], round(sure, 4)) for _, label, sure in best]
+    return [
+        (printable(label)[:LABEL_LENGTH], round(confidence, 4)) for _, label, confidence in best
+    ]

@@ -1,11 +1,11 @@
-"""The live page of a run: a sink that keeps the newest of everything, and a server for browsers.
+"""The live page of a run: a sink that keeps the newest results, and their HTTP routes.
 
-    the loop's thread      takes down a few numbers, four times a second for each source
-    edge.outputs.web.stills  encodes pictures, while somebody looks at them
-    edge.outputs.web.server    answers from what lies there
+    the loop's thread        stores a few numbers, four times a second per source
+    edge.outputs.web.stills  encodes images while somebody views them
+    edge.outputs.web.server  answers requests from the stored data
 
-The page asks again and again instead of being sent a stream: what it gets is always the newest,
-a phone that slept goes on by itself, and whoever reads slowly keeps nothing waiting.
+The page polls instead of receiving a stream: it always gets the newest data, it recovers by itself
+after a phone was asleep, and a slow client blocks nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from urllib.parse import parse_qs
 from edge.outputs.web.access import Access, parse_address
 from edge.outputs.web.history import History
 from edge.outputs.web.server import Reply, Server
-from edge.outputs.web.stills import Pictures
+from edge.outputs.web.stills import Stills
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Status, Transition
 
-__all__ = ["Web"]
+__all__ = ["LivePage"]
 
-_ALWAYS = {
+_SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -39,95 +39,96 @@ _POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src blob: data:; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
-_LOCKED = b"""<!DOCTYPE html>
+_LOGIN_PAGE = b"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark"><title>vit-edge</title>
-<h1>This page needs its token</h1>
-<p>Open the whole address that edge run printed, or type the token:</p>
+<h1>This page needs a token</h1>
+<p>Open the complete URL that edge run printed, or enter the token:</p>
 <form><input name="token" type="password" aria-label="token" autocomplete="current-password">
 <button>Open</button></form></html>
 """
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
 
-class Web(Sink):
-    """Serves the page from the moment it is made until it is closed.
+class LivePage(Sink):
+    """Serves the live page from its construction until it is closed.
 
-    url  what to type into a browser; it holds the token if that was made here
+    url  the URL for a browser; it contains the token if that was generated here
 
-    Raises AddressError when `address`, `[HOST]:PORT`, cannot be listened on, or `token` is weak.
+    The constructor raises AddressError when it cannot listen on `address`, `[HOST]:PORT`, or when
+    `token` is too short.
     """
 
     def __init__(self, address: str, status: Status, token: str = ""):
         host, port = parse_address(address)
         self._access = Access.decide(host, token)
         self._page = Path(__file__).with_name("page.html").read_text("utf-8")
-        self._record = History(status)
-        self._pictures = Pictures()
+        self._history = History(status)
+        self._stills = Stills()
         try:
             self._server = Server("the page", host, port, self._answer)
         except BaseException:
-            self._pictures.close()
+            self._stills.close()
             raise
         self.url = self._access.url(self._server.port)
 
     def write(self, result: Result) -> None:
-        self._record.write(result)
-        if self._pictures.wants(result.frame.source):
-            self._pictures.put(result.frame, self._record.about(result))
+        self._history.write(result)
+        if self._stills.wants(result.frame.source):
+            self._stills.put(result.frame, self._history.about(result))
 
     def changed(self, transition: Transition) -> None:
-        self._record.changed(transition)
+        self._history.changed(transition)
 
     def close(self) -> None:
-        """Stop listening, hang up, and let go of all frames; within a second."""
+        """Stop listening, close all connections and release all frames, within a second."""
         self._server.close()
-        self._pictures.close()
+        self._stills.close()
 
     def _answer(self, path: str, headers: Message) -> Reply:
-        """The reply to a request, on one of many threads."""
-        if not self._access.knows_host(headers.get("Host", "")):
-            return _reply(HTTPStatus.MISDIRECTED_REQUEST, b"this server has another name\n")
-        route, _, asked = path.partition("?")
-        query = {name: values[-1] for name, values in parse_qs(asked).items()}
-        if route == "/" and self._access.opens(query.get("token", "")):
-            # Not redirected: after a link from elsewhere a strict cookie would not come with that.
+        """The reply to a request; called on the thread of its connection."""
+        if not self._access.accepts_host(headers.get("Host", "")):
+            return _reply(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host name\n")
+        route, _, parameters = path.partition("?")
+        query = {name: values[-1] for name, values in parse_qs(parameters).items()}
+        if route == "/" and self._access.is_token(query.get("token", "")):
+            # No redirect: after a link from another site browsers would not send a strict cookie.
             cookie = f"{self._access.cookie}; Path=/; HttpOnly; SameSite=Strict"
-            return self._show({"Set-Cookie": cookie})
+            return self._page_reply({"Set-Cookie": cookie})
         if not self._access.admits(headers.get("Cookie", "")):
-            body = (_LOCKED, _HTML) if route == "/" else (b"open the page first\n",)
+            body = (_LOGIN_PAGE, _HTML) if route == "/" else (b"open the page first\n",)
             return _reply(HTTPStatus.UNAUTHORIZED, *body)
         if route == "/":
-            return self._show({})
+            return self._page_reply({})
         if route == "/state":
-            return self._state(query.get("run", ""), query.get("since", ""))
-        if route == "/picture" and self._record.knows(query.get("source", "")):
-            return self._picture(query["source"], query.get("have", ""))
-        return _reply(HTTPStatus.NOT_FOUND, b"there is nothing here\n")
+            return self._state_reply(query.get("run", ""), query.get("since", ""))
+        if route == "/picture" and self._history.knows(query.get("source", "")):
+            return self._picture_reply(query["source"], query.get("have", ""))
+        return _reply(HTTPStatus.NOT_FOUND, b"not found\n")
 
-    def _show(self, headers: dict[str, str]) -> Reply:
+    def _page_reply(self, headers: dict[str, str]) -> Reply:
         nonce = secrets.token_urlsafe(16)
         policy = {"Content-Security-Policy": _POLICY.format(nonce)}
         body = self._page.replace("{nonce}", nonce).encode()
         return _reply(HTTPStatus.OK, body, _HTML, headers | policy)
 
-    def _state(self, run: str, since: str) -> Reply:
+    def _state_reply(self, run: str, since: str) -> Reply:
         try:
             seconds = float(since)
         except ValueError:
             seconds = -math.inf
-        return _reply(HTTPStatus.OK, json.dumps(self._record.state(run, seconds)).encode(), _JSON)
+        return _reply(HTTPStatus.OK, json.dumps(self._history.state(run, seconds)).encode(), _JSON)
 
-    def _picture(self, source: str, have: str) -> Reply:
-        """The newest picture of a source, with what is told of it in a header, if it is not `have`.
+    def _picture_reply(self, source: str, have: str) -> Reply:
+        """The newest image of a source, with its label in a header; 204 if its number is `have`.
 
-        In one reply, since a label beside another picture would be a wrong one.
+        Image and label are in one reply, so that they always belong together.
         """
-        picture = self._pictures.newest(source)
-        if picture is None or str(picture.number) == have:
+        still = self._stills.newest(source)
+        if still is None or str(still.number) == have:
             return _reply(HTTPStatus.NO_CONTENT)
-        about = json.dumps({**picture.about, "number": picture.number, "problem": picture.problem})
-        return _reply(HTTPStatus.OK, picture.jpeg, "image/jpeg", {"Edge-Result": about})
+        about = json.dumps({**still.about, "number": still.number, "problem": still.problem})
+        return _reply(HTTPStatus.OK, still.jpeg, "image/jpeg", {"Edge-Result": about})
 
 
 def _reply(
@@ -136,4 +137,4 @@ def _reply(
     kind: str = "text/plain; charset=utf-8",
     headers: dict[str, str] | None = None,
 ) -> Reply:
-    return Reply(status, body, kind, _ALWAYS | (headers or {}))
+    return Reply(status, body, kind, _SECURITY_HEADERS | (headers or {}))

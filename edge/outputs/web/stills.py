@@ -1,7 +1,7 @@
-"""The newest picture of each source as a JPEG, made only while somebody looks at it.
+"""JPEG encoding of the newest frame of each source, only while a browser shows it.
 
-A frame holds its camera's buffer, of which there are few. So at most one per source waits here, a
-newer one takes its place, and it is let go of as soon as it is encoded.
+A frame holds its camera's buffer, of which there are few. So at most one frame per source waits
+here, a newer one replaces it, and it is released as soon as it is encoded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from PIL import Image
 from edge.errors import EdgeError
 from edge.sources.frame import Frame
 
-__all__ = ["Picture", "Pictures"]
+__all__ = ["Still", "Stills"]
 
-WIDTH = 960  # pixels of the longer side at most
-GAP = 0.1  # seconds from one picture of a source to the next at least
-LOOKING = 2.0  # seconds that somebody is taken to look after he has asked
+MAX_SIDE = 960  # pixels of the longer side
+MIN_INTERVAL = 0.1  # seconds between two images of a source
+VIEWER_TIMEOUT = 2.0  # seconds after the last request for which a viewer is assumed
 _QUALITY = 80
-_CLOSING = 0.5  # seconds for the thread to end: one picture
+_CLOSE_TIMEOUT = 0.5  # seconds for the thread to end: the time for one image
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A JPEG, or in words why there is none; `about` is what came with its frame."""
+class Still:
+    """An encoded frame.
+
+    number   increases with each image of any source
+    jpeg     empty if there is a problem
+    problem  why the frame could not be encoded; else empty
+    about    the data that was passed to `put` with the frame
+    """
 
     number: int
     jpeg: bytes
@@ -38,46 +44,47 @@ class Picture:
     about: dict[str, Any]
 
 
-class Pictures:
-    """Takes frames from the loop, and encodes them on a thread of its own."""
+class Stills:
+    """Receives frames from the loop and encodes them on its own thread."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, float] = {}  # `time.monotonic()`, by source
+        # `time.monotonic()` of the last request and of the last frame, by source
+        self._requested: dict[str, float] = {}
         self._taken: dict[str, float] = {}
         self._waiting: dict[str, tuple[Frame, dict[str, Any]]] = {}
-        self._newest: dict[str, Picture] = {}
+        self._newest: dict[str, Still] = {}
         self._condition = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="stills", daemon=True)
         self._thread.start()
 
     def wants(self, source: str) -> bool:
-        """Whether somebody looks at a source, and has not just got a picture of it."""
+        """Whether a source has a viewer, and its last image is older than `MIN_INTERVAL`."""
         now = time.monotonic()
         with self._condition:
-            looked_at = now - self._asked.get(source, -math.inf) < LOOKING
-            return looked_at and now - self._taken.get(source, -math.inf) >= GAP
+            has_viewer = now - self._requested.get(source, -math.inf) < VIEWER_TIMEOUT
+            return has_viewer and now - self._taken.get(source, -math.inf) >= MIN_INTERVAL
 
     def put(self, frame: Frame, about: dict[str, Any]) -> None:
-        """Have a frame encoded; one of the same source that still waits gives way to it."""
+        """Queue a frame for encoding; it replaces a queued frame of the same source."""
         with self._condition:
             self._taken[frame.source] = time.monotonic()
             self._waiting[frame.source] = frame, about
             self._condition.notify()
 
-    def newest(self, source: str) -> Picture | None:
-        """The newest picture that is ready, if any; to ask is to look."""
+    def newest(self, source: str) -> Still | None:
+        """The newest encoded image, if any. The call counts as a request of a viewer."""
         with self._condition:
-            self._asked[source] = time.monotonic()
+            self._requested[source] = time.monotonic()
             return self._newest.get(source)
 
     def close(self) -> None:
-        """Let go of all frames, and end the thread."""
+        """Release all frames and end the thread."""
         with self._condition:
             self._closed = True
             self._waiting.clear()
             self._condition.notify()
-        self._thread.join(_CLOSING)
+        self._thread.join(_CLOSE_TIMEOUT)
 
     def _work(self) -> None:
         for number in itertools.count(1):
@@ -85,25 +92,25 @@ class Pictures:
                 self._condition.wait_for(lambda: self._closed or self._waiting)
                 if self._closed:
                     return
-                source = next(iter(self._waiting))  # whose turn came first
+                source = next(iter(self._waiting))  # the one that has waited longest
                 frame, about = self._waiting.pop(source)
-            began = time.monotonic()
-            picture = Picture(number, *_encode(frame), about)
-            del frame  # or it would be held while the next is waited for
+            start = time.monotonic()
+            still = Still(number, *_encode(frame), about)
+            del frame  # otherwise it is held while the thread waits for the next frame
             with self._condition:
-                self._newest[source] = picture
-                # It rests as long as it worked: half a core at most is taken from the engine.
-                self._condition.wait_for(lambda: self._closed, time.monotonic() - began)
+                self._newest[source] = still
+                # Pause for as long as encoding took: this takes at most half a core.
+                self._condition.wait_for(lambda: self._closed, time.monotonic() - start)
 
 
 def _encode(frame: Frame) -> tuple[bytes, str]:
-    """The JPEG, and in words why there is none."""
+    """The JPEG, and why there is none; one of both is empty."""
     try:
-        picture = Image.fromarray(frame.pixels)
-    except EdgeError as error:  # it cannot leave the GPU's memory; the numbers go on
+        image = Image.fromarray(frame.pixels)
+    except EdgeError as error:  # the frame cannot be downloaded from the GPU; the page shows why
         return b"", str(error)
-    # First by whole factors, which is quick, then finely.
-    picture.thumbnail((WIDTH, WIDTH), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    # reducing_gap: first reduce by an integer factor, which is fast, then resample.
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue(), ""

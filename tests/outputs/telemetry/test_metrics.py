@@ -232,8 +232,8 @@ def test_an_unusable_address_raises_an_address_error(host: str, status: Status) 
 def test_idle_clients_are_limited_and_disconnected(
     status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "CLIENTS", 5)
-    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    monkeypatch.setattr(server, "MAX_CLIENTS", 5)
+    monkeypatch.setattr(server, "CLIENT_TIMEOUT", 1.0)
     before = threading.active_count()
     with serve(":0", RunMetrics(status)) as url, ExitStack() as clients:
         address = ("127.0.0.1", int(url.split(":")[2].partition("/")[0]))

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools over a pipe: what a page really shows and does."""
+"""A headless Chromium, controlled through the DevTools protocol over a pipe."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ needs_chromium = pytest.mark.skipif(FOUND is None, reason="no Chromium: sudo apt
 
 
 class Left(AssertionError):
-    """The page was left while it was asked something."""
+    """The page was navigated away during a command."""
 
 
 class Browser:
-    """One page. `errors` holds what it threw, and what its security policy forbade."""
+    """One page. `errors` holds its exceptions and violations of its security policy."""
 
     def __init__(self, folder: Path):
         self.errors: list[str] = []

@@ -1,4 +1,4 @@
-"""What the live page is told, by a clock that the tests turn."""
+"""History: the data of the live page, with a manual clock."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edge.sources.frame import Frame
 
 
 class Run:
-    """A run of one camera, "camera", as the loop tells of it."""
+    """A run of one camera, "camera", as the loop reports it."""
 
     def __init__(self, guess: Any):
         self.now = 100.0
         self.status = Status("fake", "system memory", clock=lambda: self.now)
         self.status.add("camera")
-        self.record = History(self.status)
+        self.history = History(self.status)
         self._guess = guess
 
     def result(
@@ -34,15 +34,15 @@ class Run:
         for tally in (self.status.total, self.status.add(source).tally):
             tally.add(age_ms, age_ms / 2, self.now, self.now)
         self.status.add(source).last_labelled = self.now
-        self.record.write(found)
+        self.history.write(found)
 
-    def change(self, *given: Any, **told: Any) -> None:
-        transition = Transition(*given, **told)
+    def change(self, *args: Any, **kwargs: Any) -> None:
+        transition = Transition(*args, **kwargs)
         self.status.change(transition)
-        self.record.changed(transition)
+        self.history.changed(transition)
 
     def state(self, run: str = "", since: float = 0.0) -> dict[str, Any]:
-        return json.loads(json.dumps(self.record.state(run, since)))
+        return json.loads(json.dumps(self.history.state(run, since)))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(guess: Any) -> Run:
     return Run(guess)
 
 
-def test_a_camera_that_has_given_no_frame_is_shown(run):
+def test_a_camera_without_frames_is_included(run):
     run.now += 3
     state = run.state()
     (source,) = state["sources"]
@@ -61,7 +61,7 @@ def test_a_camera_that_has_given_no_frame_is_shown(run):
     assert (state["backend"], state["frame_path"]) == ("fake", "system memory")
 
 
-def test_results_become_points_of_the_charts_a_few_each_second(run):
+def test_results_become_points_of_the_charts_at_most_four_per_second(run):
     for index in range(30):  # 10 each second
         run.now = 100 + index / 10
         run.result(confidence=index / 100, age_ms=index)
@@ -74,7 +74,7 @@ def test_results_become_points_of_the_charts_a_few_each_second(run):
     assert len(source["top"]) == 3
 
 
-def test_only_what_is_new_is_sent_to_who_has_the_rest(run):
+def test_only_new_points_are_sent_to_a_client_that_has_the_others(run):
     run.result()
     state = run.state()
     run.now += 1
@@ -83,10 +83,10 @@ def test_only_what_is_new_is_sent_to_who_has_the_rest(run):
     assert [point[1] for point in later["sources"][0]["points"]] == [0.5]
     assert run.state(state["run"], later["now"])["sources"][0]["points"] == []
     other = run.state("another run", later["now"])
-    assert len(other["sources"][0]["points"]) == 2, "what it has is of another run"
+    assert len(other["sources"][0]["points"]) == 2, "its points are of another run"
 
 
-def test_a_minute_is_remembered_and_no_more(run):
+def test_points_older_than_a_minute_are_removed(run):
     for index in range(300):
         run.now = 100 + index / 2
         run.result()
@@ -98,7 +98,7 @@ def test_a_minute_is_remembered_and_no_more(run):
     assert len(run.state()["sources"][0]["points"]) <= 240
 
 
-def test_the_rate_is_of_now_and_not_of_the_whole_run(run):
+def test_the_frame_rate_is_the_current_one(run):
     for index in range(100):
         run.now = 100 + index
         run.result()
@@ -113,7 +113,7 @@ def test_the_rate_is_of_now_and_not_of_the_whole_run(run):
     assert run.state()["fps"] == 0
 
 
-def test_a_state_is_told_with_its_reason_and_since_when(run):
+def test_a_state_has_its_reason_and_duration(run):
     run.change("camera", "playing")
     run.now += 10
     run.change("camera", "waiting", "connection\nrefused")
@@ -130,13 +130,13 @@ def test_a_state_is_told_with_its_reason_and_since_when(run):
     ]
 
 
-def test_a_camera_that_comes_and_goes_for_days_fills_no_memory(run):
+def test_the_number_of_kept_transitions_is_limited(run):
     for _ in range(10 * CHANGES):
         run.change("camera", "waiting", "again")
     assert len(run.state()["sources"][0]["changes"]) == CHANGES
 
 
-def test_percentiles_are_counted_out_once_a_second_for_everybody(run, monkeypatch):
+def test_percentiles_are_computed_once_per_second_for_all_clients(run, monkeypatch):
     run.result(age_ms=10.0)
     assert run.state()["age_ms"]["p50"] == pytest.approx(10, rel=0.01)
     for _ in range(10):
@@ -148,23 +148,23 @@ def test_percentiles_are_counted_out_once_a_second_for_everybody(run, monkeypatc
     assert state["sources"][0]["latency_ms"]["p50"] == pytest.approx(500, rel=0.01)
 
 
-def test_a_source_that_is_added_while_it_runs_is_shown(run):
-    assert not run.record.knows("another")
+def test_a_source_that_is_added_later_is_included(run):
+    assert not run.history.knows("another")
     run.state()
     run.result(source="another")
     run.now += 1
     assert [source["name"] for source in run.state()["sources"]] == ["camera", "another"]
-    assert run.record.knows("another")
+    assert run.history.knows("another")
 
 
-def test_a_label_is_short_enough_for_a_header_and_one_line(run):
+def test_labels_are_limited_to_one_line_and_120_characters(run):
     class Long:
         def top(self, k: int) -> list[tuple[int, str, float]]:
             return [(0, "a\r\nb" * 1000, 1.0)]
 
     pixels = Surface.from_rgb(np.zeros((1, 1, 3), np.uint8))
     result = Result(Frame("camera", 0, None, 0.0, "system", pixels), Long(), 1.0, 1.0, 0.0)
-    about = run.record.about(result)
+    about = run.history.about(result)
     ((label, _),) = about["top"]
     assert label.isprintable()
     assert len(label) == 120

@@ -1,4 +1,4 @@
-"""The live page over real HTTP: who gets in, what is sent, and that the loop is never held up."""
+"""LivePage over real HTTP: access, replies, and that it never blocks the loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from edge.errors import AddressError
-from edge.outputs.web import stills as web_pictures
-from edge.outputs.web.live import Web
+from edge.outputs.web import stills
+from edge.outputs.web.live import LivePage
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
 from edge.run.status import Status, Transition
@@ -38,11 +38,11 @@ def status() -> Status:
 
 
 @pytest.fixture
-def serve(status: Status) -> Iterator[Callable[..., Web]]:
-    pages: list[Web] = []
+def serve(status: Status) -> Iterator[Callable[..., LivePage]]:
+    pages: list[LivePage] = []
 
-    def make(address: str = ":0", token: str = "") -> Web:
-        pages.append(Web(address, status, token))
+    def make(address: str = ":0", token: str = "") -> LivePage:
+        pages.append(LivePage(address, status, token))
         return pages[-1]
 
     yield make
@@ -50,7 +50,7 @@ def serve(status: Status) -> Iterator[Callable[..., Web]]:
         page.close()
 
 
-def get(web: Web, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+def get(web: LivePage, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
     port = urlsplit(web.url).port
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
@@ -67,7 +67,7 @@ def result(guess: Any, number: int = 0, level: int = 200) -> Result:
     return Result(frame, guess(7), 20.0, 10.0, 0.0)
 
 
-def picture(web: Web, guess: Any, level: int, have: str = "") -> tuple[dict[str, Any], bytes]:
+def picture(web: LivePage, guess: Any, level: int, have: str = "") -> tuple[dict[str, Any], bytes]:
     """Feed the page until it has a picture other than `have`."""
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -79,18 +79,18 @@ def picture(web: Web, guess: Any, level: int, have: str = "") -> tuple[dict[str,
         assert time.monotonic() < deadline
 
 
-def test_the_page_is_one_file_that_asks_nobody_else(serve):
+def test_the_page_loads_nothing_from_other_hosts(serve):
     reply, body = get(serve(), "/")
     assert reply.status == 200
     assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert reply.headers["Set-Cookie"] is None, "where no token is asked for"
+    assert reply.headers["Set-Cookie"] is None, "no token is needed"
     outside = re.findall(
         r"""(?:src|href|url|import)\s*[=(]?\s*["'](https?:|//)[^"']*""", body.decode()
     )
     assert outside == []
 
 
-def test_only_the_scripts_of_the_page_itself_run(serve):
+def test_only_the_page_s_own_script_and_style_are_allowed(serve):
     web = serve()
     nonces = set()
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_only_the_scripts_of_the_page_itself_run(serve):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_no_answer_is_kept_or_read_by_another_site(serve, path):
+def test_replies_are_not_cached_and_not_readable_by_other_sites(serve, path):
     reply, _ = get(serve(), path, Origin="http://evil.example")
     assert reply.headers["Cache-Control"] == "no-store"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
@@ -116,7 +116,7 @@ def test_no_answer_is_kept_or_read_by_another_site(serve, path):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_without_the_token_nothing_is_told(serve, path):
+def test_without_the_token_every_route_returns_401(serve, path):
     web = serve("0.0.0.0:0")
     for headers in ({}, {"Cookie": "vit-edge-00000000=0"}, {"Authorization": "Bearer x"}):
         reply, body = get(web, path, **headers)
@@ -128,14 +128,14 @@ def test_without_the_token_nothing_is_told(serve, path):
 @pytest.mark.parametrize(
     "path", ["/state?token={}", "/picture?token={}", "/?token={}x", "/?token="]
 )
-def test_only_the_whole_token_at_the_front_door_opens(serve, path):
+def test_only_the_complete_token_on_the_page_route_is_accepted(serve, path):
     web = serve("0.0.0.0:0")
     token = urlsplit(web.url).query.removeprefix("token=")
     assert len(token) >= 32
     assert get(web, path.format(token))[0].status == 401
 
 
-def test_the_printed_url_opens_the_page_and_its_cookie_everything_else(serve):
+def test_the_printed_url_sets_a_cookie_that_gives_access_to_all_routes(serve):
     web = serve("0.0.0.0:0")
     printed = urlsplit(web.url)
     reply, body = get(web, f"{printed.path}?{printed.query}")
@@ -148,8 +148,8 @@ def test_the_printed_url_opens_the_page_and_its_cookie_everything_else(serve):
         assert get(web, path, Cookie=cookie)[0].status != 401
 
 
-def test_a_token_that_a_person_chose_is_asked_for_here_too_and_not_shown(serve):
-    token = "a token + with & odd letters"
+def test_a_chosen_token_is_required_on_loopback_and_not_printed(serve):
+    token = "a token + with & special characters"
     web = serve(token=token)
     assert web.url.endswith("/")
     assert get(web, "/state")[0].status == 401
@@ -159,33 +159,33 @@ def test_a_token_that_a_person_chose_is_asked_for_here_too_and_not_shown(serve):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_name_that_somebody_pointed_to_this_machine_gets_nothing(serve, path):
+def test_an_unknown_host_name_gets_421(serve, path):
     reply, body = get(serve(), path, Host="evil.example")
     assert reply.status == 421
     assert b"camera" not in body
 
 
-def test_the_state_is_told_as_it_changes(serve, status, guess):
+def test_the_state_route_returns_the_current_state(serve, status, guess):
     web = serve()
     change = Transition(CAMERA, "waiting", "it hung up")
     status.change(change)
     web.changed(change)
     web.write(result(guess))
-    told = json.loads(get(web, "/state")[1])
-    (source,) = told["sources"]
+    state = json.loads(get(web, "/state")[1])
+    (source,) = state["sources"]
     assert (source["name"], source["state"], source["reason"]) == (CAMERA, "waiting", "it hung up")
     assert source["top"][0] == ["class 7", 0.75]
-    again = json.loads(get(web, f"/state?run={told['run']}&since={told['now']}")[1])
+    again = json.loads(get(web, f"/state?run={state['run']}&since={state['now']}")[1])
     assert (len(source["points"]), len(again["sources"][0]["points"])) == (1, 0)
 
 
 @pytest.mark.parametrize("since", ["", "x", "nan", "-inf", "1e999", "%00"])
-def test_whatever_is_asked_gets_an_answer(serve, since):
+def test_invalid_parameters_and_paths_get_a_reply(serve, since):
     assert get(serve(), f"/state?run=x&since={since}&since")[0].status == 200
     assert get(serve(), f"//[?{since}")[0].status == 404
 
 
-def test_a_picture_comes_with_what_was_said_of_that_very_picture(serve, guess):
+def test_an_image_is_returned_with_its_own_label(serve, guess):
     web = serve()
     about, body = picture(web, guess, 40)
     with Image.open(io.BytesIO(body)) as shown:
@@ -197,10 +197,10 @@ def test_a_picture_comes_with_what_was_said_of_that_very_picture(serve, guess):
     assert later["at"] > about["at"]
 
 
-def test_pictures_are_not_made_for_nobody(serve, guess, monkeypatch):
+def test_images_are_encoded_only_for_viewers(serve, guess, monkeypatch):
     encoded = []
-    encode = web_pictures._encode
-    monkeypatch.setattr(web_pictures, "_encode", lambda frame: encoded.append(1) or encode(frame))
+    encode = stills._encode
+    monkeypatch.setattr(stills, "_encode", lambda frame: encoded.append(1) or encode(frame))
     web = serve()
     for _ in range(100):
         web.write(result(guess))
@@ -210,14 +210,14 @@ def test_pictures_are_not_made_for_nobody(serve, guess, monkeypatch):
     assert encoded
 
 
-def test_a_source_that_is_not_there_has_no_picture(serve):
+def test_the_image_of_an_unknown_source_is_404(serve):
     web = serve()
     for number in range(3):
         assert get(web, f"/picture?source=other{number}")[0].status == 404
     assert get(web, "/picture")[0].status == 404
 
 
-def test_fifty_clients_and_some_that_never_read_do_not_hold_the_loop_up(serve, guess):
+def test_many_clients_and_some_that_never_read_do_not_block_the_loop(serve, guess):
     web = serve()
     port = urlsplit(web.url).port
     ended = threading.Event()
@@ -228,11 +228,11 @@ def test_fifty_clients_and_some_that_never_read_do_not_hold_the_loop_up(serve, g
             replies.append(get(web, "/state")[0].status)
             replies.append(get(web, f"/picture?source={quote(CAMERA)}")[0].status)
 
-    lookers = [threading.Thread(target=observe) for _ in range(50)]
-    for looker in lookers:
-        looker.start()
-    deaf = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-    for client in deaf:
+    viewers = [threading.Thread(target=observe) for _ in range(50)]
+    for viewer in viewers:
+        viewer.start()
+    unread = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for client in unread:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
     waits = []
     for number in range(200):
@@ -241,23 +241,23 @@ def test_fifty_clients_and_some_that_never_read_do_not_hold_the_loop_up(serve, g
         waits.append(time.monotonic() - began)
         time.sleep(0.01)
     ended.set()
-    for looker in lookers:
-        looker.join(PATIENCE)
-    for client in deaf:
+    for viewer in viewers:
+        viewer.join(PATIENCE)
+    for client in unread:
         client.close()
-    assert sorted(waits)[len(waits) // 2] < 0.05, "a write only takes note"
+    assert sorted(waits)[len(waits) // 2] < 0.05, "a write only stores data"
     assert len(replies) > 50
     assert set(replies) <= {200, 204}
 
 
-def test_it_is_closed_within_a_second_whoever_looks(serve, guess):
+def test_close_takes_less_than_a_second_with_connected_clients(serve, guess):
     web = serve()
     picture(web, guess, 1)
     address = ("127.0.0.1", urlsplit(web.url).port)
     clients = [socket.create_connection(address) for _ in range(20)]
     began = time.monotonic()
     web.close()
-    assert time.monotonic() - began < 1.5  # of a busy machine
+    assert time.monotonic() - began < 1.5  # on a busy machine
     for client in clients:
         client.close()
     with pytest.raises(ConnectionRefusedError):
@@ -265,9 +265,9 @@ def test_it_is_closed_within_a_second_whoever_looks(serve, guess):
 
 
 @pytest.mark.parametrize(("address", "token"), [("8080x", ""), ("{}", ""), (":0", "short")])
-def test_a_page_that_cannot_be_served_leaves_no_thread(serve, status, address, token):
+def test_a_failed_start_leaves_no_thread(serve, status, address, token):
     taken = urlsplit(serve().url).port
     before = threading.active_count()
     with pytest.raises(AddressError):
-        Web(address.format(f":{taken}"), status, token)
+        LivePage(address.format(f":{taken}"), status, token)
     assert threading.active_count() == before

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from edge.outputs.web.live import Web
+from edge.outputs.web.live import LivePage
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
 from edge.run.status import Status, Transition
@@ -20,7 +20,7 @@ from tests.outputs.web.chromium import Browser, needs_chromium
 pytestmark = needs_chromium
 
 ATTACK = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
-# The contrast of a text with what is behind it, of all that is shown, as WCAG 2 counts it.
+# The lowest WCAG 2 contrast of all visible texts with their background, and that text.
 CONTRAST = """(() => {
   const light = (colour) => {
     const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((level) => level / 255).map(
@@ -45,7 +45,7 @@ CONTRAST = """(() => {
 })()"""
 
 
-class Says:
+class OneLabel:
     """A prediction of one label."""
 
     def __init__(self, label: str, confidence: float = 0.75):
@@ -56,13 +56,13 @@ class Says:
 
 
 class Run:
-    """Cameras that play, on a thread: `labels` says what each shows, `quiet` which are silent."""
+    """Cameras that play, on a thread. labels: prediction of each. quiet: those without frames."""
 
     def __init__(self, *sources: str, address: str = ":0"):
         self.status = Status("onnxruntime", "system memory")
-        self.labels = {source: Says(f"label of {source}") for source in sources}
+        self.labels = {source: OneLabel(f"label of {source}") for source in sources}
         self.quiet: set[str] = set()
-        self.web = Web(address, self.status)
+        self.web = LivePage(address, self.status)
         for source in sources:
             self.status.add(source)
             self.change(source, "playing")
@@ -80,17 +80,17 @@ class Run:
     def _play(self) -> None:
         pixels = np.full((180, 320, 3), 90, np.uint8)
         while not self._ended.wait(0.03):
-            for source, says in self.labels.items():
+            for source, prediction in self.labels.items():
                 if source in self.quiet:
                     continue
                 now = self.status.clock()
                 for tally in (self.status.total, self.status.add(source).tally):
                     tally.add(20.0, 10.0, now, now)
                 frame = Frame(source, 0, None, now, "system", Surface.from_rgb(pixels))
-                self.web.write(Result(frame, says, 20.0, 10.0, 0.0))
+                self.web.write(Result(frame, prediction, 20.0, 10.0, 0.0))
 
     def close(self) -> None:
-        """End it; once more does no harm."""
+        """Stop the cameras; can be called twice."""
         self._ended.set()
         self._thread.join()
         self.web.close()
@@ -134,7 +134,7 @@ def card(number: int) -> str:
     return f"document.querySelectorAll('article')[{number}]"
 
 
-def test_every_camera_is_shown_with_its_picture_and_label(browser, cameras):
+def test_every_camera_is_shown_with_its_image_and_label(browser, cameras):
     browser.open(cameras.web.url)
     for number, source in enumerate(cameras.labels):
         browser.until(f"{card(number)}?.querySelector('img').naturalWidth === 320")
@@ -151,7 +151,7 @@ def test_every_camera_is_shown_with_its_picture_and_label(browser, cameras):
 def test_a_new_label_is_shown(browser, cameras):
     browser.open(cameras.web.url)
     browser.until("document.body.innerText.includes('label of front')")
-    cameras.labels["front"] = Says("a fox", 0.5)
+    cameras.labels["front"] = OneLabel("a fox", 0.5)
     browser.until(f"{card(0)}.innerText.includes('a fox')")
     browser.until(f"{card(0)}.innerText.includes('50.0 %')")
     assert "label of back" in browser.text()
@@ -164,31 +164,31 @@ def test_an_outage_is_shown_with_its_reason_and_its_end(browser, cameras):
     cameras.change("back", "waiting", "the camera hung up")
     browser.until(f"{card(1)}.innerText.includes('the camera hung up')")
     browser.until(f"{card(1)}.querySelector('.state').innerText.startsWith('waiting for')")
-    browser.until(f"{card(1)}.innerText.includes('the last picture')")
+    browser.until(f"{card(1)}.innerText.includes('last image')")
     assert browser.evaluate("document.getElementById('spoken').textContent") == (
         "back: waiting, the camera hung up"
     )
     assert browser.evaluate(f"{card(0)}.querySelector('.state').innerText") == "playing"
-    browser.until(f"{card(1)}.querySelector('.sure rect') !== null")  # grey: no frame came
+    browser.until(f"{card(1)}.querySelector('.sure rect') !== null")  # grey: no frames
     cameras.quiet.clear()
     cameras.change("back", "playing", outage=125.0)
     browser.until(f"{card(1)}.querySelector('.state').innerText === 'playing'")
-    browser.until(f"!{card(1)}.innerText.includes('the last picture')")
+    browser.until(f"!{card(1)}.innerText.includes('last image')")
     browser.evaluate(f"{card(1)}.querySelector('summary').click()")
-    browser.until(f"{card(1)}.innerText.includes('playing, back after 2 min')")
+    browser.until(f"{card(1)}.innerText.includes('playing, reconnected after 2 min')")
 
 
-def test_the_charts_grow_and_say_in_words_what_they_show(browser, cameras):
+def test_the_charts_grow_and_have_text_alternatives(browser, cameras):
     browser.open(cameras.web.url)
     line = f"{card(0)}.querySelector('.sure path').getAttribute('d')"
     browser.until(f"{card(0)}?.querySelector('.sure path') && {line}.split('L').length > 3")
     before = browser.evaluate(f"{line}.split('L').length")
     browser.until(f"{line}.split('L').length > {before}")
     heights = browser.evaluate(f"new Set({line}.match(/ [\\d.]+/g)).size")
-    assert heights == 1, "always as sure"
+    assert heights == 1, "the confidence is constant"
     words = f"{card(0)}.querySelector('.%s svg').getAttribute('aria-label')"
-    assert browser.evaluate(words % "sure").startswith("Confidence: 75.0 % last")
-    assert browser.evaluate(words % "time").startswith("Age 20 ms, latency 10 ms last")
+    assert browser.evaluate(words % "sure").startswith("Confidence: 75.0 % latest")
+    assert browser.evaluate(words % "time").startswith("Age 20 ms, latency 10 ms latest")
     assert browser.evaluate(f"{card(0)}.querySelectorAll('.time path').length") == 2
 
 
@@ -197,12 +197,12 @@ def test_a_camera_that_is_added_while_it_runs_appears(browser, cameras):
     browser.until(f"{card(1)} !== undefined")
     cameras.status.add("new")
     browser.until(f"{card(2)}?.innerText.includes('connecting')")
-    assert "no picture yet" in browser.evaluate(f"{card(2)}.innerText")
+    assert "no image yet" in browser.evaluate(f"{card(2)}.innerText")
 
 
-def test_a_label_a_name_or_a_reason_is_text_whatever_it_holds(browser, play):
+def test_html_in_labels_names_and_reasons_is_shown_as_text(browser, play):
     run = play(ATTACK)
-    run.labels[ATTACK] = Says(ATTACK)
+    run.labels[ATTACK] = OneLabel(ATTACK)
     run.change(ATTACK, "waiting", ATTACK)
     browser.open(run.web.url)
     browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
@@ -214,7 +214,7 @@ def test_a_label_a_name_or_a_reason_is_text_whatever_it_holds(browser, play):
     assert browser.evaluate("window.hacked === undefined")
 
 
-def test_the_policy_stops_what_gets_into_the_page_all_the_same(browser, cameras):
+def test_the_security_policy_blocks_injected_scripts(browser, cameras):
     browser.open(cameras.web.url)
     browser.until(f"{card(0)} !== undefined")
     browser.evaluate(f"{card(0)}.innerHTML = '<img src=x onerror=window.hacked=1>'")
@@ -224,24 +224,24 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(browser, cameras)
     )
     browser.until("document.querySelector('article img').complete")
     assert browser.evaluate("window.hacked === undefined")
-    browser.errors.clear()  # the policy's own words on it
+    browser.errors.clear()  # the reports of the policy
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(browser, play, width):
+def test_the_page_fits_the_width_of_the_screen(browser, play, width):
     long = "w" * 200
     run = play("rtsp://a-very-long-name.of.a.camera.example:8554/" + "path/" * 20, long)
-    run.labels[long] = Says("x" * 100)
+    run.labels[long] = OneLabel("x" * 100)
     run.change(long, "failed", "y" * 300)
     browser.look_like(width, 844, phone=width < 500)
     browser.open(run.web.url)
     browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert browser.evaluate("innerWidth") == width, "a phone would zoom out for what is wider"
+    assert browser.evaluate("innerWidth") == width, "a phone would zoom out for wider content"
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_text_can_be_read(browser, cameras, dark):
+def test_every_text_has_enough_contrast(browser, cameras, dark):
     browser.look_like(1280, 900, dark=dark)
     for number, state in enumerate(("waiting", "failed", "ended", "connecting")):
         cameras.change(f"camera {number}", state, "a reason")
@@ -252,9 +252,9 @@ def test_every_text_can_be_read(browser, cameras, dark):
     assert contrast >= 4.5, text
 
 
-def test_the_page_says_when_the_server_is_gone_and_goes_on_with_the_next(browser, play):
+def test_the_page_reports_a_lost_connection_and_continues_with_the_next_run(browser, play):
     first = play("front", "gone")
-    first.labels["front"] = Says("an old label", 0.5)
+    first.labels["front"] = OneLabel("an old label", 0.5)
     browser.open(first.web.url)
     browser.until(f"{card(0)}.querySelector('.sure path').getAttribute('d').includes('L')")
     browser.until(f"{card(1)}.innerText.includes('label of gone')")
@@ -266,24 +266,24 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_with_the_next(browser
     browser.until("document.body.innerText.includes('label of front')")
     assert "gone" not in browser.text()
     path = browser.evaluate(f"{card(0)}.querySelector('.sure path').getAttribute('d')")
-    assert len(set(re.findall(r" [\d.]+", path))) == 1, "the chart is of the new run alone"
+    assert len(set(re.findall(r" [\d.]+", path))) == 1, "the chart shows the new run only"
 
 
-def test_the_token_leaves_the_address_bar_and_a_new_run_asks_for_its_own(browser, play):
+def test_the_token_is_removed_from_the_url_and_a_new_run_needs_its_own(browser, play):
     first = play("front", address="0.0.0.0:0")
     port = urlsplit(first.web.url).port
     here = f"http://127.0.0.1:{port}/"
     browser.open(f"{here}?{urlsplit(first.web.url).query}")
     browser.until(f"{card(0)}.innerText.includes('label of front')")
     assert browser.evaluate("location.href") == here
-    assert browser.evaluate("document.cookie") == "", "no script can read it"
+    assert browser.evaluate("document.cookie") == "", "scripts cannot read the cookie"
     browser.open(here)
     browser.until(f"{card(0)}.innerText.includes('label of front')")
     first.close()
     second = play("front", address=f"0.0.0.0:{port}")
-    browser.until("document.body.innerText.includes('token is not valid any more')")
+    browser.until("document.body.innerText.includes('token is no longer valid')")
     browser.open(here)
-    browser.until("document.body.innerText.includes('This page needs its token')")
+    browser.until("document.body.innerText.includes('This page needs a token')")
     token = urlsplit(second.web.url).query.removeprefix("token=")
     browser.evaluate(f"document.querySelector('input').value = '{token}'")
     browser.evaluate("document.querySelector('button').click()")

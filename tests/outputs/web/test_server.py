@@ -1,4 +1,4 @@
-"""The page's HTTP server, over real connections: bounded in every way, and gone at once."""
+"""The HTTP server over real connections: its limits, and its shutdown."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from edge.errors import AddressError
 from edge.outputs.web import server as web_server
 from edge.outputs.web.server import Reply, Server
 
-LARGE = 50_000_000  # bytes: more than the two sockets keep for a client that does not read
+LARGE = 50_000_000  # bytes: more than both sockets buffer for a client that does not read
 PATIENCE = 30.0  # seconds: the machine may be busy with other tests
 
 
 def answer(path: str, headers: object) -> Reply:
     if path == "/broken":
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("a bug")
     if path == "/large":
         return Reply(HTTPStatus.OK, bytes(LARGE), "application/octet-stream")
-    return Reply(HTTPStatus.OK, path.encode(), headers={"X-Told": "yes"})
+    return Reply(HTTPStatus.OK, path.encode(), headers={"X-Test": "yes"})
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def get(server: Server, path: str) -> bytes:
         connection.close()
 
 
-def hung_up(connection: socket.socket) -> bool:
-    """Wait until the other side ends the connection."""
+def is_closed(connection: socket.socket) -> bool:
+    """Wait until the server closes the connection."""
     try:
         while connection.recv(1 << 20):
             pass
@@ -63,18 +63,18 @@ def hung_up(connection: socket.socket) -> bool:
     return True
 
 
-def test_many_requests_go_over_one_connection(start):
+def test_connections_are_kept_alive(start):
     connection = http.client.HTTPConnection("127.0.0.1", start().port, timeout=PATIENCE)
     for path in ("/a", "/b?c=d"):
         connection.request("GET", path)
         reply = connection.getresponse()
         assert (reply.status, reply.read()) == (200, path.encode())
-        assert reply.headers["X-Told"] == "yes"
-        assert reply.headers["Server"].strip() == "vit-edge", "and no version of anything"
+        assert reply.headers["X-Test"] == "yes"
+        assert reply.headers["Server"].strip() == "vit-edge", "without any versions"
     connection.close()
 
 
-def test_what_is_sent_with_a_request_is_not_read_as_the_next(start):
+def test_the_body_of_a_request_is_not_read_as_the_next_request(start):
     with connect(start()) as connection:
         inner = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
         head = f"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: {len(inner)}\r\n\r\n"
@@ -87,22 +87,22 @@ def test_what_is_sent_with_a_request_is_not_read_as_the_next(start):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_nothing_can_be_changed_from_afar(start, method):
+def test_other_methods_than_get_are_refused(start, method):
     connection = http.client.HTTPConnection("127.0.0.1", start().port, timeout=PATIENCE)
     connection.request(method, "/a")
     assert connection.getresponse().status == 501
     connection.close()
 
 
-def test_a_fault_of_ours_is_told_and_ends_one_connection_only(start, capfd):
+def test_an_exception_is_reported_and_closes_one_connection_only(start, capfd):
     server = start()
     with pytest.raises(http.client.RemoteDisconnected):
         get(server, "/broken")
     assert get(server, "/a") == b"/a"
-    assert "a fault of ours" in capfd.readouterr().err
+    assert "a bug" in capfd.readouterr().err
 
 
-def test_a_client_that_goes_away_is_no_error(start, capfd):
+def test_a_client_that_disconnects_is_not_reported(start, capfd):
     server = start()
     for _ in range(5):
         with connect(server) as connection:
@@ -118,13 +118,13 @@ def test_requests_are_not_logged(start, capfd):
     assert "secret" not in "".join(capfd.readouterr())
 
 
-def test_one_client_too_many_is_turned_away_until_another_has_gone(start, monkeypatch):
-    monkeypatch.setattr(web_server, "CLIENTS", 3)
+def test_clients_above_the_limit_get_503_until_another_disconnects(start, monkeypatch):
+    monkeypatch.setattr(web_server, "MAX_CLIENTS", 3)
     server = start()
     others = [connect(server) for _ in range(3)]
     with connect(server) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
-        assert hung_up(connection)
+        assert is_closed(connection)
     others.pop().close()
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -137,14 +137,14 @@ def test_one_client_too_many_is_turned_away_until_another_has_gone(start, monkey
         other.close()
 
 
-def test_a_client_that_never_reads_or_never_asks_is_hung_up_on(start, monkeypatch):
-    monkeypatch.setattr(web_server, "PATIENCE", 0.5)
+def test_a_client_that_is_silent_slow_or_does_not_read_is_disconnected(start, monkeypatch):
+    monkeypatch.setattr(web_server, "CLIENT_TIMEOUT", 0.5)
     server = start()
-    with connect(server) as silent, connect(server) as deaf, connect(server) as slow:
-        deaf.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert hung_up(silent)
+    with connect(server) as silent, connect(server) as unread, connect(server) as slow:
+        unread.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert is_closed(silent)
         slow.sendall(b"GET /")
-        with pytest.raises(OSError):  # a letter now and then does not keep the connection
+        with pytest.raises(OSError):  # a byte now and then does not keep the connection
             for _ in range(int(PATIENCE / 0.1)):
                 slow.sendall(b"a")
                 time.sleep(0.1)
@@ -152,12 +152,14 @@ def test_a_client_that_never_reads_or_never_asks_is_hung_up_on(start, monkeypatc
         while any(
             thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()
         ):
-            assert time.monotonic() < deadline, "a thread still waits for the one that never reads"
+            assert time.monotonic() < deadline, (
+                "a thread still waits for the client that never reads"
+            )
             time.sleep(0.05)
 
 
-def test_a_client_that_asks_now_and_then_is_not(start, monkeypatch):
-    monkeypatch.setattr(web_server, "PATIENCE", 2.0)
+def test_a_client_that_sends_requests_regularly_stays_connected(start, monkeypatch):
+    monkeypatch.setattr(web_server, "CLIENT_TIMEOUT", 2.0)
     connection = http.client.HTTPConnection("127.0.0.1", start().port, timeout=PATIENCE)
     connection.connect()
     same = connection.sock
@@ -169,8 +171,8 @@ def test_a_client_that_asks_now_and_then_is_not(start, monkeypatch):
     connection.close()
 
 
-def test_all_clients_together_are_answered_so_often_and_no_oftener(start, monkeypatch):
-    monkeypatch.setattr(web_server, "PER_SECOND", 20)
+def test_the_total_request_rate_is_limited(start, monkeypatch):
+    monkeypatch.setattr(web_server, "REQUESTS_PER_SECOND", 20)
     server = start()
     began = time.monotonic()
     threads = [threading.Thread(target=get, args=(server, "/a")) for _ in range(11)]
@@ -181,47 +183,47 @@ def test_all_clients_together_are_answered_so_often_and_no_oftener(start, monkey
     assert time.monotonic() - began >= 10 / 20
 
 
-def test_closing_hangs_up_on_everybody_and_leaves_no_thread(monkeypatch):
-    monkeypatch.setattr(web_server, "PER_SECOND", 0.1)
+def test_close_disconnects_all_clients_and_leaves_no_thread(monkeypatch):
+    monkeypatch.setattr(web_server, "REQUESTS_PER_SECOND", 0.1)
     before = threading.active_count()
     server = Server("the page", "127.0.0.1", 0, answer)
     clients = [connect(server) for _ in range(20)]
-    for client in clients[:10]:  # the first is being sent, the others wait for their turn
+    for client in clients[:10]:  # the first is being answered, the others wait for the rate limit
         client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     clients[0].recv(1)
     server.close()
     assert threading.active_count() == before
     for client in clients:
-        assert hung_up(client)
+        assert is_closed(client)
         client.close()
     with pytest.raises(ConnectionRefusedError):
         connect(server)
 
 
-def test_a_port_in_use_is_a_named_error_with_another_one(start):
+def test_a_port_in_use_is_refused_and_another_one_is_suggested(start):
     port = start().port
     with pytest.raises(AddressError, match=rf"port {port} .*another port, such as :{port + 1}"):
         Server("the page", "127.0.0.1", port, answer)
 
 
-def test_a_port_is_free_again_at_once():
+def test_a_port_is_free_again_immediately():
     server = Server("the page", "127.0.0.1", 0, answer)
     client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     client.request("GET", "/a")
     client.getresponse().read()
-    server.close()  # first, so that the system keeps the port for late packets
-    assert hung_up(client.sock)
+    server.close()  # before the client, so that the port is in TIME_WAIT
+    assert is_closed(client.sock)
     client.close()
     Server("the page", "127.0.0.1", server.port, answer).close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 300])
-def test_an_address_of_another_machine_is_a_named_error(host):
-    with pytest.raises(AddressError, match=r"cannot listen on .*give an address of this machine"):
+def test_an_address_of_another_machine_is_refused(host):
+    with pytest.raises(AddressError, match=r"cannot listen on .*use an address of this machine"):
         Server("the page", host, 0, answer)
 
 
-def test_ipv6_is_listened_on_too():
+def test_ipv6_is_supported():
     try:
         socket.socket(socket.AF_INET6).bind(("::1", 0))
     except OSError:

@@ -1,4 +1,4 @@
-"""Pictures for browsers: made only while somebody looks, and no frame is kept longer than that."""
+"""Stills: frames are encoded only while there is a viewer, and are released immediately."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from edge.errors import SourceError
-from edge.outputs.web import stills as web_pictures
-from edge.outputs.web.stills import Picture, Pictures
+from edge.outputs.web import stills as stills_module
+from edge.outputs.web.stills import Still, Stills
 from edge.preprocess.surface import DeviceSurface, Layout, Surface
 from edge.sources.frame import Frame
 
@@ -24,7 +24,7 @@ PATIENCE = 30.0  # seconds: the machine may be busy with other tests
 
 
 class Buffer:
-    """Stands for a camera's buffer: whoever holds a frame holds it."""
+    """Represents a camera's buffer: each frame holds a reference to it."""
 
 
 def frame(source: str = "camera", size: tuple[int, int] = (24, 32), owner: object = None) -> Frame:
@@ -33,24 +33,24 @@ def frame(source: str = "camera", size: tuple[int, int] = (24, 32), owner: objec
 
 
 @pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pictures]:
-    monkeypatch.setattr(web_pictures, "GAP", 0.0)
-    made = Pictures()
-    yield made
-    made.close()
+def stills(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stills]:
+    monkeypatch.setattr(stills_module, "MIN_INTERVAL", 0.0)
+    still = Stills()
+    yield still
+    still.close()
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds the encoder back until it is set."""
+    """Blocks the encoder until the event is set."""
     opened = threading.Event()
-    encode = web_pictures._encode
+    encode = stills_module._encode
 
     def wait(frame: Frame) -> Any:
         assert opened.wait(PATIENCE)
         return encode(frame)
 
-    monkeypatch.setattr(web_pictures, "_encode", wait)
+    monkeypatch.setattr(stills_module, "_encode", wait)
     yield opened
     opened.set()
 
@@ -63,86 +63,86 @@ def until(found: Callable[[], Any]) -> Any:
     return value
 
 
-def made_of(pictures: Pictures, frame: Frame) -> Picture:
-    before = pictures.newest(frame.source)
-    pictures.put(frame, {})
-    return until(lambda: (new := pictures.newest(frame.source)) is not before and new)
+def encoded(stills: Stills, frame: Frame) -> Still:
+    before = stills.newest(frame.source)
+    stills.put(frame, {})
+    return until(lambda: (new := stills.newest(frame.source)) is not before and new)
 
 
-def test_nothing_is_wanted_until_somebody_looks_and_after_he_has_gone(pictures, monkeypatch):
-    assert not pictures.wants("camera")
-    assert pictures.newest("camera") is None
-    assert pictures.wants("camera")
-    assert not pictures.wants("another")
-    monkeypatch.setattr(web_pictures, "LOOKING", 0.0)
-    assert not pictures.wants("camera")
+def test_frames_are_wanted_only_while_there_is_a_viewer(stills, monkeypatch):
+    assert not stills.wants("camera")
+    assert stills.newest("camera") is None
+    assert stills.wants("camera")
+    assert not stills.wants("another")
+    monkeypatch.setattr(stills_module, "VIEWER_TIMEOUT", 0.0)
+    assert not stills.wants("camera")
 
 
-def test_a_source_is_not_encoded_oftener_than_the_eye_needs(pictures, monkeypatch):
-    monkeypatch.setattr(web_pictures, "GAP", PATIENCE)
+def test_frames_of_a_source_are_wanted_only_after_the_minimum_interval(stills, monkeypatch):
+    monkeypatch.setattr(stills_module, "MIN_INTERVAL", PATIENCE)
     for source in ("camera", "another"):
-        pictures.newest(source)
-    pictures.put(frame(), {})
-    assert not pictures.wants("camera")
-    assert pictures.wants("another")
+        stills.newest(source)
+    stills.put(frame(), {})
+    assert not stills.wants("camera")
+    assert stills.wants("another")
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
     [((24, 32), (32, 24)), ((1080, 1920), (960, 540)), ((3000, 1000), (320, 960))],
 )
-def test_a_picture_is_a_jpeg_no_larger_than_a_page_shows(pictures, size, expected):
-    made = made_of(pictures, frame(size=size))
-    with Image.open(io.BytesIO(made.jpeg)) as picture:
+def test_an_image_is_a_jpeg_of_limited_size(stills, size, expected):
+    still = encoded(stills, frame(size=size))
+    with Image.open(io.BytesIO(still.jpeg)) as picture:
         assert (picture.format, picture.size) == ("JPEG", expected)
         assert abs(np.asarray(picture).mean() - 200) < 3
-    assert made.problem == ""
+    assert still.problem == ""
 
 
-def test_each_picture_has_a_number_and_keeps_what_came_with_it(pictures):
-    first = made_of(pictures, frame())
-    pictures.put(frame(), {"top": "label"})
-    second = until(lambda: (new := pictures.newest("camera")) is not first and new)
+def test_each_image_has_an_increasing_number_and_its_data(stills):
+    first = encoded(stills, frame())
+    stills.put(frame(), {"top": "label"})
+    second = until(lambda: (new := stills.newest("camera")) is not first and new)
     assert second.about == {"top": "label"}
     assert second.number > first.number
 
 
-def test_the_loop_never_waits_and_only_the_newest_frame_is_kept(pictures, gate):
+def test_put_never_blocks_and_only_the_newest_frame_is_held(stills, gate):
     buffers = []
-    for _ in range(50):  # while the encoder is stuck
+    for _ in range(50):  # while the encoder is blocked
         owner = Buffer()
         buffers.append(weakref.ref(owner))
-        pictures.put(frame(owner=owner), {})
+        stills.put(frame(owner=owner), {})
         del owner
     assert sum(buffer() is not None for buffer in buffers) <= 2, "one waits, one is being encoded"
     assert buffers[-1]() is not None
     gate.set()
     until(lambda: all(buffer() is None for buffer in buffers))
-    assert pictures.newest("camera") is not None
+    assert stills.newest("camera") is not None
 
 
-def test_no_source_takes_the_turn_of_another(pictures, gate):
+def test_sources_take_turns(stills, gate):
     for source in ("a", "b", "c"):
-        pictures.put(frame(source), {})
+        stills.put(frame(source), {})
     for _ in range(20):
-        pictures.put(frame("a"), {})
+        stills.put(frame("a"), {})
     gate.set()
-    until(lambda: all(pictures.newest(source) for source in "abc"))
+    until(lambda: all(stills.newest(source) for source in "abc"))
 
 
-def test_a_picture_that_cannot_leave_the_gpu_is_told_and_the_next_is_tried(pictures):
+def test_a_frame_that_cannot_be_downloaded_is_reported_and_the_next_is_tried(stills):
     class Reader:
         def download(self, surface: DeviceSurface) -> Surface:
             raise SourceError("it stays in the GPU's memory", "look elsewhere")
 
     surface = DeviceSurface(Layout("NV12", 32, 24), (0, 0), (32, 32))
-    made = made_of(pictures, Frame("camera", 0, None, 0.0, "cuda", surface, reader=Reader()))
-    assert made.jpeg == b""
-    assert made.problem == "it stays in the GPU's memory; look elsewhere"
-    assert made_of(pictures, frame()).problem == ""
+    still = encoded(stills, Frame("camera", 0, None, 0.0, "cuda", surface, reader=Reader()))
+    assert still.jpeg == b""
+    assert still.problem == "it stays in the GPU's memory; look elsewhere"
+    assert encoded(stills, frame()).problem == ""
 
 
-def test_the_encoder_takes_half_a_core_at_most(pictures, monkeypatch):
+def test_the_encoder_takes_half_a_core_at_most(stills, monkeypatch):
     spans = []
 
     def slow(_: Frame) -> tuple[bytes, str]:
@@ -151,21 +151,21 @@ def test_the_encoder_takes_half_a_core_at_most(pictures, monkeypatch):
         spans.append((began, time.monotonic()))
         return b"", ""
 
-    monkeypatch.setattr(web_pictures, "_encode", slow)
+    monkeypatch.setattr(stills_module, "_encode", slow)
     for source in "abcd":
-        pictures.put(frame(source), {})
+        stills.put(frame(source), {})
     until(lambda: len(spans) == 4)
     for (began, ended), (after, _) in itertools.pairwise(spans):
         assert after - ended >= 0.9 * (ended - began)
 
 
-def test_closing_lets_go_of_every_frame_and_ends_the_thread(pictures, gate):
+def test_close_releases_all_frames_and_ends_the_thread(stills, gate):
     owners = [Buffer() for _ in range(2)]
     waiting = weakref.ref(owners[1])
-    pictures.put(frame("a", owner=owners[0]), {})
-    pictures.put(frame("b", owner=owners[1]), {})
+    stills.put(frame("a", owner=owners[0]), {})
+    stills.put(frame("b", owner=owners[1]), {})
     del owners
     gate.set()
-    pictures.close()
-    assert not pictures._thread.is_alive()
+    stills.close()
+    assert not stills._thread.is_alive()
     assert waiting() is None
