@@ -7,22 +7,22 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         build-essential python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
-# PyCUDA has no wheels: it is built here against the image's own CUDA.
+# PyCUDA has no wheels: pip compiles it against the image's own CUDA.
 ENV CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:${PATH}
 WORKDIR /opt/vit-edge
 RUN /usr/bin/python3 -m venv --system-site-packages .venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY edge edge
 RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[device,cuda,service]'
-# TensorRT's bindings are JetPack's: a virtual environment that hides them is useless.
+# TensorRT's bindings come with JetPack. The build stops here if the environment does not see them.
 RUN .venv/bin/python -c 'import tensorrt; print("TensorRT", tensorrt.__version__)'
-# The kernels, so that no container compiles them at its first start. 8.7 is Orin. PyCUDA asks for
-# the driver, which an image that is being built has not: CUDA's stub of it is enough here.
+# Compile the kernels now, not at each container's first start. 8.7 is Orin. PyCUDA loads the
+# driver's library, which does not exist while an image is built; CUDA's stub is enough here.
 ARG COMPUTE_CAPABILITY=8.7
 RUN mkdir -p stub /opt/cache \
     && ln -s /usr/local/cuda/lib64/stubs/libcuda.so stub/libcuda.so.1 \
     && LD_LIBRARY_PATH=/opt/vit-edge/stub XDG_CACHE_HOME=/opt/cache \
-        .venv/bin/python -m edge.kernels ${COMPUTE_CAPABILITY}
+        .venv/bin/python -m edge.gpu.kernels ${COMPUTE_CAPABILITY}
 
 FROM nvcr.io/nvidia/l4t-jetpack:${L4T_TAG}
 RUN apt-get update \

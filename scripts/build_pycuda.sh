@@ -4,10 +4,11 @@
 #   scripts/build_pycuda.sh            into build/, for the tests on the emulated driver
 #   scripts/build_pycuda.sh --install  into the environment of a PC, for its GPU
 #
-# PyCUDA is compiled once per machine. The wheel is kept in ${XDG_CACHE_HOME:-~/.cache}/vit-edge/wheels
-# or, if that folder is not writable, in build/wheels. The headers come from PyPI unless the PC has a
-# CUDA toolkit. PyCUDA is linked with an empty library called libcuda, and finds the driver's library
-# when it runs. On a Jetson this script is not needed: pip builds PyCUDA there.
+# PyCUDA is compiled once per machine. The wheel is kept in
+# ${XDG_CACHE_HOME:-~/.cache}/vit-edge/wheels or, if that folder is not writable, in build/wheels.
+# The headers come from PyPI unless the PC has a CUDA toolkit. PyCUDA is linked with an empty library
+# called libcuda, and finds the driver's library when it runs. A Jetson does not need this script:
+# pip builds PyCUDA there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +23,8 @@ target=$PWD/build/pycuda-$version-$tag
 include=
 headers=$(pinned nvidia-cuda-runtime)
 if [ "${1:-}" = --install ]; then
-  installed=$("$python" -c 'import importlib.metadata as m; print(m.version("pycuda"))' 2>/dev/null || true)
+  query='import importlib.metadata as m; print(m.version("pycuda"))'
+  installed=$("$python" -c "$query" 2>/dev/null || true)
   [ "$installed" != "$version" ] || exit 0
   # The driver may be older than PyPI's headers. It is rarely older than the installed toolkit.
   nvcc=$(readlink -f "$(command -v nvcc || true)" || true)
@@ -83,7 +85,8 @@ CXXFLAGS = [$quoted]
 PYTHON
   # pip's own configuration and cache are found through these, not through the home folder above.
   if [ -n "${HOME:-}" ]; then
-    export XDG_CONFIG_HOME=${XDG_CONFIG_HOME:-$HOME/.config} XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}
+    export XDG_CONFIG_HOME=${XDG_CONFIG_HOME:-$HOME/.config}
+    export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}
   fi
   HOME=$scratch LDFLAGS="-Wl,--no-as-needed" "${pip[@]}" wheel --no-deps --no-binary pycuda \
     --no-cache-dir --constraint constraints.txt --wheel-dir "$scratch/wheel" "pycuda==$version"

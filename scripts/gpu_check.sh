@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All that is to be known of vit-edge on a GPU, in one command and one JSON file: see docs/gpu.md.
+# Check vit-edge on a GPU with one command, and write one JSON file: see docs/gpu.md.
 #
-#   scripts/gpu_check.sh --wheels FOLDER [--onnxruntime-gpu]   on a PC with a network: what it needs
-#   scripts/gpu_check.sh FOLDER [OUT_FOLDER] [STEP...]   on the machine with the GPU, without one
+#   scripts/gpu_check.sh --wheels FOLDER [--onnxruntime-gpu]   downloads, on a PC with a network
+#   scripts/gpu_check.sh FOLDER [OUT_FOLDER] [STEP...]         checks, on the machine with the GPU
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -14,7 +14,7 @@ if [ "$1" = --wheels ]; then
   shift
   PYTHONPATH=$root exec "${PYTHON:-$root/.venv/bin/python}" "$root/scripts/gpu/check.py" wheels "$@"
 fi
-# Any Python 3.10 or later can begin; it finds the one that the wheels are for.
+# Any Python 3.10 or later can start the check; that finds the Python that the wheels are for.
 for python in "${PYTHON:-}" python3 python3.12 python3.13 python3.11 python3.10; do
   if [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
     exec "$python" "$root/scripts/gpu/check.py" check "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run vit-edge as a systemd service: sudo scripts/install_service.sh [--user NAME] | --uninstall
-# It may be run again: what you wrote into /etc/vit-edge stays. docs/service.md says more.
-# With DESTDIR=folder the files go there and nothing else is done, as for a package.
+# It can be run again: your files in /etc/vit-edge are kept. See docs/service.md.
+# With DESTDIR=folder it only writes the files below that folder, as a package needs them.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -26,7 +26,7 @@ done
 
 if [ -z "${DESTDIR:-}" ]; then
   [ "$(id -u)" -eq 0 ] || fail "this needs root; run: sudo scripts/install_service.sh"
-  [ -d /run/systemd/system ] || fail "systemd does not run this machine; start edge run by hand"
+  [ -d /run/systemd/system ] || fail "this machine does not run systemd; start edge run by hand"
 fi
 
 if [ $uninstall = yes ]; then
@@ -36,15 +36,15 @@ if [ $uninstall = yes ]; then
   rm -f "$units/$unit" "$units/$unit.d/jetson.conf"
   rmdir "$units/$unit.d" 2>/dev/null || true
   [ -n "${DESTDIR:-}" ] || systemctl daemon-reload
-  say "the service is gone; kept: /etc/vit-edge, /var/lib/vit-edge, the user"
+  say "the service is removed; kept: /etc/vit-edge, /var/lib/vit-edge and the user"
   exit
 fi
 
 edge=$root/.venv/bin/edge
 [ -x "$edge" ] || fail "there is no $edge; run: make setup"
-case $root in *[[:space:]%\\\"\'\&\#]*) fail "$root has letters that a unit cannot hold; move it" ;; esac
+case $root in *[[:space:]%\\\"\'\&\#]*) fail "$root has characters that a unit cannot contain; move it to another folder" ;; esac
 
-# Write stdin to a file if it is another one: where, rights.
+# Write stdin to the file $1 with the mode $2, unless the file is the same already.
 place() {
   local made
   made=$(mktemp)
@@ -60,15 +60,15 @@ place() {
 
 if [ -z "${DESTDIR:-}" ]; then
   for group in video render; do
-    getent group "$group" >/dev/null || { groupadd --system "$group"; say "made the group $group"; }
+    getent group "$group" >/dev/null || { groupadd --system "$group"; say "created the group $group"; }
   done
   if ! getent passwd "$user" >/dev/null; then
-    [ "$user" = vit-edge ] || fail "there is no user $user; give one that there is"
+    [ "$user" = vit-edge ] || fail "there is no user $user; give an existing one"
     useradd --system --user-group --no-create-home --home-dir /var/lib/vit-edge \
       --shell /usr/sbin/nologin vit-edge
-    say "made the user vit-edge"
+    say "created the user vit-edge"
   fi
-  # A home is closed to other users on Ubuntu.
+  # On Ubuntu other users cannot read a home folder.
   runuser -u "$user" -- "$edge" --version >/dev/null 2>&1 ||
     fail "the user $user cannot run $edge; move vit-edge to /opt, or give --user ${SUDO_USER:-NAME}"
 fi
@@ -81,17 +81,17 @@ if [ ! -e "$etc/cameras.toml" ]; then
 fi
 if [ ! -e "$etc/credentials" ]; then
   place "$etc/credentials" 600 <<'NETRC'
-# Users and passwords of cameras, by host, as in a .netrc; only root reads this file.
+# Users and passwords of cameras by host, in the netrc format; only root can read this file.
 # machine 10.0.0.5 login admin password secret
 NETRC
 fi
 if [ ! -e "$etc/environment" ]; then
   place "$etc/environment" 600 <<'ENVIRONMENT'
-# NAME=value: what ${NAME} in a source of cameras.toml stands for; only root reads this file.
+# NAME=value replaces ${NAME} in a source of cameras.toml; only root can read this file.
 ENVIRONMENT
 fi
 
-# A password may stand in a source: the service may read it, others may not.
+# A source may contain a password: only root and the service can read the file.
 [ -n "${DESTDIR:-}" ] || chgrp "$(id -gn "$user")" "$etc/cameras.toml"
 
 sed -e "s#@ROOT@#$root#g" -e "s#@USER@#$user#g" "$root/scripts/service/vit-edge.service" |
@@ -104,7 +104,7 @@ fi
 systemctl daemon-reload
 systemctl enable "$unit"
 if [ $fresh = yes ]; then
-  say "now name your engine and cameras: sudoedit /etc/vit-edge/cameras.toml"
+  say "next, name your engine and cameras: sudoedit /etc/vit-edge/cameras.toml"
   say "then: sudo systemctl start vit-edge && journalctl -fu vit-edge"
   exit
 fi

@@ -1,11 +1,11 @@
-"""Serve a video as a network camera would: over RTSP, in real time, on this machine only.
+"""An RTSP server that sends a video as a network camera would: in real time, on this machine only.
 
     python scripts/rtsp_server.py VIDEO [--port 8554] [--once] [--user NAME:PASSWORD]
         [--codec h264|h265|jpeg]
 
-Prints the URL when it is ready, and serves until it is interrupted. What the file holds is sent,
-undecoded, over TCP or UDP as the client asks; it starts over at its end, or with --once the stream
-ends there.
+Prints the URL when it is ready, and serves until it is interrupted. The file's video is sent
+without decoding, over TCP or UDP as the client asks. At its end it starts over; with --once the
+stream ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
 @dataclass(frozen=True)
 class Codec:
-    """How a file's video is read, and how it goes into packets."""
+    """Parser, caps and RTP payloader of a codec."""
 
     parse: str
     caps: str
@@ -51,8 +51,8 @@ CODECS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One coded picture; times in nanoseconds from the start of the file."""
+class AccessUnit:
+    """One coded frame; times in nanoseconds from the start of the file."""
 
     data: bytes
     pts: int
@@ -60,8 +60,8 @@ class Picture:
     duration: int
 
 
-def pictures(path: str, codec: Codec) -> list[Picture]:
-    """Every coded picture of the file's video."""
+def read_units(path: str, codec: Codec) -> list[AccessUnit]:
+    """All coded frames of the file's video. Exits with a message if there are none."""
     reader = Gst.parse_launch(
         f"filesrc name=file ! parsebin ! {codec.parse}{codec.caps} ! appsink name=sink sync=false"
     )
@@ -72,7 +72,7 @@ def pictures(path: str, codec: Codec) -> list[Picture]:
         buffer = sample.get_buffer()
         time = sample.get_segment().to_running_time_full
         coded.append(
-            Picture(
+            AccessUnit(
                 buffer.extract_dup(0, buffer.get_size()),
                 _signed(*time(Gst.Format.TIME, buffer.pts)),
                 _signed(*time(Gst.Format.TIME, buffer.dts)),
@@ -82,7 +82,7 @@ def pictures(path: str, codec: Codec) -> list[Picture]:
     error = reader.get_bus().pop_filtered(Gst.MessageType.ERROR)
     reader.set_state(Gst.State.NULL)
     if error is not None or not coded:
-        reason = error.parse_error()[0].message if error else "no picture in it"
+        reason = error.parse_error()[0].message if error else "no frame in it"
         sys.exit(f"rtsp_server: {path} holds no {codec.caps} ({reason})")
     return coded
 
@@ -91,28 +91,28 @@ def _signed(sign: int, value: int) -> int:
     return sign * value
 
 
-def stream(coded: list[Picture], once: bool) -> Iterator[Gst.Buffer]:
-    """The pictures as buffers, times counting on from one round to the next."""
-    length = max(picture.pts + picture.duration for picture in coded)
-    # Pictures that are shown out of order have a first DTS before 0, which a buffer cannot say.
-    head_start = max(0, -min(picture.dts for picture in coded))
+def stream(coded: list[AccessUnit], once: bool) -> Iterator[Gst.Buffer]:
+    """The frames as buffers; timestamps continue from one round to the next."""
+    length = max(unit.pts + unit.duration for unit in coded)
+    # With reordered frames the first DTS is below 0, which a buffer cannot express.
+    head_start = max(0, -min(unit.dts for unit in coded))
     for round_ in range(1) if once else itertools.count():
-        for picture in coded:
-            buffer = Gst.Buffer.new_wrapped(picture.data)
+        for unit in coded:
+            buffer = Gst.Buffer.new_wrapped(unit.data)
             shift = head_start + round_ * length
-            buffer.pts, buffer.dts = picture.pts + shift, picture.dts + shift
-            buffer.duration = picture.duration
+            buffer.pts, buffer.dts = unit.pts + shift, unit.dts + shift
+            buffer.duration = unit.duration
             yield buffer
 
 
 def serve(path: str, codec: Codec, port: int, once: bool, user: str | None) -> None:
-    coded = pictures(path, codec)
+    coded = read_units(path, codec)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
         f"( appsrc name=source format=time block=true max-bytes=200000 caps={codec.caps} "
         f"! {codec.pay} name=pay0 pt=96 )"
     )
-    factory.set_shared(True)  # one camera: whoever connects joins what is playing
+    factory.set_shared(True)  # one camera: all clients receive the same stream
 
     def configure(_factory: Any, media: Any) -> None:
         feed = stream(coded, once)
@@ -143,7 +143,7 @@ def serve(path: str, codec: Codec, port: int, once: bool, user: str | None) -> N
 
 
 def _require(user: str, server: Any, factory: Any) -> None:
-    """Let in only `user`, NAME:PASSWORD."""
+    """Admit only `user`, NAME:PASSWORD."""
     auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
     token.set_string(GstRtspServer.RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer")
     name, _, password = user.partition(":")
@@ -155,11 +155,11 @@ def _require(user: str, server: Any, factory: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("video", help="a file with a video stream")
-    parser.add_argument("--codec", choices=CODECS, default="h264", help="of that stream")
-    parser.add_argument("--port", type=int, default=8554, help="0 takes a free one")
+    parser.add_argument("video", help="file with a video stream")
+    parser.add_argument("--codec", choices=CODECS, default="h264", help="codec of that stream")
+    parser.add_argument("--port", type=int, default=8554, help="0 chooses a free one")
     parser.add_argument("--once", action="store_true", help="end the stream with the file")
-    parser.add_argument("--user", metavar="NAME:PASSWORD", help="refuse everybody else")
+    parser.add_argument("--user", metavar="NAME:PASSWORD", help="refuse all other clients")
     options = parser.parse_args()
     Gst.init(None)
     codec = CODECS[options.codec]

@@ -158,7 +158,7 @@ apt_install "the distribution's packages" \
 if "$venv/bin/python" -c '' 2>/dev/null; then
   next "$venv: there already"
 else
-  next "$venv: a new environment of $python ($("$python" --version))"
+  next "$venv: new, from $python ($("$python" --version))"
   rm -rf "$venv"
   "$python" -m venv --system-site-packages "$venv"
 fi

@@ -42,13 +42,13 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass
 class DrawnDigits(Dataset):
-    """Digits drawn anew every time one is asked for, ever harder over the first `warmup` draws.
+    """Digits that are drawn again for each access, harder and harder over the first `warmup` draws.
 
-    Without a warm-up each digit keeps one drawing of its own: the held-out set.
+    With warmup 0 each digit always has the same drawing: the held-out set.
     """
 
     digits: Digits
-    picture: np.ndarray
+    scene: np.ndarray
     processor: Any
     warmup: int = 0
 
@@ -63,7 +63,7 @@ class DrawnDigits(Dataset):
         self.drawn += 1
         rng = self.rng if self.warmup else np.random.default_rng([SEED, index])
         difficulty = min(1.0, self.drawn / self.warmup) if self.warmup else 1.0
-        image = render(self.digits.ink[index], rng, self.picture, difficulty=difficulty)
+        image = render(self.digits.ink[index], rng, self.scene, difficulty=difficulty)
         pixels = self.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixels, "labels": int(self.digits.labels[index])}
 
@@ -96,7 +96,9 @@ class ImageFolder(Dataset):
 
 
 def list_images(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
-    """Files with their class index, and the class names (the sub-folders, sorted)."""
+    """Files with their class index, and the class names: the sorted names of the sub-folders.
+
+    Exits with a message if there are fewer than two folders or ten images."""
     if not root.is_dir():
         raise SystemExit(f"error: there is no folder {root}; give one with a folder per class")
     names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
@@ -108,17 +110,17 @@ def list_images(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     ]
     if len(names) < 2 or len(files) < 10:
         loose = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
-        beside = f" ({loose} more lie in none)" if loose else ""
+        beside = f" ({loose} more are in no folder)" if loose else ""
         raise SystemExit(
             f"error: {root} has {len(names)} folders with {len(files)} images in them{beside}; "
             f"make a folder for each class, such as {root}/cat and {root}/dog, with at least "
-            "10 images in all"
+            "10 images in total"
         )
     return files, names
 
 
 def demo_model() -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
-    """A small ViT from scratch: 64x64 pictures, 65 tokens, 1.6 M parameters."""
+    """A small untrained ViT: 64x64 images, 65 tokens, 1.6 M parameters."""
     config = ViTConfig(
         image_size=64,
         patch_size=8,
@@ -137,14 +139,14 @@ def demo_model() -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
 
 
 def pretrained(checkpoint: str, names: list[str]) -> tuple[Any, Any]:
-    """Any image classification checkpoint, with a fresh head for these classes."""
+    """An image classification checkpoint with an untrained head for these classes."""
     model = AutoModelForImageClassification.from_pretrained(
         checkpoint,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
         ignore_mismatched_sizes=True,
-        dtype=torch.float32,  # as this script saves half precision, in which training diverges
+        dtype=torch.float32,  # this script saves half precision, and training in it diverges
         use_safetensors=True,
     )
     return model, AutoImageProcessor.from_pretrained(checkpoint)
@@ -160,7 +162,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--images", type=Path, help="folder with one sub-folder per class")
-    parser.add_argument("--checkpoint", help="what to fine-tune (with --images)")
+    parser.add_argument("--checkpoint", help="checkpoint to fine-tune (with --images)")
     parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
@@ -170,7 +172,7 @@ def main() -> None:
         parser.error("--images and --checkpoint go together")
     if arguments.images and not arguments.out:
         parser.error("--images needs --out: the demo's checkpoint is not overwritten")
-    arguments.out = arguments.out or Path(__file__).parent / "demo-vit"
+    arguments.out = arguments.out or Path(__file__).parent / "demo/vit"
 
     set_seed(SEED)
     train: Dataset
@@ -215,7 +217,7 @@ def main() -> None:
         )
         trainer.train()
         print(trainer.evaluate())
-    # Half precision halves the file; every consumer loads it back to float32.
+    # Half precision halves the file; edge and this script load it as float32.
     model.half().save_pretrained(arguments.out)
     processor.save_pretrained(arguments.out)
     print(f"saved {arguments.out}")

@@ -1,15 +1,15 @@
-"""What an audit or a recording takes from a run: rates and ages with and without, taking turns.
+"""The cost of an audit and of a recording: rates and ages of runs with and without, in turns.
 
     .venv/bin/python -m scripts.bench.audit [--rounds 3] [--threads 2] [--out FILE]
 
-The demo's INT8 engine labels the demo's film (1280x720 H.264) alone, with an audit of one frame in
-500 and of one in 50, and recorded to a Matroska file. Each in turn, of two sources:
+The demo's INT8 engine labels the demo's video (1280x720 H.264) alone, with an audit of one frame in
+500 and of one in 50, and recorded to a Matroska file. Each in turn, with two sources:
 
-    film     read as fast as it can be: what waits for what shows in the rate
-    camera   the film at its own 30 frames a second, the newest first: what is late shows in the age
+    film     the video at full speed: waiting shows in the rate
+    camera   the video at its own 30 frames per second, newest frame first: delays show in the age
 
-`share` is the rate over that without, of the same round; all figures are medians over the rounds
-but for `audited` and `lost`, which are sums. Needs what make demo makes.
+`share` is the rate relative to the rate without, in the same round. All figures are medians over
+the rounds, except `audited` and `lost`, which are sums. Run make demo first.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from edge.sources.opening import feed
 from scripts.bench import figures
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES, FILM = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"
-SOURCES = {"film": Camera(str(FILM)), "camera": Camera(str(FILM), realtime=True, loop=True)}
+ENGINES, VIDEO = ROOT / "engines", ROOT / "engines/.cache/demo/camera.mp4"
+SOURCES = {"film": Camera(str(VIDEO)), "camera": Camera(str(VIDEO), realtime=True, loop=True)}
 FRAMES = {"film": 600, "camera": 450}
 EXTRAS = ("alone", "audit 1/500", "audit 1/50", "record")
 
 
 def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[str, Any]:
-    """One run: its rate and ages, what was left out, and what a due frame's copy took."""
+    """One run: its rate and ages, dropped frames, and the time to copy a frame that is due."""
     sinks: list[Sink] = []
-    looked: list[float] = []
+    observed: list[float] = []  # seconds
     audit = None
     with ExitStack() as stack:
         if extra.startswith("audit"):
             every = int(extra.partition("/")[2])
             audit = stack.enter_context(Audit(reference, engine.passport.outputs, every, print))
         elif extra == "record":
-            film = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "film.mkv"
-            sinks.append(record(str(film), False, threading.Event(), lambda _: None, print))
+            video = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video.mkv"
+            sinks.append(record(str(video), False, threading.Event(), lambda _: None, print))
 
-        def observe(*shown: Any) -> None:
+        def observe(*given: Any) -> None:
             assert audit is not None
             began = time.perf_counter()
-            audit.observe(*shown)
-            looked.append(time.perf_counter() - began)
+            audit.observe(*given)
+            observed.append(time.perf_counter() - began)
 
         measured = loop.run(
             engine,
@@ -67,7 +67,7 @@ def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[
             observe=observe if audit else None,
         )
     audited = sum(each.frames for each in audit.sources) if audit else 0
-    due = sorted(looked)[-audited:] if audited else [0.0]
+    due = sorted(observed)[-audited:] if audited else [0.0]
     return {
         "fps": measured.fps,
         "age_p50_ms": measured.age_ms["p50"],
@@ -80,7 +80,7 @@ def turn(engine: Engine, reference: Reference, source: str, extra: str) -> dict[
 
 
 def row(rounds: list[dict[str, dict[str, Any]]], extra: str) -> dict[str, Any]:
-    """The figures of one extra over all rounds with one source."""
+    """The figures of one extra over all rounds, with one source."""
     mine = [each[extra] for each in rounds]
     shares = [each[extra]["fps"] / each["alone"]["fps"] for each in rounds]
     middle = {

@@ -1,9 +1,9 @@
-"""Measure, side by side in one run, what the CPU backend is worth on a ViT-B/16 shape.
+"""The speed of the CPU backend on a ViT-B/16, compared with transformers in one run.
 
     .venv/bin/python -m scripts.bench.cpu [--rounds 20] [--threads 2]
 
-transformers' forward pass, our FP32 engine and our INT8 engine take turns on one picture (median
-of all rounds). Prints one JSON object. What the camera loop costs: scripts/bench/loop.py.
+transformers' forward pass, the FP32 engine and the INT8 engine take turns on one image; figures are
+medians of all rounds. Prints one JSON object. For the camera loop see scripts/bench/loop.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGES = 32
 
 
 def make_inputs(folder: Path) -> None:
-    """A ViT-B/16 with random weights, and pictures."""
+    """Write a ViT-B/16 with random weights, and images."""
     torch.manual_seed(0)
     ViTForImageClassification(ViTConfig(num_labels=1000)).save_pretrained(folder / "vit-b16")
     Processor().save_pretrained(folder / "vit-b16")
@@ -44,7 +44,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def build_engines(folder: Path, *precisions: str) -> Path:
-    """Engines of the checkpoint in `folder`, named like their precisions; the folder of them."""
+    """Build engines of the checkpoint in `folder`, named by precision; returns their folder."""
     engines, console = folder / "engines", Console()
     for precision in precisions:
         recipe = Recipe(
@@ -63,11 +63,11 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     checkpoint, engines = str(folder / "vit-b16"), build_engines(folder, "fp32", "int8")
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
-    picture = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
 
     def transformers_forward() -> None:
         with torch.inference_mode():
-            model(pixel_values=torch.from_numpy(picture))
+            model(pixel_values=torch.from_numpy(image))
 
     with (
         Engine.open(engines / "fp32", "onnxruntime", threads) as fp32,
@@ -76,8 +76,8 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
         taken = interleave(
             {
                 "transformers": transformers_forward,
-                "fp32": lambda: fp32.infer(picture),
-                "int8": lambda: int8.infer(picture),
+                "fp32": lambda: fp32.infer(image),
+                "int8": lambda: int8.infer(image),
             },
             rounds,
         )

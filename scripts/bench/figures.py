@@ -1,4 +1,4 @@
-"""What every file of figures says of the machine that made them."""
+"""Facts about the machine, versions and commit that each file of figures contains."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Python's, and those of packages by their names on PyPI."""
+    """The versions of Python and of packages, by their names on PyPI."""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def commit() -> str:
-    """The commit that is checked out, with "-dirty" behind it when files were changed."""
+    """The commit that is checked out, followed by "-dirty" if files were changed."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     folder = Path(__file__).parent
     return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
 def put(measured: dict[str, Any], out: Path | None) -> None:
-    """Print figures as JSON; write them to `out`, too, where there is one."""
+    """Print figures as JSON, and write them to `out` if it is given."""
     text = json.dumps(measured, indent=1)
     if out is not None:
         out.write_text(f"{text}\n")

@@ -1,12 +1,12 @@
-"""Measure on a GPU, in rotation in one run: the kernel, the network and both together.
+"""Benchmark on a GPU: the preprocessing kernel, the network and both, in rotation in one run.
 
     PYTHONPATH=. python -m scripts.bench.gpu MODELS [--rounds 50] [--frames 10000] [--peers FOLDER]
         [--out FILE]
 
-MODELS: what scripts/gpu/models.py wrote. --peers: a folder of Python packages to find torch,
-torchvision, transformers and cvcuda in, where this environment has none. Prints one JSON object;
-figures are medians, and what was not measured is named with its reason. --out: a file that has them
-after each part, so that they are not lost when a later one takes too long.
+MODELS: the folder that scripts/gpu/models.py wrote. --peers: a folder of Python packages with
+torch, torchvision, transformers and cvcuda, for an environment without them. Prints one JSON
+object. Figures are medians; for anything that was not measured the reason is given. --out: a file
+that is written after each part, so that the figures survive if a later part takes too long.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SPEC = from_processor(
     {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}, (224, 224)
 )
 FULL_HD = (1920, 1080)
-DISTINCT = 64  # frames, so that one after the other comes from memory and not from the L2 cache
+DISTINCT = 64  # frames: enough that each comes from memory and not from the L2 cache
 COPY = 256 << 20
 BATCHES = (1, 2, 4, 8)
 
@@ -61,7 +61,7 @@ def median(times: list[float]) -> float:
 
 
 def nv12_frames(device: Device, size: tuple[int, int], count: int, mapped: bool) -> list[Any]:
-    """NV12 surfaces of noise, in the GPU's memory or in pinned memory that the GPU reads."""
+    """NV12 surfaces of noise, in GPU memory or (mapped) in pinned memory that the GPU reads."""
     width, height = size
     layout, rng = Layout("NV12", width, height), np.random.default_rng(0)
     sizes = [FORMATS["NV12"].plane_size(plane, width, height) for plane in (0, 1)]
@@ -74,11 +74,11 @@ def nv12_frames(device: Device, size: tuple[int, int], count: int, mapped: bool)
             memory.array[:] = rng.integers(0, 256, total, np.uint8)
             address = memory.address
             if not mapped:
-                there = device.allocate(total)
-                device.stream.upload(there, memory.array)
+                copy = device.allocate(total)
+                device.stream.upload(copy, memory.array)
                 device.stream.wait()
                 device.free(memory)
-                address = int(there)
+                address = int(copy)
             planes, pitches = (address, address + luma), (sizes[0][1], sizes[1][1])
             made.append(DeviceSurface(layout, planes, pitches))
     return made
@@ -87,7 +87,7 @@ def nv12_frames(device: Device, size: tuple[int, int], count: int, mapped: bool)
 def kernel_alone(
     device: Device, rounds: int, size: tuple[int, int] = FULL_HD, distinct: int = DISTINCT
 ) -> dict[str, Any]:
-    """NV12 in the GPU's memory to an FP16 tensor, by events, beside a plain copy and peers."""
+    """Time from NV12 in GPU memory to an FP16 tensor, by events, beside a plain copy and peers."""
     from cuda.bindings import driver
 
     width, height = size
@@ -114,7 +114,7 @@ def kernel_alone(
 
         result: dict[str, Any] = {"width": width, "height": height, "rounds": rounds}
         for batch in (1, 8):
-            # A graph of launches: Python's own time is not between them.
+            # A graph of launches, so that Python's time between them is not measured.
             with stream.capture() as graph:
                 for first in range(0, distinct, batch):
                     at = address + first * records.itemsize
@@ -157,7 +157,7 @@ def kernel_alone(
 
 
 def described(max_batch: int, classes: int) -> Any:
-    """What an engine and its runner ask of a passport, for a graph that has none."""
+    """The fields of a passport that an engine and its runner read, for a graph without one."""
     return SimpleNamespace(
         name="gpu",
         plan=None,
@@ -171,10 +171,10 @@ def described(max_batch: int, classes: int) -> Any:
     )
 
 
-def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dict[str, str]]:
-    """The engine of a graph by the first runner that takes it, and what the others said.
+def open_engine(path: Path, scratch: Path, messages: list[str]) -> tuple[Engine, dict[str, str]]:
+    """The engine of a graph with the first runner that accepts it, and the errors of the others.
 
-    Raises `Absent` when none does.
+    Raises `Absent` if none accepts it.
     """
     passport = described(max(BATCHES), 1000)
     refused: dict[str, str] = {}
@@ -194,12 +194,12 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
             )
             plan.write_bytes(compiled.data)
             return Engine(
-                passport, TensorRT(backend, plan, passport), "bench", said.append
+                passport, TensorRT(backend, plan, passport), "bench", messages.append
             ), refused
         except Exception as error:
             refused[backend] = str(error)
     try:
-        engine = Engine(passport, OrtCuda(path, passport), "bench", said.append)
+        engine = Engine(passport, OrtCuda(path, passport), "bench", messages.append)
         frames.stays_the_same(engine, 1, *FULL_HD)
         return engine, refused
     except Exception as error:
@@ -210,17 +210,17 @@ def open_engine(path: Path, scratch: Path, said: list[str]) -> tuple[Engine, dic
 def ours(
     engine: Engine, batch: int, size: tuple[int, int], stages: dict[str, list[float]]
 ) -> Mapping[str, Callable[[], object]]:
-    """From frames in pinned memory to the five best labels; and the network alone.
+    """Calls: from frames in pinned memory to the top five labels, and the network alone.
 
-    stages: gets the GPU's own times of each batch, by stage.
+    stages: receives the GPU's times of each batch, by stage.
     """
     device, runner = engine.device, cast(Runner, engine._backend)
     assert device is not None
     slots = [engine.slot() for _ in range(batch)]
-    for place, surface in zip(slots, nv12_frames(device, size, batch, mapped=True), strict=True):
-        place.put(frames.frame(surface))
+    for slot, surface in zip(slots, nv12_frames(device, size, batch, mapped=True), strict=True):
+        slot.put(frames.frame(surface))
 
-    def whole() -> None:
+    def complete() -> None:
         engine.start(slots)
         for logits in engine.finish():
             engine.predict(logits).top(5)
@@ -250,7 +250,7 @@ def ours(
             replay()
             stream.wait()
 
-    return {"frame to top-5": whole, "network alone": alone}
+    return {"frame to top-5": complete, "network alone": alone}
 
 
 def networks(
@@ -259,9 +259,9 @@ def networks(
     size: tuple[int, int] = FULL_HD,
     compiled: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All engines and torch's, in rotation, for every batch: its name, and its figures.
+    """For each batch size its name and figures: all engines and torch's networks, in rotation.
 
-    compiled: beside torch.compile, which takes minutes; else beside torch as it is.
+    compiled: compare with torch.compile, which takes minutes, instead of eager torch.
     """
     for batch in BATCHES:
         calls: dict[str, Callable[[], object]] = {}
@@ -299,26 +299,26 @@ def networks(
 def measure_networks(
     models: Path, rounds: int, count: int, result: dict[str, Any], save: Callable[[], None]
 ) -> None:
-    """Every precision that runs here: `count` frames alone, then all of them in rotation.
+    """Each precision that runs here: `count` frames alone, then all precisions in rotation.
 
-    result: gets the figures; save: is called when there are more of them.
+    result: receives the figures. save: is called whenever figures were added.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines: dict[str, Engine] = {}
         for precision in ("fp16", "int8"):
-            said: list[str] = []
+            messages: list[str] = []
             path = scratch / f"vit-b16-{precision}.onnx"
             try:
                 onnx.save(gpu_models.filled(onnx.load(models / path.name)), path)
-                engine, refused = open_engine(path, scratch, said)
+                engine, refused = open_engine(path, scratch, messages)
                 stack.enter_context(engine)
                 found: dict[str, Any] = {"runner": engine.backend, "refused": refused}
                 found["endurance"] = frames.stays_the_same(engine, count, *FULL_HD)
-                found |= {"graphs": frames.graphs(engine), "said": said}
+                found |= {"graphs": frames.graphs(engine), "said": messages}
                 engines[precision] = engine
             except Exception as error:
-                found = {"failed": str(error), "said": said}
+                found = {"failed": str(error), "said": messages}
                 traceback.print_exc()
             result[precision] = found
             save()
@@ -336,7 +336,7 @@ def measure_networks(
 
 
 def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a part found, or why it failed; the other parts go on."""
+    """The figures of a part, or the reason why it failed; the other parts continue."""
     try:
         return part()
     except Exception as error:
@@ -352,7 +352,7 @@ def measure_kernel(rounds: int) -> dict[str, Any]:
 def measure(
     models: Path, rounds: int, count: int, save: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """All figures; `save` is given those that there are after each part."""
+    """All figures; after each part `save` receives those so far."""
     gpu = nvidia.gpu()
     result: dict[str, Any] = {
         "gpu": gpu.name if gpu else None,

@@ -1,12 +1,12 @@
-"""What a run's memory does while its cameras come and go, and what keeps it from growing.
+"""The memory of a run while its cameras come and go, with and without what limits its growth.
 
     .venv/bin/python -m scripts.bench.heap [--restarts 150] [--out FILE]
 
-An RTSP server with four cameras is killed and started again, and four runs at once play it: as it
-is, without memory given back, without heaps being shared, and without either (edge/gst.py). The
-resident memory of each is read when all have labelled pictures of all cameras again. Prints one
-JSON object: megabytes at first, after a fifth of the restarts and at the end, and how many
-kilobytes each restart of the last four fifths has added.
+An RTSP server with four cameras is killed and started again while four runs read it: as it is,
+without returning memory, without sharing heaps, and without either (edge/sources/gst.py). The
+resident memory of each run is read when all runs label frames of all cameras again. Prints one JSON
+object: megabytes at the beginning, after a fifth of the restarts and at the end, and the growth in
+kilobytes per restart over the last four fifths.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.chaos.servers import Cameras
 ROOT = Path(__file__).resolve().parents[2]
 
 CAMERAS, FPS = 4, 10
-GIVE_BACK = "import edge.sources.source as at; at.give_back = lambda: None; "
+GIVE_BACK = "import edge.sources.source as at; at.trim_heap = lambda: None; "
 SHARE = "import edge.sources.gst as at; at._share_arenas = lambda: None; "
 WITHOUT = {
     "as it is": "",
@@ -44,7 +44,7 @@ WITHOUT = {
 
 
 class Run:
-    """`edge run` over these sources, without something; knows when each had its latest result."""
+    """`edge run` of these sources, after the code `without`; knows when each was last labelled."""
 
     def __init__(self, engine: Path, urls: list[str], without: str):
         words = ["run", str(engine), *(word for url in urls for word in ("--source", url))]
@@ -65,7 +65,7 @@ class Run:
         for line in self._process.stdout:
             self._latest[json.loads(line)["source"]] = time.monotonic()
 
-    def plays_since(self, moment: float) -> bool:
+    def labelled_since(self, moment: float) -> bool:
         return min(self._latest.values()) > moment
 
     def observe(self) -> None:
@@ -86,25 +86,25 @@ class Run:
         }
 
 
-def await_pictures(runs: Iterable[Run], moment: float) -> None:
-    """Wait until each has labelled a picture of all cameras after that moment."""
-    until(lambda: all(run.plays_since(moment) for run in runs), "a camera is away", 120)
+def await_labels(runs: Iterable[Run], moment: float) -> None:
+    """Wait until each run has labelled a frame of every camera after that moment."""
+    until(lambda: all(run.labelled_since(moment) for run in runs), "a camera is away", 120)
 
 
 def measure(engine: Path, restarts: int) -> dict[str, Any]:
-    dice = random.Random(0)
+    rng = random.Random(0)
     with Cameras(["--cameras", CAMERAS, "--fps", FPS]) as cameras:
         urls = [cameras.url(number) for number in range(CAMERAS)]
         runs = {name: Run(engine, urls, without) for name, without in WITHOUT.items()}
         try:
             returned = 0.0
             for _ in range(restarts):
-                await_pictures(runs.values(), returned)
-                time.sleep(dice.uniform(0.1, 0.5))
+                await_labels(runs.values(), returned)
+                time.sleep(rng.uniform(0.1, 0.5))
                 for run in runs.values():
                     run.observe()
                 cameras.kill()
-                time.sleep(dice.choice([0.1, 0.3, 1.0]))
+                time.sleep(rng.choice([0.1, 0.3, 1.0]))
                 returned = cameras.start()
         finally:
             for run in runs.values():

@@ -1,19 +1,19 @@
-"""Measure, in one run, what the camera loop costs beside the bare engine and beside a plain loop.
+"""The cost of the camera loop, compared with the bare engine and with a plain loop in one run.
 
     .venv/bin/python -m scripts.bench.loop [--turns 5] [--threads 2] [--folder DIR] [--out FILE]
 
 ViT-B/16 (random weights) INT8 on the CPU backend. In each turn, one after the other:
 
-    1x, 4x        the loop on one and on four H.264 films, every frame labelled, and in turns with
-                  it, every few seconds of the same run, the bare engine on one picture
-    1, 4 live     the loop on cameras of 30 fps, the newest frame first: ages of its results
-    plain         the loop people write: cv2.VideoCapture, transformers' image processor and model
+    1x, 4x        the loop on one and on four H.264 videos, every frame labelled; every few seconds
+                  of the same run it takes turns with the bare engine on one image
+    1, 4 live     the loop on cameras of 30 fps, newest frame first: ages of its results
+    plain         the usual loop: cv2.VideoCapture, transformers' image processor and model
 
-`share` is the median time that the bare engine takes over the median time from one label to the
-next, over all turns; `share_of_turns` is that of each, and `share_of_means` the same of means, to
-which a machine that others use adds what they take. `fairness` is the frames of the source that had
-fewest over those of the one that had most. All other figures are medians of all turns. `plain` runs
-the same network in FP32 by torch: it has no other.
+`share` is the median time of the bare engine divided by the median time from one label to the next,
+over all turns. `share_of_turns` has it for each turn. `share_of_means` uses means, which include
+the load of other programs. `fairness` is the number of frames of the source with the fewest divided
+by that of the source with the most. All other figures are medians of all turns. `plain` runs the
+same network in FP32 with torch, which has no INT8 one.
 """
 
 from __future__ import annotations
@@ -44,36 +44,36 @@ from scripts.bench.figures import commit, machine, put, versions
 FRAMES = 120
 SIZES = ("640x360", "1280x720")
 CYCLES = 5  # of the bare engine and the loop, in a run
-BARE, LOOP = 15, 25  # pictures that count, of each cycle
+BARE, LOOP = 15, 25  # images that are timed in each cycle
 AHEAD = 10  # frames that a source, its decoder and its reader can have ready while the loop waits
 
 
-def make_films(folder: Path) -> dict[str, str]:
-    """Films of a moving test pattern, by size."""
+def make_videos(folder: Path) -> dict[str, str]:
+    """Write videos of a moving test pattern; returns their paths by size."""
     for size in SIZES:
         width, height = size.split("x")
-        film = (
+        pipeline = (
             f"videotestsrc num-buffers={2 * FRAMES} pattern=ball "
             f"! video/x-raw,format=I420,width={width},height={height},framerate=30/1 ! x264enc "
             f"speed-preset=veryfast ! h264parse ! mp4mux ! filesink location={folder}/{size}.mp4"
         )
-        subprocess.run(["gst-launch-1.0", "-q", *film.split()], check=True)
+        subprocess.run(["gst-launch-1.0", "-q", *pipeline.split()], check=True)
     return {size: str(folder / f"{size}.mp4") for size in SIZES}
 
 
 class Beside(Sink):
-    """Times the loop, and in turns with it the bare engine, for which the loop has to wait.
+    """Times the loop and, in turns with it, the bare engine; the loop waits meanwhile.
 
-    The sources have frames ready by then: neither what they make ahead, while the bare engine runs,
-    nor the results that come of it afterwards count.
+    While the bare engine runs, the sources prepare frames ahead. The first images of the bare
+    engine and the results of those frames are not timed.
     """
 
     def __init__(self, engine: Engine, sources: int):
         self._batch = np.zeros((1, *engine.input_shape), np.float32)
         self._engine, self._ahead = engine, AHEAD * sources
         self._results, self._latest = 0, 0.0
-        self.bare: list[float] = []  # seconds, of each picture
-        self.loop: list[float] = []  # seconds, from each result to the next
+        self.bare: list[float] = []  # seconds for each image
+        self.loop: list[float] = []  # seconds from each result to the next
         self.frames = CYCLES * (self._ahead + LOOP)
 
     def write(self, result: Result) -> None:
@@ -92,15 +92,15 @@ class Beside(Sink):
 
 
 def looped(camera: Camera, engine: Engine, sources: int, frames: int, *more: Sink) -> loop.Summary:
-    """The whole loop, down to JSON lines that go to a file."""
+    """The complete loop, with JSON lines to a file."""
     feeds = [feed(camera) for camera in with_unique_names([camera] * sources)]
     with tempfile.TemporaryFile("w") as lines:
         return loop.run(engine, feeds, [JsonLines(lines), *more], frames=frames)
 
 
-def plain(model: Any, processor: Any, film: str) -> float:
-    """Frames per second of the loop that people write."""
-    capture, labels = cv2.VideoCapture(film), []
+def plain(model: Any, processor: Any, video: str) -> float:
+    """Frames per second of the usual loop."""
+    capture, labels = cv2.VideoCapture(video), []
     start = time.perf_counter()
     while len(labels) < FRAMES // 4:
         _, frame = capture.read()
@@ -110,31 +110,31 @@ def plain(model: Any, processor: Any, film: str) -> float:
     return len(labels) / (time.perf_counter() - start)
 
 
-def turn(engine: Engine, model: Any, processor: Any, films: dict[str, str]) -> dict[str, Any]:
+def turn(engine: Engine, model: Any, processor: Any, videos: dict[str, str]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for size, film in films.items():
+    for size, video in videos.items():
         for sources in (1, 4):
             beside = Beside(engine, sources)
-            run = looped(Camera(film), engine, sources, beside.frames, beside)
+            run = looped(Camera(video), engine, sources, beside.frames, beside)
             frames = [numbers["frames"] for numbers in run.sources.values()]
             figures[f"{sources}x {size}"] = {
                 "fairness": min(frames) / max(frames),
                 "bare": beside.bare,
                 "loop": beside.loop,
             }
-            camera = Camera(film, realtime=True, loop=True)
+            camera = Camera(video, realtime=True, loop=True)
             live = looped(camera, engine, sources, FRAMES)
             figures[f"{sources} live {size}"] = {
                 "fps": live.fps,
                 **{f"age_{name}": ms for name, ms in live.age_ms.items()},
                 "p99_over_p50": live.age_ms["p99"] / live.age_ms["p50"],
             }
-        figures[f"plain {size}"] = {"fps": plain(model, processor, film)}
+        figures[f"plain {size}"] = {"fps": plain(model, processor, video)}
     return figures
 
 
 def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of each figure over all turns; of seconds the medians of all, and their shares."""
+    """The median of each figure over all turns; for times the medians of all, and their ratios."""
     found: dict[str, Any] = {}
     for name, first in turns[0].items():
         found[name] = {
@@ -165,12 +165,12 @@ def measure(folder: Path, turns: int, threads: int) -> dict[str, Any]:
     if not (folder / "engines/int8/passport.json").exists():
         make_inputs(folder)
         build_engines(folder, "int8")
-    films = make_films(folder)
+    videos = make_videos(folder)
     torch.set_num_threads(threads)
     model = AutoModelForImageClassification.from_pretrained(folder / "vit-b16").eval()
     processor = ViTImageProcessorPil.from_pretrained(folder / "vit-b16")
     with Engine.open(folder / "engines/int8", "onnxruntime", threads) as engine:
-        taken = [turn(engine, model, processor, films) for _ in range(turns)]
+        taken = [turn(engine, model, processor, videos) for _ in range(turns)]
     return {
         "threads": threads,
         "turns": turns,
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--folder", type=Path, help="keep the engine here, for the next time")
+    parser.add_argument("--folder", type=Path, help="keep the engine here for the next run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)

@@ -1,8 +1,8 @@
-"""Give a ViT checkpoint the activation outliers of large ViTs; what it computes stays the same.
+"""Activation outliers of large ViTs, injected into a ViT checkpoint without changing its function.
 
-A LayerNorm makes some channels many times larger and the Linears that read it undo that; so do the
-value projection and the output projection. The activations between them then have what makes INT8
-hard: one range must serve a few huge channels and all others.
+Some channels of each LayerNorm are multiplied by a factor, and the Linears that read it divide by
+the same factor; likewise for the value projection and the output projection. The activations in
+between are then hard for INT8: one range must represent a few huge channels and all others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-CHANNELS = 3  # in every LayerNorm and every value projection of a block
+CHANNELS = 3  # in each LayerNorm and each value projection of a block
 VALUE_FACTOR = 20.0
-TOLERANCE = 1e-4  # times the largest logit (at least 1): that of edge.builder.export
+TOLERANCE = 1e-4  # times the largest logit (at least 1), as in edge.builder.export
 
 Tensor = npt.NDArray[np.float32]
 
@@ -32,7 +32,7 @@ def inject(source: Path, target: Path, factor: float, value_factor: float = VALU
 
     shutil.copytree(source, target)
     config = json.loads((target / "config.json").read_text())
-    # In half precision what is multiplied here and divided there would not round to the same.
+    # In half precision a product and its quotient would round differently.
     (target / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=1))
     path = target / "model.safetensors"
     weights = {name: value.astype(np.float32) for name, value in load_file(path).items()}
@@ -61,7 +61,7 @@ def scale(
     factor: float,
     rng: np.random.Generator,
 ) -> None:
-    """Make some of the writer's channels `factor` times larger, and let its readers undo it."""
+    """Multiply some of the writer's channels by `factor`, and divide its readers' columns by it."""
     bias = weights[f"{writer}.bias"]
     channels = rng.choice(len(bias), CHANNELS, replace=False)
     bias[channels] *= factor
@@ -73,8 +73,8 @@ def scale(
 def check_preserved(source: Path, target: Path, pictures: Tensor) -> float:
     """The largest difference of a logit between two checkpoints.
 
-    pictures: prepared images, float32 [N, 3, H, W]. Raises AssertionError when it is more than
-    float rounding explains.
+    pictures: preprocessed images, float32 [N, 3, H, W]. Raises AssertionError if the difference is
+    larger than float rounding explains.
     """
     reference, logits = (run(folder, pictures) for folder in (source, target))
     difference = float(abs(reference - logits).max())
@@ -84,7 +84,7 @@ def check_preserved(source: Path, target: Path, pictures: Tensor) -> float:
 
 
 def run(folder: Path, pictures: Tensor) -> Tensor:
-    """A checkpoint's logits in FP32, by transformers."""
+    """A checkpoint's logits in FP32, computed by transformers."""
     import torch
     from transformers import AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar

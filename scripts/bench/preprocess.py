@@ -1,12 +1,12 @@
-"""Measure, side by side in one run on one core, what it takes to prepare a picture.
+"""The time to preprocess an image on one core, compared with transformers in one run.
 
     .venv/bin/python -m scripts.bench.preprocess [--rounds 100] [--out FILE.json]
 
-A 1280x720 picture becomes the tensor of a ViT (stretched to 224x224, bilinear) and of a CLIP
-(shortest edge 224, bicubic, cropped): by transformers' PIL processor, by both of our engines, from
-RGB and from NV12, in turns. Nothing is timed unless its bytes are the processor's. The shortcuts
-that are common elsewhere are timed beside them, and how far they are off is measured. Last, what
-the first picture of a process costs.
+A 1280x720 image becomes the tensor of a ViT (stretched to 224x224, bilinear) and of a CLIP
+(shortest edge 224, bicubic, cropped). transformers' PIL processor and both implementations of edge
+take turns, from RGB and from NV12. An implementation is timed only if its bytes equal the
+processor's. Common shortcuts are timed, too, and their error is measured. The last part is the time
+of the first image of a process.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from scripts.demo.digits import photo
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs/measurements/preprocess.json"
 WIDTH, HEIGHT, SIDE = 1280, 720, 224
-# The C library keeps the memory that is freed. Otherwise it is by the luck of a process whether a
-# picture's is given back to the system each time, which makes transformers half as slow again.
+# Makes the C library keep freed memory. Otherwise chance decides in each process whether an image's
+# memory is returned to the system each time, which makes transformers half as slow again.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-STARTS = 3  # processes of which each first picture is timed
+STARTS = 3  # processes whose first image is timed
 
 Pixels: TypeAlias = np.ndarray
 Calls: TypeAlias = dict[str, Callable[[], Any]]
@@ -64,14 +64,14 @@ SHORTCUTS = {
 
 
 def picture() -> Pixels:
-    """scikit-learn's two photos, set beside each other."""
+    """scikit-learn's two photos, tiled: RGB uint8 [720, 1280, 3]."""
     one, other = photo("china.jpg"), photo("flower.jpg")
     wall = np.concatenate([np.concatenate([one, other], 1), np.concatenate([other, one], 1)])
     return np.ascontiguousarray(wall[:HEIGHT, :WIDTH])
 
 
 def nv12(pixels: Pixels, matrix: Matrix) -> Surface:
-    """The picture as NV12. Its bytes are cv2's, whatever matrix they are said to be of."""
+    """The image as NV12. Its bytes are cv2's; `matrix` only labels them."""
     planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)
     chroma = planes[HEIGHT:].reshape(2, HEIGHT // 2, WIDTH // 2)
     pairs = np.ascontiguousarray(np.moveaxis(chroma, 0, -1)).reshape(HEIGHT // 2, WIDTH)
@@ -88,7 +88,7 @@ def ready(name: str, compiled: bool) -> Preprocessor:
 
 
 def shortcut(name: str, pixels: Pixels, interpolation: int) -> np.ndarray:
-    """The picture resized by OpenCV; all the rest is as it should be."""
+    """The tensor with the resize done by OpenCV and all other steps exact."""
     spec = ready(name, compiled=False).spec
     (rows, columns), (top, left, height, width), _ = spec.place(*pixels.shape[:2])
     resized = cv2.resize(pixels, (columns, rows), interpolation=interpolation)
@@ -101,7 +101,7 @@ def cv2_to_rgb(surface: Surface) -> Pixels:
 
 
 def gstreamer_to_rgb(surface: Surface) -> Pixels:
-    """Through videoconvert as it comes, which is told the matrix and the siting."""
+    """Converted by videoconvert with its defaults; caps give it the matrix and the siting."""
     gst = gstreamer()
     caps = (
         f"video/x-raw,format=NV12,width={WIDTH},height={HEIGHT},framerate=1/1,"
@@ -121,11 +121,11 @@ def gstreamer_to_rgb(surface: Surface) -> Pixels:
     return np.frombuffer(data, np.uint8).reshape(HEIGHT, WIDTH, 3)
 
 
-# What is measured.
+# Measurements.
 
 
 def same_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
-    """What makes the tensor. Raises `SystemExit` when one does not make the processor's."""
+    """The implementations of the exact tensor. Exits if one differs from the processor's."""
     image = Image.fromarray(pixels)
     pillow, numba = ready(name, compiled=False), ready(name, compiled=True)
     from_rgb: Calls = {
@@ -147,7 +147,7 @@ def same_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
 
 
 def other_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
-    """What is nearly the tensor, and the part of it that transformers and Pillow share."""
+    """Approximations of the tensor, and the resize that transformers and Pillow share."""
     image, spec = Image.fromarray(pixels), ready(name, compiled=False).spec
     rows, columns = spec.place(*pixels.shape[:2]).resized
     calls: Calls = {
@@ -160,7 +160,7 @@ def other_bytes(name: str, pixels: Pixels, surface: Surface) -> Calls:
 
 
 def times(calls: Calls, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds, and their ratio to transformers' when that is fed an array."""
+    """Milliseconds, and their ratio to transformers' time for an array."""
     taken = interleave(calls, rounds)
     rows = {}
     for name, found in taken.items():
@@ -175,9 +175,9 @@ def times(calls: Calls, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def errors(name: str, pixels: Pixels) -> dict[str, dict[str, float]]:
-    """How far shortcuts are from the processor, in the units that the network sees.
+    """The errors of shortcuts against the processor, in normalised units.
 
-    A conversion to RGB is compared with the standard's, which the processor is fed.
+    A conversion to RGB is compared with the standard's, which is the processor's input.
     """
     exact = reference(name, pixels)
     found = {what: (exact, shortcut(name, pixels, n)) for what, n in SHORTCUTS.items()}
@@ -217,9 +217,9 @@ print(json.dumps({"import": imported - start, "call": time.perf_counter() - impo
 
 
 def first_calls() -> dict[str, dict[str, float]]:
-    """Seconds that the first picture of a process takes, median of some processes.
+    """Seconds for the first image of a process, median of `STARTS` processes.
 
-    Cold is once after an installation: numba then compiles, and keeps what it made on disk.
+    Cold happens once after an installation: numba compiles, and keeps the result on disk.
     """
     spec = ready("ViT", compiled=False).spec.to_dict()
     rows = {}
@@ -261,7 +261,7 @@ def measure(rounds: int) -> dict[str, Any]:
     packages = ("transformers", "torch", "numpy", "pillow", "numba", "opencv-python-headless")
     return {
         "machine": machine(),
-        "load_before": load,  # of the whole machine, other programs' too
+        "load_before": load,  # of the complete machine, including other programs
         "versions": versions("vit-edge", *packages) | {"GStreamer": gst.version_string()},
         "commit": commit(),
         "picture": f"{WIDTH}x{HEIGHT}",
@@ -279,7 +279,7 @@ def measure(rounds: int) -> dict[str, Any]:
     }
 
 
-def tell(figures: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> None:
     terminal = Terminal()
     parts = [
         (f"{name}, {figures['picture']}, one core", rows) for name, rows in figures["times"].items()
@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
     arguments = parser.parse_args()
-    if not KEEP.items() <= os.environ.items():  # it reads them when a process starts
+    if not KEEP.items() <= os.environ.items():  # the C library reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
     try:
         check_target(arguments.out)
@@ -312,7 +312,7 @@ def main() -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         figures = measure(arguments.rounds)
-        tell(figures)
+        show(figures)
         write_bytes(arguments.out, f"{json.dumps(figures, indent=1)}\n".encode())
     except EdgeError as error:
         raise SystemExit(f"error: {error}") from error

@@ -1,7 +1,7 @@
-"""INT8 quantisers, ours and its rivals, each at work in a process of its own.
+"""INT8 quantisers, edge's and its peers, each in a process of its own.
 
-So the peak memory of each can be told, and ModelOpt, which pins other versions of onnx and
-onnxruntime than ours, gets its own environment. `quantize.py` compares what they make.
+This shows the peak memory of each, and gives ModelOpt, which pins other versions of onnx and
+onnxruntime, its own environment. `quantize.py` compares the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PEERS = (
     ("onnxruntime, Linears", ("MinMax", "Entropy", "Percentile")),
     ("ModelOpt", ("max", "entropy")),
 )
-# What nvidia-modelopt[onnx] asks for, but for cupy and onnxruntime-gpu: they need a GPU.
+# The requirements of nvidia-modelopt[onnx] without cupy and onnxruntime-gpu, which need a GPU.
 MODELOPT = (
     "nvidia-modelopt==0.47.0",
     "torch==2.13.0",
@@ -43,30 +43,30 @@ MODELOPT = (
 
 @dataclass(frozen=True)
 class Job:
-    """What one quantiser has to do."""
+    """The task of one quantiser: method, input and output files."""
 
     quantiser: str
     method: str
     graph: str  # FP32, with vit-edge's metadata
-    images: str  # the calibration images' folder
-    prepared: str  # the same, prepared: .npy, float32 [N, 3, H, W]
+    images: str  # folder of the calibration images
+    prepared: str  # the same images, preprocessed: .npy, float32 [N, 3, H, W]
     out: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How quantising went."""
+    """Time and peak memory of a quantiser, or its error."""
 
     seconds: float | None = None
     peak_mb: float | None = None
     error: str | None = None
 
 
-# In the worker: one quantiser each. They import their tool and return what is then timed.
+# In the worker: one function per quantiser. It imports the tool, and returns the call to time.
 
 
 def ours(job: Job) -> Callable[[], None]:
-    import onnxruntime  # noqa: F401  imported here, so that its loading is not timed
+    import onnxruntime  # noqa: F401  imported here, so that loading is not timed
 
     from edge.builder import graph, image_sets, plan
     from edge.builder.precision import calibrate
@@ -86,7 +86,7 @@ def onnxruntime_all(job: Job) -> Callable[[], None]:
 
 
 def onnxruntime_linears(job: Job) -> Callable[[], None]:
-    """Q/DQ where ours stands: on the input and the weight of the blocks' Linears, nowhere else."""
+    """Q/DQ in edge's places only: on the input and the weight of the blocks' Linears."""
 
     def options(model: Any) -> dict[str, Any]:
         from edge.builder.precision.sites import linears
@@ -96,7 +96,7 @@ def onnxruntime_linears(job: Job) -> Callable[[], None]:
         return {
             "op_types_to_quantize": ["MatMul"],
             "nodes_to_exclude": [name for name in names if name not in wanted],
-            # Else each Linear's output is quantised, too, and the peer is worse than it need be.
+            # Otherwise Linear outputs are quantised, too, which makes the peer needlessly worse.
             "extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         }
 
@@ -115,7 +115,7 @@ def onnxruntime_static(job: Job, options: Callable[[Any], dict[str, Any]]) -> Ca
     from edge.builder import graph, image_sets
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Streams the prepared images, one by one."""
+        """Supplies the preprocessed images one by one."""
 
         def __init__(self, model: Any) -> None:
             files = image_sets.find(Path(job.images))
@@ -156,7 +156,7 @@ def modelopt(job: Job) -> Callable[[], None]:
             calibration_data=np.load(job.prepared),
             calibration_method=job.method,
             calibration_eps=["cpu"],
-            # Its default casts the rest of the graph to FP16: no error of INT8's.
+            # The default casts the rest of the graph to FP16, whose error does not belong to INT8.
             high_precision_dtype="fp32",
             output_path=job.out,
         )
@@ -173,7 +173,7 @@ QUANTISERS = {
 
 
 def preprocess(model: Any) -> Any:
-    """How the graph wants its pictures, as its metadata says."""
+    """The graph's preprocessing, from its metadata."""
     from edge.builder.graph import metadata
     from edge.preprocess.spec import Preprocess
 
@@ -181,7 +181,7 @@ def preprocess(model: Any) -> Any:
 
 
 def work(job: Job) -> None:
-    """Quantise, and write beside the result what that took."""
+    """Quantise, and write time and peak memory beside the result."""
     quantise = QUANTISERS[job.quantiser](job)
     start = time.perf_counter()
     quantise()
@@ -190,9 +190,9 @@ def work(job: Job) -> None:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held.
+    """Peak resident memory of this process, in MB.
 
-    Not getrusage's ru_maxrss: after an exec that includes the process that started this one.
+    getrusage's ru_maxrss is not usable: after an exec it includes the parent process.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
@@ -202,11 +202,11 @@ def report(job: Job) -> Path:
     return Path(f"{job.out}.json")
 
 
-# In the parent: what starts them.
+# In the parent process.
 
 
 def run_job(job: Job, python: str) -> Outcome:
-    """Quantise in a process of its own; whatever goes wrong there becomes `Outcome.error`."""
+    """Quantise in a process of its own; any failure becomes `Outcome.error`."""
     command = [python, str(Path(__file__).resolve()), json.dumps(asdict(job))]
     try:
         done = subprocess.run(
@@ -229,20 +229,20 @@ def last_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class Peer:
-    """ModelOpt's Python, or why there is none."""
+    """ModelOpt's Python, or the reason why it is missing."""
 
     python: str | None
     why_none: str = ""
 
 
 def modelopt_environment(folder: Path) -> Peer:
-    """Make ModelOpt's environment, once."""
+    """Create ModelOpt's environment, unless it exists."""
     python, marker = folder / "bin/python", folder / ".ready"
     wanted = "\n".join(MODELOPT)
     if marker.is_file() and marker.read_text() == wanted:
         return Peer(str(python))
-    info(f"installing ModelOpt into {folder}: minutes, on first use")
-    shutil.rmtree(folder, ignore_errors=True)  # one that was not finished
+    info(f"installing ModelOpt into {folder}: some minutes, once")
+    shutil.rmtree(folder, ignore_errors=True)  # an unfinished one
     for command in (
         ["/usr/bin/python3", "-m", "venv", str(folder)],
         [str(python), "-m", "pip", "install", "--quiet", *MODELOPT],
@@ -261,5 +261,5 @@ def info(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-if __name__ == "__main__":  # a worker: ModelOpt's environment, too, runs this file
+if __name__ == "__main__":  # a worker; ModelOpt's environment runs this file, too
     work(Job(**json.loads(sys.argv[1])))

@@ -1,8 +1,8 @@
-"""The demo's data: scikit-learn's 1,797 scanned handwritten digits, drawn into pictures.
+"""The demo's data: scikit-learn's 1,797 scanned handwritten digits, drawn into images.
 
-The scans are real (UCI "Optical recognition of handwritten digits", 8x8, 17 grey levels); only
-place, size, colour, background and noise are drawn. The digits and the background photo of the
-held-out set are never seen in training.
+The scans are real (UCI "Optical recognition of handwritten digits", 8x8, 17 grey levels); position,
+size, colour, background and noise are drawn at random. Training uses neither the digits nor the
+background photo of the held-out set.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def paint(
     return canvas * (1 - alpha) + colour * alpha
 
 
-def background(rng: np.random.Generator, size: int, picture: np.ndarray) -> np.ndarray:
+def background(rng: np.random.Generator, size: int, scene: np.ndarray) -> np.ndarray:
     """A crop of a photo, or a flat colour, as float RGB [size, size, 3]."""
     if rng.random() < 0.4:
         return np.full((size, size, 3), rng.uniform(0, 120, 3))
-    side = int(rng.integers(size * 2, min(picture.shape[:2])))
-    top = int(rng.integers(picture.shape[0] - side + 1))
-    left = int(rng.integers(picture.shape[1] - side + 1))
+    side = int(rng.integers(size * 2, min(scene.shape[:2])))
+    top = int(rng.integers(scene.shape[0] - side + 1))
+    left = int(rng.integers(scene.shape[1] - side + 1))
     crop = cv2.resize(
-        picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA
+        scene[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA
     )
     return crop.astype(np.float64)
 
@@ -81,18 +81,19 @@ def background(rng: np.random.Generator, size: int, picture: np.ndarray) -> np.n
 def render(
     ink: np.ndarray,
     rng: np.random.Generator,
-    picture: np.ndarray,
+    scene: np.ndarray,
     size: int = 64,
     difficulty: float = 1.0,
 ) -> np.ndarray:
     """One scan, light on a dark plate or a darkened background: RGB uint8 [size, size, 3].
 
-    difficulty 0 draws large, centred digits on flat colour; 1 draws any place, size and photo. A
-    ViT trained from scratch on 1,400 scans learns nothing for a long time unless it starts easy.
+    difficulty: 0 draws large, centred digits on a flat colour; 1 draws any position and size, and
+    photo backgrounds. A ViT trained from scratch on 1,400 scans learns nothing for a long time
+    unless training starts with easy images.
     """
     hard = rng.random() < difficulty
     if hard:
-        canvas = background(rng, size, picture)
+        canvas = background(rng, size, scene)
     else:
         canvas = np.full((size, size, 3), rng.uniform(0, 120, 3))
     height = rng.uniform(0.9 - 0.3 * difficulty, 0.9) * size
@@ -111,11 +112,11 @@ def render(
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
-def write_set(folder: Path, digits: Digits, picture: np.ndarray, seed: int, count: int) -> None:
+def write_set(folder: Path, digits: Digits, scene: np.ndarray, seed: int, count: int) -> None:
     """Write `count` rendered scans as `folder/<label>/<number>.png`."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         target = folder / str(digits.labels[number])
         target.mkdir(parents=True, exist_ok=True)
-        image = render(digits.ink[number], rng, picture)
+        image = render(digits.ink[number], rng, scene)
         Image.fromarray(image).save(target / f"{number:04d}.png")

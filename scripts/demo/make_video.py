@@ -1,8 +1,8 @@
-"""Render the demo's camera film: held-out digits on signs in front of a real photo.
+"""The demo's camera video: held-out digits on signs in front of a real photo.
 
     .venv/bin/python -m scripts.demo.make_video VIDEO.mp4
 
-writes VIDEO.mp4 (1280x720, 30 fps, H.264) and VIDEO.json, the truth: the digit of every frame.
+writes VIDEO.mp4 (1280x720, 30 fps, H.264) and VIDEO.json, the ground truth: each frame's digit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGITS, FRAMES_EACH = 40, 15
 
 
 def sign(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A dark sign with a light digit on it, as a camera would see it close by: RGB uint8."""
+    """A dark sign with a light digit, as a camera would see it from nearby: RGB uint8 [H, W, 3]."""
     height = rng.uniform(0.62, 0.8) * HEIGHT
     width = height * rng.uniform(0.7, 0.95) * WIDTH / HEIGHT
     plate = np.empty((int(height * 1.2), int(width * 1.2), 3))
@@ -34,7 +34,7 @@ def sign(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def render(target: Path) -> None:
-    """Write the film and its truth."""
+    """Write the video and its ground truth, beside it as JSON."""
     rng = np.random.default_rng(7)
     _, held = split()
     scene = cv2.resize(photo(HELD_OUT_PHOTO), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -50,13 +50,13 @@ def render(target: Path) -> None:
     with subprocess.Popen(["gst-launch-1.0", "-q", *words], stdin=subprocess.PIPE) as encoder:
         assert encoder.stdin
         for index in chosen:
-            picture = sign(held.ink[index], rng)
-            room = np.array([WIDTH - picture.shape[1], HEIGHT - picture.shape[0]])
+            drawn = sign(held.ink[index], rng)
+            room = np.array([WIDTH - drawn.shape[1], HEIGHT - drawn.shape[0]])
             start, end = rng.uniform(0, 1, (2, 2)) * room
             for step in range(FRAMES_EACH):
                 x, y = np.rint(start + (end - start) * step / FRAMES_EACH).astype(int)
                 frame = scene.copy()
-                frame[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+                frame[y : y + drawn.shape[0], x : x + drawn.shape[1]] = drawn
                 encoder.stdin.write(frame.tobytes())
                 truth.append(int(held.labels[index]))
     if encoder.returncode != 0:

@@ -1,6 +1,6 @@
 """`make demo`: a real ViT becomes FP16 and INT8 engines, and labels a camera stream.
 
-Each step is a command that you can type yourself; they are printed as they run.
+Each step is a command that you can type yourself. It is printed before it runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ console = Console()
 
 
 def run(*command: str | Path) -> str:
-    """Run a command in the project's folder, its words on the terminal; returns its stdout."""
+    """Print a command and run it in the project's folder; returns its stdout."""
     words = [str(word) for word in command]
     shown = ["edge" if word == str(EDGE) else word.removeprefix(f"{ROOT}/") for word in words]
     console.print(f"[bold]$ {' '.join(shown)}[/]", highlight=False, soft_wrap=True)
@@ -40,11 +40,11 @@ def run(*command: str | Path) -> str:
 
 
 def make_data() -> None:
-    """The demo's images and film, once."""
+    """Write the demo's images and video, unless they exist."""
     video = DATA / "camera.mp4"
     if video.with_suffix(".json").is_file():
         return
-    # Heavy imports, which a repeated demo does not need.
+    # Heavy imports: a repeated demo does not need them.
     from scripts.demo.digits import HELD_OUT, HELD_OUT_PHOTO, TRAIN_PHOTO, photo, split, write_set
 
     train, held = split()
@@ -54,9 +54,9 @@ def make_data() -> None:
 
 
 @contextmanager
-def camera(film: Path) -> Iterator[str]:
-    """A network camera on this machine that plays the film once; gives its URL."""
-    command = [sys.executable, ROOT / "scripts/rtsp_server.py", film, "--port", "0", "--once"]
+def camera(video: Path) -> Iterator[str]:
+    """An RTSP camera on this machine that sends the video once; yields its URL."""
+    command = [sys.executable, ROOT / "scripts/rtsp_server.py", video, "--port", "0", "--once"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
@@ -85,11 +85,11 @@ def table_of_engines(timed: list[dict[str, Any]]) -> Table:
 
 
 def share_right(lines: list[dict[str, Any]], truth: dict[str, Any]) -> float:
-    """Percent of the frames whose label is that of the film at their time."""
+    """Percentage of frames whose label is the video's at their time."""
     digits = [str(digit) for digit in truth["digits"]]
 
     def is_right(line: dict[str, Any]) -> bool:
-        # A receiver estimates the camera's clock: its times are true to a frame, not better.
+        # A receiver estimates the camera's clock, so its times are accurate to one frame only.
         index = round(line["pts"] * truth["fps"])
         return line["top"][0]["label"] in digits[max(index - 1, 0) : index + 2]
 
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def shortfalls(accuracy: dict[str, dict[str, float]], right: float) -> list[str]:
-    """What the demo promises and this run did not reach."""
+    """The thresholds of the demo that this run missed, one line each."""
     short = [
         f"INT8 ({FORMS[form]}) loses {loss:.2f} points of top-1, {LARGEST_LOSS} are allowed"
         for form, measured in accuracy.items()
@@ -151,4 +151,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("stopped by Ctrl-C; make demo goes on where it was") from None
+        raise SystemExit("stopped by Ctrl-C; make demo continues where it stopped") from None

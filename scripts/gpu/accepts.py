@@ -1,6 +1,6 @@
-"""Which runner takes a network on this GPU, as JSON: `python -m scripts.gpu.accepts ENGINE`.
+"""Which runners accept a network on this GPU, as JSON: `python -m scripts.gpu.accepts ENGINE`.
 
-TensorRT-RTX names the compute capabilities that it supports; what it says of another one is kept.
+TensorRT-RTX supports some compute capabilities only; its error for others is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.hardware.support import runners
 
 
 def accepts(backend: str, engine: Path) -> dict[str, Any]:
-    """Whether `backend` compiles, loads and runs the engine here, and what it says if not."""
+    """Whether `backend` compiles, loads and runs the engine here, and its error if not."""
     if backend not in runners():
         return {"installed": False}
     found: dict[str, Any] = {"installed": True, "accepted": False, "step": "version"}

@@ -1,6 +1,6 @@
-"""The steps of scripts/gpu_check.sh. Nothing but the standard library: it makes the environment.
+"""The steps of scripts/gpu_check.sh, with the standard library only: it creates the environment.
 
-A step that fails is recorded with the end of what it said, and the others go on.
+A step that fails is recorded with the end of its output, and the other steps continue.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/gpu-check"
 VENV = WORK / "venv/bin/python"
-PYTHON = "3.12"  # that wheels are downloaded for
+PYTHON = "3.12"  # wheels are downloaded for this version
 BENCHMARK_SECONDS = 540
-LARGEST, LOAD = 45 << 20, 56 << 20  # bytes of a file, and of a folder that is carried at once
+LARGEST, LOAD = 45 << 20, 56 << 20  # bytes of a file, and of one folder to carry
 
-# By their names on PyPI. Without the first there is no check; the others are missed by name.
+# Names on PyPI. The check needs the first ones; others are reported if they are missing.
 NEEDED = ("numpy", "pillow", "msgspec", "onnx", "onnxruntime", "ml_dtypes", "pytest")
 WANTED = ("cuda-bindings", "nvidia-cuda-nvrtc")
 RTX = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
-# In place of onnxruntime, whose module it has: its CUDA provider, with the CUDA that it needs.
+# Replaces onnxruntime: the same module with the CUDA provider, and the CUDA that it needs.
 CUDA_PROVIDER = "onnxruntime-gpu[cuda,cudnn]"
-WITH_CUDA_PROVIDER = "--onnxruntime-gpu"  # it is left out unless asked for, being gigabytes
-# For PyCUDA from its source, which is built with the CUDA toolkit or else with these headers.
+WITH_CUDA_PROVIDER = "--onnxruntime-gpu"  # only on request: it has gigabytes
+# To compile PyCUDA, with the CUDA toolkit or, without one, with these headers.
 BUILDING = ("pip", "setuptools", "wheel", "pytools", "mako", "platformdirs")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
-TESTS = ("tests/hardware", "tests/engine/test_tensorrt.py")  # those of them that are marked gpu
+TESTS = ("tests/hardware", "tests/engine/test_tensorrt.py")  # the tests in them that are marked gpu
 
 
 def info(text: str) -> None:
     print(f"gpu_check: {text}", file=sys.stderr, flush=True)
 
 
-def say_what_failed(done: dict[str, Any]) -> None:
+def report_failure(done: dict[str, Any]) -> None:
     if not done["ok"]:
         info(json.dumps(done))
 
 
-# On a PC with a network.
+# On the PC with a network.
 
 
 def gather(folder: Path, *more: str) -> int:
-    """Download everything, make the networks, and pack it into folders that can be carried.
+    """Download the packages, build the networks, and pack all into folders to carry.
 
-    more: packages beside those that every check needs.
+    more: packages in addition to those of every check. Returns the exit code.
     """
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty; name a new folder")
@@ -70,15 +70,15 @@ def gather(folder: Path, *more: str) -> int:
     subprocess.run([*download, *binary, *packages], check=True)
     source = ["--no-deps", "--no-binary", "pycuda", "--no-build-isolation", "pycuda"]
     subprocess.run([*download, *source], check=True)
-    info("building PyCUDA, for a machine without a compiler or Python's headers")
+    info("compiling PyCUDA, for a machine without a compiler or Python's headers")
     try:
-        say_what_failed(make_venv(flat))
+        report_failure(make_venv(flat))
         settings, _ = pycuda_settings(flat)
         words = ["--no-build-isolation", "--no-deps", "--wheel-dir", flat, "pycuda"]
-        say_what_failed(short(pip(flat, *words, verb="wheel", seconds=900, **settings)))
+        report_failure(short(pip(flat, *words, verb="wheel", seconds=900, **settings)))
     except Missing as missing:
-        info(f"it travels as source alone, for want of {missing}")
-    info("making the networks, some minutes")
+        info(f"only its source is packed, since this is missing: {missing}")
+    info("building the networks, some minutes")
     models = [sys.executable, "-m", "scripts.gpu.models", str(flat / "models")]
     subprocess.run(models, check=True, cwd=ROOT, stdout=sys.stderr)
     (flat / "commit").write_text(commit() + "\n")
@@ -89,7 +89,9 @@ def gather(folder: Path, *more: str) -> int:
 
 
 def pack(flat: Path, folder: Path) -> int:
-    """Move files from `flat` to folder/1, folder/2, ...; a large one as NAME.part-1-of-2."""
+    """Copy files from `flat` to folder/1, folder/2, ...; a large file as NAME.part-1-of-2, ...
+
+    Returns the number of folders."""
     pieces: list[tuple[Path, bytes]] = []
     for path in sorted(p for p in flat.rglob("*") if p.is_file()):
         data, name = path.read_bytes(), path.relative_to(flat)
@@ -112,7 +114,9 @@ def pack(flat: Path, folder: Path) -> int:
 
 
 def unpack(folder: Path, flat: Path) -> None:
-    """What `pack` was given, again; a folder of plain wheels is taken too. Raises `Missing`."""
+    """Restore in `flat` the files that `pack` split; also accepts a folder of plain wheels.
+
+    Raises `Missing` if parts are missing."""
     shutil.rmtree(flat, ignore_errors=True)
     flat.mkdir(parents=True)
     parts: dict[Path, dict[int, Path]] = {}
@@ -122,10 +126,10 @@ def unpack(folder: Path, flat: Path) -> None:
         if name.parts[0].isdigit():
             name = Path(*name.parts[1:])
         found = re.fullmatch(r"(.+)\.part-(\d+)-of-(\d+)", name.name)
-        whole = name.with_name(found[1]) if found else name
-        parts.setdefault(whole, {})[int(found[2]) if found else 1] = path
-        counts[whole] = int(found[3]) if found else 1
-    lacking = [
+        joined = name.with_name(found[1]) if found else name
+        parts.setdefault(joined, {})[int(found[2]) if found else 1] = path
+        counts[joined] = int(found[3]) if found else 1
+    missing = [
         f"part {n} of {name}"
         for name in parts
         for n in range(1, counts[name] + 1)
@@ -137,15 +141,15 @@ def unpack(folder: Path, flat: Path) -> None:
             with (flat / name).open("wb") as target:
                 for number in sorted(pieces):
                     target.write(pieces[number].read_bytes())
-    if lacking:
-        raise Missing(", ".join(lacking))
+    if missing:
+        raise Missing(", ".join(missing))
 
 
 # On the machine with the GPU.
 
 
 class Missing(Exception):
-    """What a step needs and does not find."""
+    """Something that a step needs is missing."""
 
 
 def commit() -> str:
@@ -157,7 +161,7 @@ def commit() -> str:
 
 
 def run(command: Sequence[object], seconds: int, **environment: str) -> dict[str, Any]:
-    """Run a command: its exit status, its output, and how long it took."""
+    """Run a command; returns its exit status, its output, and how long it took."""
     words = [str(word) for word in command]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     start = time.monotonic()
@@ -183,7 +187,7 @@ def _communicate(words: list[str], variables: dict[str, str], seconds: int) -> t
             out, err = process.communicate(timeout=seconds)
             return process.returncode, out, err
         except BaseException as error:
-            # With all that it started: torch.compile's workers would hold its output open.
+            # Kill the process group: torch.compile's workers would keep the output open.
             os.killpg(process.pid, signal.SIGKILL)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
@@ -192,15 +196,15 @@ def _communicate(words: list[str], variables: dict[str, str], seconds: int) -> t
 
 
 def short(done: dict[str, Any]) -> dict[str, Any]:
-    """The same with the ends of the output alone, and those only where it failed."""
-    told = {name: done[name] for name in ("ok", "exit", "seconds")}
+    """The same without the output; after a failure with the end of it."""
+    result = {name: done[name] for name in ("ok", "exit", "seconds")}
     if not done["ok"]:
-        told["tail"] = (done["out"][-2000:] + "\n" + done["err"][-3000:]).strip()
-    return told
+        result["tail"] = (done["out"][-2000:] + "\n" + done["err"][-3000:]).strip()
+    return result
 
 
 def python_for(wheels: Path) -> Path:
-    """A Python of the version that numpy's wheel is for. Raises `Missing`."""
+    """A Python of the version of numpy's wheel. Raises `Missing`."""
     tags = {
         found[1]
         for path in wheels.glob("numpy-*.whl")
@@ -221,7 +225,7 @@ def python_for(wheels: Path) -> Path:
 def pip(
     wheels: Path, *words: object, verb: str = "install", seconds: int = 300, **environment: str
 ) -> dict[str, Any]:
-    """pip from its own wheel, so that neither Python need have it; from the folder alone."""
+    """Run pip from its wheel, so that no Python needs it, with packages of the folder only."""
     found = sorted(wheels.glob("pip-*.whl"))
     if not found:
         raise Missing("pip's wheel in the folder")
@@ -231,12 +235,12 @@ def pip(
 
 
 def make_venv(folder: Path) -> dict[str, Any]:
-    """The environment, from the folder alone."""
-    wheels, lacking = WORK / "wheels", []
+    """Create the environment, from the folder only."""
+    wheels, missing = WORK / "wheels", []
     try:
         unpack(folder, wheels)
-    except Missing as missing:
-        lacking.append(str(missing))
+    except Missing as error:
+        missing.append(str(error))
     python = python_for(wheels)
     shutil.rmtree(WORK / "venv", ignore_errors=True)
     made = run([python, "-m", "venv", "--without-pip", WORK / "venv"], 60)
@@ -246,22 +250,22 @@ def make_venv(folder: Path) -> dict[str, Any]:
     if any(wheels.glob("onnxruntime_gpu-*.whl")):
         packages[packages.index("onnxruntime")] = CUDA_PROVIDER
     together = short(pip(wheels, *packages))
-    # One at a time tells what is missing, and installs the rest.
+    # Installing one at a time shows what is missing, and installs the rest.
     alone = [] if together["ok"] else packages
     installed = {name: short(pip(wheels, name)) for name in alone}
     if CUDA_PROVIDER in installed and not installed[CUDA_PROVIDER]["ok"]:
         installed["onnxruntime"] = short(pip(wheels, "onnxruntime"))
-    lacking += [name for name, done in installed.items() if not done["ok"]]
+    missing += [name for name, done in installed.items() if not done["ok"]]
     return {
-        "ok": not lacking,
+        "ok": not missing,
         "python": str(python),
-        "missing": lacking,
-        "said": {name: installed[name]["tail"] for name in lacking if name in installed},
+        "missing": missing,
+        "said": {name: installed[name]["tail"] for name in missing if name in installed},
     }
 
 
 def toolkit() -> Path | None:
-    """The CUDA toolkit's folder, searched in the order of `edge.gpu.kernels.find_nvcc`."""
+    """The folder of the CUDA toolkit, searched in the order of `edge.gpu.kernels.find_nvcc`."""
     nvcc, local = shutil.which("nvcc"), Path("/usr/local")
     places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parents[1]]
 
@@ -273,14 +277,14 @@ def toolkit() -> Path | None:
 
 
 def build_pycuda(_: Path) -> dict[str, Any]:
-    """PyCUDA from its source; where that cannot be, the wheel that a PC has built."""
+    """Compile PyCUDA from its source; if that fails, install the wheel that the PC built."""
     wheels = WORK / "wheels"
     try:
         words = ["--no-build-isolation", "--no-binary", "pycuda", "pycuda"]
-        settings, told = pycuda_settings(wheels)
-        done = {**short(pip(wheels, *words, seconds=540, **settings)), "with": told}
-    except Missing as missing:
-        done = {"ok": False, "missing": str(missing)}
+        settings, origin = pycuda_settings(wheels)
+        done = {**short(pip(wheels, *words, seconds=540, **settings)), "with": origin}
+    except Missing as error:
+        done = {"ok": False, "missing": str(error)}
     if not done["ok"] and any(wheels.glob("pycuda-*.whl")):
         ready = short(pip(wheels, "--only-binary", "pycuda", "pycuda"))
         return {**ready, "with": "the wheel that was carried", "from source": done}
@@ -288,7 +292,7 @@ def build_pycuda(_: Path) -> dict[str, Any]:
 
 
 def pycuda_settings(wheels: Path) -> tuple[dict[str, str], str]:
-    """The environment to build PyCUDA in, without CURAND; and where its headers are from.
+    """The environment variables to compile PyCUDA, without CURAND, and where its headers are from.
 
     Raises `Missing`.
     """
@@ -296,14 +300,14 @@ def pycuda_settings(wheels: Path) -> tuple[dict[str, str], str]:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     if cuda is not None:
-        include, told = cuda / "include", str(cuda)
+        include, origin = cuda / "include", str(cuda)
     else:
         done = pip(wheels, "--no-deps", "--target", home / "cuda", *HEADERS)
         if not done["ok"]:
             raise Missing(f"CUDA's headers: {done['err'][-500:]}")
         include = next((home / "cuda").rglob("cuda.h")).parent
-        told = "no CUDA toolkit: headers from PyPI"
-    # libcuda is the driver's; to link, an empty one of its name is enough anywhere.
+        origin = "no CUDA toolkit: headers from PyPI"
+    # libcuda belongs to the driver; an empty library of that name is enough to link.
     empty = ["-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", os.devnull]
     linked = run(["gcc", *empty, "-o", home / "libcuda.so"], 60)
     if not linked["ok"]:
@@ -314,7 +318,7 @@ def pycuda_settings(wheels: Path) -> tuple[dict[str, str], str]:
         'CUDA_ENABLE_CURAND = False\nCXXFLAGS = ["-O1", "-g0", "-w"]\n'
     )
     flags = {"LDFLAGS": "-Wl,--no-as-needed", "HOME": str(home), "CC": "gcc", "CXX": "g++"}
-    return flags, told
+    return flags, origin
 
 
 def describe_machine(_: Path) -> dict[str, Any]:
@@ -351,18 +355,18 @@ def describe_machine(_: Path) -> dict[str, Any]:
 
 
 def runners(_: Path) -> dict[str, Any]:
-    """Whether TensorRT-RTX or TensorRT take this compute capability, and what they say if not."""
+    """Whether TensorRT-RTX or TensorRT accept this compute capability, and their errors if not."""
     done = run([VENV, "-m", "scripts.gpu.accepts", engine()], 240)
-    # What TensorRT itself says of a plan that it refuses is on stderr.
-    told = {**short(done), "stderr": done["err"][-3000:]}
+    # TensorRT's own messages about a plan that it refuses are on stderr.
+    result = {**short(done), "stderr": done["err"][-3000:]}
     try:
-        return {**told, **json.loads(done["out"])}
+        return {**result, **json.loads(done["out"])}
     except ValueError:
-        return told
+        return result
 
 
 def tests(_: Path) -> dict[str, Any]:
-    """pytest -m gpu, test by test."""
+    """The results of pytest -m gpu, test by test."""
     report = WORK / "tests.xml"
     report.unlink(missing_ok=True)
     done = run(
@@ -385,7 +389,7 @@ def tests(_: Path) -> dict[str, Any]:
 
 
 def read_junit(report: Path) -> dict[str, Any]:
-    """Counts by file, what failed and was skipped and why, and what the tests recorded."""
+    """Counts by file, failed and skipped tests with reasons, and values that tests recorded."""
     files: dict[str, dict[str, int]] = {}
     failed: dict[str, str] = {}
     skipped: dict[str, int] = {}
@@ -393,14 +397,14 @@ def read_junit(report: Path) -> dict[str, Any]:
     for case in ET.parse(report).getroot().iter("testcase"):
         file, name = case.get("classname", ""), case.get("name", "")
         bad = [node for kind in ("failure", "error") for node in case.findall(kind)]
-        left_out = case.find("skipped")
-        kind = "failed" if bad else "skipped" if left_out is not None else "passed"
+        skip = case.find("skipped")
+        kind = "failed" if bad else "skipped" if skip is not None else "passed"
         counts = files.setdefault(file, {"passed": 0, "failed": 0, "skipped": 0})
         counts[kind] += 1
         if bad and len(failed) < 50:
             failed[f"{file}::{name}"] = (bad[0].get("message") or "")[:400]
-        if kind == "skipped" and left_out is not None:
-            reason = left_out.get("message") or ""
+        if kind == "skipped" and skip is not None:
+            reason = skip.get("message") or ""
             skipped[reason] = skipped.get(reason, 0) + 1
         values = {node.get("name", ""): node.get("value", "") for node in case.iter("property")}
         if values:
@@ -424,7 +428,7 @@ def sanitize(tool: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def benchmark(_: Path) -> dict[str, Any]:
-    """Every figure of scripts/bench/gpu.py; where it is stopped, those that it had by then."""
+    """The figures of scripts/bench/gpu.py; if it is stopped, those that it had written."""
     command = [VENV, "-m", "scripts.bench.gpu", WORK / "wheels/models"]
     peers = packages_with_torch()
     if peers is not None:
@@ -439,7 +443,7 @@ def benchmark(_: Path) -> dict[str, Any]:
 
 
 def packages_with_torch() -> Path | None:
-    """The packages of a Python that has torch and is of the environment's version."""
+    """The packages of a Python that has torch and the environment's Python version."""
     ask = "import sys, torch; print('%d.%d' % sys.version_info[:2], torch.__path__[0])"
     version = run([VENV, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], 20)
     for name in (sys.executable, "python3"):
@@ -466,9 +470,11 @@ STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def check(folder: Path, out: Path, names: Sequence[str]) -> int:
-    """All steps, or those named beside what earlier ones found; the JSON is written after each."""
+    """Run all steps, or the named ones and keep the results of the others.
+
+    The JSON file is written after each step. Returns the exit code."""
     if unknown := set(names) - set(STEPS):
-        raise SystemExit(f"error: no step {', '.join(unknown)}; there are {', '.join(STEPS)}")
+        raise SystemExit(f"error: no step {', '.join(unknown)}; choose from {', '.join(STEPS)}")
     kept = WORK / "steps.json"
     steps = json.loads(kept.read_text()) if names and kept.is_file() else {}
     out.mkdir(parents=True, exist_ok=True)
@@ -478,7 +484,7 @@ def check(folder: Path, out: Path, names: Sequence[str]) -> int:
         start = time.monotonic()
         try:
             found = STEPS[name](folder)
-        except Exception as error:  # the other steps go on
+        except Exception as error:  # the other steps continue
             what = "missing" if isinstance(error, Missing) else type(error).__name__
             found = {"ok": False, what: str(error)}
         found.setdefault("seconds", round(time.monotonic() - start, 1))
@@ -492,7 +498,7 @@ def check(folder: Path, out: Path, names: Sequence[str]) -> int:
 
 
 def write(out: Path, steps: dict[str, Any]) -> Path:
-    """out/gpu-NAME.json; before the GPU's name is known it is gpu-unknown.json."""
+    """Write out/gpu-NAME.json, or gpu-unknown.json while the GPU's name is unknown."""
     gpu = steps.get("machine", {}).get("gpu") or "unknown"
     target = out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
     failed = [name for name, step in steps.items() if not step["ok"]]
@@ -507,7 +513,9 @@ def main(arguments: Sequence[str]) -> int:
     verb, folder, *rest = arguments
     if verb == "wheels":
         if rest not in ([], [WITH_CUDA_PROVIDER]):
-            raise SystemExit(f"error: after the folder comes {WITH_CUDA_PROVIDER} or nothing")
+            raise SystemExit(
+                f"error: unknown arguments {' '.join(rest)}; allowed: {WITH_CUDA_PROVIDER}"
+            )
         return gather(Path(folder).absolute(), *([CUDA_PROVIDER] if rest else []))
     out = Path(rest[0] if rest else "gpu-check").absolute()
     return check(Path(folder).absolute(), out, rest[1:])

@@ -1,8 +1,8 @@
-"""What each GPU's compiler makes of preprocess.cu: registers, and bytes that did not fit them.
+"""The resources of preprocess.cu on each GPU architecture: registers, and spilled bytes.
 
     .venv/bin/python -m scripts.gpu.kernel_resources > docs/measurements/kernel.json
 
-NVRTC asks ptxas (-Xptxas -v) for each compute capability that is meant; no GPU is needed.
+NVRTC compiles for each compute capability with ptxas -v; no GPU is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CAPABILITIES = ("7.5", "8.7", "9.0", "11.0", "12.0")  # Turing, Orin, Hopper, Th
 
 
 def resources(compiler: Nvrtc, capability: str) -> dict[str, dict[str, int]]:
-    """kernel -> registers of a thread, and its stack, spill_stores and spill_loads in bytes."""
+    """For each kernel registers per thread, and stack, spill_stores, spill_loads in bytes."""
     program = ctypes.c_void_p()
     text, name = SOURCE.read_bytes(), SOURCE.name.encode()
     compiler._call("nvrtcCreateProgram", ctypes.byref(program), text, name, 0, None, None)

@@ -1,8 +1,8 @@
-"""Launch the kernel a few times and compare its bytes: what compute-sanitizer watches.
+"""Launches of the kernel for compute-sanitizer, with a comparison of its bytes.
 
     PYTHONPATH=. compute-sanitizer --tool memcheck python -m scripts.gpu.launch
 
-Every format by pointers, the block-linear ones by textures too, FP32 and FP16, and a mixed batch.
+Every format by pointers, block-linear formats also by textures, FP32 and FP16, and a mixed batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.preprocess.test_kernel import SPECS, TEXTURES, check
 
 
 def launch_all(kernel: GpuKernel) -> int:
-    """Raises AssertionError for a differing byte; gives the number of pictures."""
+    """Returns the number of images. Raises AssertionError if a byte differs."""
     pictures = 0
     for name, spec in SPECS.items():
         for number in ("float32", "float16"):

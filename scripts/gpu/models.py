@@ -1,10 +1,10 @@
-"""The networks that a GPU is checked with, small enough to carry to a machine without a network.
+"""The networks of the GPU check, small enough to carry to a machine without an internet connection.
 
     .venv/bin/python -m scripts.gpu.models FOLDER
 
-writes the tiny engine of the tests, FOLDER/tiny-int8, and a ViT-B/16 with random weights as the
-graphs that a GPU compiles, FOLDER/vit-b16-{fp16,int8}.onnx. Random weights are half a gigabyte and
-do not compress: of each only its mean and deviation are written, and `filled` draws it again.
+writes the tiny engine of the tests, FOLDER/tiny-int8, and the device form of a ViT-B/16 with random
+weights, FOLDER/vit-b16-{fp16,int8}.onnx. Random weights have half a gigabyte and do not compress,
+so only the mean and deviation of each array are written, and `filled` draws the values again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-LARGE = 4096  # elements; what is smaller travels as it is
+LARGE = 4096  # elements; smaller arrays are written unchanged
 IMAGES, MAX_BATCH = 24, 8
 
 
 def emptied(model: ModelProto) -> ModelProto:
-    """The same graph, with two numbers in place of each large array of weights. Changes `model`."""
+    """Replace each large array of weights by its mean and deviation. Changes `model`."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.size > LARGE:
@@ -35,7 +35,7 @@ def emptied(model: ModelProto) -> ModelProto:
 
 
 def filled(model: ModelProto) -> ModelProto:
-    """The graph that `emptied` was given, with weights drawn anew, each time the same ones."""
+    """Draw the weights that `emptied` removed; always the same values. Changes `model`."""
     rng = np.random.default_rng(0)
     for tensor in model.graph.initializer:
         if not tensor.doc_string:
@@ -51,7 +51,7 @@ def filled(model: ModelProto) -> ModelProto:
 
 
 def make(folder: Path) -> None:
-    """Build both; needs torch and all else that `edge build` needs."""
+    """Build the engine and the graphs; needs the extra `build`."""
     import torch
     from PIL import Image
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil

@@ -1,6 +1,6 @@
-"""What else could prepare frames and run a ViT-B/16 on the GPU: torch, torchvision and CV-CUDA.
+"""Peers that preprocess frames and run a ViT-B/16 on the GPU: torch, torchvision and CV-CUDA.
 
-Whatever is not installed raises `Absent` with the reason, which goes into the figures.
+A peer that is not installed raises `Absent` with the reason, which is written into the figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Call = Callable[[], object]
 
 
 class Absent(Exception):
-    """A peer that is not measured, and why."""
+    """The reason why a peer is not measured."""
 
 
 def torch_on_the_gpu() -> Any:
@@ -40,9 +40,9 @@ def resize_by_torchvision(torch: Any, frames: Any) -> Any:
 
 
 def preprocessing(size: tuple[int, int], batch: int, distinct: int) -> tuple[dict[str, Any], Any]:
-    """Calls that prepare `distinct` frames, `batch` at a time; and the time of one, in ms.
+    """Calls that preprocess `distinct` frames in batches, and a function that times one in ms.
 
-    The frames are RGB in the GPU's memory, so that the peers convert no colours.
+    The frames are RGB in GPU memory, so the peers convert no colours.
     """
     torch = torch_on_the_gpu()
     width, height = size
@@ -62,7 +62,7 @@ def preprocessing(size: tuple[int, int], batch: int, distinct: int) -> tuple[dic
             call()
             torch.cuda.synchronize()
             calls[name] = call
-        except Exception as error:  # what a peer lacks is named, and the others go on
+        except Exception as error:  # a failing peer is reported; the others continue
             calls[name] = Absent(str(error).strip().partition("\n")[0])
 
     def timed(call: Call) -> float:
@@ -77,7 +77,7 @@ def preprocessing(size: tuple[int, int], batch: int, distinct: int) -> tuple[dic
 
 
 def _cvcuda(torch: Any, frames: Any, batch: int) -> Call:
-    """CV-CUDA on the stream that torch's events are in, or they would measure nothing."""
+    """CV-CUDA, on torch's stream: otherwise torch's events would not measure it."""
     import cvcuda
 
     stream = cvcuda.as_stream(torch.cuda.current_stream().cuda_stream)
@@ -98,7 +98,7 @@ def _cvcuda(torch: Any, frames: Any, batch: int) -> Call:
 def networks(batch: int, size: tuple[int, int], compiled: bool) -> dict[str, Call | Absent]:
     """torch's ViT-B/16 in FP16: alone, and from RGB frames in pinned memory to the top five.
 
-    compiled: by torch.compile; else as it is, with two kinds of attention.
+    compiled: with torch.compile; otherwise eager, with two kinds of attention.
     """
     torch = torch_on_the_gpu()
     try:
@@ -114,7 +114,7 @@ def networks(batch: int, size: tuple[int, int], compiled: bool) -> dict[str, Cal
         config = ViTConfig(num_labels=1000)
         config._attn_implementation = how
         model = ViTForImageClassification(config).half().cuda().eval()
-        torch._dynamo.reset()  # of the last batch: it keeps a few shapes only
+        torch._dynamo.reset()  # forget the previous batch size: only a few shapes are kept
         run = torch.compile(model, mode="reduce-overhead") if compiled else model
 
         def alone() -> None:
@@ -122,7 +122,7 @@ def networks(batch: int, size: tuple[int, int], compiled: bool) -> dict[str, Cal
                 run(pixel_values=tensor)
             torch.cuda.synchronize()
 
-        def whole() -> None:
+        def complete() -> None:
             with torch.inference_mode():
                 pixels = resize_by_torchvision(torch, pinned.to("cuda", non_blocking=True))
                 run(pixel_values=pixels).logits.softmax(-1).topk(5).indices.cpu()
@@ -130,8 +130,8 @@ def networks(batch: int, size: tuple[int, int], compiled: bool) -> dict[str, Cal
         alone()
         calls[f"{name}, network alone"] = alone
         try:
-            whole()
-            calls[f"{name}, frame to top-5"] = whole
+            complete()
+            calls[f"{name}, frame to top-5"] = complete
         except Absent as reason:
             calls[f"{name}, frame to top-5"] = reason
 

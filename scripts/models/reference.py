@@ -1,6 +1,6 @@
-"""What transformers gives for pictures, and for timm's models timm: the table's reference.
+"""Reference outputs for the table of models: transformers', and timm's for timm models.
 
-Nothing of edge's own networks is in it.
+edge's own networks are not used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge.errors import require
 
 __all__ = ["outputs"]
 
-# Where AutoModel would be another: with a text side that was not saved, or without a projection.
+# Architectures for which AutoModel is wrong: it expects a text model, or has no projection.
 _BACKBONES = {
     "CLIPVisionModelWithProjection": "CLIPVisionModelWithProjection",
     "CLIPForImageClassification": "CLIPVisionModel",
@@ -28,9 +28,9 @@ Tensor = npt.NDArray[np.float32]
 
 
 def outputs(folder: Path, architecture: str, head: Head, pictures: Tensor) -> Tensor:
-    """Logits, or embeddings by the head's pooling (own or cls), float32 [N, outputs].
+    """Logits, or embeddings with the head's pooling (own or cls), float32 [N, outputs].
 
-    pictures: prepared, float32 [N, 3, H, W].
+    pictures: preprocessed images, float32 [N, 3, H, W].
     """
     torch, transformers = require("torch"), require("transformers")
     batch = torch.from_numpy(pictures)
@@ -50,7 +50,7 @@ def outputs(folder: Path, architecture: str, head: Head, pictures: Tensor) -> Te
 
 def _embeddings(folder: Path, architecture: str, head: Head, batch: Any) -> Any:
     transformers = require("transformers")
-    if architecture == "ViTMAEForPreTraining":  # with nothing hidden, and patches in their order
+    if architecture == "ViTMAEForPreTraining":  # no masked patches, in their original order
         config = transformers.ViTMAEConfig.from_pretrained(folder, mask_ratio=0.0)
         model = transformers.ViTMAEModel.from_pretrained(folder, config=config).eval()
         patches = (config.image_size // config.patch_size) ** 2

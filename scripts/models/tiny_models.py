@@ -1,5 +1,6 @@
-"""Checkpoints of every family with random weights, as small as the architecture allows or of the
-published size: for the tests, and for the table of docs/models.md.
+"""Checkpoints of every family with random weights, for the tests and the table of docs/models.md.
+
+They are as small as the architecture allows, or of the published size.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ __all__ = ["MODELS", "Model", "save"]
 
 @dataclass(frozen=True)
 class Model:
-    """One architecture: the class of transformers, what makes it tiny, and a published size.
+    """One architecture: its class in transformers, its tiny and its published configuration.
 
     processor   class of its image processor, without "ImageProcessorPil"; timm has none
-    published   whose size `full` is; none: the config's own defaults
-    tiny, full  of the config
-    prepared    (tiny, full) of the processor, what differs from its defaults
-    tokenizer   of `tiny_tokenizers`
+    published   checkpoint whose size `full` has; empty: the config's defaults
+    tiny, full  arguments of the config
+    prepared    (tiny, full) arguments of the processor that differ from its defaults
+    tokenizer   key of `tiny_tokenizers.SAVERS`
     """
 
     architecture: str
@@ -37,7 +38,7 @@ class Model:
 
     @property
     def config(self) -> str:
-        """The class of its config."""
+        """The name of its config class."""
         return re.split("For|Model", self.architecture)[0] + "Config"
 
 
@@ -58,7 +59,7 @@ _ENCODER = {
 }
 _MLP = {"intermediate_size": 128}
 _RELATIVE = {"use_relative_position_bias": True}
-# Two windows by two in the first stage, of which one block in two is shifted; one in the second.
+# 2x2 windows in the first stage, where every second block is shifted; one in the second stage.
 _WINDOWS = {
     "image_size": 32,
     "patch_size": 4,
@@ -67,7 +68,11 @@ _WINDOWS = {
     "num_heads": [2, 4],
     "window_size": 4,
 }
-_DINO = {**_ENCODER, "image_size": 56, "mlp_ratio": 2}  # pictures are 32: the table is resized
+_DINO = {
+    **_ENCODER,
+    "image_size": 56,
+    "mlp_ratio": 2,
+}  # images are 32: positions are resized
 _PUBLISHED_DINO = {"image_size": 518, "patch_size": 14}
 _STAGES = {"image_size": 32, "hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2}
 _DECODER = {
@@ -93,7 +98,7 @@ _SIGLIP = {
 }
 _NECK = {"neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32], "hidden_sizes": [32, 32, 48]}
 
-# By model_type, and what sets one architecture apart from others of the same.
+# The key is the model_type, and a word if there are several architectures of it.
 MODELS: dict[str, Model] = {
     "vit": Model(
         "ViTForImageClassification",
@@ -281,7 +286,7 @@ def save(
 ) -> Path:
     """Write the checkpoint, the processor and the tokenizer of a model of `MODELS`.
 
-    labels: of a classifier; tokenizer: another than its usual one; changes: of its config.
+    labels: of a classifier. tokenizer: in place of the model's usual one. changes: of its config.
     """
     import torch
     import transformers

@@ -1,4 +1,4 @@
-"""Checkpoints as timm uploads them to the Hub, with random weights."""
+"""timm checkpoints with random weights, as timm uploads them to the Hub."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["ARCHITECTURES", "save"]
 
 TINY = {"img_size": 32, "depth": 2}
 SMALL = {**TINY, "embed_dim": 64, "num_heads": 4}
-# What it is called here -> its architecture, and what makes it small. The first two are the plain
-# ones, the others differ in what stands beside their blocks.
+# Name -> timm's architecture, and arguments that make it small. The first two are plain ViTs; the
+# others differ in the layers around their blocks.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "patch16": ("vit_base_patch16_224", SMALL),
     "patch32": ("vit_base_patch32_224", {**SMALL, "img_size": 64}),
@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "384": ("vit_base_patch16_384", {**SMALL, "depth": 1}),
     "large": ("vit_large_patch16_224", {**SMALL, "depth": 1}),
     "hybrid": ("vit_tiny_r_s16_p8_224", {**TINY, "img_size": 64}),
-    # With the whole ResNet before their blocks: no argument makes it narrower, or shorter.
+    # These have a complete ResNet before their blocks; no argument makes it smaller.
     "hybrid of 4 stages": ("vit_small_r26_s32_224", {**SMALL, "depth": 1, "img_size": 64}),
     "hybrid of 3 stages": ("vit_base_r50_s16_224", {**SMALL, "depth": 1}),
     "beit": ("beit_base_patch16_224", SMALL),
@@ -42,7 +42,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 def save(
     kind: str, folder: Path, labels: Sequence[str], full: bool = False, **changes: Any
 ) -> Path:
-    """Write one of `ARCHITECTURES`; changes: of its config.json, None takes a key out."""
+    """Write one of `ARCHITECTURES`. changes: of its config.json; None removes a key."""
     import torch
 
     timm = library()
@@ -54,9 +54,9 @@ def save(
     timm.models.save_for_hf(model, folder, safe_serialization=True)
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    if kind == "convnext" and not full:  # it has no size of its own
+    if kind == "convnext" and not full:  # its architecture has no image size
         config["pretrained_cfg"]["input_size"] = [3, 64, 64]
-    # As the Hub has them: only the newest timm repeats num_classes, and TimmWrapper fails at that.
+    # As on the Hub: only the newest timm repeats num_classes, and TimmWrapper fails on it.
     config = {**config, "model_args": arguments, "label_names": list(labels), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return folder

@@ -1,7 +1,6 @@
-"""Tokenizers of a few words, saved as the Hub has them beside a CLIP or a SigLIP.
+"""Tiny tokenizers for the tests, saved as on the Hub beside a CLIP or a SigLIP.
 
-They are of the same kind as the published ones, and of no use but for tests: a label becomes many
-tokens, each of which the model knows.
+Their types are those of the published ones. A label becomes many tokens, and the model knows each.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from pathlib import Path
 
 __all__ = ["CLIP_WORDS", "SAVERS"]
 
-CLIP_WORDS = 514  # of the tokenizer below: every byte, in a word and at its end, and two marks
+CLIP_WORDS = 514  # its vocabulary: each byte within and at the end of a word, and two marks
 
 
 def clip(folder: Path) -> None:
-    """One that knows single letters only."""
+    """A CLIP tokenizer that knows single letters only."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -28,7 +27,7 @@ def clip(folder: Path) -> None:
 
 
 def siglip(folder: Path) -> None:
-    """A sentencepiece model, as google's are."""
+    """A SigLIP tokenizer: a sentencepiece model, like the published ones."""
     import sentencepiece
     from transformers import SiglipTokenizer
 
@@ -52,7 +51,7 @@ def siglip(folder: Path) -> None:
 
 
 def siglip2(folder: Path) -> None:
-    """Gemma's, of letters."""
+    """A SigLIP 2 tokenizer: Gemma's, with letters only."""
     from transformers import GemmaTokenizer
 
     words = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz.T"]

@@ -1,7 +1,7 @@
-"""Random weights in which nothing is forgotten unseen.
+"""Random weights for test checkpoints, for every parameter and buffer.
 
-What a library leaves at zero or one in a fresh model (tables of relative positions, layer scales,
-running statistics) is made random too, so that a graph which forgets it is found out.
+This includes those that a library initialises with zero or one (tables of relative positions, layer
+scales, running statistics), so that a graph without them gives wrong outputs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 __all__ = ["randomise"]
 
-_SCALES = ("lambda", "layer_scale", "gamma")  # of what a layer adds
+_SCALES = ("lambda", "layer_scale", "gamma")  # names of the factors of a layer's output
 
 
 def randomise(module: Any) -> None:
-    """Weights that keep signals their size; all else of a size that is seen in the output."""
+    """Weights that keep the size of signals; other tensors large enough to change the output."""
     import torch
 
     def normal(tensor: Any, mean: float, deviation: float) -> None:
         tensor.copy_(mean + deviation * torch.randn_like(tensor))
 
-    # Not named_buffers(): what is not saved would be another in the model that is loaded.
+    # Not named_buffers(): buffers that are not saved would differ in the loaded model.
     for name, tensor in module.state_dict().items():
         last = name.rpartition(".")[2]
         if last == "running_var":
@@ -33,7 +33,7 @@ def randomise(module: Any) -> None:
         elif any(word in last for word in _SCALES):
             tensor.uniform_(0.3, 0.6)
         elif last.endswith("weight") and tensor.ndim > 1:
-            # What a convolution makes goes through a SiLU more often than back into a residual.
+            # A convolution's output usually goes through a SiLU, which makes it smaller.
             gain = 1.4 if tensor.ndim == 4 else 1.3
             normal(tensor, 0, gain / math.sqrt(tensor[0].numel()))
         elif last == "weight":

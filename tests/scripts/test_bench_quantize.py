@@ -1,4 +1,4 @@
-"""The comparison of quantisers: outliers that change nothing, and a row for whatever happens."""
+"""The comparison of quantisers: outliers keep the function, and every outcome has a row."""
 
 import json
 import shutil
@@ -13,16 +13,16 @@ from scripts.bench import quantize as bench
 
 
 def activations(folder, pictures):
-    """What each LayerNorm and each value projection of the blocks puts out, largest per channel."""
+    """Largest output per channel of each LayerNorm and value projection of the blocks."""
     import torch
     from transformers import AutoModelForImageClassification
 
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
-    seen = {}
+    peaks = {}
 
     def watch(name):
         def hook(_, __, out):
-            seen[name] = out.abs().amax((0, 1)).numpy()
+            peaks[name] = out.abs().amax((0, 1)).numpy()
 
         return hook
 
@@ -31,12 +31,12 @@ def activations(folder, pictures):
             module.register_forward_hook(watch(name))
     with torch.inference_mode():
         model(pixel_values=torch.from_numpy(pictures))
-    return seen
+    return peaks
 
 
 @pytest.fixture
 def biased(checkpoint, tmp_path):
-    """The tiny checkpoint with biases, which transformers starts at 0."""
+    """The tiny checkpoint with random biases; transformers initialises them with 0."""
     from safetensors.numpy import load_file, save_file
 
     path = shutil.copytree(checkpoint, tmp_path / "biased") / "model.safetensors"
@@ -49,7 +49,7 @@ def biased(checkpoint, tmp_path):
     return path.parent
 
 
-def test_outliers_are_there_and_change_no_logit(biased, tmp_path):
+def test_outliers_are_injected_and_logits_stay_the_same(biased, tmp_path):
     pictures = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     outliers.inject(biased, tmp_path / "outliers", 40, 20)
     assert outliers.check_preserved(biased, tmp_path / "outliers", pictures) < 1e-4
@@ -63,7 +63,7 @@ def test_outliers_are_there_and_change_no_logit(biased, tmp_path):
         assert grown[-3:] == pytest.approx(factor, rel=1e-3)
 
 
-def test_a_function_that_changed_is_told(checkpoint, tmp_path):
+def test_a_changed_function_is_detected(checkpoint, tmp_path):
     """A bias that is not scaled with its weight."""
     from safetensors.numpy import load_file, save_file
 
@@ -78,10 +78,10 @@ def test_a_function_that_changed_is_told(checkpoint, tmp_path):
 
 
 @pytest.fixture
-def judge(fp32_graph, pictures):
+def evaluator(fp32_graph, pictures):
     from edge.builder import graph, image_sets
 
-    return bench.Judge(graph.load(fp32_graph), image_sets.find(pictures))
+    return bench.Evaluator(graph.load(fp32_graph), image_sets.find(pictures))
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def job(fp32_graph, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("quantiser", "method"), [("vit-edge", "minmax"), ("onnxruntime, Linears", "MinMax")]
 )
-def test_a_quantiser_gets_its_figures(job, judge, quantiser, method):
-    row = bench.measure("tiny", job(quantiser, method), sys.executable, "", judge)
+def test_a_quantiser_gets_a_row_with_figures(job, evaluator, quantiser, method):
+    row = bench.measure("tiny", job(quantiser, method), sys.executable, "", evaluator)
     assert (row.model, row.quantiser, row.method, row.error) == ("tiny", quantiser, method, None)
     assert 15 < row.sqnr_db < 60
     assert 50 <= row.agreement <= 100
@@ -107,39 +107,39 @@ def test_a_quantiser_gets_its_figures(job, judge, quantiser, method):
     assert 30 < row.peak_mb < 1000
 
 
-def test_a_quantiser_that_fails_gets_a_row_with_its_last_words(job, judge):
-    row = bench.measure("tiny", job("vit-edge", "guess"), sys.executable, "", judge)
+def test_a_quantiser_that_fails_gets_a_row_with_its_error(job, evaluator):
+    row = bench.measure("tiny", job("vit-edge", "guess"), sys.executable, "", evaluator)
     assert "guess" in row.error
     assert (row.sqnr_db, row.agreement, row.seconds, row.peak_mb) == (None,) * 4
 
 
-def test_a_quantiser_that_is_killed_gets_a_row(job, judge, tmp_path):
+def test_a_quantiser_that_is_killed_gets_a_row(job, evaluator, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nkill -9 $$\n")
     python.chmod(0o755)
-    row = bench.measure("tiny", job("ModelOpt", "max"), str(python), "", judge)
+    row = bench.measure("tiny", job("ModelOpt", "max"), str(python), "", evaluator)
     assert "SIGKILL" in row.error
 
 
-def test_a_graph_that_cannot_be_run_keeps_what_it_took(job, judge, monkeypatch):
+def test_a_graph_that_cannot_run_keeps_time_and_memory_in_its_row(job, evaluator, monkeypatch):
     def run_job(job, python):
         Path(job.out).write_bytes(b"no graph")
         return quantizers.Outcome(seconds=1.234, peak_mb=99.6)
 
     monkeypatch.setattr(bench, "run_job", run_job)
-    row = bench.measure("tiny", job("ModelOpt", "max"), sys.executable, "", judge)
+    row = bench.measure("tiny", job("ModelOpt", "max"), sys.executable, "", evaluator)
     assert row.error.startswith("cannot be run")
     assert (row.seconds, row.peak_mb, row.sqnr_db) == (1.23, 100, None)
 
 
-def test_what_cannot_be_installed_says_why_in_its_row_and_in_the_table(job, judge):
-    row = bench.measure("tiny", job("ModelOpt", "max"), None, "cannot be installed: why", judge)
+def test_a_quantiser_that_cannot_be_installed_has_the_reason_in_row_and_table(job, evaluator):
+    row = bench.measure("tiny", job("ModelOpt", "max"), None, "cannot be installed: why", evaluator)
     assert row.error == "cannot be installed: why"
     table = bench.to_table("tiny", [row])
     assert "ModelOpt, max: cannot be installed: why" in table.caption
 
 
-def test_an_unfinished_environment_is_not_taken(tmp_path, monkeypatch):
+def test_an_unfinished_environment_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(quantizers, "MODELOPT", (str(tmp_path / "no-such-wheel.whl"),))
     (tmp_path / "venv").mkdir()
     peer = quantizers.modelopt_environment(tmp_path / "venv")
@@ -155,12 +155,12 @@ def test_every_combination_has_a_quantiser():
     assert {quantiser for quantiser, _ in pairs} == set(quantizers.QUANTISERS)
 
 
-def test_an_unknown_method_is_one_line():
+def test_an_unknown_method_is_reported_in_one_line():
     with pytest.raises(SystemExit, match=r"error: no method guess; choose of: .*minmax"):
         bench.our_methods("minmax,guess")
 
 
-def test_a_row_is_json():
+def test_a_row_can_be_written_as_json():
     row = bench.to_row(
         "tiny", quantizers.Job("ModelOpt", "max", *"abcd"), quantizers.Outcome(2.0, 3.0), None
     )

@@ -1,15 +1,15 @@
-"""The page of what a run survives is what its figures say."""
+"""docs/chaos.md matches its figures."""
 
 import json
 
 from scripts import chaos
 
 
-def test_the_page_is_made_of_the_figures():
+def test_the_page_is_made_from_the_figures():
     assert chaos.PAGE.read_text() == chaos.page(json.loads(chaos.FIGURES.read_text()))
 
 
-def test_a_fault_is_a_row_and_what_was_not_measured_stays_empty():
+def test_a_fault_is_a_row_with_empty_cells_for_missing_figures():
     seconds = {"p50": 0.5, "p99": 1.25, "max": 2.0}
     nothing = {"p50": None, "p99": None, "max": None}
     truth = {"frames": 100, "wrong": 1, "older": 2, "repeated": 3, "damaged": 4, "old": 6}

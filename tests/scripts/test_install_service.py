@@ -1,4 +1,4 @@
-"""The service's files: where they go, what stays, and what systemd itself thinks of them."""
+"""The service's files: where they are installed, what is kept, and whether systemd accepts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from edge.service import config
 
 ROOT = Path(__file__).parents[2]
-# Newer than JetPack 6's systemd, and named so in the unit: what does not know them warns.
+# Settings newer than JetPack 6's systemd, which warns of them; the unit says so.
 NEWER = {"RestartSteps", "RestartMaxDelaySec"}
 
 
@@ -28,7 +28,7 @@ def files(stage):
 
 @pytest.fixture
 def stage(tmp_path):
-    """A folder that stands for / and has the service in it."""
+    """A folder in place of /, with the service installed."""
     done = install(tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path
@@ -37,33 +37,33 @@ def stage(tmp_path):
 UNIT = "etc/systemd/system/vit-edge.service"
 
 
-def test_the_unit_starts_this_very_vit_edge(stage):
+def test_the_unit_starts_the_installed_vit_edge(stage):
     text = (stage / UNIT).read_text()
     assert f"ExecStart={ROOT}/.venv/bin/edge run --config /etc/vit-edge/cameras.toml" in text
     assert "User=vit-edge\n" in text
     assert "@" not in re.sub(r"@system-service|#.*", "", text)
 
 
-def test_no_memory_is_left_to_grow_into(stage):
-    """A Jetson's swap is zram, which lies in the memory that is to be kept free."""
+def test_memory_is_limited_and_swap_is_not_used(stage):
+    """A Jetson's swap is zram, which uses the same memory."""
     assert re.findall(r"^Memory\w+=.*", (stage / UNIT).read_text(), re.M) == [
         "MemoryMax=75%",
         "MemorySwapMax=0",
     ]
 
 
-def test_secrets_are_for_root_only(stage):
+def test_only_root_can_read_secrets(stage):
     for name in ("credentials", "environment"):
         assert (stage / "etc/vit-edge" / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_the_configuration_to_begin_with_is_valid(stage):
+def test_the_initial_configuration_is_valid(stage):
     found = config.load(stage / "etc/vit-edge/cameras.toml")
     assert found.engine == ROOT / "engines/demo-int8"
     assert [camera.name for camera in found.cameras] == ["test"]
 
 
-def test_a_second_installation_leaves_what_a_person_wrote(stage):
+def test_a_second_installation_keeps_edited_files(stage):
     for name in ("cameras.toml", "credentials", "environment"):
         (stage / "etc/vit-edge" / name).write_text("mine\n")
     (stage / UNIT).write_text("an older one\n")
@@ -75,22 +75,22 @@ def test_a_second_installation_leaves_what_a_person_wrote(stage):
     assert f"{UNIT} is up to date" in install(stage, "--user", "me").stderr
 
 
-def test_a_jetson_gets_its_own_part(tmp_path):
+def test_a_jetson_gets_additional_settings(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").touch()
     install(tmp_path)
     assert "PrivateTmp=no" in (tmp_path / f"{UNIT}.d/jetson.conf").read_text()
 
 
-def test_without_a_jetson_there_is_no_such_part(stage):
+def test_a_pc_gets_no_jetson_settings(stage):
     assert not (stage / f"{UNIT}.d").exists()
 
 
-def test_uninstalling_leaves_the_configuration(stage):
+def test_uninstalling_keeps_the_configuration(stage):
     assert install(stage, "--uninstall").returncode == 0
     kept = {"cameras.toml", "credentials", "environment"}
     assert files(stage) == {f"etc/vit-edge/{name}" for name in kept}
-    assert install(stage, "--uninstall").returncode == 0  # once more does no harm
+    assert install(stage, "--uninstall").returncode == 0  # a second time is harmless
 
 
 @pytest.mark.parametrize("words", [["--frob"], ["--user"], ["here"]])
@@ -101,9 +101,12 @@ def test_wrong_usage_is_exit_code_2_and_writes_nothing(tmp_path, words):
 
 @pytest.mark.parametrize(
     ("folder", "venv", "why"),
-    [("vit-edge", False, "run: make setup"), ("vit edge", True, "letters that a unit cannot hold")],
+    [
+        ("vit-edge", False, "run: make setup"),
+        ("vit edge", True, "characters that a unit cannot contain"),
+    ],
 )
-def test_what_cannot_run_is_refused_with_what_to_do(tmp_path, folder, venv, why):
+def test_an_installation_that_cannot_run_is_refused_with_a_hint(tmp_path, folder, venv, why):
     home, stage = tmp_path / folder, tmp_path / "stage"
     shutil.copytree(ROOT / "scripts", home / "scripts", ignore=shutil.ignore_patterns("vit"))
     if venv:
@@ -118,7 +121,7 @@ def test_what_cannot_run_is_refused_with_what_to_do(tmp_path, folder, venv, why)
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed here")
 @pytest.mark.parametrize("board", ["pc", "jetson"])
-def test_systemd_reads_the_unit_without_a_fault(tmp_path, board):
+def test_systemd_accepts_the_unit(tmp_path, board):
     if board == "jetson":
         (tmp_path / "etc").mkdir()
         (tmp_path / "etc/nv_tegra_release").touch()

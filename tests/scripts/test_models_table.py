@@ -1,4 +1,4 @@
-"""The table of models: it covers every family, and is what its figures say."""
+"""The table of models covers every family and matches its figures."""
 
 import json
 
@@ -19,7 +19,7 @@ def measured(published):
     return [row for row in FIGURES["rows"] if bool(row["published"]) is published]
 
 
-def test_every_family_has_a_model_and_every_model_three_rows_for_each_task():
+def test_every_family_has_a_model_and_every_model_three_rows_per_task():
     assert {name.partition(" ")[0] for name in MODELS} == set(FAMILIES)
     found = {(row["model"], row["task"], row["precision"]) for row in measured(False)}
     assert found == {
@@ -33,7 +33,7 @@ def test_every_family_has_a_model_and_every_model_three_rows_for_each_task():
     assert large and len(measured(True)) == 3 * len(large)
 
 
-def test_all_that_is_in_the_table_agrees_and_compiles():
+def test_every_row_of_the_table_agrees_and_compiles():
     least = {"fp32": 90, "fp16": 40, "int8": 15}
     for row in measured(False):
         assert row["sqnr_db"] > least[row["precision"]], row
@@ -47,18 +47,18 @@ def test_all_that_is_in_the_table_agrees_and_compiles():
         assert never <= set(row["not_quantised"])
 
 
-def test_the_page_is_made_of_the_figures():
+def test_the_page_is_made_from_the_figures():
     assert models_table.TABLE.read_text() == models_table.table(FIGURES)
 
 
-def test_a_row_says_what_was_measured(monkeypatch):
-    said = models_reference.outputs
+def test_a_row_has_the_figures_that_were_measured(monkeypatch):
+    original = models_reference.outputs
 
-    def a_little_more(*given):
-        return said(*given) + 5e-5
+    def shifted(*given):
+        return original(*given) + 5e-5
 
-    # What is compared with is what transformers says, and no network of edge's own.
-    monkeypatch.setattr(models_reference, "outputs", a_little_more)
+    # The error moves with the reference, which must be transformers' and no network of edge.
+    monkeypatch.setattr(models_reference, "outputs", shifted)
     fp32, fp16, int8 = models_table.measure("vit_mae", full=False)
     assert fp32["max_error"] > 4.5e-5
     assert (fp32["family"], fp32["task"]) == ("ViTMAE", FEATURES)
@@ -81,7 +81,7 @@ def test_a_row_says_what_was_measured(monkeypatch):
         ("timm_wrapper patch16", FEATURES),
     ],
 )
-def test_the_reference_says_the_same_without_edges_networks(name, task, tmp_path, monkeypatch):
+def test_the_reference_agrees_and_does_not_use_edges_networks(name, task, tmp_path, monkeypatch):
     import torch
 
     folder = save(name, tmp_path / "checkpoint", models_table.LABELS)
@@ -91,8 +91,8 @@ def test_the_reference_says_the_same_without_edges_networks(name, task, tmp_path
     with network.quiet(), torch.inference_mode():
         ours = network.load(found)(torch.from_numpy(pictures)).numpy()
     monkeypatch.setattr(network, "load", None)
-    said = models_reference.outputs(folder, MODELS[name].architecture, found.head, pictures)
-    assert said == pytest.approx(ours, abs=1e-5)
+    reference = models_reference.outputs(folder, MODELS[name].architecture, found.head, pictures)
+    assert reference == pytest.approx(ours, abs=1e-5)
 
 
 @pytest.mark.slow

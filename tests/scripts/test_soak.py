@@ -1,4 +1,4 @@
-"""The soak finds what grows, and only that."""
+"""The soak test detects growth, and reports no growth without cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def script() -> ModuleType:
 
 @pytest.fixture
 def samples(script):
-    """A run of 200,000 frames whose memory wanders by a megabyte, and grows by so much a frame."""
+    """make(growth): samples of 200,000 frames; memory wanders by 1 MB, and grows if asked to."""
 
     def make(growth=0.0, files=0, threads=0, warm_up=0.0):
         rng = np.random.default_rng(1)
@@ -36,37 +36,37 @@ def samples(script):
             filling = warm_up * min(number / 30_000, 1)
             memory = int(3e8 + wander + growth * number + filling)
             late = number > 120_000
-            busy = 4 * (rng.random() < 0.2)  # a source is being opened
+            busy = 4 * (rng.random() < 0.2)  # while a source is being opened
             made.append(script.Sample(number, memory, 20 + busy + files * late, 9 + threads * late))
         return made
 
     return make
 
 
-def test_what_stays_as_it_is_does_not_grow(script, samples):
+def test_a_run_with_constant_needs_does_not_grow(script, samples):
     verdict = script.Verdict.of(samples())
     assert not verdict.grows
     assert verdict.rss.low < 0 < verdict.rss.high
     assert (verdict.files, verdict.threads) == (0, 0)
 
 
-def test_caches_may_fill_at_the_beginning(script, samples):
+def test_growth_during_the_warm_up_is_ignored(script, samples):
     assert not script.Verdict.of(samples(warm_up=5e7)).grows
 
 
 @pytest.mark.parametrize("leak", [{"growth": 20.0}, {"files": 1}, {"threads": 1}])
-def test_what_grows_is_found(script, samples, leak):
+def test_growth_of_memory_files_or_threads_is_detected(script, samples, leak):
     assert script.Verdict.of(samples(**leak)).grows
 
 
-def test_the_slope_is_known_to_its_interval(script, samples):
+def test_the_confidence_interval_contains_the_true_slope(script, samples):
     rss = script.Verdict.of(samples(growth=20.0)).rss
     assert rss.low < 20 < rss.high
     assert rss.high - rss.low < 10
 
 
-def test_a_real_run_loses_its_sources_and_finds_them_again(script, built_engine, tmp_path):
-    """Two thousand frames; one more sink keeps some of each, as a leak would."""
+def test_a_real_run_reconnects_its_sources_and_a_leak_is_detected(script, built_engine, tmp_path):
+    """Two thousand frames; an additional sink keeps some bytes of each, as a leak would."""
 
     class Leak(Sink):
         kept: list[bytes] = []  # noqa: RUF012
