@@ -42,7 +42,7 @@ class Preview(Sink):
 
     def write(self, result: Result) -> None:
         if self._result is None:
-            _ = result.frame.host_surface  # raises now, at the first frame, if it cannot be copied
+            _ = result.frame.host_surface  # raises at the first frame if it cannot be downloaded
         # No copy is needed: nobody writes to a frame again, and its memory is not reused.
         self._result = result
 
@@ -53,10 +53,10 @@ class Preview(Sink):
         frame = self._result.frame
         _, label, confidence = self._result.prediction.top(1)[0]
         place = f"frame {frame.number}, {self._result.age_ms:.0f} ms old, {frame.source}"
-        picture = Image.fromarray(annotate(frame.pixels, [f"{label}  {confidence:.1%}", place]))
+        image = Image.fromarray(annotate(frame.pixels, [f"{label}  {confidence:.1%}", place]))
         self._result = None
         encoded = io.BytesIO()
-        picture.save(encoded, format="PNG")
+        image.save(encoded, format="PNG")
         write_bytes(self._path, encoded.getvalue())
 
 
@@ -78,6 +78,6 @@ def annotate(pixels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.
     An image too narrow for text is enlarged by an integer factor. Lines too long for the width
     are cut.
     """
-    picture = enlarged(pixels)
-    text = bar(tuple(lines), picture.shape[1])
-    return np.concatenate((picture, np.broadcast_to(text[..., None], (*text.shape, 3))))
+    image = enlarged(pixels)
+    text = bar(tuple(lines), image.shape[1])
+    return np.concatenate((image, np.broadcast_to(text[..., None], (*text.shape, 3))))

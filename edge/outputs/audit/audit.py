@@ -105,11 +105,11 @@ class Audit:
             return
         self._since[frame.source] = 0
         try:
-            picture = frame.host_surface
+            surface = frame.host_surface
         except SourceError as error:
             self._refuse(frame.source, error)
             return
-        job = self._copy(picture, prediction, network_input())
+        job = self._copy(surface, prediction, network_input())
         with self._condition:
             self._taken = audit, job
             self._condition.notify_all()

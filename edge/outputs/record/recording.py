@@ -139,7 +139,7 @@ def record(
 
 def _draw(result: Result) -> Surface:
     """The frame with its caption. Raises SourceError if it cannot be copied to system memory."""
-    picture, lines = result.frame.host_surface, tuple(caption_lines(result))
-    if picture.layout.width < READABLE:
-        picture = Surface.from_rgb(enlarged(result.frame.pixels))
-    return captioned(picture, lines)
+    surface, lines = result.frame.host_surface, tuple(caption_lines(result))
+    if surface.layout.width < READABLE:
+        surface = Surface.from_rgb(enlarged(result.frame.pixels))
+    return captioned(surface, lines)

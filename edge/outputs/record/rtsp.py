@@ -50,17 +50,17 @@ def address(uri: str) -> Address:
 
     Raises AddressError.
     """
-    shown = redact(uri)
+    redacted = redact(uri)
     try:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
         port = None
     if port is None or not re.fullmatch(r"/[\w.-]+", parts.path):
-        raise AddressError(f"--record {shown} is not an RTSP address", "write rtsp://:8554/NAME")
+        raise AddressError(f"--record {redacted} is not an RTSP address", "write rtsp://:8554/NAME")
     if bool(parts.username) != bool(parts.password):
         raise AddressError(
-            f"--record {shown} has a user name or a password, but not both",
+            f"--record {redacted} has a user name or a password, but not both",
             "write rtsp://USER:PASSWORD@...",
         )
     return Address(

@@ -119,25 +119,25 @@ class Snapshots(Sink):
         """Write the JSON and the JPEG; return the name of the JPEG."""
         result, frame = event.result, event.result.frame
         _, label, _ = result.prediction.top(1)[0]
-        shown = annotate(frame.pixels, caption_lines(result))
+        pixels = annotate(frame.pixels, caption_lines(result))
         encoded = io.BytesIO()
-        Image.fromarray(shown).save(encoded, "JPEG", quality=_QUALITY)
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=_QUALITY)
         name = f"{timestamp(result.time)}-{file_name(frame.source)}-{file_name(label)}.jpg"
-        picture = unused_path(self._folder / name)
+        path = unused_path(self._folder / name)
         facts = {
             "rules": event.rules,
-            "picture": picture.name,
+            "picture": path.name,
             **json.loads(as_json(result)),
         }
-        facts_path = picture.with_suffix(".json")
+        facts_path = path.with_suffix(".json")
         write_bytes(facts_path, f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode())
         try:
-            write_bytes(picture, encoded.getvalue())
+            write_bytes(path, encoded.getvalue())
         except EdgeError:
             with suppress(OSError):
                 facts_path.unlink()
             raise
-        return picture.name
+        return path.name
 
     def _remove_oldest(self, newest: str) -> None:
         """Remove the oldest snapshots beyond `keep`; other files stay.
@@ -155,9 +155,9 @@ class Snapshots(Sink):
             self._newest = {name: None for name in self._newest if name in present}
             of_earlier_runs = sorted(present.difference(self._newest), key=time_order)
             for name in [*of_earlier_runs, *self._newest][: -self._keep]:
-                picture = self._folder / name
-                picture.unlink(missing_ok=True)
-                picture.with_suffix(".json").unlink(missing_ok=True)
+                path = self._folder / name
+                path.unlink(missing_ok=True)
+                path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _remove_incomplete(folder: Path) -> None:
@@ -174,10 +174,10 @@ def _remove_incomplete(folder: Path) -> None:
 def _copy(frame: Frame) -> Frame:
     """A copy of the frame: one that waits for a disk must not hold its camera's buffer."""
     try:
-        picture = frame.host_surface
+        surface = frame.host_surface
     except SourceError:  # reported when the image is drawn
         return frame
-    planes = picture.planes
-    if picture is frame.surface:
+    planes = surface.planes
+    if surface is frame.surface:
         planes = tuple(plane.copy() for plane in planes)
-    return replace(frame, surface=Surface(picture.layout, planes), owner=None)
+    return replace(frame, surface=Surface(surface.layout, planes), owner=None)

@@ -66,14 +66,14 @@ def test_all_independent_labels_are_compared(auditor, fp32, monkeypatch):
     monkeypatch.setattr(auditor, "_head", several)
     surface = noise("NV12", 64, 48)
     logits = fp32.infer(fp32.preprocess(surface)[None])[0]
-    said = several.probabilities(logits)
-    job = replace(labelled(fp32, surface), probabilities=said)
+    probabilities = several.probabilities(logits)
+    job = replace(labelled(fp32, surface), probabilities=probabilities)
     assert auditor(job).agrees
-    other = said.copy()
-    other[said.argmin()] = 1 - said.min()
-    other[said.argmax()] = 1  # the most probable label is the same
-    assert other.argmax() == said.argmax() and said.max() > 0.5
-    assert not auditor(replace(job, probabilities=other)).agrees
+    changed = probabilities.copy()
+    changed[probabilities.argmin()] = 1 - probabilities.min()
+    changed[probabilities.argmax()] = 1  # the most probable label is the same
+    assert changed.argmax() == probabilities.argmax() and probabilities.max() > 0.5
+    assert not auditor(replace(job, probabilities=changed)).agrees
 
 
 @pytest.mark.parametrize("wrong", [Colour(full_range=True), Colour("bt2020"), Colour("bt601")])

@@ -66,13 +66,13 @@ class Mosquitto:
             self._process = None
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     topic: str
     text: str
     retained: bool
 
     @property
-    def said(self) -> Any:
+    def content(self) -> Any:
         return json.loads(self.text)
 
 
@@ -80,29 +80,35 @@ class Listener:
     """A subscriber to all topics; it receives retained messages first."""
 
     def __init__(self, broker: Mosquitto, user: str | None = None, password: str | None = None):
-        self.heard: list[Heard] = []
+        self.received: list[Received] = []
         subscribed = threading.Event()
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         self._client.username_pw_set(user, password)
         self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = self._hear
+        self._client.on_message = self._on_message
         self._client.connect("127.0.0.1", broker.port)
         self._client.subscribe("#", qos=1)
         self._client.loop_start()
         assert subscribed.wait(PATIENCE)
 
-    def _hear(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
-        self.heard.append(Heard(message.topic, message.payload.decode(), bool(message.retain)))
+    def _on_message(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+        self.received.append(
+            Received(message.topic, message.payload.decode(), bool(message.retain))
+        )
 
     def texts(self, topic: str) -> list[str]:
-        return [heard.text for heard in self.heard if heard.topic == topic]
+        return [message.text for message in self.received if message.topic == topic]
 
     def last(self, topic: str) -> str | None:
         return (self.texts(topic) or [None])[-1]
 
     def frames(self) -> list[int]:
         """The frame numbers of the received results, in their order."""
-        return [heard.said["frame"] for heard in self.heard if heard.topic.endswith("/result")]
+        return [
+            message.content["frame"]
+            for message in self.received
+            if message.topic.endswith("/result")
+        ]
 
     def close(self) -> None:
         self._client.disconnect()

@@ -131,7 +131,7 @@ def test_a_result_is_published_in_the_format_of_stdout(
     sink.write(result(3))
     wait_until(lambda: listener.texts("site/line1/test-ball/result"))
     assert listener.texts("site/line1/test-ball/result") == [as_json(result(3))]
-    assert not listener.heard[-1].retained
+    assert not listener.received[-1].retained
 
 
 def test_sources_whose_topic_level_would_be_the_same_get_different_topics(
@@ -141,7 +141,7 @@ def test_sources_whose_topic_level_would_be_the_same_get_different_topics(
     for source in ("a/b", "a-b", "a+b", "a/b"):
         sink.write(result(0, source))
     wait_until(lambda: len(listener.frames()) == 4)
-    topics = [(heard.topic, heard.said["source"]) for heard in listener.heard[1:]]
+    topics = [(message.topic, message.content["source"]) for message in listener.received[1:]]
     assert topics == [
         ("vit-edge/a-b/result", "a/b"),
         ("vit-edge/a-b-2/result", "a-b"),
@@ -160,9 +160,9 @@ def test_later_subscribers_receive_the_retained_state_of_each_source(
     wait_until(lambda: "waiting" in (early.last(STATE) or ""))
     late = listen(broker)
     wait_until(lambda: late.texts(STATE) and late.texts(STATUS))
-    (state,) = [heard for heard in late.heard if heard.topic == STATE]
+    (state,) = [message for message in late.received if message.topic == STATE]
     assert state.retained
-    since = datetime.fromisoformat(state.said.pop("since").replace("Z", "+00:00"))
+    since = datetime.fromisoformat(state.content.pop("since").replace("Z", "+00:00"))
     assert abs((since - before).total_seconds()) < 60
     content = json.loads(state.text)
     del content["since"]
@@ -178,7 +178,7 @@ def test_the_status_is_online_until_the_sink_is_closed(
     wait_until(lambda: listener.texts(STATUS) == ["online", "offline"])
     late = listen(broker)
     wait_until(lambda: late.texts(STATUS))
-    assert late.heard[0].retained
+    assert late.received[0].retained
     assert late.last(STATUS) == "offline"
 
 
@@ -394,7 +394,7 @@ time.sleep(600)
     wait_until(lambda: listener.last(STATUS) == "offline")
     late = listen(broker)
     wait_until(lambda: late.last(STATUS) == "offline")
-    assert late.heard[0].retained
+    assert late.received[0].retained
 
 
 def test_many_outages_leak_no_threads_or_descriptors(
