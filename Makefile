@@ -11,7 +11,7 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 # What the targets work on; override on the command line: make engine CHECKPOINT=my-vit
 CHECKPOINT ?= scripts/demo/vit
 CALIBRATION ?= $(if $(filter scripts/demo/vit,$(CHECKPOINT)),engines/.cache/demo/calibration,$(error \
-	name the folder of images that $(CHECKPOINT) is calibrated on: CALIBRATION=photos))
+	name the folder of calibration images for $(CHECKPOINT): CALIBRATION=photos))
 PRECISION ?= int8
 HELDOUT ?= $(if $(findstring cache/demo,$(CALIBRATION)),engines/.cache/demo/heldout)
 NAME ?= $(notdir $(patsubst %/,%,$(CHECKPOINT)))-$(PRECISION)
@@ -57,7 +57,7 @@ quantize: setup ## Simplified graph + ranges -> PRECISION graph
 	@$(EDGE) quantize $(GRAPHS)/simplified.onnx --precision $(PRECISION) \
 		--ranges $(GRAPHS)/ranges.json --out $(GRAPHS)/$(PRECISION).onnx
 
-engine: setup ## CHECKPOINT + CALIBRATION images -> engines/NAME, all stages, judged
+engine: setup ## CHECKPOINT + CALIBRATION images -> engines/NAME, all stages, evaluated
 	@$(EDGE) build "$(CHECKPOINT)" --calibration "$(CALIBRATION)" --precision $(PRECISION) \
 		$(if $(HELDOUT),--heldout "$(HELDOUT)") \
 		--method $(METHOD) --max-batch $(MAX_BATCH) --name "$(NAME)"
@@ -68,10 +68,10 @@ compile: setup ## On the board: ENGINE's plan
 run: setup ## ENGINE on SOURCE: JSON lines
 	@$(EDGE) run "$(ENGINE)" --source "$(SOURCE)"
 
-bench: setup ## Demo engines side by side, ms per picture
+bench: setup ## Demo engines side by side, ms per image
 	@$(EDGE) bench engines/demo-fp32 engines/demo-fp16 engines/demo-int8
 
-check: setup ## What is installed, what works here, what to do about the rest
+check: setup ## What is installed, what works here, and how to fix the rest
 	@$(EDGE) doctor
 
 lint: setup
@@ -90,7 +90,7 @@ test: setup $(VENV)/.ready-tests lint types ## Lint, types and tests, under 8 mi
 	@VENV="$(VENV)" scripts/build_pycuda.sh
 	@$(PYTEST) -m "not slow and not gpu and not chaos"
 
-test-fast: setup ## For the inner loop: no build, no browser, no emulated GPU; under 90 s
+test-fast: setup $(VENV)/.ready-tests ## For the inner loop: no build, no browser, no emulated GPU; under 90 s
 	@$(PYTEST) -m "not slow and not gpu and not chaos and not build"
 
 test-slow: setup $(VENV)/.ready-tests ## Every family of models, ViT-B/16, leaks; the faults of make chaos, shortened
@@ -112,7 +112,7 @@ docs: setup ## The documentation site, with every link checked: build/site
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 release-check: setup ## Build HEAD's wheel, install it in a clean environment and use it: docs/releasing.md
-	@$(PYTHON) -m scripts.release_check $(if $(TAG),--tag "$(TAG)")
+	@SYSTEM_PYTHON="$(SYSTEM_PYTHON)" $(PYTHON) -m scripts.release_check $(if $(TAG),--tag "$(TAG)")
 
 image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
 	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .

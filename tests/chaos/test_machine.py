@@ -104,5 +104,5 @@ def _clock(env: dict[str, str]) -> float:
 
 def _faketime_folder() -> str:
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    assert found, "there is no libfaketime: make setup installs it"
+    assert found, "there is no libfaketime: scripts/setup.sh --tests installs it"
     return str(found[0].parent)

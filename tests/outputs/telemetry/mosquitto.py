@@ -53,7 +53,7 @@ class Mosquitto:
         self._process = subprocess.Popen(
             [program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(self._listens, "mosquitto did not start: make setup installs it")
+        wait_until(self._listens, "mosquitto did not start: scripts/setup.sh --tests installs it")
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
