@@ -56,8 +56,8 @@ def test_an_engine_that_is_wrong_from_the_start_is_reported_after_three_frames(a
 
 def test_an_engine_that_becomes_wrong_is_reported_once_within_a_hundred_frames(audit):
     feed(audit, *[GOOD] * 1000)
-    message = feed(audit, *[verdict(agrees=False), GOOD] * 50)
-    assert len(message) == 1
+    messages = feed(audit, *[verdict(agrees=False), GOOD] * 50)
+    assert len(messages) == 1
     assert "labels" in audit.deviations
     assert feed(audit, *[verdict(agrees=False), GOOD] * 200) == []
 
@@ -94,8 +94,8 @@ def test_declared_full_range_within_16_to_235_is_reported_after_ten_frames(audit
     (message,) = feed(audit, limited, full_range=True)
     assert "luma 0 to 255, but 10 audited frames only have 16 to 235" in message
     full = verdict(luma=LumaRange(1, 250, 0.05))
-    message = feed(audit, full, full_range=True)
-    assert message == ["yard: the luma range matches its declaration again"]
+    messages = feed(audit, full, full_range=True)
+    assert messages == ["yard: the luma range matches its declaration again"]
 
 
 def test_a_low_contrast_scene_does_not_show_its_range(audit):

@@ -40,11 +40,11 @@ def test_exponential_weights_each_frame_by_its_age(
     """Frame i counts for the interval before it: weight exp(-age) - exp(-age - interval)."""
     smooth = smoothing(f"{constant:.6f}s")
     times = np.cumsum(intervals)
-    smoothed = scene(seed, len(times))
-    results = [smooth("a", *pair) for pair in zip(smoothed, times, strict=True)]
+    predictions = scene(seed, len(times))
+    results = [smooth("a", *pair) for pair in zip(predictions, times, strict=True)]
     decay = np.exp(-(times[-1] - times) / round(constant, 6))
     weights = np.append(decay[0], np.diff(decay))
-    expected = (weights[:, None] * [frame.probabilities for frame in smoothed]).sum(axis=0)
+    expected = (weights[:, None] * [frame.probabilities for frame in predictions]).sum(axis=0)
     assert results[-1].probabilities.dtype == np.float32
     assert results[-1].class_names == CLASSES
     np.testing.assert_allclose(results[-1].probabilities, expected, atol=1e-5)
@@ -125,11 +125,11 @@ def test_sources_do_not_mix(text: str) -> None:
 @pytest.mark.parametrize("text", ["2s", "majority:5"])
 def test_the_predictions_of_the_engine_are_not_modified(text: str) -> None:
     smooth = smoothing(text)
-    smoothed = scene(3, 10)
-    before = [frame.probabilities.copy() for frame in smoothed]
-    for number, frame in enumerate(smoothed):
+    predictions = scene(3, 10)
+    before = [frame.probabilities.copy() for frame in predictions]
+    for number, frame in enumerate(predictions):
         smooth("a", frame, number / 30)
-    assert all(map(np.array_equal, before, (frame.probabilities for frame in smoothed)))
+    assert all(map(np.array_equal, before, (frame.probabilities for frame in predictions)))
 
 
 @pytest.mark.parametrize(
