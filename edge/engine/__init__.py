@@ -1,1 +1,1 @@
-"""Engines: the passport, the heads, and the backends that execute an engine."""
+"""Engines: the passport, the head, and the backends that execute an engine."""

@@ -1,4 +1,4 @@
-"""Time engines beside each other in one run: a speed alone says little, a ratio says much."""
+"""Benchmarks of several engines in one run, so that their ratio is reliable."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ WARM_UP = 3
 
 
 class Timed(Protocol):
+    """The part of `Engine` that a benchmark uses."""
+
     @property
     def input_shape(self) -> tuple[int, int, int]: ...
 
@@ -26,36 +28,36 @@ class Timed(Protocol):
 
 
 def interleave(calls: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, taking turns, so that what disturbs one disturbs all."""
+    """Milliseconds of each call, per round. Calls take turns: disturbances affect them all."""
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    times_ms: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            taken[name].append((time.perf_counter() - start) * 1e3)
-    return taken
+            times_ms[name].append((time.perf_counter() - start) * 1e3)
+    return times_ms
 
 
 def side_by_side(engines: Mapping[str, Timed], rounds: int) -> list[dict[str, Any]]:
-    """A row per engine: its median time for one picture, and its speed against the first's."""
+    """A row per engine: median milliseconds for one image, and speed relative to the first."""
     generator = np.random.default_rng(0)
 
     def call(engine: Timed) -> Any:
         batch = generator.standard_normal((1, *engine.input_shape)).astype(np.float32)
         return lambda: engine.infer(batch)
 
-    taken = interleave({name: call(engine) for name, engine in engines.items()}, rounds)
-    medians = {name: statistics.median(times) for name, times in taken.items()}
+    times_ms = interleave({name: call(engine) for name, engine in engines.items()}, rounds)
+    medians = {name: statistics.median(times) for name, times in times_ms.items()}
     first = next(iter(medians.values()))
     return [
         {
             "engine": name,
             "backend": engines[name].backend,
             "ms": round(median, 3),
-            "ms_min": round(min(taken[name]), 3),
+            "ms_min": round(min(times_ms[name]), 3),
             "speed_ratio": round(first / median, 3),
             "rounds": rounds,
         }

@@ -1,4 +1,4 @@
-"""The values that `--precision`, `--method` and `--backend` take, and recipes with them."""
+"""The values of `--precision`, `--method` and `--backend`, and of the same keys in recipes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The frame's way on the GPU: a kernel reads the frame where it lies, the network follows at once.
+"""Inference of frames on the GPU: a kernel reads the frames in place, and the network follows.
 
-    a reader's thread    holds a frame that the GPU reads, or copies it to memory that the GPU reads
-    the caller's thread  starts a lane: kernel, network and the copy of the logits, one CUDA graph
+    a reader's thread    holds a frame in GPU memory, or copies one to memory that the GPU reads
+    the caller's thread  starts a lane: kernel, network and download of the logits, one CUDA graph
 
 Two lanes take turns, so that the GPU has the next batch before the logits of the last are read.
 """
@@ -30,13 +30,13 @@ from edge.sources.frame import Frame
 __all__ = ["GpuPath", "GpuSlot"]
 
 Tensor = npt.NDArray[np.float32]
-_ALIGNMENT = 256  # bytes: where each plane begins
-# What a lane's work is made of, in this order.
+_ALIGNMENT = 256  # bytes, of the start of each plane
+# The stages of a lane's work, in this order.
 _STAGES = ("gpu_preprocess", "gpu_network", "gpu_download")
 
 
 class GpuSlot:
-    """Room for one frame: the frame itself, or a copy in pinned memory that the GPU reads."""
+    """Memory for one frame: the frame itself, or a copy in pinned memory that the GPU reads."""
 
     def __init__(self, device: Device):
         self._device = device
@@ -44,20 +44,20 @@ class GpuSlot:
         self._memory: Mapped | None = None
         self._planes: tuple[npt.NDArray[np.uint8], ...] = ()
         self._copy: DeviceSurface | None = None
-        self._held: Frame | None = None  # one in the GPU's memory, while the GPU may read it
+        self._held: Frame | None = None  # a frame in GPU memory, while the GPU may read it
 
     @property
     def surface(self) -> DeviceSurface:
-        """What the kernel reads."""
+        """The surface that the kernel reads."""
         if self._held is not None and isinstance(self._held.surface, DeviceSurface):
             return self._held.surface
         assert self._copy is not None
         return self._copy
 
     def put(self, frame: Frame) -> None:
-        """Hold a frame in the GPU's memory until `clear`; one in system memory is copied, once.
+        """Hold a frame in GPU memory until `clear`; copy one in system memory.
 
-        Raises SourceError when no memory is left for it: there is for those of other sources.
+        Raises `SourceError`, which affects this source only, if there is no memory for the copy.
         """
         self._held = frame if isinstance(frame.surface, DeviceSurface) else None
         if isinstance(frame.surface, Surface):
@@ -66,25 +66,25 @@ class GpuSlot:
                     self._allocate(frame.surface)
                 except OutOfMemory as error:
                     raise SourceError(
-                        f"no memory is left for pictures of {frame.source} ({error.problem})",
-                        "have fewer cameras, or smaller pictures",
+                        f"no memory is left for frames of {frame.source} ({error.problem})",
+                        "use fewer cameras, or smaller frames",
                     ) from error
             for target, source in zip(self._planes, frame.surface.planes, strict=True):
                 np.copyto(target, source)
 
     def clear(self) -> None:
-        """Let go of the frame, when the batch that read it is finished."""
+        """Release the frame; call it when the batch that reads it is finished."""
         self._held = None
 
     def _allocate(self, surface: Surface) -> None:
-        """Memory for pictures of this layout; rows are as long as they need be."""
+        """Allocate memory for frames of this layout, without padding of the rows."""
         shapes = [plane.shape for plane in surface.planes]
         starts = np.cumsum(
             [0, *(-(-rows * columns // _ALIGNMENT) * _ALIGNMENT for rows, columns in shapes)]
         )
         with self._device as device:
             if self._memory is not None:
-                self._layout = None  # until there is other memory
+                self._layout = None  # in case the allocation fails
                 device.free(self._memory)
             self._memory = device.mapped(int(starts[-1]))
         memory, address = self._memory
@@ -101,7 +101,7 @@ class GpuSlot:
 
 
 class _Lane:
-    """One batch on its way: a stream, an execution, and a graph for each size of batch."""
+    """One batch in flight: a stream, an execution, and a CUDA graph for each batch size."""
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class _Lane:
             self._run, self._check_batch = runner.execution(self._stream), runner.check_batch
             self._records, self._address = preprocess.records(self._run.batch)
             self._marks: tuple[Mark, ...] = ()
-            with suppress(MissingPackage):  # then there are no graphs, and that is said
+            with suppress(MissingPackage):  # without cuda-bindings: no graphs, which is reported
                 self._marks = tuple(device.mark() for _ in range(len(_STAGES) + 1))
         self._shape = runner.input_shape
-        self._seen: Tensor | None = None  # pinned, when it is asked for
-        self._replays: dict[int, _Replay] = {}  # by size of batch
+        self._input_copy: Tensor | None = None  # pinned; allocated on the first request
+        self._captured: dict[int, _Captured] = {}  # by batch size
         self._count = self._shared = 0
         self.stages_ms: dict[str, float] = {}  # of the batch finished last
 
@@ -132,10 +132,10 @@ class _Lane:
             self._preprocess.fill(record, surface)
             for record, surface in zip(self._records, surfaces, strict=False)
         )
-        # It only grows, so that cameras of several sizes share one graph.
+        # The shared memory only grows, so that frames of all sizes use one graph.
         self._count, self._shared = len(slots), max(needed, self._shared)
         with self._device:
-            graph = self._replayed()
+            graph = self._graph()
             self._began.record(self._stream)
             if graph is None:
                 self._enqueue()
@@ -154,12 +154,13 @@ class _Lane:
 
     def network_input(self, index: int) -> Tensor:
         with self._device as device:
-            if self._seen is None:
-                self._seen = device.pinned(self._shape)
-            self._stream.download(self._seen, self._run.input + self._seen.nbytes * index)
+            if self._input_copy is None:
+                self._input_copy = device.pinned(self._shape)
+            offset = self._input_copy.nbytes * index
+            self._stream.download(self._input_copy, self._run.input + offset)
             self._stream.wait()
-        seen: Tensor = self._seen.copy()
-        return seen
+        tensor: Tensor = self._input_copy.copy()
+        return tensor
 
     def _enqueue(self) -> None:
         address, count = self._address, self._count
@@ -175,32 +176,32 @@ class _Lane:
         if self._marks:
             self._marks[number].set(self._stream)
 
-    def _replayed(self) -> Graph | None:
-        """The graph of batches of this size, made at the second of them.
+    def _graph(self) -> Graph | None:
+        """The graph for batches of this size, captured at the second such batch.
 
-        TensorRT must have run once with a shape before its work is captured.
+        TensorRT must have run once with a shape before its work can be captured.
         """
-        replay = self._replays.get(self._count)
-        if replay is None or replay.shared != self._shared:
-            if replay is not None and replay.graph is not None:
-                self._device.free(replay.graph)
-            self._replays[self._count] = _Replay(self._shared)
+        captured = self._captured.get(self._count)
+        if captured is None or captured.shared != self._shared:
+            if captured is not None and captured.graph is not None:
+                self._device.free(captured.graph)
+            self._captured[self._count] = _Captured(self._shared)
             return None
-        if not replay.tried:
-            replay.tried = True
+        if not captured.tried:
+            captured.tried = True
             try:
                 self._run.check_capture(self._count)
                 with self._stream.capture() as graph:
                     self._enqueue()
-                replay.graph = graph
+                captured.graph = graph
             except NoCapture as reason:
-                self._info(f"each batch is enqueued anew, without a CUDA graph: {reason}")
-        return replay.graph
+                self._info(f"each batch is enqueued separately, without a CUDA graph: {reason}")
+        return captured.graph
 
 
 @dataclass
-class _Replay:
-    """Batches of one size; `shared` bytes of shared memory are part of their graph."""
+class _Captured:
+    """The graph for batches of one size, with `shared` bytes of the kernel's shared memory."""
 
     shared: int
     tried: bool = False
@@ -208,31 +209,31 @@ class _Replay:
 
 
 class GpuPath:
-    """Starts batches on one lane while the other works. Belongs to one thread, but for places.
+    """Starts batches on one lane while the other works. One thread only, except for the slots.
 
-    batch      the largest that the engine takes
-    stages_ms  of the batch finished last: gpu, what the GPU took from the frames to the logits;
-               with cuda-bindings gpu_preprocess, gpu_network and gpu_download, its parts, too
+    batch      the largest batch that the engine takes
+    stages_ms  of the batch finished last: gpu, the GPU's time from the frames to the logits; with
+               cuda-bindings also its parts gpu_preprocess, gpu_network and gpu_download
     """
 
     def __init__(
         self, runner: Runner, spec: Preprocess, info: Callable[[str], None], depth: int = 2
     ):
-        """say: is told, once, of what is slower than it could be."""
+        """info: called with a text, once for each thing that is slower than it could be."""
         self.depth, self.batch = depth, runner.batch
         self._device = runner.device
         preprocess = CudaPreprocessor(spec, self._device, info=info)
-        info = lru_cache(maxsize=None)(info)  # the lanes find out one after the other
+        info = lru_cache(maxsize=None)(info)  # each lane would report the same
         self._lanes = deque(_Lane(self._device, runner, preprocess, info) for _ in range(depth))
         self._busy: deque[_Lane] = deque()
         self.stages_ms: dict[str, float] = {}
 
     def slot(self) -> GpuSlot:
-        """Room for one frame; any number may be made."""
+        """A new slot; there may be any number."""
         return GpuSlot(self._device)
 
     def start(self, slots: Sequence[GpuSlot]) -> None:
-        """Begin a batch; `depth` may be under way. Its frames must live until it is finished.
+        """Start a batch; `depth` may be in flight. Its frames must live until it is finished.
 
         Raises `BackendError` for more frames than the engine takes.
         """
@@ -241,7 +242,7 @@ class GpuPath:
         self._busy.append(lane)
 
     def finish(self) -> Tensor:
-        """Logits, float32 [N, classes], of the oldest batch that was started."""
+        """Wait for the oldest batch in flight. Returns its logits, float32 [N, classes]."""
         lane = self._busy.popleft()
         self._lanes.append(lane)
         logits = lane.finish()
@@ -249,8 +250,8 @@ class GpuPath:
         return logits
 
     def network_input(self, index: int) -> Tensor:
-        """A copy of what the network saw of a frame of the batch finished last.
+        """A copy of the network's input for frame `index` of the batch finished last.
 
-        float32 [3, height, width]. No batch may have been started since.
+        float32 [3, height, width]. Call it before the next batch is started.
         """
         return self._lanes[-1].network_input(index)

@@ -1,6 +1,6 @@
-"""The onnxruntime-cuda backend: an engine's portable graph on the GPU, without a TensorRT.
+"""The onnxruntime-cuda backend: an engine's portable graph on the GPU, without TensorRT.
 
-onnxruntime reads and writes the same device pointers as a plan would, in the same stream.
+onnxruntime reads and writes the same device memory as a plan would, in the same stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INSTALL = (
 
 
 def check() -> str:
-    """The version of the onnxruntime that can do it. Raises `MissingPackage` when none can."""
+    """The version of onnxruntime. Raises `MissingPackage` if it does not support CUDA."""
     require("pycuda.driver")
     ort = require("onnxruntime")
     if _PROVIDER not in ort.get_available_providers():
@@ -39,7 +39,7 @@ def check() -> str:
 
 
 class _Session(Execution):
-    """onnxruntime's session, with the weights in it: one is bound to one stream."""
+    """An onnxruntime session with its own weights, since a session is bound to one stream."""
 
     def __init__(self, runner: OrtCuda, stream: Stream):
         """Raises `GraphError` or `BackendError`. The device's context is current."""
@@ -50,15 +50,17 @@ class _Session(Execution):
         options.add_session_config_entry("session.disable_quant_qdq", "1" if runner.fp8 else "0")
         provider = (_PROVIDER, {"user_compute_stream": str(stream.handle)})
         self._session = load(runner.graph, options, [provider])
-        if self._session.get_providers()[0] != _PROVIDER:  # it falls back to the CPU by itself
+        if (
+            self._session.get_providers()[0] != _PROVIDER
+        ):  # onnxruntime falls back to the CPU without an error
             raise BackendError(
-                "onnxruntime cannot load its CUDA provider: its own words are above",
+                "onnxruntime cannot load its CUDA provider; the reason is printed above",
                 f"{_INSTALL}, or use --backend onnxruntime",
             )
         self._names = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
         self._bindings: dict[int, Any] = {}
         self._options = ort.RunOptions()
-        # The stream says when it is done; the CPU does not wait.
+        # The caller waits for the stream; onnxruntime itself must not wait.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(self, count: int) -> None:
@@ -71,14 +73,16 @@ class _Session(Execution):
 
     def _bound(self, count: int) -> Any:
         """The tensors for a batch of `count`."""
-        binding, (given, wanted) = self._session.io_binding(), self._names
+        binding, (input_name, output_name) = self._session.io_binding(), self._names
         shape, classes = (count, *self._shape), (count, self.logits.shape[1])
-        binding.bind_input(given, "cuda", 0, np.float32, shape, self.input)
-        binding.bind_output(wanted, "cuda", 0, np.float32, classes, self.output)
+        binding.bind_input(input_name, "cuda", 0, np.float32, shape, self.input)
+        binding.bind_output(output_name, "cuda", 0, np.float32, classes, self.output)
         return binding
 
     def check_capture(self, count: int) -> None:
-        raise NoCapture("onnxruntime allocates memory while it runs", "TensorRT has CUDA graphs")
+        raise NoCapture(
+            "onnxruntime allocates memory while it runs", "use TensorRT, which supports CUDA graphs"
+        )
 
     def close(self) -> None:
         for name in ("_bindings", "_session"):
@@ -86,21 +90,24 @@ class _Session(Execution):
 
 
 class OrtCuda(Runner):
-    """`model.onnx` by onnxruntime's CUDA provider."""
+    """Runs `model.onnx` with onnxruntime's CUDA provider."""
 
     def __init__(self, graph: Path, passport: Passport):
-        """graph: a file whose passport was checked. Raises `MissingPackage` or `BackendError`."""
+        """graph: a file that was checked against the passport.
+
+        Raises `MissingPackage` or `BackendError`.
+        """
         check()
         super().__init__(NAME, passport, passport.max_batch)
         self.graph, self.fp8 = graph, passport.precision == "fp8"
-        # Finds CUDA and cuDNN where pip put them; before 1.21 onnxruntime had only the system's.
+        # Loads CUDA and cuDNN from pip's packages. Before 1.21 onnxruntime used only the system's.
         preload = getattr(require("onnxruntime"), "preload_dlls", None)
         if preload is not None:
-            with redirect_stdout(sys.stderr):  # it prints what it does not find
+            with redirect_stdout(sys.stderr):  # it prints the libraries that it does not find
                 preload()
 
     def _execution(self, stream: Stream) -> Execution:
         return _Session(self, stream)
 
     def _release(self) -> None:
-        """Its executions hold all there is."""
+        """Nothing to do: the executions hold the network."""

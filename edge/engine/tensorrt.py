@@ -1,4 +1,4 @@
-"""The TensorRT backends: a plan on the GPU, for `tensorrt` and `tensorrt-rtx` alike."""
+"""The TensorRT backends `tensorrt` and `tensorrt-rtx`: a plan on the GPU."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ __all__ = ["TensorRT"]
 
 
 class _Context(Execution):
-    """A plan's execution contexts, one for each size of batch, and their tensors.
+    """A plan's execution contexts, one per batch size, and their tensors.
 
-    A graph of captured work is good for as long as its context keeps its shape: so each keeps its
-    own, and cameras that come and go end no graph. They work in one memory, since they work in one
-    stream, one after the other; each alone would take what the largest batch needs.
+    A captured CUDA graph is valid only while its context keeps its shape. With a context for each
+    batch size, graphs stay valid when cameras come and go. The contexts share one scratch memory,
+    as they run in one stream, one after the other; otherwise each would take as much memory as the
+    largest batch needs.
     """
 
     def __init__(self, runner: TensorRT, stream: Stream):
-        """Raises `BackendError` without memory for it. The device's context is current."""
+        """Raises `BackendError` if memory runs out. The device's context must be current."""
         super().__init__(runner, stream)
         self._name, self._engine, self._kind = runner.name, runner.engine, runner.contexts
         self._tensors = runner.input_name, runner.output_name
         self._contexts: dict[int, Any] = {}
         self._size = int(self._engine.device_memory_size_v2)
-        # A plan may need none, and CUDA allocates no nothing.
+        # A plan may need no scratch memory, and CUDA refuses to allocate 0 bytes.
         self._scratch = int(runner.device.allocate(self._size)) if self._size else 0
-        # Now is when to find that there is no memory, and not while cameras wait.
+        # Created here, so that a lack of memory is found before cameras run.
         for count in {*(1 << power for power in range(self.batch.bit_length())), self.batch}:
             self._context_for(count)
 
     def _context_for(self, count: int) -> Any:
-        """The context for batches of `count`; those of no power of two are made when one comes."""
+        """The context for batches of `count`; created on first use unless a power of two."""
         if count not in self._contexts:
             context = self._engine.create_execution_context(self._kind)
             if context is None:
                 raise BackendError(
-                    f"{self._name} cannot make a context for its plan",
+                    f"{self._name} cannot create an execution context for its plan",
                     "close other programs that use the GPU's memory",
                 )
             context.set_device_memory(self._scratch, self._size)
             for name, address in zip(self._tensors, (self.input, self.output), strict=True):
                 _check(context.set_tensor_address(name, address), self._name, "set_tensor_address")
-            worked = context.set_input_shape(self._tensors[0], (count, *self._shape))
-            _check(worked, self._name, "set_input_shape")
+            ok = context.set_input_shape(self._tensors[0], (count, *self._shape))
+            _check(ok, self._name, "set_input_shape")
             self._contexts[count] = context
         return self._contexts[count]
 
@@ -60,8 +61,8 @@ class _Context(Execution):
 
     def check_capture(self, count: int) -> None:
         context = self._context_for(count)
-        ask = getattr(context, "is_stream_capturable", None)  # only TensorRT-RTX has it
-        if ask is not None and not ask(self._stream.handle):
+        capturable = getattr(context, "is_stream_capturable", None)  # only TensorRT-RTX has it
+        if capturable is not None and not capturable(self._stream.handle):
             raise NoCapture(
                 f"{self._name} allocates memory while this plan runs",
                 "compile it here again: edge compile ENGINE",
@@ -77,7 +78,10 @@ class TensorRT(Runner):
     """A loaded `model.plan`."""
 
     def __init__(self, name: str, plan: Path, passport: Passport):
-        """plan: a file whose passport was checked. Raises `EngineError` or `BackendError`."""
+        """plan: a file that was checked against the passport.
+
+        Raises `EngineError` or `BackendError`.
+        """
         trt = nvidia.tensorrt(name)
         super().__init__(
             name, passport, passport.plan.max_batch if passport.plan else passport.max_batch
@@ -108,23 +112,28 @@ class TensorRT(Runner):
         floats = all(engine.get_tensor_dtype(name) == trt.DataType.FLOAT for name in names)
         if len(inputs) != 1 or len(outputs) != 1 or not floats:
             raise EngineError(
-                f"the plan has tensors {names}, not one float32 input and one float32 output",
+                f"the plan has tensors {names}, but needs one float32 input and one float32 output",
                 "compile it again: edge compile ENGINE",
             )
         self.input_name, self.output_name = inputs[0], outputs[0]
 
     def _kind_of_contexts(self, trt: Any) -> Any:
-        """What contexts are made with: memory is given to them, kernels fit their shape at once."""
-        given = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        fitting = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
-        configured = getattr(self.engine, "create_runtime_config", None)
-        if fitting is None or configured is None:  # TensorRT, whose kernels are in the plan
-            return given
-        # TensorRT-RTX would run general kernels until those for the shape are compiled, and they
-        # would stay in a graph that is captured meanwhile. What it compiles serves all contexts.
-        config = configured()
-        config.set_execution_context_allocation_strategy(given)
-        config.dynamic_shapes_kernel_specialization_strategy = fitting.EAGER
+        """The argument of `create_execution_context`.
+
+        Contexts use memory that we give them, and kernels that are specialised for their shape
+        from the start.
+        """
+        own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        specialisation = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+        create_config = getattr(self.engine, "create_runtime_config", None)
+        if specialisation is None or create_config is None:  # TensorRT: the plan has all kernels
+            return own_memory
+        # By default TensorRT-RTX runs general kernels until those for the shape are compiled, and a
+        # graph captured before that would keep them. The cache shares compiled kernels between all
+        # contexts.
+        config = create_config()
+        config.set_execution_context_allocation_strategy(own_memory)
+        config.dynamic_shapes_kernel_specialization_strategy = specialisation.EAGER
         self._cache = config.create_runtime_cache()
         _check(config.set_runtime_cache(self._cache), self.name, "set_runtime_cache")
         return config
@@ -133,7 +142,7 @@ class TensorRT(Runner):
         return _Context(self, stream)
 
     def layers(self) -> list[Any]:
-        """What TensorRT's engine inspector says of the plan: its layers, as JSON gives them."""
+        """The plan's layers, as the JSON of TensorRT's engine inspector. Raises `BackendError`."""
         trt = nvidia.tensorrt(self.name)
         with self.device:
             inspector = self.engine.create_engine_inspector()
@@ -142,7 +151,7 @@ class TensorRT(Runner):
             return list(json.loads(text)["Layers"])
         except (ValueError, KeyError, TypeError) as error:
             raise BackendError(
-                f"{self.name}: the engine inspector gave no layers ({error})",
+                f"{self.name}: the engine inspector returned no layers ({error})",
                 "compile the plan here again: edge compile ENGINE",
             ) from error
 
@@ -151,8 +160,8 @@ class TensorRT(Runner):
             self.__dict__.pop(name, None)
 
 
-def _check(worked: bool, name: str, call: str) -> None:
-    if not worked:
+def _check(ok: bool, name: str, call: str) -> None:
+    if not ok:
         raise BackendError(
             f"{name}: {call} failed", "compile the plan here again: edge compile ENGINE"
         )

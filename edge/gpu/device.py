@@ -1,7 +1,7 @@
 """CUDA through PyCUDA: the primary context, streams, events, memory and kernels.
 
-The only module that imports pycuda; what that lacks is in `edge.gpu.bindings`. Every driver call
-goes through `checked`, which turns what the driver says into an error with a mend.
+The only module that imports pycuda; `edge.gpu.bindings` has what PyCUDA lacks. Every driver call
+goes through `checked`, which turns the driver's message into an error with a hint.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _DEVICEMAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP: memory that kernels read
 
 
 class Device:
-    """The first GPU's primary context, and all that is made on it, which `close` releases.
+    """The first GPU's primary context, and all objects created on it, which `close` releases.
 
-    `with device:` makes the context current on this thread; CUDA keeps one per thread. All that a
-    device makes is made, used and freed in such a block.
+    `with device:` makes the context current on this thread; CUDA has one current context per
+    thread. Create, use and free a device's objects only inside such a block.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Device:
         try:
             with self:
                 self.stream = self.new_stream()
-                self._reads = self.new_stream()  # of `read`: CUDA's default one waits for others
+                self._reads = self.new_stream()  # for `read`: the default stream waits for others
         except BaseException:
             self.close()
             raise
@@ -61,19 +61,19 @@ class Device:
 
     @property
     def handle(self) -> int:
-        """The context's CUcontext, for libraries that are to share it."""
+        """The context's CUcontext, for libraries that share it."""
         return int(self._context.handle)
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of the GPU's memory: those that are free, and all. On any thread."""
+        """(free, total) bytes of the GPU's memory. Callable on any thread."""
         with self:
             free, total = checked(self._driver, self._driver.mem_get_info)
         return int(free), int(total)
 
     def read(self, address: int, size: int) -> npt.NDArray[np.uint8]:
-        """A copy of `size` bytes at an address on the GPU, for the CPU; on any thread.
+        """A copy in system memory of `size` bytes at a GPU address. Callable on any thread.
 
-        It waits for no stream of this device: what is there must be complete.
+        It does not wait for other streams: the memory's contents must be complete.
         """
         copy = np.empty(size, np.uint8)
         with self:
@@ -82,39 +82,39 @@ class Device:
         return copy
 
     def synchronize(self) -> None:
-        """Wait for all that the context was given, by whomever."""
+        """Wait for all work in the context, including that of other libraries."""
         with self:
             checked(self._driver, self._driver.Context.synchronize)
 
     def new_stream(self) -> Stream:
-        """A stream beside `self.stream`, which waits for no other unless it is told to."""
+        """A further stream, independent of all others; see `Stream.wait_for`."""
         stream = Stream(self._driver, self.own)
         return self.own(stream, stream.drop)
 
     def event(self, timing: bool = False) -> Event:
-        """A mark to set in a stream; with `timing` it tells when it was reached."""
+        """An event. timing: whether `ms_since` can be used on it."""
         event = Event(self._driver, timing)
         return self.own(event, event.drop)
 
     def mark(self) -> Mark:
-        """A time in a stream or in a graph. Raises `MissingPackage` without cuda-bindings."""
+        """A timestamp for a stream or a graph. Raises `MissingPackage` without cuda-bindings."""
         mark = Mark()
         return self.own(mark, mark.close)
 
     def allocate(self, size: int) -> Memory:
-        """Device memory of `size` bytes; what it holds is undefined."""
+        """Device memory of `size` bytes, with undefined contents. Raises `OutOfMemory`."""
         memory = checked(self._driver, self._driver.mem_alloc, size)
         return self.own(Memory(int(memory), size), memory.free)
 
     def pinned(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """Page-locked host memory, which the GPU copies from and to without the CPU.
+        """Page-locked host memory, from and to which the GPU copies without the CPU.
 
-        It goes with the device, whoever still has the array.
+        It is freed with the device, even if references to the array remain.
         """
         return self._host_memory(shape, dtype, 0)
 
     def mapped(self, size: int) -> Mapped:
-        """Page-locked host memory that kernels read and write where it lies; free it by `free`."""
+        """Page-locked host memory, `size` bytes, that kernels access directly; see `free`."""
         array = self._host_memory((size,), np.uint8, _DEVICEMAP)
         try:
             base: Any = array.base
@@ -124,19 +124,19 @@ class Device:
             raise
 
     def load(self, image: bytes) -> Module:
-        """A module of kernels: a cubin, or what else the driver takes."""
+        """Load a module of kernels: a cubin, or another image that the driver accepts."""
         module = Module(self._driver, image)
         return self.own(module, module.drop)
 
     @property
     def egl(self) -> EglInterop:
-        """EGL images of the memory that a Jetson's cameras write. Raises `MissingPackage`."""
+        """Access to EGL images, such as a Jetson's camera buffers. Raises `MissingPackage`."""
         return EglInterop(self)
 
     def free(self, thing: object) -> None:
-        """Release now what this device made, before `close` does; a second time does nothing.
+        """Release an object of this device before `close`. A second call does nothing.
 
-        Nothing may use it any more, neither work that is pending nor, for host memory, an array.
+        Neither pending work nor, for host memory, an array may use it any more.
         """
         if isinstance(thing, Mapped):
             thing = thing.array
@@ -146,10 +146,12 @@ class Device:
                 release()
 
     def close(self) -> None:
-        """Wait for what is pending and release all that was made, the newest first; once.
+        """Wait for pending work and release all objects, the newest first.
 
-        Not in a `with device:` block: PyCUDA cannot leave it any more. Raises the first
-        `BackendError` of it at the end, unless an error is being handled already.
+        A second call does nothing.
+
+        Do not call it inside a `with device:` block, which PyCUDA could not leave any more. Raises
+        the first `BackendError` after all releases, unless an exception is being handled already.
         """
         if self.closed:
             return
@@ -170,8 +172,7 @@ class Device:
                     attempt(release)
 
         attempt(release_all)
-        # PyCUDA leaves a context that it releases current on the thread that does it: here it is a
-        # thread that ends.
+        # PyCUDA leaves a released context current on the releasing thread: use a thread that ends.
         thread = threading.Thread(target=attempt, args=(self._detach,))
         thread.start()
         thread.join()
@@ -183,7 +184,7 @@ class Device:
         checked(self._driver, self._context.detach)
 
     def own(self, thing: T, release: Callable[[], None]) -> T:
-        """Have `free` and `close` release `thing`."""
+        """Register `release` for `free` and `close`. Returns `thing`."""
         self._owned[id(thing)] = (thing, release)
         return thing
 
@@ -195,7 +196,7 @@ class Device:
 
 
 class Mapped(NamedTuple):
-    """Host memory that kernels read: as the CPU sees it, uint8 [size], and where for the GPU."""
+    """Host memory that kernels access: uint8 [size] for the CPU, and its address for the GPU."""
 
     array: npt.NDArray[np.uint8]
     address: int

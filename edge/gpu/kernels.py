@@ -1,6 +1,7 @@
-"""A kernel's source becomes a cubin for one GPU: by nvcc through PyCUDA, or by NVRTC without it.
+"""Compilation of CUDA kernels to cubins, with a cache: by nvcc through PyCUDA, or by NVRTC.
 
-`python -m edge.gpu.kernels 8.7` compiles all that vit-edge has, so that the first start need not.
+`python -m edge.gpu.kernels 8.7` compiles all kernels of vit-edge ahead of the first start, for the
+given compute capabilities.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from edge.files.storage import make_folder, write_bytes
 
 __all__ = ["OPTIONS", "Nvcc", "Nvrtc", "compiler", "find_nvcc", "kernel_image"]
 
-# No fused multiply-adds: a kernel rounds as the same sum does on the CPU, which it is tested with.
+# No fused multiply-adds, so that a kernel rounds like the same formula on the CPU, where it is
+# tested.
 OPTIONS = ("--std=c++17", "--fmad=false")
 _DIGEST = hashlib.sha256().digest_size
 
@@ -30,35 +32,35 @@ _DIGEST = hashlib.sha256().digest_size
 def kernel_image(
     source: Path, compute_capability: str, info: Callable[[str], None] = lambda text: None
 ) -> bytes:
-    """The cubin of a .cu that includes nothing, for a GPU of capability 8.7 or so.
+    """The cubin of a .cu file without includes, for a compute capability such as 8.7.
 
-    It is kept in $XDG_CACHE_HOME/vit-edge/kernels. say: is told which compiler works, and what is
-    in the way of keeping it. Raises `BackendError` with the compiler's log, `MissingPackage`
-    without a compiler.
+    Cubins are cached in $XDG_CACHE_HOME/vit-edge/kernels. info: called with a text when a kernel is
+    compiled, and when the cache cannot be written. Raises `BackendError` with the compiler's log,
+    and `MissingPackage` without a compiler.
     """
     if not re.fullmatch(r"\d+\.\d", compute_capability):
         raise BackendError(
-            f"{compute_capability!r} is no compute capability", "give one such as 8.7"
+            f"{compute_capability!r} is not a compute capability", "give one such as 8.7"
         )
     arch = "sm_" + compute_capability.replace(".", "")
     text = source.read_bytes()
-    by = compiler()
-    key = hashlib.sha256(repr((text, OPTIONS, arch, by.name)).encode()).hexdigest()
-    kept = _cache() / key
-    cubin = _read(kept)
+    found = compiler()
+    key = hashlib.sha256(repr((text, OPTIONS, arch, found.name)).encode()).hexdigest()
+    cached = _cache() / key
+    cubin = _read(cached)
     if cubin is None:
-        info(f"compiling {source.name} for {arch} by {by.name}")
-        cubin = by.compile(text.decode(), source, arch)
+        info(f"compiling {source.name} for {arch} with {found.name}")
+        cubin = found.compile(text.decode(), source, arch)
         try:
-            make_folder(kept.parent)
-            write_bytes(kept, hashlib.sha256(cubin).digest() + cubin)
+            make_folder(cached.parent)
+            write_bytes(cached, hashlib.sha256(cubin).digest() + cubin)
         except StorageError as error:
-            info(f"{source.name} is compiled at each start: {error}")
+            info(f"{source.name} will be compiled at each start: {error}")
     return cubin
 
 
 def compiler() -> Nvcc | Nvrtc:
-    """nvcc where it and PyCUDA are installed, else NVRTC. Raises `MissingPackage` without both."""
+    """nvcc if it and PyCUDA are installed, else NVRTC. Raises `MissingPackage` without both."""
     nvcc = find_nvcc()
     if nvcc and importlib.util.find_spec("pycuda"):
         return Nvcc(nvcc)
@@ -66,7 +68,10 @@ def compiler() -> Nvcc | Nvrtc:
 
 
 def find_nvcc(local: Path = Path("/usr/local")) -> str | None:
-    """nvcc of $CUDA_HOME, of the PATH, or of a toolkit in `local`: its default, else the newest."""
+    """The path of nvcc: in $CUDA_HOME, else on the PATH, else in a toolkit in `local`.
+
+    Of several toolkits, `cuda` is preferred, then the newest `cuda-*`.
+    """
     home = os.environ.get("CUDA_HOME")
     toolkits = [local / "cuda", *sorted(local.glob("cuda-*"), key=_version, reverse=True)]
     places = [f"{home}/bin"] if home else []
@@ -79,7 +84,7 @@ def _version(toolkit: Path) -> list[int]:
 
 
 class Nvcc:
-    """The CUDA toolkit's compiler, as PyCUDA calls it."""
+    """The CUDA toolkit's compiler, called through PyCUDA."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -87,16 +92,19 @@ class Nvcc:
         release = re.search(r"\bV(\d[\d.]*)", done.stdout)
         if done.returncode or not release:
             raise BackendError(
-                f"{path} --version says {done.stdout or done.stderr}", "install CUDA again"
+                f"{path} --version printed {done.stdout or done.stderr}", "reinstall CUDA"
             )
         self.name = f"nvcc {release[1]}"
 
     def compile(self, text: str, source: Path, arch: str) -> bytes:
-        """Raises `BackendError`."""
+        """Compile `text`, the contents of `source`, for an arch such as sm_87.
+
+        Returns the cubin. Raises `BackendError` with the log.
+        """
         pycuda: Any = require("pycuda.compiler")
         options = list(OPTIONS)
         try:
-            # The cache is ours: PyCUDA's does not notice when a file in it is damaged.
+            # We have our own cache: PyCUDA's does not detect damaged files.
             cubin: bytes = pycuda.compile(
                 text, self._path, options, no_extern_c=True, arch=arch, cache_dir=False
             )
@@ -104,7 +112,7 @@ class Nvcc:
             Exception
         ) as error:  # CompileError is in pycuda.driver, which only edge.gpu.device knows
             log = getattr(error, "stderr", None) or str(error)
-            raise _refused(self.name, source, arch, log) from error
+            raise _compile_error(self.name, source, arch, log) from error
         return cubin
 
 
@@ -119,7 +127,10 @@ class Nvrtc:
         self.name = f"NVRTC {major.value}.{minor.value}"
 
     def compile(self, text: str, source: Path, arch: str) -> bytes:
-        """Raises `BackendError`."""
+        """Compile `text`, the contents of `source`, for an arch such as sm_87.
+
+        Returns the cubin. Raises `BackendError` with the log.
+        """
         program = ctypes.c_void_p()
         name = source.name.encode()
         self._call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), name, 0, None, None)
@@ -128,7 +139,7 @@ class Nvrtc:
             array = (ctypes.c_char_p * len(options))(*options)
             if self._library.nvrtcCompileProgram(program, len(options), array):
                 log = self._output("nvrtcGetProgramLog", program).decode(errors="replace")
-                raise _refused(self.name, source, arch, log.rstrip("\0"))
+                raise _compile_error(self.name, source, arch, log.rstrip("\0"))
             return self._output("nvrtcGetCUBIN", program)
         finally:
             self._call("nvrtcDestroyProgram", ctypes.byref(program))
@@ -144,18 +155,18 @@ class Nvrtc:
         code = getattr(self._library, name)(*arguments)
         if code:
             words = self._library.nvrtcGetErrorString(code).decode()
-            raise BackendError(f"{name} failed: {words}", "install nvidia-cuda-nvrtc again")
+            raise BackendError(f"{name} failed: {words}", "reinstall nvidia-cuda-nvrtc")
 
 
 def _load_nvrtc() -> ctypes.CDLL:
     folders = [Path(entry).absolute() for entry in sys.path if entry]
     found = [path for folder in folders for path in folder.glob("nvidia/*/lib/libnvrtc.so.*")]
-    # The newest there is: it knows the most GPUs.
+    # The newest version supports the most GPUs.
     newest = sorted(found, key=lambda path: path.suffix.zfill(4), reverse=True)
     system = [Path(f"libnvrtc.so.{major}") for major in (13, 12)]
     for path in (*newest, *system, Path("/usr/local/cuda/lib64/libnvrtc.so")):
         try:
-            # It asks for this one by its bare name, which is found once it is loaded.
+            # NVRTC opens its builtins library by its bare name, which works once it is loaded.
             if path.is_absolute():
                 for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
                     ctypes.CDLL(str(builtins))
@@ -163,15 +174,15 @@ def _load_nvrtc() -> ctypes.CDLL:
         except OSError:
             continue
     raise MissingPackage(
-        "there is no compiler for CUDA kernels: neither nvcc with PyCUDA nor NVRTC",
+        "no compiler for CUDA kernels: neither nvcc with PyCUDA nor NVRTC is installed",
         "run in the vit-edge folder: .venv/bin/pip install -c constraints.txt nvidia-cuda-nvrtc",
     )
 
 
-def _refused(by: str, source: Path, arch: str, log: str) -> BackendError:
+def _compile_error(compiler: str, source: Path, arch: str, log: str) -> BackendError:
     return BackendError(
-        f"{by} cannot compile {source} for {arch}: {log.strip()}",
-        "install a CUDA that knows this GPU; if it does, please report it as a bug",
+        f"{compiler} cannot compile {source} for {arch}: {log.strip()}",
+        "install a CUDA version that supports this GPU; if it does, please report it as a bug",
     )
 
 
@@ -180,17 +191,17 @@ def _cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "vit-edge/kernels"
 
 
-def _read(kept: Path) -> bytes | None:
-    """A cubin that was kept whole, behind its SHA-256."""
+def _read(path: Path) -> bytes | None:
+    """A cached cubin; None if there is none, or it does not match the SHA-256 in front of it."""
     try:
-        data = kept.read_bytes()
+        data = path.read_bytes()
     except OSError:
         return None
     cubin = data[_DIGEST:]
     return cubin if hashlib.sha256(cubin).digest() == data[:_DIGEST] else None
 
 
-def _tell(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
@@ -199,9 +210,9 @@ def _main() -> int:
     try:
         for capability in sys.argv[1:] or ["8.7"]:
             for source in sources:
-                kernel_image(source, capability, _tell)
+                kernel_image(source, capability, _print_line)
     except EdgeError as error:
-        _tell(f"error: {error}")
+        _print_line(f"error: {error}")
         return 1
     return 0
 

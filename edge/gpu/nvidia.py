@@ -1,7 +1,7 @@
-"""What NVIDIA has here: a Jetson or not, a GPU, and which of the two TensorRT packages.
+"""Detection of NVIDIA hardware and software: Jetson, GPU, and the two TensorRT packages.
 
-`tensorrt` and `tensorrt-rtx` have one Python API under two names; this is the only place that knows
-the names. Everything is asked when it is needed and nothing is imported at the top.
+`tensorrt` and `tensorrt-rtx` have the same Python API under two names; only this module knows the
+names. It queries everything on demand, and imports no NVIDIA package at the top.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13-bind
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first CUDA device: its name and compute capability, such as 8.7."""
+    """A CUDA device: its name and its compute capability, such as 8.7."""
 
     name: str
     compute_capability: str
@@ -36,7 +36,7 @@ class Gpu:
 
 @lru_cache(maxsize=1)
 def gpu() -> Gpu | None:
-    """The first CUDA device as the driver tells it, or None without a driver or a device."""
+    """The first CUDA device, as reported by the driver; None without a driver or a device."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -66,20 +66,20 @@ def l4t_version() -> str | None:
 
 
 def is_jetson() -> bool:
-    """Whether this is a Jetson. `EDGE_PLATFORM=pc` or `jetson` decides it by hand."""
+    """Whether this is a Jetson. `EDGE_PLATFORM=pc` or `jetson` overrides the detection."""
     forced = os.environ.get("EDGE_PLATFORM")
     return forced == "jetson" if forced else l4t_version() is not None
 
 
 def installed() -> list[str]:
-    """Which of `BACKENDS` have their Python package here, best first."""
+    """Those of `BACKENDS` whose Python package is installed, best first."""
     return [name for name in BACKENDS if importlib.util.find_spec(MODULES[name]) is not None]
 
 
 def version(backend: str) -> str:
     """The installed version of `tensorrt` or `tensorrt-rtx`. Raises `MissingPackage`."""
     try:
-        # Quicker than to load the libraries; Debian's packages carry it too.
+        # Faster than loading the libraries. Debian's packages have this metadata, too.
         return importlib.metadata.version(DISTRIBUTIONS[backend])
     except importlib.metadata.PackageNotFoundError:
         return str(tensorrt(backend).__version__)
@@ -88,15 +88,15 @@ def version(backend: str) -> str:
 def tensorrt(backend: str) -> Any:
     """Import the package of `tensorrt` or `tensorrt-rtx`.
 
-    Raises `MissingPackage` with the command that installs it.
+    Raises `MissingPackage`; its hint is the command that installs the package.
     """
     if backend == "tensorrt-rtx":
-        require("tensorrt_rtx_libs")  # puts NVIDIA's libraries where the bindings find them
+        require("tensorrt_rtx_libs")  # makes NVIDIA's libraries available to the bindings
     try:
         return require(MODULES[backend])
     except EdgeError:
         raise
-    except Exception as error:  # the bindings raise bare exceptions when libraries do not match
+    except Exception as error:  # the bindings raise plain Exception if libraries do not match
         raise MissingPackage(
-            f"{backend} is installed but does not load ({error})", "see edge doctor"
+            f"{backend} is installed, but cannot be loaded ({error})", "see edge doctor"
         ) from error

@@ -1,6 +1,6 @@
 """CUDA streams, events and kernel launches; `edge.gpu.device.Device` creates them.
 
-Each of them is used while its device's context is current.
+Use them only while their device's context is current.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["Event", "Function", "Memory", "Module", "Stream", "checked"]
 T = TypeVar("T")
 Size = tuple[int, int, int]
 
-# cuda.h: a stream that does not wait for the default one; an event that is waited for asleep, and
-# one that keeps no time.
+# Flags of cuda.h: a stream that does not synchronise with the default stream; an event on which the
+# CPU sleeps instead of spinning; an event without a timestamp.
 _NON_BLOCKING, _BLOCKING_SYNC, _NO_TIMING = 1, 1, 2
 
 
 class Memory(NamedTuple):
-    """Device memory: its address, which int() gives too, and its bytes."""
+    """Device memory: its address, which is also its int(), and its size in bytes."""
 
     address: int
     size: int
@@ -36,129 +36,132 @@ class Memory(NamedTuple):
         return self.address
 
 
-class _Made:
-    """What PyCUDA releases when nothing refers to it: the one reference, and `drop` lets it go."""
+class _Owned:
+    """The only reference to an object of PyCUDA, which releases the object with the reference."""
 
     def __init__(self, driver: Any, make: Callable[..., Any], *arguments: Any) -> None:
         self._driver = driver
-        self._made = checked(driver, make, *arguments)
+        self._object = checked(driver, make, *arguments)
 
     def drop(self) -> None:
-        """Release it. For its device, which does it in time: see `Device.free`."""
-        del self._made
+        """Release the object. Only the device calls it, at the right time: see `Device.free`."""
+        del self._object
 
 
-class Event(_Made):
-    """A mark in a stream; made by `Device.event`."""
+class Event(_Owned):
+    """A mark in a stream; created by `Device.event`."""
 
     def __init__(self, driver: Any, timing: bool) -> None:
         super().__init__(driver, driver.Event, _BLOCKING_SYNC | (0 if timing else _NO_TIMING))
 
     def record(self, stream: Stream) -> None:
-        """Set the mark after all that the stream was given so far."""
-        checked(self._driver, self._made.record, stream._made)
+        """Set the mark after all work that is in the stream now."""
+        checked(self._driver, self._object.record, stream._object)
 
     def wait(self) -> None:
-        """Block until the mark is reached; at once when it was never set."""
-        checked(self._driver, self._made.synchronize)
+        """Block until the mark is reached; return at once if it was never set."""
+        checked(self._driver, self._object.synchronize)
 
     @property
     def done(self) -> bool:
         """Whether the mark is reached."""
-        return bool(checked(self._driver, self._made.query))
+        return bool(checked(self._driver, self._object.query))
 
     def ms_since(self, start: Event) -> float:
-        """Milliseconds from `start` to this mark, both with timing and reached."""
-        return float(checked(self._driver, self._made.time_since, start._made))
+        """Milliseconds from `start` to this mark. Both must have timing and be reached."""
+        return float(checked(self._driver, self._object.time_since, start._object))
 
 
-class Function(_Made):
-    """A kernel; made by `Module.function`."""
+class Function(_Owned):
+    """A kernel; created by `Module.function`."""
 
 
-class Module(_Made):
-    """Kernels in the GPU's memory; made by `Device.load`."""
+class Module(_Owned):
+    """Kernels in the GPU's memory; created by `Device.load`."""
 
     def __init__(self, driver: Any, image: bytes) -> None:
         super().__init__(driver, driver.module_from_buffer, image)
         self._functions: list[Function] = []
 
     def function(self, name: str) -> Function:
-        """A kernel, for `Stream.launch`, by the name that `extern "C"` gave it."""
-        self._functions.append(Function(self._driver, lambda: self._made.get_function(name)))
+        """The kernel of this `extern "C"` name, for `Stream.launch`."""
+        self._functions.append(Function(self._driver, lambda: self._object.get_function(name)))
         return self._functions[-1]
 
     def drop(self) -> None:
-        """Release it, and its functions before: PyCUDA keeps a module while it has one."""
+        """Release its functions and then the module, which PyCUDA keeps as long as they live."""
         while self._functions:
             self._functions.pop().drop()
         super().drop()
 
 
-class Stream(_Made):
-    """Work for the GPU, done in the order in which it is given; made by `Device.new_stream`."""
+class Stream(_Owned):
+    """A queue of work, which the GPU executes in order; created by `Device.new_stream`."""
 
     def __init__(self, driver: Any, own: Callable[[Graph, Callable[[], None]], Graph]) -> None:
-        """own: has the device release a graph."""
+        """own: makes the device responsible for releasing a graph."""
         super().__init__(driver, driver.Stream, _NON_BLOCKING)
         self._own = own
 
     @property
     def handle(self) -> int:
-        """The CUstream, for libraries that give it work."""
-        return int(self._made.handle)
+        """The CUstream, for libraries that enqueue work."""
+        return int(self._object.handle)
 
     def upload(self, target: Memory | int, source: npt.NDArray[Any]) -> None:
-        """Copy pinned memory to the device. It must not change until the copy is done."""
+        """Enqueue a copy of pinned memory to the device.
+
+        `source` must not change until the copy is done.
+        """
         call = self._driver.memcpy_htod_async
-        checked(self._driver, call, int(target), source, self._made)
+        checked(self._driver, call, int(target), source, self._object)
 
     def download(self, target: npt.NDArray[Any], source: Memory | int) -> None:
-        """Copy device memory to pinned memory, which must not be read until the copy is done.
+        """Enqueue a copy of device memory to pinned memory; read `target` only when it is done.
 
-        To memory that is not pinned, CUDA copies by a buffer of its own, and takes longer.
+        If `target` is not pinned, CUDA copies through a buffer of its own, which takes longer.
         """
         call = self._driver.memcpy_dtoh_async
-        checked(self._driver, call, target, int(source), self._made)
+        checked(self._driver, call, target, int(source), self._object)
 
     def launch(
         self, function: Function, grid: Size, block: Size, shared_bytes: int, *arguments: Any
     ) -> None:
-        """Run a kernel of `Module.function`.
+        """Enqueue a kernel of `Module.function`.
 
-        arguments: `Memory`, numpy scalars of the kernel's own types (np.uint64 for an address), and
-        for a struct a scalar of a numpy struct with align=True.
+        arguments: `Memory`, numpy scalars of the kernel's parameter types (np.uint64 for an
+        address), and for a struct a scalar of a numpy struct with align=True.
         """
         values = [np.uint64(a.address) if isinstance(a, Memory) else a for a in arguments]
         layout, size = _layout(tuple(value.dtype for value in values))
         packed = np.zeros((), layout)
         for name, value in zip(layout.names or (), values, strict=True):
             packed[name] = value
-        # What PyCUDA's own calls end in, without what they set in the function for CUDA before 4.
+        # PyCUDA's public call does the same, after settings for CUDA before 4 that we do not need.
         checked(
             self._driver,
-            function._made._launch_kernel,
+            function._object._launch_kernel,
             grid,
             block,
             packed.tobytes()[:size],
             shared_bytes,
-            self._made,
+            self._object,
         )
 
     def wait(self) -> None:
-        """Block until all that the stream was given is done."""
-        checked(self._driver, self._made.synchronize)
+        """Block until all work in the stream is done."""
+        checked(self._driver, self._object.synchronize)
 
     def wait_for(self, event: Event) -> None:
-        """Do what is given from now on after an event of another stream; the CPU does not block."""
-        checked(self._driver, self._made.wait_for_event, event._made)
+        """Execute later work only after an event of another stream; the CPU does not block."""
+        checked(self._driver, self._object.wait_for_event, event._object)
 
     @contextmanager
     def capture(self) -> Iterator[Graph]:
-        """What the block gives to this stream does not run; it becomes the graph, to be launched.
+        """Capture the work that the block enqueues in this stream as a graph, without executing it.
 
-        Raises `NoCapture` where that cannot be; its text says why. Addresses are captured as they
-        are: what they point to must outlive the graph.
+        Raises `NoCapture` with the reason if that is not possible. The graph contains the captured
+        addresses: the memory behind them must outlive it.
         """
         with bindings.capture(self) as graph:
             yield graph
@@ -167,19 +170,19 @@ class Stream(_Made):
 
 @lru_cache(maxsize=64)
 def _layout(types: tuple[np.dtype[Any], ...]) -> tuple[np.dtype[Any], int]:
-    """How C lays these types out one after the other, and the bytes that are used of it."""
+    """The C layout of a sequence of types, and its size in bytes without padding at the end."""
     layout = np.dtype([(f"argument {i}", kind) for i, kind in enumerate(types)], align=True)
     ends = [offset + kind.itemsize for kind, offset, *_ in (layout.fields or {}).values()]
     return layout, max(ends, default=0)
 
 
 def checked(driver: Any, call: Callable[..., T], *arguments: Any) -> T:
-    """What PyCUDA's `call` gives, or the `BackendError` for why it failed."""
+    """The result of PyCUDA's `call`. Raises `BackendError` with the driver's reason."""
     try:
         return call(*arguments)
     except driver.Error as error:
-        text = str(error)  # names the call and gives the driver's reason
-    # What a traceback holds is not released: PyCUDA's objects must not be in this one, nor in local
-    # names of those who call this.
+        text = str(error)  # contains the call and the driver's reason
+    # A traceback keeps local variables alive: PyCUDA's objects must not be among them, neither here
+    # nor in the callers.
     del call, arguments
     raise driver_error(text)

@@ -1,4 +1,4 @@
-"""YUV to RGB with numpy: the integer formula of `surface.py`, some rows at a time."""
+"""Conversion of YUV to RGB with numpy, by the integer formula of `surface.py`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edge.preprocess.surface import FORMATS, SHIFT, Colour, Surface, rgb_weights
 __all__ = ["Siting", "chroma_siting", "to_rgb"]
 
 Pixels = npt.NDArray[np.uint8]
-_BAND = 16  # rows at a time: what they need stays in the processor's cache
+_BAND = 16  # rows at a time, so that the working set stays in the CPU's cache
 
 
 class Siting(NamedTuple):
     """Pixel i takes (4 - f) / 4 of chroma sample `near[i]` and f / 4 of the next: int32 [pixels].
 
-    `next` stops at the last sample, `near` at the first.
+    Beyond the ends, the first or last sample is repeated.
     """
 
     near: npt.NDArray[np.int32]
@@ -27,9 +27,9 @@ class Siting(NamedTuple):
 
 
 def chroma_siting(pixels: int, reach: int, cosited: bool) -> Siting:
-    """Which chroma samples an axis of pixels reads, when a sample reaches over `reach` pixels.
+    """The chroma samples that an axis of pixels reads, if one sample covers `reach` pixels, 1 or 2.
 
-    Co-sited samples sit on the first pixel of a pair, others a quarter of a sample further.
+    Co-sited samples are at the first pixel of a pair; others are a quarter of a sample further.
     """
     index = np.arange(pixels, dtype=np.int32)
     if reach == 1:
@@ -40,9 +40,9 @@ def chroma_siting(pixels: int, reach: int, cosited: bool) -> Siting:
 
 
 def to_rgb(surface: Surface) -> Pixels:
-    """A picture as RGB uint8 [H, W, 3]. RGB in memory is not copied: then it is a view.
+    """An image or a frame as RGB uint8 [H, W, 3]; for RGB formats a view, without a copy.
 
-    YUV is converted by the integer formula; see `rgb_weights` for its error.
+    YUV is converted by the integer formula. Its error: see `rgb_weights`.
     """
     layout, form = surface.layout, FORMATS[surface.layout.format]
     if form.is_rgb:
@@ -72,7 +72,7 @@ def _component(surface: Surface, index: int) -> Pixels:
 
 def _grey(luma: Pixels, colour: Colour, out: Pixels) -> None:
     weight, _, _, offset = rgb_weights(colour)[0].tolist()
-    # Without chroma its zero, 128, is not subtracted: the offset for luma alone.
+    # The offset subtracts chroma's zero, 128. Grey has no chroma: remove that part.
     offset += 16 * 128 * int(rgb_weights(colour)[0, 1:3].sum())
     levels = np.arange(256, dtype=np.int64) * weight + offset >> SHIFT
     np.take(np.clip(levels, 0, 255).astype(np.uint8)[:, None].repeat(3, 1), luma, axis=0, out=out)
@@ -103,15 +103,15 @@ def _yuv(surface: Surface, out: Pixels) -> None:
             total, part = acc[:count], term[:count]
             np.multiply(luma[rows], np.int32(y_weight), out=total)
             total += np.int32(offset)
-            for samples_of, weight in ((u, u_weight), (v, v_weight)):
+            for levels, weight in ((u, u_weight), (v, v_weight)):
                 if weight:
-                    total += np.multiply(samples_of, np.int32(weight), out=part)
+                    total += np.multiply(levels, np.int32(weight), out=part)
             total >>= SHIFT
             np.clip(total, 0, 255, out=out[rows, :, channel], casting="unsafe")
 
 
 def _across(blended: npt.NDArray[np.int32], cosited: bool, out: npt.NDArray[np.int32]) -> None:
-    """Chroma in 1/4 levels, [rows, samples] -> in 1/16 at every pixel, [rows, 2 * samples]."""
+    """Chroma in 1/4 levels [rows, samples] -> in 1/16 levels per pixel [rows, 2 * samples]."""
     even, odd = out[:, 0::2], out[:, 1::2]
     if cosited:
         np.multiply(blended, 4, out=even)

@@ -1,7 +1,7 @@
-"""`Preprocess` on the GPU: `preprocess.cu` reads the pictures where they lie and writes the tensor.
+"""`Preprocess` on the GPU: `preprocess.cu` reads the images in place and writes the tensor.
 
-One launch prepares a batch whose pictures may differ in size, format and colour. The tables of a
-picture's geometry are uploaded when it is first seen; after that nothing is allocated or copied.
+One launch prepares a batch. Its images may differ in size, format and colour. The tables for an
+image size are uploaded at its first use; after that nothing is allocated or copied.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edge.preprocess.spec import Placement, Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, rgb_weights
 
 __all__ = [
+    "IMAGE",
     "KERNELS",
-    "PICTURE",
     "SOURCE",
     "CudaPreprocessor",
     "Geometry",
@@ -38,15 +38,15 @@ __all__ = [
 SOURCE = Path(__file__).with_name("preprocess.cu")
 KERNELS = {"float16": "preprocess_fp16", "float32": "preprocess_fp32"}
 BLOCK = (32, 8, 1)
-SHARED = 48 * 1024  # bytes of shared memory that a block may use on every GPU, unasked
-TILE_HEIGHT, TILE_WIDTH = 16, 32  # preprocess.cu; a block makes one
-_ROWS = 16  # source rows at a time, at most
-_KEPT = 32  # sizes of pictures whose tables stay on the GPU
+SHARED = 48 * 1024  # bytes of shared memory per block that every GPU has, without opting in
+TILE_HEIGHT, TILE_WIDTH = 16, 32  # as in preprocess.cu; a block computes one tile
+_ROWS = 16  # most source rows that a block reads at a time
+_KEPT = 32  # image sizes whose tables stay on the GPU
 _KIND = {"rgb": 0, "yuv": 1, "grey": 2}
 
 _AXIS = np.dtype([("first", "u8"), ("count", "u8"), ("weights", "u8")])
-# The kernel's `struct Picture`; a test compares the two member by member.
-PICTURE = np.dtype(
+# The kernel's `struct Image`; a test compares the two member by member.
+IMAGE = np.dtype(
     [
         ("planes", "u8", 3),
         ("columns", _AXIS),
@@ -79,16 +79,16 @@ PICTURE = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How pictures of one size become the tensor: where they go, and the tables of both axes."""
+    """The placement and the resampling tables for images of one size."""
 
     placement: Placement
     columns: Taps
     rows: Taps
-    span: int  # source pixels of a row that a tile needs at most
+    span: int  # most source pixels of a row that a tile needs
 
     @property
     def staged(self) -> int:
-        """Source rows that a block reads at a time: what fits its shared memory."""
+        """Source rows that a block reads at a time, limited by its shared memory."""
         return min(_ROWS, (SHARED // 4 - 3 * TILE_HEIGHT * TILE_WIDTH) // (self.span + TILE_WIDTH))
 
     @property
@@ -97,7 +97,7 @@ class Geometry:
         return 4 * (self.staged * (self.span + TILE_WIDTH) + 3 * TILE_HEIGHT * TILE_WIDTH)
 
     def pack(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...]]:
-        """All tables in one array, int32, and where in it each begins, in bytes."""
+        """All tables in one int32 array, and the offset of each in bytes."""
         return self._packed
 
     @cached_property
@@ -112,9 +112,10 @@ class Geometry:
 
 
 def geometry(spec: Preprocess, width: int, height: int) -> Geometry:
-    """The tables for pictures of width x height.
+    """The geometry for images of width x height pixels.
 
-    Raises `ImageError` for one too long to be resized, or too wide for a block's shared memory.
+    Raises `ImageError` if they are too elongated to be resized, or too wide for a block's shared
+    memory.
     """
     placement = spec.place(height, width)
     (rows, columns), (top, left, used_rows, used_columns) = placement.resized, placement.window
@@ -123,14 +124,14 @@ def geometry(spec: Preprocess, width: int, height: int) -> Geometry:
     made = Geometry(placement, across, down, _span(across, placement.at[1], spec.width))
     if made.staged < 1:
         raise ImageError(
-            f"a picture {width} pixels wide does not fit the GPU's shared memory",
-            "give a smaller one, or use the CPU: --backend onnxruntime",
+            f"an image {width} pixels wide does not fit the GPU's shared memory",
+            "use a smaller image, or use the CPU: --backend onnxruntime",
         )
     return made
 
 
 def _span(columns: Taps, left: int, width: int) -> int:
-    """Source pixels of a row that any tile needs: tiles start at the tensor's left edge."""
+    """Most source pixels of a row that a tile needs; tiles start at the tensor's left edge."""
     starts = np.arange(0, width, TILE_WIDTH) - left
     first = np.maximum(starts, 0)
     last = np.minimum(starts + TILE_WIDTH, len(columns.first)) - 1
@@ -145,9 +146,9 @@ def describe(
     addresses: Sequence[int],
     out: np.ndarray[Any, Any],
 ) -> None:
-    """Fill `out`, one record of PICTURE.
+    """Fill `out`, one record of dtype IMAGE.
 
-    addresses: of the geometry's six tables on the device, in the order of `Geometry.pack`.
+    addresses: of the six tables on the GPU, in the order of `Geometry.pack`.
     """
     layout, form, colour = surface.layout, FORMATS[surface.layout.format], surface.layout.colour
     samples = form.samples if len(form.samples) == 3 else form.samples * 3
@@ -175,22 +176,22 @@ def describe(
 
 
 def grid(spec: Preprocess, batch: int) -> tuple[int, int, int]:
-    """Blocks of a launch: the tiles of the tensor, across and down, for each picture."""
+    """Blocks of a launch: (tiles across, tiles down, images)."""
     return -(-spec.width // TILE_WIDTH), -(-spec.height // TILE_HEIGHT), batch
 
 
 def tables(spec: Preprocess, number: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """What a byte becomes, [3, 256], and what lies beside a picture, [3]; float16 or float32.
+    """`Preprocess.table`, [3, 256], and `Preprocess.outside`, [3], as float16 or float32.
 
-    FP16 is FP32 rounded to nearest, as TensorRT and torch round it.
+    FP16 is FP32 rounded to nearest, as in TensorRT and torch.
     """
     return spec.table().astype(number), spec.outside().astype(number)
 
 
 class CudaPreprocessor:
-    """The kernel, ready on one GPU. Owns its tables; the device owns the memory.
+    """The kernel, loaded on one GPU. It manages its tables; the device owns the memory.
 
-    `fill` belongs to one thread; a launch reads what the records say when the GPU comes to it.
+    Call `fill` on one thread only. A launch reads the records when the GPU executes it.
     """
 
     def __init__(
@@ -200,9 +201,10 @@ class CudaPreprocessor:
         number: str = "float32",
         info: Callable[[str], None] = lambda text: None,
     ):
-        """number: of the tensor, float16 or float32. say: is told when the kernel is compiled.
+        """number: dtype of the tensor, float16 or float32. info: called with a text when the kernel
+        is compiled.
 
-        Raises `BackendError` or `MissingPackage` where the kernel cannot be compiled or loaded.
+        Raises `BackendError` or `MissingPackage` if the kernel cannot be compiled or loaded.
         """
         self.spec = spec
         self._device = device
@@ -215,15 +217,15 @@ class CudaPreprocessor:
         self._limit = _KEPT
 
     def records(self, batch: int) -> tuple[npt.NDArray[Any], int]:
-        """Room for what `launch` is told of a batch: PICTURE [batch]; and its address."""
-        self._limit = max(self._limit, batch)  # or a batch could release its own tables
-        memory, address = self._device.mapped(batch * PICTURE.itemsize)
-        return memory.view(PICTURE), address
+        """Memory for the records of a batch, IMAGE [batch], and its address for `launch`."""
+        self._limit = max(self._limit, batch)  # otherwise a batch could release its own tables
+        memory, address = self._device.mapped(batch * IMAGE.itemsize)
+        return memory.view(IMAGE), address
 
     def fill(self, record: np.ndarray[Any, Any], surface: DeviceSurface) -> int:
-        """Describe a picture to the kernel: the shared memory in bytes that a launch needs for it.
+        """Fill the record of an image. Returns the bytes of shared memory that its launch needs.
 
-        Raises `ImageError` for one that cannot be resized here.
+        Raises `ImageError` if the image cannot be resized on this GPU.
         """
         made, memory = self._geometry(surface.layout.width, surface.layout.height)
         addresses = [memory.address + start for start in made.pack()[1]]
@@ -231,9 +233,10 @@ class CudaPreprocessor:
         return made.shared
 
     def launch(self, stream: Stream, records: int, batch: int, shared: int, out: int) -> None:
-        """Prepare `batch` pictures into the tensor at `out`, in the stream's order.
+        """Enqueue in the stream: prepare `batch` images into the tensor at address `out`.
 
-        records: the address that `records` gave. The pictures must stay until the stream is done.
+        records: the address from `records`. shared: bytes of shared memory, the largest that `fill`
+        returned for the batch. The images must stay in place until the stream has finished.
         """
         stream.launch(
             self._kernel,
@@ -246,7 +249,7 @@ class CudaPreprocessor:
         )
 
     def _geometry(self, width: int, height: int) -> tuple[Geometry, Memory]:
-        """The tables for pictures of a size, on the GPU; those used last are kept."""
+        """The tables for an image size, on the GPU; the most recently used sizes are kept."""
         key = (width, height)
         if key not in self._kept:
             made = geometry(self.spec, width, height)
@@ -258,7 +261,7 @@ class CudaPreprocessor:
         return self._kept[key]
 
     def _upload(self, array: npt.NDArray[Any]) -> Memory:
-        """Copy to the device's memory, now."""
+        """Copy to the GPU's memory; the copy is done on return."""
         with self._device as device:
             memory, pinned = device.allocate(array.nbytes), device.pinned(array.shape, array.dtype)
             pinned[...] = array

@@ -1,15 +1,15 @@
-// Pictures in any surface -> the network's tensor, one launch for a batch.
+// Preprocessing of a batch in one launch: images in any surface -> the network's input tensor.
 //
-// The arithmetic is integer and that of the CPU path (colour.py, resample.py), so the bytes are the
-// same: YUV to RGB, columns resampled and rounded to 8 bits, rows resampled and rounded to 8 bits,
-// then a table gives the number that the network sees. `cuda.py` fills in `Picture`.
+// The integer arithmetic is that of the CPU path (colour.py, resample.py), so the bytes are the same:
+// YUV to RGB, columns resampled and rounded to 8 bits, rows resampled and rounded to 8 bits; then a
+// table maps each byte to the network's input. `cuda.py` fills in `Image`.
 //
-// Grid: (tiles across, tiles down, pictures). A block makes one tile of the tensor of its picture. It
-// goes down the source rows that the tile needs, some rows at a time: to RGB, into `staged`; columns,
-// into `middle`; and adds what these rows give to the sums of the tile. Nothing but shared memory
-// lies between the camera's bytes and the tensor.
+// Grid: (tiles across, tiles down, images). A block computes one tile of its image's tensor.
+// It walks down the source rows that the tile needs, some rows at a time: converts them to RGB in
+// `staged`, resamples their columns into `middle`, and adds these rows to the sums of the tile. All
+// intermediate results are in shared memory.
 //
-// Loops stride over the block, so that any block size is right, one thread included.
+// Loops stride over the block, so any block size works, even a single thread.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -36,37 +36,37 @@ struct Axis {
   const int* weights;
 };
 
-// Mirrored by PICTURE in cuda.py, which is checked against `picture_layout` of the tests.
-struct Picture {
+// Mirrored by IMAGE in cuda.py, compared in a test with `image_layout` of the tests.
+struct Image {
   u64 planes[3];      // of Y, U, V or R, G, B: the address of its first sample, or a texture object
-  Axis columns, rows; // of the window of the resized picture that is used
+  Axis columns, rows; // of the used window of the resized image
   int pitches[3];     // bytes from row to row
   int steps[3];       // bytes from sample to sample; channels of a texture
   int channels[3];    // which channel of the texture
   int textures;       // whether planes are texture objects
   int kind;           // RGB, YUV or GREY
   int chroma_width, chroma_height;
-  int across, down;   // over how many pixels a chroma sample reaches
+  int across, down;   // pixels that a chroma sample covers
   int cosited_across, cosited_down;
   int matrix[3][4];   // R, G, B from y, u, v: surface.py's rgb_weights
   int column_taps, row_taps;
   int top, left, height, width;  // of the window in the tensor
   int order[3];       // which of R, G, B each channel of the tensor is
   int staged;         // source rows at a time
-  int span;           // source pixels of a row that a tile needs at most
+  int span;           // most source pixels of a row that a tile needs
 };
 
 struct Launch {
-  const Picture* pictures;
-  const void* table;    // [3][256]: what a byte becomes in each channel of the tensor
-  const void* outside;  // [3]: what the tensor holds beside a picture
-  void* out;            // [pictures][3][height][width]
+  const Image* images;
+  const void* table;    // [3][256]: the tensor's value for each byte, per channel
+  const void* outside;  // [3]: the tensor's value outside the image, per channel
+  void* out;            // [images][3][height][width]
   int height, width;
 };
 
 __device__ static inline int clip(int level) { return level < 0 ? 0 : level > 255 ? 255 : level; }
 
-__device__ static inline int sample(const Picture& p, int component, int x, int y) {
+__device__ static inline int sample(const Image& p, int component, int x, int y) {
   if (p.textures) {
     uchar4 t = tex2D<uchar4>(p.planes[component], x + 0.5f, y + 0.5f);
     int channel = p.channels[component];
@@ -76,7 +76,7 @@ __device__ static inline int sample(const Picture& p, int component, int x, int 
   return plane[(long long)y * p.pitches[component] + (long long)x * p.steps[component]];
 }
 
-// The chroma samples beside a pixel, and how many quarters the second weighs.
+// The chroma samples on both sides of a pixel, and the weight of the second one in quarters.
 struct Siting {
   int near, next, f;
 };
@@ -88,8 +88,8 @@ __device__ static inline Siting siting(int pixel, int reach, int cosited, int sa
   return {near < 0 ? 0 : near, next < samples ? next : samples - 1, quarters & 3};
 }
 
-// In 1/16 levels.
-__device__ static inline int chroma(const Picture& p, int component, Siting x, Siting y) {
+// Chroma at a pixel, in 1/16 levels.
+__device__ static inline int chroma(const Image& p, int component, Siting x, Siting y) {
   int left = sample(p, component, x.near, y.near) * (4 - y.f) + sample(p, component, x.near, y.next) * y.f;
   if (x.f == 0) return 4 * left;
   int right = sample(p, component, x.next, y.near) * (4 - y.f) + sample(p, component, x.next, y.next) * y.f;
@@ -97,7 +97,7 @@ __device__ static inline int chroma(const Picture& p, int component, Siting x, S
 }
 
 // A source pixel, one byte each for R, G and B.
-__device__ static inline u32 pixel(const Picture& p, int x, int y) {
+__device__ static inline u32 pixel(const Image& p, int x, int y) {
   if (p.kind == RGB) {
     return sample(p, 0, x, y) | sample(p, 1, x, y) << 8 | sample(p, 2, x, y) << 16;
   }
@@ -119,12 +119,12 @@ __device__ static inline u32 pixel(const Picture& p, int x, int y) {
 template <typename Number>
 __device__ static void prepare(const Launch& launch) {
   DYNAMIC_SHARED(u32, shared);
-  const Picture& p = launch.pictures[blockIdx.z];
+  const Image& p = launch.images[blockIdx.z];
   u32* staged = shared;                               // [p.staged][p.span]
   u32* middle = staged + p.staged * p.span;           // [p.staged][TILE_WIDTH]
   int* sums = (int*)(middle + p.staged * TILE_WIDTH); // [TILE_HEIGHT][TILE_WIDTH][3]
 
-  // The tile in the tensor, and what of it the window covers, in the window's coordinates.
+  // The tile in the tensor, and the part that the window covers, in the window's coordinates.
   const int tile_x = blockIdx.x * TILE_WIDTH, tile_y = blockIdx.y * TILE_HEIGHT;
   const int end_x = min(tile_x + TILE_WIDTH, launch.width);
   const int end_y = min(tile_y + TILE_HEIGHT, launch.height);
@@ -133,7 +133,7 @@ __device__ static void prepare(const Launch& launch) {
 
   if (x0 < x1 && y0 < y1) {
     const int columns = x1 - x0;
-    // First indices grow along an axis, and so do the last ones.
+    // First and last source indices both increase along an axis.
     const int low = p.columns.first[x0];
     const int span = p.columns.first[x1 - 1] + p.columns.count[x1 - 1] - low;
     const int begin = p.rows.first[y0];
@@ -166,8 +166,8 @@ __device__ static void prepare(const Launch& launch) {
           middle[r * TILE_WIDTH + i] = clip(red >> PRECISION) | clip(green >> PRECISION) << 8 |
                                               clip(blue >> PRECISION) << 16;
         }
-      // This also keeps the next rows out of `staged` until all columns are done; and `middle` is
-      // written again only after the next one.
+      // This barrier also keeps the next rows out of `staged` until all columns are done. `middle` is
+      // overwritten only after the next barrier.
       __syncthreads();
 
       for (int j = threadIdx.y; j < y1 - y0; j += blockDim.y) {
@@ -188,7 +188,7 @@ __device__ static void prepare(const Launch& launch) {
     }
   }
 
-  __syncthreads();  // a window that begins inside the tile: its sums are other threads' here
+  __syncthreads();  // if the window begins inside the tile, other threads computed these sums
   const Number* table = (const Number*)launch.table;
   const Number* outside = (const Number*)launch.outside;
   const long long area = (long long)launch.height * launch.width;
@@ -206,11 +206,11 @@ __device__ static void prepare(const Launch& launch) {
     }
 }
 
-// Numbers are copied, never computed with: FP16 travels as 16 bits, FP32 as 32.
+// Values are only copied: FP16 is handled as 16 bits, FP32 as 32 bits.
 #define KERNEL(name, number)                                                               \
-  extern "C" __global__ void name(const Picture* pictures, const void* table,              \
+  extern "C" __global__ void name(const Image* images, const void* table,              \
                                   const void* outside, void* out, int height, int width) { \
-    prepare<number>({pictures, table, outside, out, height, width});                       \
+    prepare<number>({images, table, outside, out, height, width});                       \
   }
 KERNEL(preprocess_fp16, u16)
 KERNEL(preprocess_fp32, u32)

@@ -1,7 +1,8 @@
-"""RGB by the standards' own real numbers: what the integer formula of `surface.py` is held against.
+"""The reference conversion to RGB, in the standards' real numbers.
 
-It shares no arithmetic and no table with the fast ways, so that a mistake there is not one here,
-too. It is slow, and made for a frame now and then.
+The audit and the tests compare the integer formula of `surface.py` with it. It shares no arithmetic
+and no table with the fast implementations, so that both cannot have the same mistake. It is slow,
+and meant for occasional frames.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ __all__ = ["rgb_by_the_standard"]
 
 Doubles = npt.NDArray[np.float64]
 
-# ITU-R BT.601-7, BT.709-6 and BT.2020-2: how much red and blue weigh in luma.
+# ITU-R BT.601-7, BT.709-6 and BT.2020-2: the weights of red and blue in luma.
 _RED = {"bt601": 0.299, "bt709": 0.2126, "bt2020": 0.2627}
 _BLUE = {"bt601": 0.114, "bt709": 0.0722, "bt2020": 0.0593}
-_BAND = 64  # rows at a time: real numbers of a whole 4K picture take half a gigabyte
+_BAND = 64  # rows at a time: in float64 a complete 4K frame takes half a gigabyte
 
 
 def rgb_by_the_standard(surface: Surface) -> npt.NDArray[np.uint8]:
-    """A picture as RGB uint8 [H, W, 3], in float64 and rounded once, at the end."""
+    """An image or a frame as RGB uint8 [H, W, 3], computed in float64 and rounded once."""
     height, width = surface.layout.height, surface.layout.width
     out = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _BAND):
@@ -40,7 +41,7 @@ def _parts(surface: Surface) -> int:
 
 
 def _part(surface: Surface, index: int, rows: npt.NDArray[np.intp]) -> Doubles:
-    """One component at every pixel of these rows: float64 [rows, width]."""
+    """One component, interpolated for every pixel of these rows: float64 [rows, width]."""
     layout, form = surface.layout, FORMATS[surface.layout.format]
     where, start, step = form.samples[index]
     samples = surface.planes[where][:, start::step]
@@ -58,9 +59,9 @@ def _part(surface: Surface, index: int, rows: npt.NDArray[np.intp]) -> Doubles:
 def _between(
     pixels: npt.NDArray[np.intp], reach: int, cosited: bool, length: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Doubles]:
-    """The chroma samples on both sides of each pixel of an axis, and the second one's share."""
+    """The chroma samples on both sides of each pixel of an axis, and the weight of the second."""
     last = -(-length // reach) - 1
-    centre = 0.0 if cosited else (reach - 1) / 2  # of a sample, in pixels from its first one
+    centre = 0.0 if cosited else (reach - 1) / 2  # of a sample, in pixels from its first pixel
     place = np.clip((pixels - centre) / reach, 0, last)
     before = np.floor(place).astype(np.intp)
     return before, np.minimum(before + 1, last), place - before
@@ -70,25 +71,25 @@ def _mix(
     samples: npt.NDArray[np.generic],
     before: npt.NDArray[np.intp],
     after: npt.NDArray[np.intp],
-    share: Doubles,
+    weight: Doubles,
 ) -> Doubles:
-    """Linear between rows of `samples`."""
+    """Linear interpolation between rows of `samples`."""
     first, second = (samples[index].astype(np.float64) for index in (before, after))
-    mixed: Doubles = first + (second - first) * share[:, None]
+    mixed: Doubles = first + (second - first) * weight[:, None]
     return mixed
 
 
 def _from_yuv(surface: Surface, y: Doubles, *chroma: Doubles) -> list[Doubles]:
-    """R, G and B, not clipped. Y is R = G = B of a grey picture."""
+    """R, G and B, not clipped. A grey image has R = G = B = Y."""
     colour = surface.layout.colour
-    black, light, reach = (0, 255, 255) if colour.full_range else (16, 219, 224)
-    luma = (y - black) / light
+    black, luma_range, chroma_range = (0, 255, 255) if colour.full_range else (16, 219, 224)
+    luma = (y - black) / luma_range
     if not chroma:
         return [255 * luma] * 3
     red, blue = _RED[colour.matrix], _BLUE[colour.matrix]
-    cb, cr = ((plane - 128) / reach for plane in chroma)
+    cb, cr = ((plane - 128) / chroma_range for plane in chroma)
     r = luma + 2 * (1 - red) * cr
     b = luma + 2 * (1 - blue) * cb
-    # Luma is the weighted sum of all three: what red and blue leave of it is green's.
+    # Luma is the weighted sum of R, G and B; solve it for G.
     g = (luma - red * r - blue * b) / (1 - red - blue)
     return [255 * part for part in (r, g, b)]

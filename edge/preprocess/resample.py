@@ -1,8 +1,9 @@
-"""Pillow's resize as tables of integers: which source pixels make an output pixel, and how much.
+"""Pillow's resize as integer tables: the source pixels and weights of each output pixel.
 
-`libImaging/Resample.c` (`precompute_coeffs`, `normalize_coeffs_8bpc`) and, for nearest,
-`ImagingScaleAffine` of `Geometry.c`. The same tables drive the CPU and the CUDA path: per axis
-`(2^21 + sum(weight * pixel)) >> 22`, clipped to 0..255, columns first and then rows.
+The arithmetic is that of `libImaging/Resample.c` (`precompute_coeffs`, `normalize_coeffs_8bpc`)
+and, for nearest, `ImagingScaleAffine` of `Geometry.c`. The CPU and the CUDA implementation use the
+same tables: per axis `(2^21 + sum(weight * pixel)) >> 22`, clipped to 0..255; columns first, then
+rows.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ class Taps:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The first source index that any output reads, and the one after the last."""
+        """The first source index that any output reads, and one past the last."""
         return int(self.first.min()), int((self.first + self.count).max())
 
 
 def taps(source: int, target: int, resample: int, start: int, length: int) -> Taps:
-    """The outputs `start` to `start + length` of an axis of `source` pixels resized to `target`.
+    """The table for an axis of `source` pixels resized to `target`: `length` outputs from `start`.
 
     resample: a number of `PIL.Image.Resampling`: nearest, lanczos, bilinear or bicubic.
     """
-    if source == target:  # Pillow leaves such an axis as it is
+    if source == target:  # Pillow does not change such an axis
         first = np.arange(start, start + length, dtype=np.int32)
         return Taps(first, np.ones(length, np.int32), _quantised(np.ones((length, 1))))
     if resample == NEAREST:
-        # Pillow adds up the steps, so that a product would round otherwise.
+        # Pillow adds up the steps; a product would round differently.
         steps = np.full(start + length, source / target)
         steps[0] *= 0.5
         first = np.cumsum(steps)[start:].astype(np.int32)
@@ -64,14 +65,14 @@ def taps(source: int, target: int, resample: int, start: int, length: int) -> Ta
     offset = np.arange(int(count.max()))
     place = (offset + first[:, None] - centre[:, None] + 0.5) * (1.0 / stretch)
     weights = np.where(offset < count[:, None], _filter(place, resample), 0.0)
-    # One after the other, as Pillow adds them: numpy's sum() takes pairs and rounds otherwise.
+    # Pillow adds sequentially; numpy's sum() adds pairwise and rounds differently.
     total = np.cumsum(weights, axis=1)[:, -1:]
     weights = np.divide(weights, total, out=weights, where=total != 0)
     return Taps(first.astype(np.int32), count.astype(np.int32), _quantised(weights))
 
 
 def _quantised(weights: Doubles) -> npt.NDArray[np.int32]:
-    """To 22 fractional bits, halves away from zero."""
+    """Weights with 22 fractional bits; halves are rounded away from zero."""
     scaled = weights * (1 << PRECISION)
     return np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int32)
 
@@ -89,7 +90,7 @@ def _filter(x: Doubles, resample: int) -> Doubles:
 
 
 def _sinc(x: Doubles) -> Doubles:
-    # The C library's sine, as in Pillow: numpy's own differs in the last bit on some processors.
+    # The C library's sine, as in Pillow: numpy's differs in the last bit on some CPUs.
     angle = x * math.pi
     sine = np.fromiter(map(math.sin, angle.ravel()), np.float64, x.size).reshape(x.shape)
     return np.divide(sine, angle, out=np.ones_like(x), where=x != 0)

@@ -321,9 +321,9 @@ def test_a_picture_that_no_memory_is_left_for_is_its_source_s_failure(driver, bu
         slot, small, large = on_gpu.slot(), noise("NV12", 64, 48), noise("NV12", 128, 96)
         label(on_gpu, [slot], [small])
         driver.fail("cuMemHostAlloc", OUT_OF_MEMORY)
-        with pytest.raises(SourceError, match="no memory is left for pictures of test") as caught:
+        with pytest.raises(SourceError, match="no memory is left for frames of test") as caught:
             slot.put(frame_of(large))
-        assert caught.value.hint == "have fewer cameras, or smaller pictures"
+        assert caught.value.hint == "use fewer cameras, or smaller frames"
         for surface in (small, large):  # nor is it written to what was let go
             found = label(on_gpu, [slot], [surface])
             assert np.array_equal(found, on_the_cpu(on_cpu, [surface]))

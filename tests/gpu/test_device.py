@@ -430,7 +430,7 @@ def test_any_call_that_fails_is_named_and_all_is_released(driver, call, code):
         device.stream.wait()
     name = "cuStreamSynchronize" if call == "run:scale" else call
     assert caught.value.problem.startswith(f"{name} failed: "), caught.value
-    words = {OUT_OF_MEMORY: "close other", LAUNCH_FAILED: "start again", DEVICE_LOST: "dmesg"}
+    words = {OUT_OF_MEMORY: "close other", LAUNCH_FAILED: "restart", DEVICE_LOST: "dmesg"}
     assert words[code] in caught.value.hint
 
 

@@ -11,7 +11,7 @@ import pytest
 from edge.errors import ImageError
 from edge.gpu.kernels import Nvrtc
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.cuda import KERNELS, IMAGE, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
+from edge.preprocess.cuda import IMAGE, KERNELS, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS

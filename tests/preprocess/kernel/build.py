@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.preprocess.cuda import KERNELS, PICTURE, SOURCE, describe, geometry, grid, tables
+from edge.preprocess.cuda import IMAGE, KERNELS, SOURCE, describe, geometry, grid, tables
 from edge.preprocess.spec import Preprocess
 from edge.preprocess.surface import FORMATS, DeviceSurface, Surface
 
@@ -61,7 +61,7 @@ class HostKernel:
         """A batch of surfaces -> [N, 3, height, width] of `number`."""
         made = [geometry(spec, s.layout.width, s.layout.height) for s in surfaces]
         table, outside = tables(spec, number)
-        pictures = np.zeros(len(surfaces), PICTURE)
+        pictures = np.zeros(len(surfaces), IMAGE)
         keep = []
         for record, surface, geometry_ in zip(pictures, surfaces, made, strict=True):
             packed, starts = geometry_.pack()

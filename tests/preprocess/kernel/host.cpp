@@ -5,7 +5,7 @@
 #include <cstddef>
 
 struct Parameters {
-  const Picture* pictures;
+  const Image* pictures;
   const void *table, *outside;
   void* out;
   int height, width;
@@ -35,15 +35,15 @@ struct Member {
   const char* name;
   size_t offset, size;
 };
-#define MEMBER(name) {#name, offsetof(Picture, name), sizeof(Picture::name)}
+#define MEMBER(name) {#name, offsetof(Image, name), sizeof(Image::name)}
 static const Member members[] = {
     MEMBER(planes), MEMBER(columns), MEMBER(rows), MEMBER(pitches), MEMBER(steps),
     MEMBER(channels), MEMBER(textures), MEMBER(kind), MEMBER(chroma_width), MEMBER(chroma_height),
     MEMBER(across), MEMBER(down), MEMBER(cosited_across), MEMBER(cosited_down), MEMBER(matrix),
     MEMBER(column_taps), MEMBER(row_taps), MEMBER(top), MEMBER(left), MEMBER(height),
-    MEMBER(width), MEMBER(order), MEMBER(staged), MEMBER(span), {"", sizeof(Picture), 0}};
+    MEMBER(width), MEMBER(order), MEMBER(staged), MEMBER(span), {"", sizeof(Image), 0}};
 
-extern "C" const Member* picture_layout() { return members; }
+extern "C" const Member* image_layout() { return members; }
 
 extern "C" void* make_texture(const void* memory, int pitch, int channels, int width, int height) {
   return new standin_texture{(const unsigned char*)memory, (unsigned long long)width,
