@@ -221,13 +221,14 @@ def run(
 
 def _warn_of_passwords(context: typer.Context) -> None:
     """Say which options hold a password that was typed, and not taken from the environment."""
-    from edge.sources.uris import tells_password
+    from edge.sources.uris import contains_password
 
     shown = []
     for name in ("source", "mqtt", "record"):
         given, origin = context.params[name], context.get_parameter_source(name)
         texts = given if isinstance(given, list) else [given or ""]
-        if origin is not None and origin.name == "COMMANDLINE" and any(map(tells_password, texts)):
+        typed = origin is not None and origin.name == "COMMANDLINE"
+        if typed and any(map(contains_password, texts)):
             shown.append(f"--{name}")
     if shown:
         console.warn(

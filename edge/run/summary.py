@@ -52,7 +52,7 @@ class Histogram:
         return [sum(bins[: end + 1]) for end in ends]
 
     def percentile(self, percent: float) -> float | None:
-        """The milliseconds that `percent` % of the durations do not exceed; None if there are none."""
+        """The milliseconds that `percent` of all durations do not exceed, or None."""
         rank, total = max(1, math.ceil(self.count * percent / 100)), 0
         for index, count in enumerate(self._bins):
             total += count

@@ -1,77 +1,80 @@
-"""How old the frames of a stream are, by a sender's clock whose zero and speed are not quite known.
+"""`Ages`: the age of frames by a sender's clock whose offset and speed are unknown.
 
-A frame is late by the time between what that clock said when it was taken, and now. The one that
-was least late was fresh; another is as much older as it is later. If the clock is slow, each frame
-seems a little later than the one before: so what was least grows, at the speed at which clocks
-differ. Frames that queue up somewhere on the way become late much faster than that.
+The lateness of a frame is the local time now minus its timestamp, so it includes the unknown offset
+of the sender's clock. The frame with the least lateness was fresh; the age of any other frame is
+the difference to it. If the sender's clock is slow, lateness grows a little with every frame, so
+the least lateness is raised at the rate by which clocks may differ. Frames that queue up on the way
+become late much faster than that.
 
-Cameras' clocks are worse than crystals: one that stamps thirtieths of a second on 29.97 frames, or
-on 29, seems to fall back by 1 or 33 ms each second, for ever, and all its frames are fresh.
+Clocks of cameras are worse than crystals: a camera that stamps thirtieths of a second on 29.97 or
+29 frames per second seems to fall back by 1 or 33 ms every second, although all its frames are
+fresh.
 
-What a frame bears may also be no time at all: a bit that was flipped on the way sends it into the
-future, and GStreamer, for which time never goes back, then gives the next ones that same time. So
-it does when a camera sets its clock back, and then for as long as the connection lasts.
+A timestamp may also be wrong. A flipped bit moves one into the future; GStreamer, whose time never
+goes back, then gives the following frames that same time. It does the same when a camera sets its
+clock back, for the rest of the connection.
 """
 
 from __future__ import annotations
 
 __all__ = ["Ages", "TimestampAges"]
 
-# Of the time that frames say has passed: what a camera's clock may lose, and what a crystal does.
-_CAMERA, _CRYSTAL = 0.05, 5e-4
-_JUMP = 0.1  # seconds by which a frame is later than any clock explains: it was held up
+# The share of elapsed time that the clock of a camera, and a crystal, may lose.
+_CAMERA_DRIFT, _CRYSTAL_DRIFT = 0.05, 5e-4
+_JUMP = 0.1  # seconds: more lateness than any drift explains; the frame was held up
 
 
 class Ages:
-    """The frames of one connection, in their order; seconds throughout.
+    """The ages of the frames of one connection, in their order. All values are seconds.
 
-    least  by how much the freshest frame was late, by both clocks: of use in differences only
+    least  the lateness of the freshest frame; its offset is unknown, so only differences mean
+           something
     """
 
     def __init__(self) -> None:
         self.least = float("inf")
-        self._taken = float("inf")
+        self._captured = float("inf")
 
-    def age(self, taken: float, now: float) -> float:
-        """How much older the next frame is than a fresh one, never negative.
+    def age(self, captured: float, now: float) -> float:
+        """How much older the next frame is than a fresh one; never negative.
 
-        taken: when, by the sender's clock. now: by our own. A sender's clock that is set back makes
-        all frames old from then on: only a new connection, with new `Ages`, mends that.
+        captured: by the sender's clock. now: by the local clock. If the sender's clock is set back,
+        all later frames appear old: only a new connection, with new `Ages`, fixes that.
         """
-        late, passed = now - taken, max(0.0, taken - self._taken)
-        drifted = self.least + _CAMERA * passed
+        late, elapsed = now - captured, max(0.0, captured - self._captured)
+        drifted = self.least + _CAMERA_DRIFT * elapsed
         if late > drifted + _JUMP:
-            drifted = self.least + _CRYSTAL * passed
+            drifted = self.least + _CRYSTAL_DRIFT * elapsed
         self.least = min(late, drifted)
-        self._taken = taken
+        self._captured = captured
         return late - self.least
 
 
 class TimestampAges(Ages):
-    """Of frames whose times came over a network, from others: some may be wrong.
+    """The ages of frames with timestamps from a network, some of which may be wrong.
 
-    A frame whose time is not after the one before, or is ahead of all that is known of that clock
-    without the next one's being so too, is taken to be as old as the one before.
+    A timestamp is not trusted if it is not after the previous one, or if it is ahead of all that is
+    known of the clock and the next one is not. Such a frame gets the age of the previous one.
 
-    still  seconds for which times stand still: after long, nothing is known of any age
+    frozen_for  seconds since the timestamp last changed; after a while no age is known any more
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._stamp, self._age = float("-inf"), 0.0
         self._ahead = False
-        self.still = self._moved = 0.0
+        self.frozen_for = self._changed_at = 0.0
 
-    def age(self, taken: float, now: float) -> float:
-        """As `Ages.age`; seconds."""
-        before, self._stamp = self._stamp, taken
-        if taken != before:
-            self._moved = now
-        self.still = now - self._moved
-        doubted, self._ahead = self._ahead, float("inf") > self.least > now - taken + _JUMP
-        # Some cameras have two frames of one time, and that is no reason to believe neither.
-        if taken < before or self.still > _JUMP:
-            self.least = now - taken - self._age
-        elif taken > before and (doubted or not self._ahead):
-            self._age = super().age(taken, now)
+    def age(self, captured: float, now: float) -> float:
+        """As `Ages.age`."""
+        before, self._stamp = self._stamp, captured
+        if captured != before:
+            self._changed_at = now
+        self.frozen_for = now - self._changed_at
+        was_ahead, self._ahead = self._ahead, float("inf") > self.least > now - captured + _JUMP
+        # Some cameras send two frames with one timestamp; that alone makes neither wrong.
+        if captured < before or self.frozen_for > _JUMP:
+            self.least = now - captured - self._age
+        elif captured > before and (was_ahead or not self._ahead):
+            self._age = super().age(captured, now)
         return self._age

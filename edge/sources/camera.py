@@ -1,4 +1,4 @@
-"""What a person asks of one source: plain data, from the command line or a configuration file."""
+"""`Camera`: the settings of one source, from the command line or a configuration file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["STALL", "Camera", "Thinning", "Transport", "unused_options", "with_u
 Transport: TypeAlias = Literal["tcp", "udp"]
 STALL = 10.0
 
-# The sources to which an option means something.
-_MEANS: dict[str, Callable[[str], bool]] = {
+# The sources to which an option applies.
+_APPLIES: dict[str, Callable[[str], bool]] = {
     "realtime": lambda uri: not is_live(uri),
     "loop": lambda uri: not is_live(uri),
     "transport": is_rtsp,
@@ -25,20 +25,20 @@ _MEANS: dict[str, Callable[[str], bool]] = {
 
 @dataclass(frozen=True)
 class Camera:
-    """One source, as asked for.
+    """The settings of one source.
 
-    uri        test://, file://, /dev/video0, v4l2://, csi://, rtsp(s)://, http(s)://, gst:
-    name       what results call it; by default its URI without credentials
-    every      label each N-th frame, and let the others go before anything is spent on them
-    max_fps    label at most so many frames a second
-    stall      seconds without a frame after which a camera is opened anew
-    realtime   play a file at its own speed, the newest frame first, like a camera
-    loop       begin a file again at its end
-    transport  of RTSP
-    credentials  netrc file with users and passwords by host; by default EDGE_CREDENTIALS names it
+    uri          test://, file://, /dev/video0, v4l2://, csi://, rtsp(s)://, http(s)://, gst:
+    name         its name in results; by default the URI without credentials
+    every        label every N-th frame; the others are dropped before any work is done on them
+    max_fps      label at most so many frames per second
+    stall        seconds without a frame after which a camera is reconnected
+    realtime     read a video at its own speed and drop late frames, like a camera
+    loop         start a video over at its end
+    transport    of RTSP
+    credentials  netrc file with users and passwords by host; by default that of EDGE_CREDENTIALS
     """
 
-    uri: str = field(repr=False)  # there may be a password in it
+    uri: str = field(repr=False)  # may hold a password
     name: str = ""
     every: int = 1
     max_fps: float | None = None
@@ -50,14 +50,14 @@ class Camera:
 
 
 def with_unique_names(cameras: Iterable[Camera]) -> list[Camera]:
-    """The cameras, each with a name of its own: of the same one twice, the second is called #2."""
+    """The cameras, each with a unique name: the second of the same name gets the suffix #2."""
     found: dict[str, Camera] = {}
     for camera in cameras:
-        name = first = camera.name or _name_of(camera.uri)
-        same = 1
+        name = base = camera.name or _name_of(camera.uri)
+        count = 1
         while name in found:
-            same += 1
-            name = f"{first}#{same}"
+            count += 1
+            name = f"{base}#{count}"
         found[name] = replace(camera, name=name)
     return list(found.values())
 
@@ -68,7 +68,7 @@ def _name_of(typed: str) -> str:
 
 
 def _uri_of(typed: str) -> str:
-    """As `as_uri`, but "" for what it refuses: that is raised again where it is opened."""
+    """As `as_uri`, but "" for an invalid source: its error is raised when it is opened."""
     try:
         return as_uri(typed)
     except SourceError:
@@ -76,22 +76,22 @@ def _uri_of(typed: str) -> str:
 
 
 def unused_options(cameras: Sequence[Camera]) -> list[str]:
-    """The keys that were asked for and mean nothing to any of these cameras.
+    """The options that were given and apply to none of these cameras.
 
-    A `gst:` pipeline may be anything, and so may what a `${VARIABLE}` stands for.
+    A `gst:` pipeline or a `${VARIABLE}` may be any kind of source, so every option applies to it.
     """
-    found = []
-    for key, means in _MEANS.items():
-        usual = Camera.__dataclass_fields__[key].default
-        asked = [_uri_of(camera.uri) for camera in cameras if getattr(camera, key) != usual]
-        unknown = any(uri.startswith("gst:") or VARIABLE.match(uri) for uri in asked)
-        if asked and not unknown and not any(means(uri) for uri in asked):
-            found.append(key)
-    return found
+    unused = []
+    for key, applies in _APPLIES.items():
+        default = Camera.__dataclass_fields__[key].default
+        uris = [_uri_of(camera.uri) for camera in cameras if getattr(camera, key) != default]
+        unknown = any(uri.startswith("gst:") or VARIABLE.match(uri) for uri in uris)
+        if uris and not unknown and not any(applies(uri) for uri in uris):
+            unused.append(key)
+    return unused
 
 
 class Thinning:
-    """Which frames of a source are wanted: each N-th, and at most so many a second."""
+    """Decides which frames of a source are labelled: every N-th, at most so many per second."""
 
     def __init__(self, every: int = 1, max_fps: float | None = None):
         self._every = every
@@ -99,13 +99,13 @@ class Thinning:
         self._due: float | None = None
 
     def wants(self, number: int, seconds: float) -> bool:
-        """number: the frame's place among all, from 0; seconds: on any clock that goes forward."""
+        """number: of the frame, from 0. seconds: its time, on any clock that runs forward."""
         if number % self._every:
             return False
         if not self._period:
             return True
         due = seconds if self._due is None else self._due
-        # A clock that went back, or on by a long way, begins anew; else rates would be off by it.
+        # After a jump of the clock, back or far ahead, the schedule restarts from the new time.
         if not -2 < (seconds - due) / self._period < 2:
             due = seconds
         if seconds < due - self._period * 1e-3:
@@ -114,5 +114,5 @@ class Thinning:
         return True
 
     def spacing(self, interval: float) -> float:
-        """Seconds between frames that are wanted, of a source whose frames are `interval` apart."""
+        """Seconds between wanted frames, if frames come every `interval` seconds."""
         return max(self._every * interval, self._period)

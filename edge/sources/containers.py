@@ -1,4 +1,4 @@
-"""Is a video file whole? Demuxers play what is there of one that was cut off, and say nothing."""
+"""`missing_bytes`: detects truncated video files, which demuxers read without an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["missing_bytes"]
 def missing_bytes(path: Path) -> int:
     """How many bytes an MP4, MOV, Matroska or WebM file lacks at its end, by its own headers.
 
-    0 for a whole file, and for one of another kind or of unknown length.
+    0 for a complete file, and for one of another kind or of unknown length.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -33,14 +33,14 @@ def _end_of_boxes(file: IO[bytes], size: int) -> int:
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0: to the end of the file, and all else is no box
+        if length < 8:  # 0: up to the end of the file; anything else is not a box
             return size
         end += length
     return end
 
 
 def _end_of_segment(file: IO[bytes]) -> int:
-    """Where Matroska's Segment ends (RFC 8794: element = ID, size, data); 0 if it does not say."""
+    """Where Matroska's Segment ends (RFC 8794: element = ID, size, data); 0 if unknown."""
     for _ in range(2):  # the EBML header, then the Segment
         _vint(file, keep_marker=True)
         length, unknown = _vint(file, keep_marker=False)
@@ -51,7 +51,7 @@ def _end_of_segment(file: IO[bytes]) -> int:
 
 
 def _vint(file: IO[bytes], *, keep_marker: bool) -> tuple[int, bool]:
-    """A number of variable length, and whether all its bits are 1: an unknown size."""
+    """A variable-length integer, and whether all its bits are 1, which is an unknown size."""
     first = file.read(1)
     if not first or not first[0]:
         return 0, True

@@ -1,4 +1,4 @@
-"""What is done to a source's pictures before they are read, as far as people should know of it."""
+"""Diagnostics about the conversions that GStreamer applies to the frames of a source."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Any
 
 from edge.errors import SourceError
 
-__all__ = ["alternate", "check_not_alternate", "conversions"]
+__all__ = ["alternate_error", "check_not_alternate", "conversions"]
 
-_ALTERNATE = "format:Interlaced"  # each buffer one field: a feature of caps, since it changes sizes
+_ALTERNATE = "format:Interlaced"  # each buffer is one field: a caps feature, since it changes sizes
 _DEINTERLACE = "deinterlace ! videoconvert"
 
 
-def conversions(name: str, made: Any, read: Any) -> Iterator[str]:
-    """What to say of a source, once.
+def conversions(name: str, produced: Any, delivered: Any) -> Iterator[str]:
+    """Messages about a source, to be logged once.
 
-    made: caps of what its camera or decoder made. read: caps of what arrives, made of it.
+    produced: caps of the frames of its camera or decoder. delivered: caps of what reaches the sink.
     """
-    before, after = (caps.get_structure(0).get_string("format") for caps in (made, read))
-    memory = made.get_features(0).to_string()
-    # Elsewhere it is no work of the CPU's: a Jetson's nvvidconv, for one.
+    before, after = (caps.get_structure(0).get_string("format") for caps in (produced, delivered))
+    memory = produced.get_features(0).to_string()
+    # Other memory is converted by hardware, such as the nvvidconv of a Jetson.
     if before != after and memory in ("memory:SystemMemory", ""):
         yield f"{name}: the CPU converts each frame from {before} to {after}, with videoconvert"
-    if made.get_structure(0).get_string("interlace-mode") in ("interleaved", "mixed"):
+    if produced.get_structure(0).get_string("interlace-mode") in ("interleaved", "mixed"):
         yield (
-            f"{name}: its pictures are interlaced and are read as they are, two moments in one; "
-            f"to part them end a pipeline of your own with: {_DEINTERLACE}"
+            f"{name}: its frames are interlaced and are used as they are, with two moments in one; "
+            f"to separate them end a custom pipeline with: {_DEINTERLACE}"
         )
 
 
-def check_not_alternate(name: str, made: Any) -> None:
-    """Raises SourceError when each buffer is but one field of a picture. made: caps, or None."""
-    if made is not None and made.get_features(0).contains(_ALTERNATE):
-        raise alternate(name)
+def check_not_alternate(name: str, produced: Any) -> None:
+    """Raises SourceError if each buffer is only one field of a frame. produced: caps, or None."""
+    if produced is not None and produced.get_features(0).contains(_ALTERNATE):
+        raise alternate_error(name)
 
 
-def alternate(name: str) -> SourceError:
-    """The error for a source of single fields."""
+def alternate_error(name: str) -> SourceError:
+    """The error for a source that delivers single fields."""
     return SourceError(
-        f"{name} delivers fields one by one (interlace-mode=alternate), and no whole pictures",
-        f"put them together in a pipeline: gst:... ! {_DEINTERLACE}",
+        f"{name} delivers single fields (interlace-mode=alternate), not complete frames",
+        f"combine them in a custom pipeline: gst:... ! {_DEINTERLACE}",
     )

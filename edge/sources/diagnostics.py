@@ -1,4 +1,4 @@
-"""What GStreamer's errors mean to the person who gave the URI, and what mends them."""
+"""`explain`: GStreamer errors and unreachable hosts as SourceErrors with a hint."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import AccessError, SilenceError, SourceError
-from edge.sources.conversions import alternate
+from edge.sources.conversions import alternate_error
 from edge.sources.credentials import Access
 from edge.sources.gst import gstreamer
 from edge.sources.pipelines import GATE, SINK
 from edge.sources.uris import address_of, device_of, is_network, is_tls
 
-__all__ = ["explain", "knock", "silence", "trusted_file"]
+__all__ = ["connection_error", "explain", "stall_error", "trusted_file"]
 
 _TRUSTED = "SSL_CERT_FILE"
 
-# Which Debian package holds an element; the first pattern that matches names it.
+# The Debian package of an element, by the first pattern that matches.
 _PACKAGES = (
     (r"nv.*", "nvidia-l4t-gstreamer (on a Jetson)"),
     (r"avdec_.*", "gstreamer1.0-libav"),
@@ -35,13 +35,13 @@ _DECODERS = "gstreamer1.0-libav gstreamer1.0-plugins-good gstreamer1.0-plugins-b
 def explain(
     access: Access, error: Any, debug: str | None = None, *, missing: str = ""
 ) -> SourceError:
-    """What a GStreamer error (GLib.Error, its debug text) means to somebody who gave a source.
+    """The SourceError for a GStreamer error (GLib.Error and its debug text) of a source.
 
-    `missing` is the decoder or demuxer that GStreamer looked for in vain, in its own words.
+    missing: the decoder or demuxer that GStreamer did not find, by its own description.
     """
     name, uri = access.name, access.uri
-    # A parse error may repeat a property's value, and that may be an address with a password.
-    reason = access.hide(error.message).rstrip(".")
+    # A parse error may contain the value of a property, such as an address with a password.
+    reason = access.redact(error.message).rstrip(".")
     code = error.code if error.domain == "gst-resource-error-quark" else None
 
     if element := re.match(r'no element "(.+?)"', error.message):
@@ -53,21 +53,21 @@ def explain(
     if "text/" in missing:
         return SourceError(
             f"{name} is a page of text, not a video",
-            "look the address of its stream up in the camera's manual",
+            "find the address of its stream in the camera's manual",
         )
     if missing:
         return SourceError(
             f"GStreamer has no {missing}, which {name} needs", f"run: sudo apt install {_DECODERS}"
         )
     if is_network(uri):
-        return _of_a_stream(access, error, reason, debug or "")
+        return _explain_network_error(access, error, reason, debug or "")
     if uri.startswith(("/dev/", "v4l2://")):
         device = device_of(uri)
         if code == gstreamer().ResourceError.BUSY:
             return SourceError(f"the camera {name} is busy", f"see who: fuser -v {device}")
         if "not-negotiated" in (debug or ""):
             return SourceError(
-                f"the camera {name} has no such mode",
+                f"the camera {name} does not have this mode",
                 f"see what it offers: v4l2-ctl --list-formats-ext -d {device}",
             )
         return SourceError(
@@ -84,98 +84,101 @@ def explain(
             reason = "it has no video stream"
         return SourceError(
             f"{name} is not a video ({reason})",
-            "copy it again, whole, or convert it: ffmpeg -i FILE out.mp4",
+            "copy it again, or convert it: ffmpeg -i FILE out.mp4",
         )
     if uri.startswith("test://"):
         return SourceError(f"{name} cannot be shown ({reason})", "use test://ball")
-    alone = name.removeprefix("gst:").strip()
-    # What a pipeline says of itself is found before it runs, and told as a failure to link.
+    description = name.removeprefix("gst:").strip()
+    # A mismatch that the pipeline's own caps show is found before it runs, as a failure to link.
     if "alternate" in uri and re.search(rf"link .*\b({SINK}|{GATE} to)\b", reason):
-        return alternate(name)
+        return alternate_error(name)
     # Nothing is converted for a GPU: see `pipeline`.
     if f"could not link {GATE} to capsfilter" in reason:
         return SourceError(
-            f"the pipeline {name} ends in pictures that the GPU does not read",
+            f"the pipeline {name} ends in a format that the GPU does not read",
             "end it with: videoconvert ! video/x-raw,format=NV12",
         )
     return SourceError(
         f"the pipeline {name} fails ({reason})",
-        f"try it alone: gst-launch-1.0 -v {alone} ! fakesink",
+        f"test it alone: gst-launch-1.0 -v {description} ! fakesink",
     )
 
 
-def _of_a_stream(access: Access, error: Any, reason: str, debug: str) -> SourceError:
-    """What an error of rtspsrc, souphttpsrc or of what follows them means."""
-    name, place, resource = access.name, access.place, gstreamer().ResourceError
+def _explain_network_error(access: Access, error: Any, reason: str, debug: str) -> SourceError:
+    """The SourceError for an error of rtspsrc, souphttpsrc, or the elements after them."""
+    name, camera, resource = access.name, access.camera, gstreamer().ResourceError
     code = error.code if error.domain == "gst-resource-error-quark" else None
     if code == resource.NOT_AUTHORIZED and (access.user or access.password):
         return AccessError(
-            f"{place} refuses this user name or password",
-            "check them; in a URI write %40 for @ and %2F for /, or name them: ${PASSWORD}",
+            f"{camera} refuses this user name or password",
+            "check them; in a URI write %40 for @ and %2F for /, or use a variable: ${PASSWORD}",
         )
     if code == resource.NOT_AUTHORIZED:
         return AccessError(
-            f"{place} asks for a user name and a password",
-            "write ://${USER}:${PASSWORD}@HOST/... and export both, or name a netrc file: "
+            f"{camera} requires a user name and a password",
+            "write ://${USER}:${PASSWORD}@HOST/... and export both, or use a netrc file: "
             "--credentials FILE",
         )
     if code == resource.NOT_FOUND:
         return SourceError(
-            f"{place} has no stream at this path: {name}", "look the path up in the camera's manual"
+            f"{camera} has no stream at this path: {name}", "find the path in the camera's manual"
         )
     if "any UDP packets" in debug:
         return SourceError(
-            f"{place} plays, but none of its UDP packets arrive",
-            "let UDP through the firewall, or leave out: --transport udp",
+            f"{camera} is connected, but none of its UDP packets arrive",
+            "allow UDP in the firewall, or omit: --transport udp",
         )
     if "allow more transport protocols" in reason:
         return SourceError(
-            f"{place} sends no video this way",
-            # Nothing that GStreamer says tells which way it was, or whether it offers any video.
-            "try the other way, with --transport udp or without it; or another path of the camera",
+            f"{camera} sends no video over this transport",
+            # GStreamer does not report which transport it was, or whether there is any video.
+            "try again with --transport udp, or without it; or use another path of the camera",
         )
     if "multipartdemux" in debug:
         return SourceError(
-            f"{name} is no stream of JPEGs",
-            "look the address of its MJPEG stream up in the camera's manual",
+            f"{name} is not an MJPEG stream",
+            "find the address of its MJPEG stream in the camera's manual",
         )
     if "not-linked" in debug:
-        return SourceError(f"{name} has no video stream", "look for another path of the camera")
+        return SourceError(f"{name} has no video stream", "use another path of the camera")
     if address_of(access.uri) is None:
         return SourceError(
             f"{name} has no valid host and port",
             "write rtsp://HOST:PORT/..., and in a password %2F for /, %3F for ? and %23 for #",
         )
     if code == resource.OPEN_READ and access.uri.startswith("http"):
-        return SourceError(f"{place} answers: {reason}", "restart the camera, or try again later")
-    return knock(access) or SourceError(
-        f"the stream of {place} broke off ({reason})",
-        "see what the camera says: edge run --dry-run prints a pipeline to try alone",
+        return SourceError(f"{camera} answers: {reason}", "restart the camera, or try again later")
+    return connection_error(access) or SourceError(
+        f"the stream of {camera} was interrupted ({reason})",
+        "test the camera alone, with the pipeline that edge run --dry-run prints",
     )
 
 
-def silence(uri: str, name: str, seconds: float, behind: bool) -> SilenceError:
-    """What it means that no frame came for so long; `behind`: decoded they were."""
-    if behind:
+def stall_error(uri: str, name: str, seconds: float, not_converted: bool) -> SilenceError:
+    """The error for a source that sent no frame for so many seconds.
+
+    not_converted: frames were decoded, but their conversion returned none.
+    """
+    if not_converted:
         return SilenceError(
-            f"frames of {name} were decoded, and none was converted within {seconds:g} s",
-            "see what converts them: edge run --dry-run prints a pipeline to try alone",
+            f"frames of {name} were decoded, but none was converted within {seconds:g} s",
+            "test the conversion alone, with the pipeline that edge run --dry-run prints",
         )
-    mends = {
-        "file": "the file may be cut off: copy it again, whole",
-        "gst:": "try the pipeline alone, with gst-launch-1.0",
+    hints = {
+        "file": "the file may be truncated: copy it again",
+        "gst:": "test the pipeline alone, with gst-launch-1.0",
     }
     return SilenceError(
         f"no frame came from {name} within {seconds:g} s",
-        mends.get(uri[:4], "check that the camera is on, and that nothing else uses it"),
+        hints.get(uri[:4], "check that the camera is on, and that nothing else uses it"),
     )
 
 
-def knock(access: Access, timeout: float = 2.0) -> SourceError | None:
-    """Why the host of a source cannot be reached; None if it can, or if there is none.
+def connection_error(access: Access, timeout: float = 2.0) -> SourceError | None:
+    """Why the host of a source cannot be reached; None if it can, or if the source has no host.
 
-    GStreamer takes long to find out, and does not say: one plain connection is tried, and over TLS
-    the certificate is read. timeout: seconds.
+    GStreamer takes long to notice, and does not report the reason. So this opens one plain
+    connection, and over TLS checks the certificate. timeout: seconds.
     """
     address = address_of(access.uri)
     if address is None:
@@ -189,40 +192,41 @@ def knock(access: Access, timeout: float = 2.0) -> SourceError | None:
                 context.wrap_socket(connection, server_hostname=address[0]).close()
     except ssl.SSLCertVerificationError as error:
         return SourceError(
-            f"the certificate of {access.place} is not trusted ({error.verify_message})",
-            f"name a PEM file that has it: export {_TRUSTED}=camera.pem; or put it into "
+            f"the certificate of {access.camera} is not trusted ({error.verify_message})",
+            f"export {_TRUSTED}=camera.pem, a PEM file that contains it; or copy it to "
             "/usr/local/share/ca-certificates as .crt, and run: sudo update-ca-certificates",
         )
     except ssl.SSLError as error:
         scheme = access.uri.partition("://")[0]
         return SourceError(
-            f"{access.place} does not speak TLS ({error.reason})",
+            f"{access.camera} does not speak TLS ({error.reason})",
             f"write {scheme[:-1]}:// for {scheme}://",
         )
     except UnicodeError:
-        return SourceError(f"{access.place} is no name of a host", "check its spelling")
+        return SourceError(f"{access.camera} has an invalid host name", "check its spelling")
     except OSError as error:
         return SourceError(
-            f"{access.place} cannot be reached ({error.strerror or error})",
+            f"{access.camera} cannot be reached ({error.strerror or error})",
             "check its address, its power and the network",
         )
     return None
 
 
 def trusted_file() -> Path | None:
-    """The PEM file that SSL_CERT_FILE names: its certificates are trusted, and not the system's.
+    """The PEM file of SSL_CERT_FILE, whose certificates are trusted instead of the system's.
 
-    OpenSSL reads it by itself; GStreamer is told. Raises SourceError when it cannot be read.
+    OpenSSL reads the variable itself; GStreamer has to be given the file. Raises SourceError if it
+    cannot be read.
     """
-    named = os.environ.get(_TRUSTED)
-    if not named:
+    path = os.environ.get(_TRUSTED)
+    if not path:
         return None
     try:
-        ssl.create_default_context(cafile=named)
+        ssl.create_default_context(cafile=path)
     except OSError as error:  # ssl.SSLError is one
         raise SourceError(
-            f"{_TRUSTED} names {named}, which holds no certificates "
-            f"({error.strerror or 'it is no PEM file'})",
-            f"name a PEM file, or: unset {_TRUSTED}",
+            f"{_TRUSTED} is {path}, which holds no certificates "
+            f"({error.strerror or 'not a PEM file'})",
+            f"set it to a PEM file, or: unset {_TRUSTED}",
         ) from error
-    return Path(named).absolute()
+    return Path(path).absolute()

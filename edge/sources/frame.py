@@ -1,7 +1,7 @@
-"""One picture from a source, as a view on the memory GStreamer wrote it to.
+"""`Frame`: one picture of a stream, as a view of the memory to which GStreamer wrote it.
 
-Nothing is copied: the frame keeps the mapped buffer alive, and the buffer is unmapped and goes
-back to its pool when the last that looks at it is gone.
+Nothing is copied. The frame keeps the mapped buffer alive; the buffer is unmapped and returns to
+its pool when the last reference to it is gone.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from edge.preprocess.surface import DeviceSurface, Surface
 
 __all__ = ["DeviceReader", "Frame", "FramePath"]
 
-# Where a frame's bytes lie, and how the GPU gets at them.
+# The kind of memory in which a frame lies, and how the GPU accesses it.
 FramePath: TypeAlias = Literal["system", "nvmm-pitch", "nvmm-block-linear", "nvmm-cuda", "cuda"]
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture.
+    """One picture of a stream.
 
     source    the name of its source, without credentials
-    number    its place among the frames the source produced, from 0; a dropped frame leaves a gap
-    pts       stream time in seconds, or None when the source gives none
-    captured  `time.monotonic()` seconds at which the picture was at the source
-    path      the memory it lies in
-    surface   the picture: its format, size and colours, and where its planes are
-    owner     keeps the memory of `surface` alive: hold it until the GPU has read what it was given
-    reader    brings a picture from the GPU's memory
-    live      newer ones follow, whether it is used or not
+    number    counts the frames that the source produced, from 0; a dropped frame leaves a gap
+    pts       presentation time in seconds, or None if the source has none
+    captured  `time.monotonic()` seconds at which the frame was at its source
+    path      the kind of memory in which it lies
+    surface   its pixel format, size and colours, and where its planes are
+    owner     keeps the memory of `surface` alive: hold it until the GPU has finished reading
+    reader    copies surfaces from the memory of the GPU
+    live      newer frames follow, whether this one is used or not
     """
 
     source: str
@@ -47,36 +47,36 @@ class Frame:
     live: bool = False
 
     @property
-    def picture(self) -> Surface:
-        """The picture in memory that the CPU reads; of one in the GPU's memory a copy each time.
+    def host_surface(self) -> Surface:
+        """The surface in memory that the CPU reads; for a frame in GPU memory a new copy each time.
 
-        Raises SourceError for one that cannot be brought from there.
+        Raises SourceError if it cannot be copied from there.
         """
         if isinstance(self.surface, Surface):
             return self.surface
-        assert self.reader is not None  # which made the surface
+        assert self.reader is not None  # it made the surface
         return self.reader.download(self.surface)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """The picture for people's eyes: RGB uint8 [H, W, 3], read-only, of any row stride.
+        """The frame for display: RGB uint8 [H, W, 3], read-only, with any row stride.
 
-        Of packed RGB in any order it is a view, of other formats a new array each time.
-        Raises SourceError for a picture that cannot be brought from the GPU's memory.
+        For packed RGB in any order it is a view, for other formats a new array each time.
+        Raises SourceError if the frame cannot be copied from the memory of the GPU.
         """
-        pixels = to_rgb(self.picture)
+        pixels = to_rgb(self.host_surface)
         pixels.flags.writeable = False
         return pixels
 
 
 class DeviceReader(Protocol):
-    """Reads samples whose memory is the GPU's."""
+    """Reads samples that lie in the memory of the GPU."""
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
-        """The picture, the path, and what must live while the GPU may read it.
+        """The surface, its memory path, and the owner to hold while the GPU may read it.
 
         Raises SourceError.
         """
 
     def download(self, surface: DeviceSurface) -> Surface:
-        """A copy of a picture in memory that the CPU reads. Raises SourceError."""
+        """A copy of a surface in memory that the CPU reads. Raises SourceError."""

@@ -1,4 +1,4 @@
-"""A pipeline's text becomes a pipeline, with the credentials that it needs; and what came of it."""
+"""`launch`: builds the GStreamer pipeline of a camera and sets its credentials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge.errors import require
 from edge.sources.camera import Camera
 from edge.sources.credentials import Access
 from edge.sources.diagnostics import explain, trusted_file
-from edge.sources.gst import gstreamer, pipeline_of
+from edge.sources.gst import gstreamer, parse_pipeline
 from edge.sources.pipelines import CAMERA, pipeline
 from edge.sources.uris import is_rtsp, is_tls
 
@@ -19,14 +19,14 @@ __all__ = ["decoder_of", "has_camera", "launch"]
 
 
 def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> Any:
-    """The Gst.Pipeline of a camera, not started yet. Raises SourceError."""
+    """The Gst.Pipeline of a camera, not started. Raises SourceError."""
     _prefer_hardware()
-    with access.hidden():
+    with access.redacting():
         text = pipeline(replace(camera, uri=access.uri), platform=platform, gpu=gpu)
     try:
-        built = pipeline_of(text)
+        built = parse_pipeline(text)
     except require("gi.repository.GLib").Error as error:
-        # Not chained: the original repeats the pipeline, keys and all.
+        # Not chained: the original error contains the pipeline with its secrets.
         raise explain(access, error) from None
     if access.user or access.password:
         source = built.get_by_name(CAMERA)
@@ -42,14 +42,15 @@ def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) 
 
 
 class _FirstVideo:
-    """Of the streams that an RTSP camera offers, its first video; the others are not asked for.
+    """Selects the first video stream that an RTSP camera offers, and no other stream.
 
-    Of two videos, such as heat and light, rtspsrc would give the one that comes first: another one
-    at each opening. This holds nothing of the pipeline that holds it: no cycle, no leak.
+    With two videos, such as thermal and visible light, rtspsrc would use the one that arrives
+    first, which differs between connections. This object does not refer to the pipeline that refers
+    to it: a reference cycle would leak.
     """
 
     def __init__(self) -> None:
-        self._chosen: int | None = None  # by its number: it may be asked for more than once
+        self._chosen: int | None = None  # a number: rtspsrc may ask more than once
 
     def __call__(self, _source: Any, number: int, caps: Any) -> bool:
         is_video = caps.get_structure(0).get_string("media") == "video"
@@ -60,10 +61,10 @@ class _FirstVideo:
 
 @lru_cache(maxsize=1)
 def _prefer_hardware() -> None:
-    """Of two decoders of the same rank the one in hardware is taken, where names would decide.
+    """Prefer the hardware decoder of two with the same rank, where the name would decide.
 
-    nvh264dec has the rank of avdec_h264. One that ranks below software is left there: GStreamer
-    does not trust it.
+    nvh264dec has the rank of avdec_h264. A hardware decoder below the rank of software stays there:
+    GStreamer does not trust it.
     """
     gst, primary = gstreamer(), gstreamer().Rank.PRIMARY
     for decoder in gst.ElementFactory.list_get_elements(gst.ELEMENT_FACTORY_TYPE_DECODER, primary):
@@ -73,29 +74,29 @@ def _prefer_hardware() -> None:
 
 
 def decoder_of(built: Any) -> str:
-    """What decodes the pictures of a pipeline which plays, and in what; "" where nothing does."""
+    """The decoder of a running pipeline, as "NAME, in hardware" or "..., in software"; else ""."""
     for element in _elements(built):
         if (factory := element.get_factory()) is not None:
             kinds = factory.get_metadata("klass").split("/")
             if "Decoder" in kinds and {"Video", "Image"} & set(kinds):
                 name = str(factory.get_name())
-                # Those of a Jetson do not say of themselves that they are hardware.
+                # The decoders of a Jetson are not classified as hardware.
                 is_hardware = "Hardware" in kinds or name.startswith("nv")
                 return f"{name}, in {'hardware' if is_hardware else 'software'}"
     return ""
 
 
 def has_camera(built: Any) -> bool:
-    """Whether a source of a pipeline, which was to be paused, says of itself that it is live.
+    """Whether a source element of a pipeline is live. Call it after the change to PAUSED.
 
-    It need not be there to say so. The pipeline as a whole cannot be asked: one that fails to open
-    says nothing, and with a `clocksync` every film looks live.
+    The device need not exist for that. The state of the pipeline would not tell: one that fails to
+    open reports nothing, and with a `clocksync` every video looks live.
     """
     gst, base = gstreamer(), require("gi.repository.GstBase").BaseSrc
     return any(
         element.is_live
         if isinstance(element, base)
-        # An rtspsrc, which makes its sources when it is connected.
+        # An rtspsrc creates its sources when it connects.
         else element.get_state(0)[0] == gst.StateChangeReturn.NO_PREROLL
         for element in _elements(built)
         if element.numsinkpads == 0
@@ -103,7 +104,7 @@ def has_camera(built: Any) -> bool:
 
 
 def _elements(built: Any) -> Iterator[Any]:
-    """Every element of a pipeline; some of them twice, when others come or go meanwhile."""
+    """Every element of a pipeline; some twice if elements are added or removed meanwhile."""
     gst, elements = gstreamer(), built.iterate_recurse()
     while True:
         result, element = elements.next()

@@ -28,7 +28,7 @@ def check_camera(camera: Camera, platform: str | None = None) -> Access:
     A device that is only missing now, such as a USB camera, is no error: it may appear later.
     """
     access = resolve(camera.uri, credentials=camera.credentials)
-    with access.hidden():
+    with access.redacting():
         pipeline(replace(camera, uri=access.uri), platform=platform or detect_platform())
     return access
 

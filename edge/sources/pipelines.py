@@ -1,12 +1,12 @@
-"""A source becomes a pipeline: the text that GStreamer parses. Pure functions.
+"""`pipeline`: the GStreamer pipeline of a source, as a text. Pure functions.
 
-Every pipeline ends in the same two named elements: `GATE`, the queue in front of the expensive
-conversion, where frames are numbered and, for cameras, stale ones give way to new ones; and `SINK`.
-The element that may need a user and a password is `CAMERA`: they are set on it, and not written.
+Every pipeline ends in two named elements: `GATE`, the queue before the expensive conversion, where
+frames are numbered and, for cameras, newer frames replace older ones; and `SINK`. The element that
+may need a user and a password is `CAMERA`: they are set as properties and are not in the text.
 
-Decoders are chosen by their rank, hardware first, from what is installed: `decodebin` does that. A
-picture is delivered in the format that its camera or decoder made; `videoconvert` passes it on as
-it is, and converts only what `FORMATS` does not name, such as 10-bit video.
+`decodebin` chooses the decoder from the installed ones by rank, hardware first. Frames are
+delivered in the format of the camera or decoder: `videoconvert` passes them through, and converts
+only formats that are not in `FORMATS`, such as 10-bit video.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from edge.sources.uris import (
 
 __all__ = ["CAMERA", "GATE", "PATTERNS", "SINK", "check_source", "launch_line", "pipeline"]
 
-# What brings decoded frames to system memory.
+# Copies decoded frames to system memory.
 _TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
 _PICTURE = f"videoconvert ! video/x-raw,format={{{','.join(FORMATS)}}}"
-# What leaves them where the GPU reads them; nvvidconv's own choice is block-linear.
+# Keeps them where the GPU reads them; without the property nvvidconv chooses block-linear.
 _TO_GPU = "nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
 _ANY_MEMORY = ";".join(
     f"video/x-raw{memory},format=(string){{{','.join(FORMATS)}}}"
     for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
 )
-# On a Jetson decodebin finds the decoder of JPEG, but not the parser that it needs.
+# On a Jetson decodebin finds the JPEG decoder, but not the parser that it needs.
 _JPEG = {"pc": "decodebin", "jetson": "jpegparse ! nvv4l2decoder mjpeg=1"}
-# No names that a pipeline of the user's own is likely to have given.
+# Names that a custom pipeline is unlikely to use.
 CAMERA, GATE, SINK = "edge-camera", "edge-gate", "edge-sink"
 _GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
 _SINK = f"name={SINK} sync=false qos=false enable-last-sample=false"
@@ -65,20 +65,22 @@ PATTERNS = (
 
 
 def check_source(uri: str) -> None:
-    """Raises SourceError for words that mean nothing on any machine; variables may be anything."""
+    """Raises SourceError for a URI that is invalid on every machine; variables may be anything."""
     check_scheme(uri)
     if not VARIABLE.search(uri):
         pipeline(Camera(uri), platform="jetson")
 
 
 def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
-    """The gst-launch string that delivers the frames of `camera.uri` to the appsink `SINK`.
+    """The description of a pipeline that delivers the frames of `camera.uri` to the appsink `SINK`.
 
-    `platform` is "pc" or "jetson". With `gpu` a Jetson's pictures stay in NVMM memory, and those of
-    a pipeline of the user's own in whatever memory they are; else all come to system memory. From a
-    camera, and from anything played in real time, the newest frame wins; otherwise every frame is
-    delivered. A user and a password in the URI are left out.
-    Raises SourceError for a URI it does not know.
+    platform  "pc" or "jetson"
+    gpu       on a Jetson frames stay in NVMM memory, and those of a custom pipeline in whatever
+              memory they are; otherwise all frames are copied to system memory
+
+    Of a live source, and of a video with `realtime`, only the newest frame is kept; otherwise every
+    frame is delivered. A user and a password in the URI are omitted. Raises SourceError for an
+    unknown URI.
     """
     live = is_live(camera.uri)
     limits = "max-buffers=1 drop=true" if live or camera.realtime else "max-buffers=2 drop=false"
@@ -88,14 +90,14 @@ def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
 def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> str:
     """The same pipeline as a `gst-launch-1.0` command, each word quoted for a shell.
 
-    Three things differ. It ends in a `fakesink`, since only a program can take frames from an
-    `appsink`; user and password are ***; and variables are the shell's to replace.
+    It differs in three ways: it ends in a `fakesink`, since only a program can read an `appsink`;
+    user and password are ***; and variables are left for the shell to replace.
     """
-    # In the place of each variable, a word that means nothing to the parser and to the shell.
+    # A placeholder for each variable, which is a plain word to the parser and to the shell.
     names = VARIABLE.findall(access.template)
     places = (f"variable-{index}-" for index in range(len(names)))
     marked = replace(camera, uri=VARIABLE.sub(lambda _: next(places), access.template))
-    # Whether it is a film may be known by what a variable holds.
+    # Whether it is a video may depend on the value of a variable.
     elements = _elements(marked, platform, gpu, live=is_live(access.uri))
     words = []
     for word in _WORD.findall(f"{elements} ! fakesink {_SINK}"):
@@ -113,13 +115,13 @@ _WORD = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|\S)+', re.S)
 
 
 def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
-    """Everything in front of the sink.
+    """All elements before the sink.
 
-    Real time is kept in front of the gate: kept at the sink, a decoder would race ahead and the
-    gate throw away what it decoded.
+    `realtime` is paced before the gate: if the sink paced it, the decoder would run ahead and the
+    gate would drop what it decoded.
     """
     if platform not in _TO_SYSTEM:
-        raise SourceError(f"there is no platform {platform!r}", "use pc or jetson")
+        raise SourceError(f"unknown platform {platform!r}", "use pc or jetson")
     head, to_system = _head(camera, platform, live)
     pace = "clocksync ! " if camera.realtime and not live else ""
     newest = live or camera.realtime
@@ -134,7 +136,7 @@ def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
 
 
 def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
-    """The elements before the gate, and the conversion that their memory needs after it."""
+    """The elements before the gate, and the copy to system memory that goes after it."""
     uri, decoded = camera.uri, _TO_SYSTEM[platform]
     scheme = uri.partition("://")[0]
     if uri.startswith("gst:"):
@@ -144,7 +146,7 @@ def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
         caps = _caps("video/x-raw", {"width": "640", "height": "480", "fps": "30"} | mode, uri)
         return f"videotestsrc pattern={_pattern(pattern, uri)} is-live=true ! {caps}", ""
     if scheme == "file":
-        # Percent-encoded, so that no character of a file's name means anything to the parser.
+        # Percent-encoded: no character of the file name is special to the parser.
         return f"uridecodebin uri={path_of(uri).as_uri()}", decoded
     if scheme == "v4l2" or uri.startswith("/dev/"):
         return _usb(uri, platform), decoded
@@ -160,32 +162,34 @@ def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
         return f"{source} ! {caps}", decoded
     if scheme in ("rtsp", "rtsps"):
         if scheme == "rtsps" and camera.transport != "tcp":
-            raise SourceError(f"{redact(uri)} comes over TCP only", "leave out: --transport udp")
+            raise SourceError(f"{redact(uri)} works over TCP only", "omit: --transport udp")
         source = f"rtspsrc name={CAMERA} {_location(uri)} protocols={camera.transport} latency=50"
         if camera.transport == "tcp":
-            # Else, when frames were held back and come at once, rtspsrc thinks that the camera's
-            # clock was set anew: their times are made to fit, and nobody sees how old they are.
+            # Otherwise, after a hold-up, rtspsrc takes a burst of frames for a reset of the
+            # camera's clock: it rewrites their timestamps, and their age is lost.
             source += " buffer-mode=none"
         return f"{source} ! application/x-rtp,media=video ! decodebin", decoded
     if scheme in ("http", "https"):
         source = f"souphttpsrc name={CAMERA} {_location(uri)}"
         if not live:
             return f"{source} ! decodebin", decoded
-        # What a web camera sends bears no time: it gets that of its arrival. A demuxer inside of
-        # decodebin would make that wait for more streams, for ever.
-        # How long one may be silent is not souphttpsrc's to say: after 15 s it would connect anew,
-        # and a camera of a picture each 20 s never sent its second one.
+        # Frames of a web camera have no timestamp: they get their time of arrival. The demuxer is
+        # outside decodebin, which would wait for more streams forever. timeout=0, because after
+        # 15 s souphttpsrc would reconnect: a camera with a frame every 20 s would never get to the
+        # second one. The stall timeout covers silence.
         parts = "is-live=true do-timestamp=true timeout=0 retries=0 ! multipartdemux"
         return f"{source} {parts} ! {_JPEG[platform]}", decoded
     raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
 
 
 def _usb(uri: str, platform: str) -> str:
-    """A USB camera in the mode that is asked for; else decodebin takes whatever mode it chose."""
+    """A USB camera in the given mode; without one decodebin takes the mode that v4l2src chooses."""
     _, mode = options_of(uri, ("format", *_MODE))
     kind = mode.pop("format", None)
     if kind is not None and kind not in _KINDS:
-        raise SourceError(f"{uri} asks for the format {kind!r}", f"use one of: {', '.join(_KINDS)}")
+        raise SourceError(
+            f"{uri} has an unknown format {kind!r}", f"use one of: {', '.join(_KINDS)}"
+        )
     source = f"v4l2src device={_word(device_of(uri), uri)}"
     if kind is None and not mode:
         return f"{source} ! decodebin"
@@ -196,13 +200,13 @@ def _usb(uri: str, platform: str) -> str:
 
 
 def _caps(media: str, mode: dict[str, str], uri: str) -> str:
-    """Caps of `media` with the width and height in pixels and the frames per second of `mode`."""
+    """Caps of `media` with the width and height (pixels) and the fps of `mode`."""
     fields = [media]
     for name, value in mode.items():
         pattern = r"[1-9]\d{0,5}(/[1-9]\d{0,5})?" if name == "fps" else r"[1-9]\d{0,5}"
         if not re.fullmatch(pattern, value, re.ASCII):
             raise SourceError(
-                f"{uri} asks for {name}={value}", "write ?width=1280&height=720&fps=30 or such"
+                f"{uri} has an invalid {name}={value}", "for example: ?width=1280&height=720&fps=30"
             )
         if name == "fps":
             fields.append(f"framerate={value if '/' in value else value + '/1'}")
@@ -212,29 +216,29 @@ def _caps(media: str, mode: dict[str, str], uri: str) -> str:
 
 
 def _location(uri: str) -> str:
-    """The property `location`, as text in which no character means anything to the parser."""
-    # Inside double quotes only a quote and a backslash mean something: both are encoded.
+    """The property `location`, with all characters escaped that are special to the parser."""
+    # Inside double quotes only a quote and a backslash are special: both are encoded.
     plain = split_login(uri)[1]
-    if uri.startswith("rtsps://"):  # for GStreamer its port would be that of rtsp://
+    if uri.startswith("rtsps://"):  # GStreamer's default is the port of rtsp://
         plain = re.sub(r"\A(rtsps://(?:\[[^]]*\]|[^/?#:]*))(?=[/?#]|\Z)", r"\1:322", plain)
     address = quote(plain, safe=":/?#[]@!$&'()*+,;=%-._~")
     return f'location="{address}"'
 
 
 def _pattern(plain: str, uri: str) -> str:
-    """The test picture that `plain`, a `test://` URI without its query, names."""
+    """The pattern of `plain`, a `test://` URI without its query."""
     name = _word(plain.removeprefix("test://"), uri)
     if name not in PATTERNS:
         near = difflib.get_close_matches(name, PATTERNS, n=1)
         raise SourceError(
-            f"test://{name} is no test picture",
+            f"test://{name} is not a test pattern",
             f"did you mean test://{near[0]}?" if near else f"use one of: {', '.join(PATTERNS)}",
         )
     return name
 
 
 def _word(text: str, uri: str) -> str:
-    """`text`, if it can stand in a pipeline as it is: a device, a number, a pattern's name."""
+    """`text`, if it needs no escaping in a pipeline: a device, a number, a pattern."""
     if not re.fullmatch(r"[\w./:+=@-]+", text, re.ASCII):
-        raise SourceError(f"{uri!r} names no device or pattern", f"use one of: {KNOWN}")
+        raise SourceError(f"{uri!r} has no valid device or pattern", f"use one of: {KNOWN}")
     return text

@@ -1,7 +1,7 @@
-"""Every buffer that comes to a pad, seen on GStreamer's own thread.
+"""`probe_buffers`: a callback for every buffer that reaches a pad, on the thread of GStreamer.
 
-Through ctypes: PyGObject before 3.44, which Debian 12 and JetPack 6 have, never frees what it makes
-for a callback, and a camera that is opened anew needs new ones. Here there is one for all pads.
+Through ctypes: PyGObject before 3.44, as in Debian 12 and JetPack 6, leaks memory for each
+callback, and every reconnect needs new callbacks. Here one C callback serves all pads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["Buffer", "see_buffers"]
+__all__ = ["Buffer", "probe_buffers"]
 
 _BUFFER = 1 << 4  # GST_PAD_PROBE_TYPE_BUFFER
 _DROP, _PASS_ON = 0, 1  # GstPadProbeReturn
@@ -33,7 +33,7 @@ class Buffer(ctypes.Structure):
 
 
 class _ProbeInfo(ctypes.Structure):
-    """The beginning of GstPadProbeInfo."""
+    """The first members of GstPadProbeInfo."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -48,15 +48,15 @@ _Probe = ctypes.CFUNCTYPE(
 _Destroy = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def see_buffers(pad: Any, see: Callable[[Buffer], bool]) -> None:
-    """Have `see` called with each buffer that comes to a Gst.Pad; it is dropped on False.
+def probe_buffers(pad: Any, callback: Callable[[Buffer], bool]) -> None:
+    """Call `callback` with each buffer that reaches a Gst.Pad; drop those for which it is False.
 
-    The pad keeps `see` for as long as it lives: what that refers to must not refer to the pad.
+    The pad keeps `callback` as long as it lives, so `callback` must not refer to the pad.
     """
     number = next(_numbers)
-    _seeing[number] = see
+    _callbacks[number] = callback
     # hash() of a PyGObject is the pointer that it wraps: here, the GstPad*.
-    _library().gst_pad_add_probe(hash(pad), _BUFFER, _tell, number, _forget)
+    _library().gst_pad_add_probe(hash(pad), _BUFFER, _c_on_buffer, number, _c_on_pad_freed)
 
 
 @lru_cache(maxsize=1)
@@ -68,20 +68,20 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-# A pad is given a number, and no Python object.
+# A pad stores a number, not a Python object.
 _numbers = itertools.count(1)
-_seeing: dict[int, Callable[[Buffer], bool]] = {}
+_callbacks: dict[int, Callable[[Buffer], bool]] = {}
 
 
-def _seen(_pad: int, info: Any, number: int) -> int:
-    return _PASS_ON if _seeing[number](info.contents.data.contents) else _DROP
+def _on_buffer(_pad: int, info: Any, number: int) -> int:
+    return _PASS_ON if _callbacks[number](info.contents.data.contents) else _DROP
 
 
-def _ended(number: int, seeing: dict[int, Callable[[Buffer], bool]] = _seeing) -> None:
-    del seeing[number]  # a pad may end after this module, at the end of the program
+def _on_pad_freed(number: int, callbacks: dict[int, Callable[[Buffer], bool]] = _callbacks) -> None:
+    del callbacks[number]  # a default argument: at exit a pad may outlive this module
 
 
-_tell, _forget = _Probe(_seen), _Destroy(_ended)
-# Never freed: at the end of the program a pad that is still there would call what is gone.
-for _callback in (_tell, _forget):
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_callback))
+_c_on_buffer, _c_on_pad_freed = _Probe(_on_buffer), _Destroy(_on_pad_freed)
+# Never freed: at exit a remaining pad would call a freed function.
+for _function in (_c_on_buffer, _c_on_pad_freed):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_function))

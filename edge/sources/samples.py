@@ -27,9 +27,9 @@ def frame_from_sample(
     device: DeviceReader | None = None,
     live: bool = False,
 ) -> Frame:
-    """The picture in a Gst.Sample, without copying it; `device` reads it if the GPU has it.
+    """The frame in a Gst.Sample, without a copy; `device` reads it if it lies in GPU memory.
 
-    Raises SourceError when nothing here reads such caps, or the buffer is smaller than they say.
+    Raises SourceError if its caps are not supported, or the buffer is smaller than they require.
     """
     gst = gstreamer()
     caps = sample.get_caps()
@@ -44,7 +44,7 @@ def frame_from_sample(
     elif device is not None:
         surface, path, owner = device.surface(sample)
     else:
-        raise _unread(source, caps)
+        raise _unsupported(source, caps)
     segment, pts = sample.get_segment(), None
     if segment.format == gst.Format.TIME:
         pts = stream_seconds(segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts))
@@ -62,33 +62,33 @@ def frame_from_sample(
 
 
 def stream_seconds(time: int) -> float | None:
-    """Of GStreamer's nanoseconds; None where it has none.
+    """GStreamer's nanoseconds as seconds; None for CLOCK_TIME_NONE.
 
-    It counts in 64 bits without a sign: a camera that sets its clock to before the stream began
-    gets times of 585 years, which are those below zero.
+    GStreamer counts in unsigned 64 bits. When a camera sets its clock to before the start of the
+    stream, its times are negative and appear as 585 years.
     """
     if time == gstreamer().CLOCK_TIME_NONE:
         return None
     return (time - 2**64 if time >= 2**63 else time) / 1e9
 
 
-def _unread(source: str, caps: Any) -> SourceError:
+def _unsupported(source: str, caps: Any) -> SourceError:
     formats = ",".join(FORMATS)
     return SourceError(
-        f"{source} delivers {caps.to_string()}, which nothing here reads",
+        f"{source} delivers {caps.to_string()}, which is not supported",
         f"end the pipeline with: videoconvert ! video/x-raw,format={{{formats}}}",
     )
 
 
 def _system_surface(buffer: Any, caps: Any, source: str, name: str) -> tuple[Surface, object]:
-    """The picture, and the maps it lies in."""
+    """The surface, and the mapped memories in which it lies."""
     structure = caps.get_structure(0)
     if structure.get_string("format") not in FORMATS:
-        raise _unread(source, caps)
+        raise _unsupported(source, caps)
     maps: dict[tuple[int, int], Mapped] = {}
     planes = []
     for plane in planes_of(buffer, caps, name):
-        # Planes may lie in memories of their own; each is mapped once, and none is joined.
+        # Planes may lie in separate memories. Each memory is mapped once; GStreamer joins none.
         first, count, start = find_memory(buffer, plane.offset, plane.size)
         if (first, count) not in maps:
             maps[first, count] = Mapped(buffer, first, count)

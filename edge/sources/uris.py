@@ -1,6 +1,6 @@
-"""Source URIs: what a person types is read, checked against the machine, and shown without secrets.
+"""Source URIs: parse what a person typed, check it, and redact secrets.
 
-Pure functions, but for `as_uri` and `check`, which look at the file system.
+Pure functions, except `as_uri` and `check`, which access the file system.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = [
     "as_uri",
     "check",
     "check_scheme",
+    "contains_password",
     "device_of",
     "is_live",
     "is_network",
@@ -32,7 +33,6 @@ __all__ = [
     "redact_address",
     "redact_text",
     "split_login",
-    "tells_password",
 ]
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -54,33 +54,33 @@ _SCHEMES = (
 )
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _LIVE = ("test://", "/dev/", "v4l2://", "csi://", "rtsp://", "rtsps://")
-# What a web server hands out as fast as it can; everything else that it sends is a camera's.
-_FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m3u8")
+# Videos of a web server; everything else at http:// is a camera.
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m3u8")
 
 
 def is_live(uri: str) -> bool:
-    """Whether `uri` is a camera, as far as it says so: `gst:` may be anything.
+    """Whether `uri` is a camera, as far as the URI tells: `gst:` may be anything.
 
-    At `http://` it is, unless its path ends like that of a film, such as `.mp4`.
+    `http://` is a camera unless its path ends like that of a video, such as `.mp4`.
     """
     if uri.startswith(("http://", "https://")):
         path = re.split(r"[?#]", uri, maxsplit=1)[0]
-        return not path.lower().endswith(_FILMS)
+        return not path.lower().endswith(_VIDEOS)
     return uri.startswith(_LIVE)
 
 
 def is_rtsp(uri: str) -> bool:
-    """Whether `uri` is an RTSP camera's, over TLS or not."""
+    """Whether `uri` is RTSP, with or without TLS."""
     return uri.startswith(("rtsp://", "rtsps://"))
 
 
 def is_tls(uri: str) -> bool:
-    """Whether the host of `uri` shows a certificate."""
+    """Whether `uri` uses TLS."""
     return uri.startswith(("rtsps://", "https://"))
 
 
 def is_network(uri: str) -> bool:
-    """Whether `uri` names a host, to which a user name and a password may be told."""
+    """Whether `uri` has a host, and may have a user name and a password."""
     return uri.partition("://")[0] in _PORTS
 
 
@@ -92,20 +92,22 @@ def split_login(uri: str) -> tuple[str, str]:
 
 
 def options_of(uri: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """`uri` without its query, and what the query asks for, by name.
+    """`uri` without its query, and the options in the query, by name.
 
-    Raises SourceError for a name that is not among `names`.
+    Raises SourceError for an option that is not among `names`.
     """
     plain, _, query = uri.partition("?")
     found = dict(parse_qsl(query, keep_blank_values=True))
     for name in found:
         if name not in names:
-            raise SourceError(f"{uri} asks for {name!r}", f"it may ask for: {', '.join(names)}")
+            raise SourceError(
+                f"{uri} has an unknown option {name!r}", f"use one of: {', '.join(names)}"
+            )
     return plain, found
 
 
 def path_of(uri: str) -> Path:
-    """The file of a `file://` URI. Raises SourceError when it is not absolute."""
+    """The path of a `file://` URI. Raises SourceError if it is not absolute."""
     path = Path(unquote(uri[len("file://") :], errors="surrogateescape"))
     if not path.is_absolute():
         raise SourceError(f"{uri} has no absolute path", "write file:///folder/video.mp4")
@@ -113,66 +115,64 @@ def path_of(uri: str) -> Path:
 
 
 def device_of(uri: str) -> str:
-    """The device of a `/dev/...` or `v4l2://` URI."""
+    """The device path of a `/dev/...` or `v4l2://` URI."""
     return uri.removeprefix("v4l2://").partition("?")[0]
 
 
 def as_uri(text: str) -> str:
-    """What a person typed, as a URI: the path of a file becomes `file://`, URIs stay as they are.
+    """A source as it was typed, as a URI: the path of a file becomes `file://`, URIs stay.
 
-    What holds a `${VARIABLE}` is left as it is; a scheme becomes lower case, as everywhere.
-    Raises SourceError for a path where nothing is.
+    A text with a `${VARIABLE}` stays as it is; a scheme becomes lower case. Raises SourceError for
+    a path that does not exist.
     """
     text = _SCHEME.sub(lambda scheme: scheme[0].lower(), text)
     if text.startswith("file://"):
-        # A name typed as it is, with a space or a % in it, wins over its percent-decoded reading.
+        # A file whose literal name has a space or a % takes precedence over percent-decoding.
         literal = Path(text[len("file://") :])
-        return literal.as_uri() if literal.is_absolute() and _is_there(literal, text) else text
+        return literal.as_uri() if literal.is_absolute() and _exists(literal, text) else text
     if text.startswith(("/dev/", "gst:")) or "://" in text:
         return text
-    if slip := re.match(r"(\w{2,}):/+(?=[^/])", text):  # what follows may be a password
-        raise SourceError(
-            f"a source that begins with {slip[0]} is not understood", f"write {slip[1]}://..."
-        )
+    if typo := re.match(r"(\w{2,}):/+(?=[^/])", text):  # not shown further: a password may follow
+        raise SourceError(f"a source must not begin with {typo[0]}", f"write {typo[1]}://...")
     if not text.strip():
         raise SourceError("the source is empty", f"use one of: {KNOWN}")
     shown, path = redact_address(text) if ":" in text else text, Path(text)
-    with suppress(RuntimeError, ValueError):  # ~cam stays, as in a shell, where there is no cam
+    with suppress(RuntimeError, ValueError):  # ~cam stays, as in a shell, if there is no user cam
         path = path.expanduser()
     path = path.absolute()
-    if _is_there(path, shown):
+    if _exists(path, shown):
         return path.as_uri()
     if "${" in text:
         return text
     raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
 
 
-def _is_there(path: Path, shown: str) -> bool:
-    """Raises SourceError when that cannot be known: its folder may be closed to this user."""
+def _exists(path: Path, shown: str) -> bool:
+    """Whether a path exists. Raises SourceError if this user may not access its folder."""
     try:
         return path.exists()
     except OSError as error:
         raise SourceError(
-            f"{shown} cannot be looked for ({error.strerror})", "check the path and its rights"
+            f"{shown} cannot be accessed ({error.strerror})", "check the path and its permissions"
         ) from error
 
 
 def check_scheme(uri: str) -> None:
-    """Raises SourceError for a kind of source that there is not; what is a `${VARIABLE}` may be."""
+    """Raises SourceError for an unknown scheme, unless a `${VARIABLE}` may contain it."""
     if not (uri.startswith(_SCHEMES) or VARIABLE.match(uri)):
         raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
 
 
 def check(uri: str) -> None:
-    """Raises SourceError when the file or the device that `uri` names cannot be there to open."""
+    """Raises SourceError if the file or the device of `uri` does not exist or cannot be opened."""
     if uri.startswith("file://"):
         path = path_of(uri)
-        if not _is_there(path, str(path)):
+        if not _exists(path, str(path)):
             raise SourceError(f"there is no file {path}", "check the path")
         if not path.is_file():
             raise SourceError(f"{path} is not a file", "give the path of a video")
         if not os.access(path, os.R_OK):
-            raise SourceError(f"{path} may not be read by you", f"run: chmod +r '{path}'")
+            raise SourceError(f"you have no permission to read {path}", f"run: chmod +r '{path}'")
     elif uri.startswith(("/dev/", "v4l2://")):
         device = Path(device_of(uri))
         if not device.exists():
@@ -186,13 +186,13 @@ def check(uri: str) -> None:
             )
         if not os.access(device, os.R_OK | os.W_OK):
             raise SourceError(
-                f"{device} may not be opened by you",
+                f"you have no permission to open {device}",
                 "run: sudo usermod -aG video $USER, and log in again",
             )
 
 
 def redact(uri: str) -> str:
-    """`uri` without user name, password and keys; when in doubt it hides too much."""
+    """`uri` without user name, password and keys; in doubt it hides too much."""
     if uri.startswith(("file://", "test://", "/dev/", "v4l2://", "csi://")):
         return uri
     if uri.startswith("gst:"):
@@ -202,26 +202,26 @@ def redact(uri: str) -> str:
 
 
 def redact_address(text: str) -> str:
-    """What should be an address and may be none: without a scheme, all before an '@' is hidden."""
+    """A text that may or may not be a URI: without a scheme, all before an '@' is hidden."""
     return redact(text) if "://" in text else re.sub(r"\A.*@", "***@", text, flags=re.S)
 
 
-def tells_password(uri: str) -> bool:
-    """Whether a password, or a key, stands in `uri` itself, and not a variable in its place."""
+def contains_password(uri: str) -> bool:
+    """Whether `uri` contains a password or a key itself, not a variable for it."""
     plain = VARIABLE.sub("\0", uri)
     return bool(_LOGIN.search(plain) or _VALUE.search(plain))
 
 
 def redact_text(text: str) -> str:
-    """A pipeline, or what GStreamer says of one, without user names, passwords and keys."""
+    """The text of a pipeline, or a message of GStreamer, without user names, passwords and keys."""
     quoted = _QUOTED.sub(lambda found: f'"{redact("x:" + found[1])[2:]}"', text)
     shown = _PROPERTY.sub(r"\1***", _SHORT.sub(r"\1***", quoted))
-    # Element by element, so that one '@' does not hide the others.
+    # Element by element, so that an '@' hides only its own element.
     return " ! ".join(_USER.sub(_without_login, part) for part in re.split(r"\s+!\s+", shown))
 
 
 def address_of(uri: str) -> tuple[str, int] | None:
-    """Host and port of an `rtsp://` or `http://` URI; None for other URIs, and for a faulty one."""
+    """Host and port of an `rtsp://` or `http://` URI; None for other or invalid URIs."""
     scheme, plain = uri.partition("://")[0], split_login(uri)[1]
     if scheme not in _PORTS:
         return None
@@ -237,22 +237,22 @@ _USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
 _QUOTED = re.compile(r'"((?:\\.|[^"\\])*)"', re.S)
 _KEY = (
     r"[\w-]*(?:p(?:s?w|s?wd|sd|word)|pas\w*|pin|token|secret|key|auth\w*|cred\w*|sig\w*|jwt|sid"
-    r"|session\w*|(?<!en)(?<!de)(?<!ns)code|user-id)"  # encode, decode and transcode are none
+    r"|session\w*|(?<!en)(?<!de)(?<!ns)code|user-id)"  # but not encode, decode, transcode
 )
-# In a URI a value ends at the next '&'; as an element's property, at a space that is not quoted.
+# In a URI a value ends at the next '&'; as a property of an element, at an unquoted space.
 _IN_QUERY = re.compile(rf"({_KEY}=)[^&]*", re.I)
-# Beside a `u`, which is who, `p` is a password, and no page.
+# Next to a `u`, the user, `p` is a password and not a page.
 _BESIDE = r"[?&]u=.*[?&]p=|[?&]p=(?=.*[?&]u=)"
 _SHORT_IN_QUERY = re.compile(rf"({_BESIDE})[^&]*", re.I | re.S)
 _SHORT = re.compile(rf"({_BESIDE})[^&\s\"']*", re.I | re.S)
 _PROPERTY = re.compile(
     rf"""({_KEY}\s*=\s*)("(?:\\.|[^"\\])*("|$)|'(?:\\.|[^'\\])*('|$))?(\\.|[^\s\\])*""", re.I | re.S
 )
-# Where variables are NUL.
+# In a text whose variables are replaced by NUL.
 _LOGIN = re.compile(r"://[^/?#@\s:]*:\0*[^/?#@\s\0][^/?#@\s]*@")
 _VALUE = re.compile(rf"(?:{_KEY}\s*=\s*[\"']?|{_BESIDE})[^\s&\"'\0]", re.I | re.S)
-# An '@' after a plain host and a slash belongs to the path. After a host with a port it may: what
-# looks like one may as well be a user and a password with a slash in it.
+# An '@' after a plain host and a slash belongs to the path. After a host with a port that is not
+# certain: it may as well be a user and a password with a slash in it.
 _PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)
 
 

@@ -27,7 +27,7 @@ gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
-from edge.sources.probes import Buffer, see_buffers  # noqa: E402
+from edge.sources.probes import Buffer, probe_buffers  # noqa: E402
 from tests.chaos.stamps import Stamp, now_ms, paint  # noqa: E402
 
 # zerolatency: a picture is sent as soon as it is taken. A key picture comes each second at 30 fps.
@@ -86,7 +86,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):  # type: ignore[misc]
             buffer.pts = max(0, buffer.pts + self.set)
             return True
 
-        see_buffers(playing.breaker.get_static_pad("src"), set_)
+        probe_buffers(playing.breaker.get_static_pad("src"), set_)
         asked = itertools.count()
         # Nothing is older than the stream: the cache has had the time to fill.
         wait = round(self.cached * 1100)

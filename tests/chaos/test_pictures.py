@@ -171,7 +171,7 @@ def test_a_camera_whose_clock_is_set_back(
         for _ in range(times(4, 1)):
             time.sleep(1)
             back = cameras.tell("set -5")
-            fault.noticed.append(run.await_words(back, "stands still; ") - back)
+            fault.noticed.append(run.await_words(back, "are frozen; ") - back)
             anew = time.monotonic()
             fault.back.append(run.await_picture(anew) - anew)
             fault.lost += lost(run.seen, 0, [(back, anew)], fps)

@@ -84,7 +84,7 @@ def test_a_dry_run_prints_the_good_sources_and_names_the_bad_ones(edge_command):
     ("source", "said"),
     [
         ("test://bal", "did you mean test://ball?"),
-        ("test://${WHICH}", "test://*** is no test picture"),
+        ("test://${WHICH}", "test://*** is not a test pattern"),
         ("/dev/video0?format=mjpeg", "use one of: raw, mjpg, h264"),
     ],
 )

@@ -155,13 +155,13 @@ def test_a_name_that_is_not_given_is_the_source_without_its_password(write):
         (
             '[[camera]]\nsource = "test://bal"',
             2,
-            "test://bal is no test picture",
+            "test://bal is not a test pattern",
             "did you mean test://ball?",
         ),
         (
             '[[camera]]\nevery = 2\nsource = "/dev/video0?format=mjpeg"',
             3,
-            "asks for the format 'mjpeg'",
+            "has an unknown format 'mjpeg'",
             "use one of: raw, mjpg, h264",
         ),
         (

@@ -91,7 +91,7 @@ def test_a_camera_whose_options_change_is_removed_and_added(run):
         ('name = "yard"', "every = 0", "cameras.toml:9: every cannot be 0"),
         ('name = "yard"', "name = ", "cameras.toml:9: this is not valid TOML"),
         ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
-        ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is no test picture"),
+        ('"test://ball"', '"test://bal"', "cameras.toml:4: test://bal is not a test pattern"),
         ('"test://ball"', '"~no-such/a.mp4"', "cameras.toml:4: there is no file ~no-such/a.mp4"),
         ('"test://ball"', '"rtsp://broken"', "not foreseen at rtsp://***@cam/"),
         (

@@ -108,12 +108,12 @@ def test_that_times_stand_still_is_known_and_makes_no_frame_older_or_younger() -
     ages = TimestampAges()
     for stamp in flowing(range(60)):
         ages.age(*stamp)
-        assert ages.still == 0
+        assert ages.frozen_for == 0
     told = [ages.age(59 / 30, now) for _, now in flowing(range(60, 300))]
     assert max(told) < 0.01
-    assert ages.still == pytest.approx(8.0, abs=0.05)
+    assert ages.frozen_for == pytest.approx(8.0, abs=0.05)
     ages.age(60 / 30, 10.1)
-    assert ages.still == 0
+    assert ages.frozen_for == 0
 
 
 def test_two_frames_of_one_time_do_not_hide_a_queue() -> None:

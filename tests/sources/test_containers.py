@@ -32,7 +32,7 @@ def test_a_file_that_was_cut_off_is_named_after_its_frames(muxer: str, tmp_path:
     seen = 0
     with (
         Source(str(cut)) as source,
-        pytest.raises(SourceError, match=r"cut is cut off: its last \d+ bytes are missing"),
+        pytest.raises(SourceError, match=r"cut is truncated: its last \d+ bytes are missing"),
     ):
         while source.read(5) is not None:
             seen += 1

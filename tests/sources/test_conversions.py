@@ -61,7 +61,7 @@ def test_two_fields_in_a_picture_are_read_as_one_and_that_is_said() -> None:
     said: list[str] = []
     assert frames_of(INTERLACED, said)
     (text,) = said
-    assert "interlaced and are read as they are" in text
+    assert "interlaced and are used as they are" in text
     assert "deinterlace ! videoconvert" in text
     said.clear()
     assert frames_of(f"{INTERLACED} ! deinterlace ! videoconvert", said)
@@ -73,7 +73,7 @@ def test_fields_one_by_one_are_refused_by_name_and_the_mend_mends(tmp_path: Path
     launch(f"{INTERLACED} ! {ALTERNATE} ! gdppay ! filesink location={recorded}")
     # Before it runs nobody knows what is in the file; of the other the pipeline tells.
     for pipeline in (f"filesrc location={recorded} ! gdpdepay", f"{INTERLACED} ! {ALTERNATE}"):
-        with pytest.raises(SourceError, match="fields one by one") as caught:
+        with pytest.raises(SourceError, match="single fields") as caught:
             frames_of(pipeline)
         hint = caught.value.hint.partition("gst:... ")[2]
         assert frames_of(f"{pipeline} {hint}")

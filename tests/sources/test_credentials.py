@@ -130,7 +130,7 @@ def test_the_credentials_file_is_read_by_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602])
 def test_credentials_that_others_may_read_are_refused(mode: int, tmp_path: Path) -> None:
     path = netrc(tmp_path, "machine cam login joe password s3cret\n", mode)
-    with pytest.raises(SourceError, match=f"others may read it; run: chmod 600 '{path}'"):
+    with pytest.raises(SourceError, match=f"other users may read it; run: chmod 600 '{path}'"):
         resolve("rtsp://cam/", environ={CREDENTIALS: str(path)})
 
 
@@ -143,7 +143,7 @@ def test_credentials_from_systemd_bear_the_mask_of_their_access_list(tmp_path: P
         environ = {CREDENTIALS: str(file), "CREDENTIALS_DIRECTORY": str(folder)}
         assert resolve("rtsp://cam/", environ=environ).password == "s3cret"
     path.chmod(0o444)
-    with pytest.raises(SourceError, match="others may read it"):
+    with pytest.raises(SourceError, match="other users may read it"):
         resolve("rtsp://cam/", environ=environ)
 
 
@@ -155,12 +155,12 @@ def test_what_is_not_in_systemds_folder_is_for_its_user_alone(tmp_path: Path) ->
     (link := ours / "link").symlink_to(path)
     for file in (path, ours / ".." / path.name, link, inner):
         environ = {CREDENTIALS: str(file), "CREDENTIALS_DIRECTORY": str(ours)}
-        with pytest.raises(SourceError, match="others may read it"):
+        with pytest.raises(SourceError, match="other users may read it"):
             resolve("rtsp://cam/", environ=environ)
 
 
 def test_credentials_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"nothing cannot be read .*, or name another$"):
+    with pytest.raises(SourceError, match=r"nothing cannot be read .*, or use another$"):
         resolve("rtsp://cam/", credentials=tmp_path / "nothing")
     with pytest.raises(SourceError, match=r"nothing cannot be read .*, or unset EDGE_CREDENTIALS$"):
         resolve("rtsp://cam/", environ={CREDENTIALS: str(tmp_path / "nothing")})
@@ -180,8 +180,8 @@ def test_credentials_that_cannot_be_read(tmp_path: Path) -> None:
 # What an error says whatever the password is, so that it may be a part of it.
 TOLD = (
     "could not set location to http rtsp://cam:554/live gst:souphttpsrc name user-pw no variable "
-    "the stream of the camera at broke off see what it says edge run --dry-run prints a pipeline "
-    "to try alone fails gst-launch-1.0 -v fakesink SourceError"
+    "the stream of the camera at was interrupted test the camera alone with the pipeline that "
+    "edge run --dry-run prints fails gst-launch-1.0 -v fakesink SourceError"
 )
 FORMS = [
     "rtsp://joe:${PW}@cam/live",
@@ -201,7 +201,7 @@ def test_what_is_shown_of_a_source_is_the_same_whatever_its_password(
     def shown(value: str) -> tuple[str, ...]:
         access = resolve(form, environ={"PW": value})
         line = launch_line(Camera(form), access, platform="pc")
-        return repr(access), access.name, access.place, line
+        return repr(access), access.name, access.camera, line
 
     assert shown(password) == shown("hunter2")
 
@@ -218,15 +218,15 @@ def test_no_error_tells_a_password(form: str, password: str) -> None:
     for message in (f'could not set "location" to "{access.uri}"', f"no {password}", access.uri):
         error = GLib.Error(message, "gst-stream-error-quark", 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("edge.sources.diagnostics.knock", lambda _: None)
+            patch.setattr("edge.sources.diagnostics.connection_error", lambda _: None)
             told = explain(access, error)
-        assert password not in access.hide(message)
+        assert password not in access.redact(message)
         assert password not in repr(told)
 
 
 def test_an_error_raised_where_secrets_are_at_hand_hides_them() -> None:
     access = Access("x", "x", "x", secrets=("a", "abc", ""))
-    with pytest.raises(SourceError) as caught, access.hidden():
+    with pytest.raises(SourceError) as caught, access.redacting():
         raise SourceError("no abc", "write rtsp://joe:pw@h")
     assert str(caught.value) == "no ***; write rtsp://***@h"
     assert caught.value.__cause__ is None

@@ -13,7 +13,7 @@ import pytest
 from edge.errors import AccessError, SourceError
 from edge.sources.camera import Camera
 from edge.sources.credentials import resolve
-from edge.sources.diagnostics import explain, knock
+from edge.sources.diagnostics import connection_error, explain
 from edge.sources.gst import gstreamer
 from edge.sources.source import Source
 from tests.sources.webcam import mute_camera, webcam
@@ -27,7 +27,7 @@ from tests.sources.webcam import mute_camera, webcam
         ("/dev/video0", "SETTINGS", "cannot be used (Said so); see what it offers"),
         ("csi://0", "FAILED", "run: sudo systemctl restart nvargus-daemon"),
         ("rtsp://u:p@h/x", "NOT_AUTHORIZED", "the camera at h:554 refuses this user name or pass"),
-        ("http://h/x", "NOT_AUTHORIZED", "the camera at h:80 asks for a user name and a password"),
+        ("http://h/x", "NOT_AUTHORIZED", "the camera at h:80 requires a user name and a password"),
         ("rtsp://u:p@h/x", "NOT_FOUND", "has no stream at this path: rtsp://***@h/x"),
         ("gst:x location=rtsp://u:p@h", "READ", "the pipeline gst:x location=rtsp://***@h fails"),
         ("rtsp://u:p/w@h/x", "READ", "rtsp://***@h/x has no valid host and port; write rtsp://"),
@@ -47,7 +47,9 @@ def test_a_usb_camera_without_such_a_mode() -> None:
     error = GLib.Error("Internal data stream error.", "gst-stream-error-quark", 1)
     debug = "streaming stopped, reason not-negotiated (-4)"
     said = str(explain(resolve("/dev/video0?width=9"), error, debug))
-    assert said.startswith("the camera /dev/video0?width=9 has no such mode; see what it offers: ")
+    assert said.startswith(
+        "the camera /dev/video0?width=9 does not have this mode; see what it offers: "
+    )
     assert said.endswith("v4l2-ctl --list-formats-ext -d /dev/video0")
 
 
@@ -64,7 +66,7 @@ def test_what_a_web_camera_answers() -> None:
         place = f"the camera at 127.0.0.1:{port}"
         asks = said_of(f"{url}/video")
         assert isinstance(asks, AccessError)
-        assert str(asks).startswith(f"{place} asks for a user name and a password; write")
+        assert str(asks).startswith(f"{place} requires a user name and a password; write")
         refused = said_of(url.replace("//", "//joe:hunter2@") + "/video")
         assert isinstance(refused, AccessError)
         assert str(refused).startswith(f"{place} refuses this user name or password")
@@ -72,7 +74,7 @@ def test_what_a_web_camera_answers() -> None:
         for path, said in {
             "404": f"{place} has no stream at this path: http://***@127.0.0.1:{port}/404",
             "500": f"{place} answers: Internal Server Error; restart the camera",
-            "page": f"http://***@127.0.0.1:{port}/page is no stream of JPEGs; look the address",
+            "page": f"http://***@127.0.0.1:{port}/page is not an MJPEG stream; find the address",
             "404/film.mp4": "has no stream at this path",
         }.items():
             error = said_of(f"{home}/{path}")
@@ -85,7 +87,7 @@ def test_a_page_is_no_film() -> None:
         said = str(said_of(f"{url}/page.mp4"))
     assert said.endswith(
         "/page.mp4 is a page of text, not a video; "
-        "look the address of its stream up in the camera's manual"
+        "find the address of its stream in the camera's manual"
     )
 
 
@@ -132,8 +134,8 @@ def test_udp_that_does_not_arrive() -> None:
     with mute_camera() as url:
         said = str(said_of(Camera(url, transport="udp")))
     assert said == (
-        f"the camera at {url.split('/')[2]} plays, but none of its UDP packets arrive; "
-        "let UDP through the firewall, or leave out: --transport udp"
+        f"the camera at {url.split('/')[2]} is connected, but none of its UDP packets arrive; "
+        "allow UDP in the firewall, or omit: --transport udp"
     )
 
 
@@ -141,8 +143,8 @@ def test_a_camera_that_refuses_the_transport() -> None:
     with mute_camera(refuses_tcp=True) as url:
         said = str(said_of(url))
     assert said == (
-        f"the camera at {url.split('/')[2]} sends no video this way; "
-        "try the other way, with --transport udp or without it; or another path of the camera"
+        f"the camera at {url.split('/')[2]} sends no video over this transport; "
+        "try again with --transport udp, or without it; or use another path of the camera"
     )
 
 
@@ -151,7 +153,7 @@ def test_a_stream_of_sound() -> None:
 
     error = GLib.Error("Internal data stream error.", "gst-stream-error-quark", 1)
     said = str(explain(resolve("rtsp://h/x"), error, "streaming stopped, reason not-linked (-1)"))
-    assert said == "rtsp://h/x has no video stream; look for another path of the camera"
+    assert said == "rtsp://h/x has no video stream; use another path of the camera"
 
 
 @pytest.fixture
@@ -165,14 +167,14 @@ def closed() -> Iterator[int]:
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "https"])
 def test_nobody_there(scheme: str, closed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", f"127.0.0.1:{closed}")
-    problem = knock(resolve(f"{scheme}://127.0.0.1:{closed}/x"))
+    problem = connection_error(resolve(f"{scheme}://127.0.0.1:{closed}/x"))
     assert str(problem) == (
         f"the camera at 127.0.0.1:{closed} cannot be reached (Connection refused); "
         "check its address, its power and the network"
     )
-    hidden = knock(resolve(f"{scheme}://${{HOST}}/x"))
+    hidden = connection_error(resolve(f"{scheme}://${{HOST}}/x"))
     assert str(hidden).startswith(f"the camera {scheme}://${{HOST}}/x cannot be reached")
-    assert knock(resolve("test://ball")) is None
+    assert connection_error(resolve("test://ball")) is None
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_the_pixels_of_a_picture_on_the_gpu_are_brought_from_there() -> None:
     there = DeviceSurface(Layout("RGB", 4, 2), (1,), (12,))
     reader: Any = Reader()
     frame = Frame("here", 3, None, 0.0, "cuda", there, reader=reader)
-    assert frame.picture is here
+    assert frame.host_surface is here
     assert frame.pixels.tolist() == np.arange(24).reshape(2, 4, 3).tolist()
 
 
@@ -203,7 +203,7 @@ def test_rows_that_overlap() -> None:
 
 @pytest.mark.parametrize("caps", [raw("NV24", 4, 2), "image/jpeg,width=4,height=2"])
 def test_caps_that_nothing_reads(caps: str) -> None:
-    with pytest.raises(SourceError, match=r"nothing here reads; end the pipeline with: .*NV12"):
+    with pytest.raises(SourceError, match=r"is not supported; end the pipeline with: .*NV12"):
         frame_of(sample_of(bytes(64), caps))
 
 

@@ -8,7 +8,7 @@ import pytest
 from edge.errors import MissingPackage, require
 from edge.gpu import nvidia
 from edge.sources import gst
-from edge.sources.gst import detect_platform, gstreamer, pipeline_of
+from edge.sources.gst import detect_platform, gstreamer, parse_pipeline
 from tests.conftest import descriptors
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_left_of_a_pipeline_that_cannot_be_made(text: str) -> None:
     before = descriptors()
     for _ in range(10):
         with pytest.raises(require("gi.repository.GLib").Error):
-            pipeline_of(text)
+            parse_pipeline(text)
     assert descriptors() < before + 10
 
 

@@ -168,8 +168,8 @@ def test_the_test_pictures_are_those_of_gstreamer() -> None:
         ("test://bal", "did you mean test://ball\\?"),
         ("test://18?width=200", "use one of: smpte, snow"),
         ("/dev/video0?format=mjpeg", "use one of: raw, mjpg, h264"),
-        ("/dev/video0?size=9", "it may ask for: format, width"),
-        ("csi://0?width=wide", r"write \?width=1280"),
+        ("/dev/video0?size=9", "use one of: format, width"),
+        ("csi://0?width=wide", r"for example: \?width=1280"),
         ("ftp://h/x", "use one of: test://ball"),
     ],
 )
@@ -203,7 +203,7 @@ def test_unknown_platform() -> None:
     ],
 )
 def test_a_word_cannot_become_a_pipeline(uri: str) -> None:
-    with pytest.raises(SourceError, match="names no device or pattern"):
+    with pytest.raises(SourceError, match="has no valid device or pattern"):
         pipeline(Camera(uri), platform="pc")
 
 
@@ -246,13 +246,19 @@ def test_no_address_breaks_out(scheme: str, rest: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("/dev/video0?format=yuyv", "asks for the format 'yuyv'; use one of: raw, mjpg, h264"),
-        ("/dev/video0?size=8x8", "asks for 'size'; it may ask for: format, width, height, fps"),
-        ("test://ball?width=8 ! x", r"asks for width=8 ! x; write \?width=1280&height=720&fps=30"),
-        ("test://ball?width=0", "asks for width=0"),
-        ("csi://0?fps=1/0", "asks for fps=1/0"),
-        ("csi://0?fps=29.97", "asks for fps=29.97"),
-        ("csi://0?format=raw", "asks for 'format'; it may ask for: width, height, fps"),
+        ("/dev/video0?format=yuyv", "has an unknown format 'yuyv'; use one of: raw, mjpg, h264"),
+        (
+            "/dev/video0?size=8x8",
+            "unknown option 'size'; use one of: format, width, height, fps",
+        ),
+        (
+            "test://ball?width=8 ! x",
+            r"an invalid width=8 ! x; for example: \?width=1280&height=720&fps=30",
+        ),
+        ("test://ball?width=0", "has an invalid width=0"),
+        ("csi://0?fps=1/0", "has an invalid fps=1/0"),
+        ("csi://0?fps=29.97", "has an invalid fps=29.97"),
+        ("csi://0?format=raw", "has an unknown option 'format'; use one of: width, height, fps"),
     ],
 )
 def test_a_mode_that_cannot_be(uri: str, said: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from edge.sources import probes
 from edge.sources.gst import gstreamer
-from edge.sources.probes import Buffer, see_buffers
+from edge.sources.probes import Buffer, probe_buffers
 
 SECOND = 10**9
 
@@ -44,7 +44,7 @@ def play() -> Callable[[Callable[[Buffer], bool]], list[Any]]:
             "videotestsrc num-buffers=5 ! video/x-raw,framerate=10/1 ! queue name=gate "
             "! appsink name=sink sync=false"
         )
-        see_buffers(pipeline.get_by_name("gate").get_static_pad("sink"), see)
+        probe_buffers(pipeline.get_by_name("gate").get_static_pad("sink"), see)
         sink = pipeline.get_by_name("sink")
         pipeline.set_state(gst.State.PLAYING)
         found = []
@@ -83,10 +83,10 @@ def test_what_is_not_wanted_is_dropped(play):
 
 def test_nothing_is_left_of_a_pad_that_has_gone():
     """PyGObject's own probes leave 48 bytes each, and the code of a callback."""
-    gst, before = gstreamer(), len(probes._seeing)
+    gst, before = gstreamer(), len(probes._callbacks)
 
     def once() -> None:
-        see_buffers(gst.ElementFactory.make("queue").get_static_pad("sink"), lambda buffer: True)
+        probe_buffers(gst.ElementFactory.make("queue").get_static_pad("sink"), lambda buffer: True)
 
     for _ in range(100):
         once()
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_pad_that_has_gone():
     for _ in range(2000):
         once()
     assert used() - start < 2000 * 10
-    assert len(probes._seeing) == before
+    assert len(probes._callbacks) == before
 
 
 def in_a_process_of_its_own(code: str) -> list[str]:
@@ -110,10 +110,10 @@ def test_a_pad_may_outlive_the_program() -> None:
     """One that is kept, against the rule, by what sees its buffers."""
     in_a_process_of_its_own("""
 from edge.sources.gst import gstreamer
-from edge.sources.probes import see_buffers
+from edge.sources.probes import probe_buffers
 def once():
     pad = gstreamer().ElementFactory.make("queue").get_static_pad("sink")
-    see_buffers(pad, lambda buffer: pad is not None)
+    probe_buffers(pad, lambda buffer: pad is not None)
 once()
 """)
 
@@ -130,7 +130,7 @@ for _ in range(6):
         Source("/dev/null").open()
     except SourceError:
         gc.collect()
-        print(len(os.listdir("/proc/self/fd")), len(probes._seeing))
+        print(len(os.listdir("/proc/self/fd")), len(probes._callbacks))
 """)
     assert len(counts) == 6
     # The first may start what stays, such as the list of devices.

@@ -11,7 +11,7 @@ import pytest
 from edge.errors import SourceError
 from edge.sources.camera import Camera
 from edge.sources.credentials import resolve
-from edge.sources.diagnostics import knock
+from edge.sources.diagnostics import connection_error
 from edge.sources.pipelines import check_source, pipeline
 from edge.sources.source import Source
 from edge.sources.uris import address_of
@@ -62,7 +62,7 @@ def test_one_whose_certificate_is_not_is_refused_in_one_line(url: str) -> None:
 
 def test_gstreamer_itself_verifies_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the knock alone, after which another machine may answer."""
-    monkeypatch.setattr("edge.sources.source.knock", lambda *_: None)
+    monkeypatch.setattr("edge.sources.source.connection_error", lambda *_: None)
     with pytest.raises(SourceError, match="is not trusted"):
         Source(url).open()
 
@@ -75,15 +75,15 @@ def test_a_file_of_certificates_that_is_none_is_named(
     if holds is not None:
         path.write_text(holds)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    with pytest.raises(SourceError, match=f"SSL_CERT_FILE names {path}, which holds no cert"):
+    with pytest.raises(SourceError, match=f"SSL_CERT_FILE is {path}, which holds no cert"):
         Source(url).open()
-    plain = knock(resolve("rtsp://127.0.0.1:1/x"))
+    plain = connection_error(resolve("rtsp://127.0.0.1:1/x"))
     assert plain is not None and "cannot be reached" in plain.problem, "which needs none"
 
 
 def test_a_camera_that_speaks_no_tls_is_to_be_asked_without() -> None:
     with camera_of("320x240") as (plain, _):
-        said = knock(resolve(plain.replace("rtsp", "rtsps")))
+        said = connection_error(resolve(plain.replace("rtsp", "rtsps")))
     assert said is not None
     assert "does not speak TLS" in said.problem
     assert said.hint == "write rtsp:// for rtsps://"
@@ -107,5 +107,5 @@ def test_its_port_is_322_to_the_knock_and_to_gstreamer(uri: str, asked: str) -> 
 
 def test_it_comes_over_tcp_only() -> None:
     check_source("rtsps://cam/1")
-    with pytest.raises(SourceError, match="TCP only; leave out: --transport udp"):
+    with pytest.raises(SourceError, match="TCP only; omit: --transport udp"):
         pipeline(Camera("rtsps://cam/1", transport="udp"), platform="pc")

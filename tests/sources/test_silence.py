@@ -33,7 +33,7 @@ def test_a_standstill_behind_the_gate_is_silence(every: int) -> None:
         assert source.read(20) is not None
         end = threading.Timer(20, source.stop)
         end.start()
-        with held_up(source), pytest.raises(SilenceError, match="decoded, and none was converted"):
+        with held_up(source), pytest.raises(SilenceError, match="decoded, but none was converted"):
             while source.read(1.5) is not None:
                 pass
         end.cancel()

@@ -37,5 +37,5 @@ def test_of_several_videos_the_first_is_taken_and_nothing_else_asked_for(
 def test_a_camera_that_offers_no_video_says_where_to_look() -> None:
     with camera_of("sound") as (url, _), pytest.raises(SourceError) as caught:
         Source(url).open()
-    assert "sends no video this way; try the other" in str(caught.value)
+    assert "sends no video over this transport; try again" in str(caught.value)
     assert "another path" in caught.value.hint

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from edge.errors import MissingPackage
 from edge.outputs.record.worker import lower_thread_priority
 from edge.preprocess.surface import FORMATS, Layout, Surface
-from edge.sources.gst import gstreamer, pipeline_of
+from edge.sources.gst import gstreamer, parse_pipeline
 
 __all__ = ["Encoder", "buffer_of", "caps_of", "encoder", "lower_priority"]
 
@@ -68,7 +68,7 @@ def _problem(name: str, elements: str) -> str:
     source = "videotestsrc num-buffers=2 ! video/x-raw,width=640,height=360,framerate=0/1"
     trial = None
     try:
-        trial = pipeline_of(f"{source} ! {_CONVERT} ! {elements} ! h264parse ! fakesink")
+        trial = parse_pipeline(f"{source} ! {_CONVERT} ! {elements} ! h264parse ! fakesink")
         trial.set_state(gst.State.PLAYING)
         wanted = gst.MessageType.EOS | gst.MessageType.ERROR
         message = trial.get_bus().timed_pop_filtered(_PROBE_SECONDS * gst.SECOND, wanted)

@@ -9,7 +9,7 @@ from typing import Any
 from edge.errors import StorageError, require
 from edge.outputs.record.encoder import Encoder, buffer_of, caps_of, lower_priority
 from edge.preprocess.surface import Layout, Surface
-from edge.sources.gst import gstreamer, pipeline_of
+from edge.sources.gst import gstreamer, parse_pipeline
 
 __all__ = ["SUFFIXES", "VideoWriter"]
 
@@ -39,7 +39,7 @@ class VideoWriter:
         self.path = path
         self.layout = layout
         try:
-            self._pipeline = pipeline_of(
+            self._pipeline = parse_pipeline(
                 "appsrc name=source format=time block=false max-bytes=0 ! "
                 f"{encoder.elements} ! identity name=coded ! {_MUXERS[path.suffix]} ! "
                 # Unbuffered: encoded data survives if this process is killed.

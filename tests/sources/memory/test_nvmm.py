@@ -345,7 +345,7 @@ def test_every_colour_format(standin: StandIn, number: int) -> None:
         ({"memory": 2, "data": 8, "layout": 1}, "CUDA memory of layout 1"),
         ({"pitches": [256], "offsets": [0]}, "NV12 with 1 planes"),
         ({"memory": 2, "data": 8, "pitches": [256, 63]}, "rows of 64 bytes lie 63 apart"),
-        ({"size": (0, 36)}, "a picture of 0x36 pixels"),
+        ({"size": (0, 36)}, "an image of 0x36 pixels"),
     ],
 )
 def test_surfaces_that_cannot_be_read(standin: StandIn, made: dict[str, Any], message: str) -> None:
