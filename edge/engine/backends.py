@@ -35,7 +35,7 @@ def choose(folder: Path, passport: Passport, asked: str) -> tuple[str, str]:
     else:
         return plan.backend, "the engine has a plan for it"
     if _without_plan() == "onnxruntime-cuda":
-        return "onnxruntime-cuda", f"onnxruntime has CUDA, and {why}; {hint}"
+        return "onnxruntime-cuda", f"onnxruntime supports CUDA, and {why}; {hint}"
     if nvidia.is_jetson():
         raise EngineError(
             f"{folder} would run on the CPU of this Jetson: {why}",

@@ -1,6 +1,6 @@
-"""onnxruntime on the CPU: how both faces run a graph without a GPU.
+"""The onnxruntime backend, and onnxruntime sessions on the CPU for builds.
 
-What fails in it is told here on a GPU, too: see `edge.engine.onnxruntime_cuda`.
+`load` and `run_error` also serve `edge.engine.onnxruntime_cuda`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ _CPU = ["CPUExecutionProvider"]
 
 
 class Session:
-    """One graph, ready to run on the CPU. Owns onnxruntime's session; one thread at a time."""
+    """A graph loaded on the CPU. Use it on one thread at a time."""
 
     def __init__(self, graph: Path | bytes, threads: int | None = None, *, fuse_qdq: bool = True):
-        """graph: a file, or its bytes. threads: all CPUs of this process by default. fuse_qdq: run
-        Q/DQ Linears as integer products; onnxruntime has none for FP8, and fails to load it so.
+        """graph: a file, or its bytes. threads: by default, all CPUs of this process. fuse_qdq: run
+        Q/DQ Linears as integer products. Set it to False for FP8, for which onnxruntime has no such
+        products and fails to load the graph.
 
-        Raises `GraphError` when onnxruntime cannot load it.
+        Raises `GraphError` if onnxruntime cannot load the graph.
         """
         ort = require("onnxruntime")
         options = ort.SessionOptions()
-        # Without a number onnxruntime counts physical cores, and takes half of a small cloud PC.
+        # By default onnxruntime uses the physical cores, which is half of a small cloud machine.
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
-        # Idle threads that spin take the CPU from decoding; asleep they cost nothing measurable.
+        # Spinning idle threads take CPU time from decoding; sleeping has no measurable cost.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.disable_quant_qdq", "0" if fuse_qdq else "1")
         if fuse_qdq and products_saturate():
@@ -55,7 +56,7 @@ class Session:
         outputs: Sequence[str] | None = None,
         more: Mapping[str, Tensor] | None = None,
     ) -> list[Any]:
-        """Pictures float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`.
+        """Images float32 [N, 3, H, W] -> the named outputs, or all. Raises `BackendError`.
 
         more: optional inputs of the graph, by name.
         """
@@ -66,13 +67,13 @@ class Session:
             raise run_error(batch.shape, error) from error
 
     def logits(self, batch: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] -> the first output, float32 [N, classes]."""
+        """Images float32 [N, 3, H, W] -> the first output, float32 [N, classes]."""
         result: Tensor = self.run(batch, self.outputs[:1])[0]
         return result
 
 
 class OnnxRuntime:
-    """Runs `model.onnx` on the CPU; one thread at a time."""
+    """Runs `model.onnx` on the CPU. Use it on one thread at a time."""
 
     name = "onnxruntime"
 
@@ -80,22 +81,23 @@ class OnnxRuntime:
         self._session = Session(graph, threads, fuse_qdq=not fp8)
 
     def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Pictures float32 [N, 3, H, W] -> logits float32 [N, classes]. Raises `BackendError`."""
+        """Images float32 [N, 3, H, W] -> logits float32 [N, classes]. Raises `BackendError`."""
         return self._session.logits(batch)
 
     def close(self) -> None:
-        """Release the graph, once."""
+        """Release the graph. A second call does nothing."""
         self.__dict__.pop("_session", None)
 
 
 def _load_exactly(graph: Path | bytes, options: Any) -> Any:
-    """A session whose INT8 products do not saturate, on a CPU where they would.
+    """A session whose INT8 products do not saturate, for a CPU on which they would.
 
-    onnxruntime then multiplies unsigned bytes in a slower kernel. It cannot rewrite every graph so:
-    where it fails, the products are computed in FP32, from the same rounded values.
+    With this option onnxruntime multiplies unsigned bytes in a slower kernel. It cannot rewrite
+    every graph in this way. If it fails, the products are computed in FP32 from the same rounded
+    values.
     """
     options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 4  # that it fails is expected
+    options.log_severity_level = 4  # do not print an expected failure
     try:
         return load(graph, options, _CPU)
     except GraphError:
@@ -107,7 +109,7 @@ def _load_exactly(graph: Path | bytes, options: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def products_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU adds pairs of INT8 products in 16 bits, which saturate: x86 without VNNI.
+    """Whether this CPU adds pairs of INT8 products in 16 bits, which saturates: x86 without VNNI.
 
     On such a CPU (AMD before Zen 4, Intel before Ice Lake) onnxruntime's default kernels cost an
     INT8 ViT about 8 dB.
@@ -117,17 +119,17 @@ def products_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     try:
         flags = cpuinfo.read_text()
     except OSError:
-        return True  # not known: slower and right
+        return True  # unknown: choose the slower, exact kernels
     return re.search(r"\bavx(512)?_vnni\b", flags) is None
 
 
 def load(graph: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
-    """onnxruntime's session of a graph. Raises `GraphError` when it cannot load it."""
+    """Create an onnxruntime session for a graph. Raises `GraphError` if it cannot be loaded."""
     ort = require("onnxruntime")
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         return ort.InferenceSession(source, options, providers=list(providers))
-    except Exception as error:  # onnxruntime's classes have no common base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         what = "the graph" if isinstance(graph, bytes) else str(graph)
         raise GraphError(
             f"onnxruntime cannot load {what} ({_first_line(error)})",
@@ -136,7 +138,7 @@ def load(graph: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
 
 
 def run_error(shape: Sequence[int], error: Exception) -> BackendError:
-    """The error for a batch of this shape that onnxruntime did not run."""
+    """The error for a failure of onnxruntime on a batch of this shape."""
     return BackendError(
         f"onnxruntime failed on a batch of {list(shape)} ({_first_line(error)})",
         "build the engine again: edge build CHECKPOINT",

@@ -34,7 +34,7 @@ def check() -> str:
     require("pycuda.driver")
     ort = require("onnxruntime")
     if _PROVIDER not in ort.get_available_providers():
-        raise MissingPackage(f"onnxruntime {ort.__version__} is the one for CPUs", _INSTALL)
+        raise MissingPackage(f"onnxruntime {ort.__version__} is built without CUDA", _INSTALL)
     return str(ort.__version__)
 
 

@@ -1,8 +1,8 @@
-"""The passport: what an engine is, what it was built from, and what it was measured at.
+"""`Passport`: the description of an engine, its origin and its measured accuracy.
 
-`engines/<name>/passport.json` stands beside an untouched `model.onnx` and `model.plan`, so that
-other tools can read those too. It is checked before anything is loaded: a plan belongs to one
-TensorRT version and GPU, and a file that was cut off in a copy is named, not crashed on.
+`engines/<name>/passport.json` is a separate file, so `model.onnx` and `model.plan` stay in their
+standard formats for other tools. The passport is checked before anything is loaded, since a plan
+belongs to one TensorRT version and one GPU, and loading a truncated file could crash.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 SCHEMA = 4
-_OLDEST = 3  # engines in the field outlive upgrades: see docs/stability.md
-EXACT_DB = 999.0  # stands for no noise at all, which JSON has no number for
+_OLDEST = 3  # deployed engines must stay readable after upgrades: docs/stability.md
+EXACT_DB = 999.0  # SQNR without any noise; JSON has no infinity
 NAME = "passport.json"
-# The forms of an engine that are judged, as people are told of them.
+# The forms of an engine that are evaluated -> their names in messages.
 FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
 
 
@@ -48,42 +48,43 @@ class File:
 
     @staticmethod
     def of(path: Path) -> File:
+        """The entry for an existing file."""
         return File(digest(path), path.stat().st_size)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An engine's outputs against the FP32 graph's, on the same held-out images."""
+    """The accuracy of an engine, compared with the FP32 graph on the same held-out images."""
 
     images: int
-    # Percent of images of which the same is said (`Head.agree`), or of embeddings that are near.
+    # Percent of images with the same prediction (`Head.agree`), or with similar embeddings.
     agreement: float
     sqnr_db: float  # 10 log10(sum reference^2 / sum (reference - output)^2) over the outputs
-    max_error: float  # largest absolute difference of an output
-    top1: float | None  # percent right, where the images' classes are known
+    max_error: float  # largest absolute difference of the outputs
+    top1: float | None  # percent correct; None if the images' classes are unknown
     top1_fp32: float | None  # the same for the FP32 graph
-    cosine: float | None = None  # the lowest of an image's embedding with FP32's; of features only
-    labels: float | None = None  # percent of all labels' own yes or no; of sigmoids only
+    cosine: float | None = None  # embeddings only: the lowest similarity to FP32's
+    labels: float | None = None  # sigmoid only: percent of labels with the same yes or no
 
     def __post_init__(self) -> None:
-        """Raises ValueError when only one of the two is known."""
+        """Raises ValueError if only one of top1 and top1_fp32 is known."""
         if (self.top1 is None) != (self.top1_fp32 is None):
             raise ValueError("top1 without top1_fp32")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The checkpoint that an engine was built from."""
+    """The checkpoint from which an engine was built."""
 
-    name: str  # as it was given: a path or a hub id
+    name: str  # as typed: a path or a hub id
     architecture: str
     sha256: dict[str, str]  # of its files
-    image_size: int | None = None  # pixels of a side, if others than it was trained with
+    image_size: int | None = None  # pixels per side, if other than in training
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the INT8 ranges of an engine come from."""
+    """The source of an engine's INT8 ranges."""
 
     method: str
     images: int
@@ -92,60 +93,62 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled plan and the only place where it runs."""
+    """A compiled plan, and the TensorRT version and GPU that it needs."""
 
     backend: str  # tensorrt or tensorrt-rtx
-    graph: str  # the file that it was compiled from
-    version: str  # of TensorRT, exactly
-    gpu: str | None  # None: compiled by TensorRT-RTX on a machine without one, for several
+    graph: str  # the file from which it was compiled
+    version: str  # exact version of TensorRT
+    gpu: str | None  # None: compiled by TensorRT-RTX on a machine without GPU, for several GPUs
     compute_capability: str | None  # such as 8.7
     max_batch: int
-    model_sha256: str  # of that file
-    ms: float | None = None  # median time of one picture where it was compiled
-    why: str = ""  # this graph and no other candidate's
+    model_sha256: str  # of the graph file
+    ms: float | None = None  # median time for one image, on the machine that compiled it
+    why: str = ""  # why this candidate's graph was compiled
 
     @property
     def gpus(self) -> str:
-        """What it runs on, in words."""
+        """The GPUs on which the plan runs, as text."""
         if self.gpu is None:
-            # Those that NVIDIA's support matrix names for a plan that was made for no GPU of them.
-            fits = "any GPU of compute capability 8.6, 8.9 or 12.0"
-            return f"{fits} (a Jetson needs its own: edge compile ENGINE, on the board)"
+            # According to NVIDIA's support matrix, for a plan that was compiled without a GPU.
+            supported = "any GPU of compute capability 8.6, 8.9 or 12.0"
+            return f"{supported} (a Jetson needs its own: edge compile ENGINE, on the board)"
         return f"{self.gpu} ({self.compute_capability})"
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A precision that passed the gate, carried along: only the board knows which is fastest."""
+    """A further candidate that passed the gate: only the board can tell which is fastest."""
 
-    graph: str  # file, model.onnx for the one that was chosen
+    graph: str  # file name; model.onnx for the chosen candidate
     accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
-    ms: float | None  # median time of one picture with onnxruntime where it was built
-    kept_fp16: tuple[str, ...] = ()  # Linears that its INT8 or FP8 would have harmed most
+    ms: float | None  # median time for one image with onnxruntime, on the build machine
+    kept_fp16: tuple[str, ...] = ()  # the Linears that are most sensitive to its INT8 or FP8
 
 
 @dataclass(frozen=True)
 class Passport:
+    """The contents of `passport.json`."""
+
     name: str
-    fingerprint: str  # of all that it was built from: the same means nothing to rebuild
+    fingerprint: str  # of all inputs of the build: if equal, a rebuild is not needed
     precision: str  # fp32, fp16 or int8
     checkpoint: Origin
     head: Head
-    outputs: int  # numbers that the network gives for a picture
+    outputs: int  # numbers per image
     preprocess: Preprocess
     max_batch: int
-    tools: dict[str, str]  # package -> version that built it
+    tools: dict[str, str]  # package -> version on the build machine
     calibration: Calibration | None
-    judged: bool  # False: published with --no-gate, its accuracy is unknown or below the gate
+    judged: bool  # False: built with --no-gate; accuracy unknown or below the gate
     accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
-    verdict: str = ""  # which precision, and why
-    kept_fp16: tuple[str, ...] = ()  # Linears that INT8 would have harmed most
+    verdict: str = ""  # the chosen precision and the reason
+    kept_fp16: tuple[str, ...] = ()  # the Linears that are most sensitive to INT8
     candidates: dict[str, Carried] = field(default_factory=dict)  # by precision
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no build writes."""
+        """Raises ValueError for contents that no build writes."""
         if self.outputs < 1 or self.max_batch < 1 or "model.onnx" not in self.files:
             raise ValueError("no outputs, no batch or no model.onnx")
         if self.labels and len(self.labels) != self.outputs:
@@ -158,21 +161,21 @@ class Passport:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class id -> name; none where the engine gives embeddings."""
+        """Class id -> name; empty if the engine returns embeddings."""
         return self.head.labels
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture."""
+        """(channels, height, width) of one image."""
         return (3, self.preprocess.height, self.preprocess.width)
 
     def write(self, folder: Path) -> None:
-        """Write `passport.json`, whole or not at all. Raises `StorageError`."""
+        """Write `passport.json` atomically. Raises `StorageError`."""
         data = {"schema": SCHEMA, **asdict(self)}
         write_bytes(folder / NAME, (json.dumps(data, indent=1) + "\n").encode())
 
     def with_plan(self, plan: Plan | None, files: dict[str, File]) -> Passport:
-        """The same passport with another plan and its file."""
+        """A copy with another plan and its file; None and {} remove the plan."""
         kept = {name: file for name, file in self.files.items() if name != "model.plan"}
         return replace(self, plan=plan, files={**kept, **files})
 
@@ -180,29 +183,29 @@ class Passport:
     def read(folder: Path) -> Passport:
         """Read `folder/passport.json`.
 
-        Raises `EngineError` when the folder is no engine, or the passport is damaged or of
-        another schema.
+        Raises `EngineError` if the folder is not an engine, or the passport is damaged or has an
+        unsupported schema.
         """
         path = folder / NAME
         if not folder.is_dir():
-            raise _elsewhere(folder)
+            raise _not_found(folder)
         try:
             data = json.loads(path.read_text())
         except FileNotFoundError:
             raise EngineError(
-                f"{folder} is no engine: it has no {NAME}", "give a folder made by edge build"
+                f"{folder} is not an engine: it has no {NAME}", "give a folder made by edge build"
             ) from None
         except (ValueError, OSError, RecursionError) as error:
             raise _damaged(path, error) from error
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise EngineError(
-                f"{path} has schema {schema}, this vit-edge reads {SCHEMA}",
+                f"{path} has schema {schema}, but this vit-edge reads up to {SCHEMA}",
                 "upgrade vit-edge, or build the engine again",
             )
         if isinstance(schema, int) and schema < _OLDEST:
             raise EngineError(
-                f"{path} has schema {schema}, this vit-edge reads {_OLDEST} to {SCHEMA}",
+                f"{path} has schema {schema}, but this vit-edge reads {_OLDEST} to {SCHEMA}",
                 "build the engine again: edge build CHECKPOINT",
             )
         try:
@@ -211,26 +214,26 @@ class Passport:
             raise _damaged(path, error) from error
 
     def check_file(self, folder: Path, name: str) -> Path:
-        """The path of one of the engine's files, known to be whole. Raises `EngineError`."""
+        """The path of an intact file of the engine. Raises `EngineError` otherwise."""
         path, known = folder / name, self.files.get(name)
         if known is None or not path.is_file():
-            raise EngineError(f"{path} is missing", "copy the engine folder again, whole")
+            raise EngineError(f"{path} is missing", "copy the complete engine folder again")
         size = path.stat().st_size
         if size != known.bytes:
             raise EngineError(
-                f"{path} is damaged: {size} bytes, its passport says {known.bytes}",
+                f"{path} is damaged: it has {size} bytes, expected {known.bytes}",
                 "copy the engine folder again, or build it again",
             )
         if digest(path) != known.sha256:
             raise EngineError(
-                f"{path} is damaged: its SHA-256 is not the passport's",
+                f"{path} is damaged: its SHA-256 differs from the passport's",
                 "copy the engine folder again, or build it again",
             )
         return path
 
 
 def _migrated(data: Any, schema: Any) -> Any:
-    """The data of a passport of an older schema, in today's."""
+    """The data of a passport, converted from an older schema to the current one."""
     if schema == 3 and isinstance(data, dict) and isinstance(data.get("labels"), list):
         # Before schema 4 every engine was a classifier with a softmax.
         labels = data.pop("labels")
@@ -238,13 +241,16 @@ def _migrated(data: Any, schema: Any) -> Any:
     return data
 
 
-def _elsewhere(path: Path) -> EngineError:
-    """Of what is no folder: it may be an engine's file, its recipe, or its name alone."""
+def _not_found(path: Path) -> EngineError:
+    """The error for a path that is not a folder.
+
+    It may be an engine's file, its recipe, or its name alone: then the hint gives the folder.
+    """
     engines = Path("engines")
     places = (path.parent, engines / path.name, engines / path.stem)
     near = [place for place in places if (place / NAME).is_file()]
     if path.is_file():
-        what, hint = f"{path} is a file, no engine's folder", "give a folder made by edge build"
+        what, hint = f"{path} is a file, not an engine folder", "give a folder made by edge build"
     else:
         what, hint = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
     return EngineError(

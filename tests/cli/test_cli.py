@@ -132,7 +132,7 @@ def test_preprocess_writes_what_transformers_makes(
     copied = shutil.copy(image, tmp_path / "a.png")
     fails(edge_command("preprocess", built_engine, copied, "--out", copied), "a.npy")
     assert Path(copied).read_bytes() == image.read_bytes()  # the picture is not written over
-    fails(edge_command("preprocess", tmp_path, image, "--out", out), "is no engine")
+    fails(edge_command("preprocess", tmp_path, image, "--out", out), "is not an engine")
     assert np.load(out).tobytes() == expected.tobytes()  # what was there stays whole
 
 
@@ -231,7 +231,7 @@ def test_bad_inputs_are_named(edge_command, checkpoint, pictures, built_engine, 
     fails(edge_command(*build, empty), "empty has no images")
     fails(edge_command(*build, tmp_path / "none"), "none")
     fails(edge_command("simplify", cut, "--images", pictures, "--out", "x"), "cut.onnx")
-    fails(edge_command("inspect", empty), "is no engine")
+    fails(edge_command("inspect", empty), "is not an engine")
     fails(edge_command("compile", tmp_path / "none"), "there is no engine")
     source = ["run", built_engine, "--backend", "onnxruntime", "--source"]
     fails(edge_command(*source, "ftp://a"), "ftp")

@@ -89,7 +89,7 @@ def test_auto_takes_it_where_no_plan_can_run_and_says_why(driver, built_engine):
         with emulation(driver) as ort:
             with Engine.open(built_engine) as opened:
                 assert opened.backend == "onnxruntime-cuda"
-                assert opened.reason.startswith("onnxruntime has CUDA, and ")
+                assert opened.reason.startswith("onnxruntime supports CUDA, and ")
             name, reason = backends.choose(Path(built_engine), unplanned, "auto")
             assert name == "onnxruntime-cuda"
             assert f"the engine has no plan; make one here: edge compile {built_engine}" in reason
@@ -115,7 +115,7 @@ def test_auto_takes_a_plan_that_can_run_before_it(driver, built_engine):
 def test_an_onnxruntime_without_cuda_is_refused_with_what_to_install(driver, built_engine):
     with emulation(driver) as ort:
         ort.providers = ["CPUExecutionProvider"]
-        with pytest.raises(MissingPackage, match=r"is the one for CPUs.*onnxruntime-gpu"):
+        with pytest.raises(MissingPackage, match=r"is built without CUDA.*onnxruntime-gpu"):
             Engine.open(built_engine, "onnxruntime-cuda")
 
 
@@ -150,6 +150,6 @@ def test_what_onnxruntime_prints_is_not_among_the_results(driver, built_engine):
 
 
 def test_its_absence_is_told_before_anything_is_loaded(built_engine):
-    """On this machine's own onnxruntime, which is the one for CPUs."""
+    """On this machine's own onnxruntime, which is built without CUDA."""
     with pytest.raises(MissingPackage):
         onnxruntime_cuda.OrtCuda(Path(built_engine) / "model.onnx", Passport.read(built_engine))

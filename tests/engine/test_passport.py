@@ -148,7 +148,7 @@ def test_a_schema_3_passport_without_labels_is_damaged(copy, labels):
 def test_a_folder_that_is_no_engine(tmp_path):
     with pytest.raises(EngineError, match="there is no engine at"):
         Passport.read(tmp_path / "absent")
-    with pytest.raises(EngineError, match="is no engine"):
+    with pytest.raises(EngineError, match="is not an engine"):
         Passport.read(tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_named(copy):
     path = copy / "model.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(EngineError, match=r"model\.onnx is damaged: \d+ bytes"):
+    with pytest.raises(EngineError, match=r"model\.onnx is damaged: it has \d+ bytes"):
         passport.check_file(copy, "model.onnx")
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(EngineError, match="SHA-256"):
@@ -180,5 +180,5 @@ def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypat
 
 def test_a_file_of_no_engine_is_told_that_engines_are_folders(tmp_path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(EngineError, match=r"photo\.jpg is a file, no .* made by edge build \(ls"):
+    with pytest.raises(EngineError, match=r"photo\.jpg is a file, not an engine folder; .*\(ls"):
         Passport.read(tmp_path / "photo.jpg")

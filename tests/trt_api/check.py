@@ -36,7 +36,7 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "timing": "ITimingCache",
         "serialized": "IHostMemory",
         "flag": "NetworkDefinitionCreationFlag",
-        "fixed": "BuilderFlag",
+        "user_allocation": "BuilderFlag",
         "capabilities": "type[ComputeCapability]",
         # The IBuilderConfig of TensorRT-RTX: no other has what is set there.
         "settings": None,
@@ -54,8 +54,8 @@ HOLDS: dict[str, dict[str, str | None]] = {
         "self._contexts[count]": "IExecutionContext",
         "engine": "ICudaEngine",
         "inspector": "EngineInspector",
-        "given": "ExecutionContextAllocationStrategy",
-        "fitting": "type[DynamicShapesKernelSpecializationStrategy]",
+        "own_memory": "ExecutionContextAllocationStrategy",
+        "specialisation": "type[DynamicShapesKernelSpecializationStrategy]",
         "config.dynamic_shapes_kernel_specialization_strategy": (
             "DynamicShapesKernelSpecializationStrategy"
         ),

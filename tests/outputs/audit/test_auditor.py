@@ -148,5 +148,5 @@ def test_the_process_has_the_lowest_priority_and_ends_with_its_connection(proces
 def test_an_error_while_loading_is_sent_as_text(tmp_path):
     with start(tmp_path, "model.onnx") as (link, child):
         assert link.poll(WAIT)
-        assert "is no engine: it has no passport.json" in link.recv()
+        assert "is not an engine: it has no passport.json" in link.recv()
         assert child.wait(WAIT) == 0
