@@ -41,13 +41,14 @@ finish() {
 }
 trap finish EXIT
 
-# Rewrite one line of the terminal each second: seconds, and the last line of the log.
+# Rewrite one line of the terminal each second: seconds, and what pip or apt does.
 watch_log() {
-  local start=$SECONDS width
+  local start=$SECONDS width line
+  local progress='^ *(Collecting|Downloading|Building|Installing|Get:|Unpacking|Setting up)'
   while sleep 1; do
     width=$(tput cols 2>/dev/null || echo 80)
-    printf '\r\033[K%.*s' "$((width - 1))" \
-      "       $((SECONDS - start)) s: $(tail -n 1 "$log" | tr '\r\t' '  ')" >&2
+    line=$(grep -E "$progress" "$log" | tail -n 1 | tr '\r\t' '  ' || true)
+    printf '\r\033[K%.*s' "$((width - 1))" "       $((SECONDS - start)) s: $line" >&2
   done
 }
 
@@ -154,7 +155,8 @@ apt_install "the distribution's packages" \
   gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp
 
-[ -x "$python" ] || fail "there is no $python; name the distribution's: make setup SYSTEM_PYTHON=..."
+[ -x "$python" ] ||
+  fail "there is no $python; name the distribution's: make setup SYSTEM_PYTHON=..."
 if "$venv/bin/python" -c '' 2>/dev/null; then
   next "$venv: there already"
 else
@@ -189,7 +191,7 @@ else
   if [ $driver = yes ]; then
     next "PyCUDA, for the GPU of this PC: compiled once, some minutes"
     VENV=$venv run scripts/build_pycuda.sh --install ||
-      say "PyCUDA cannot be built, so the GPU is not used; fix the errors above, then: make -B setup"
+      say "PyCUDA cannot be built, so the GPU is not used; fix the errors, then: make -B setup"
   fi
 fi
 say "done in $SECONDS s; make help lists the targets"

@@ -46,7 +46,7 @@ BLOCKS, T = (
     2.101,
 )  # block means are nearly independent; Student's t, 18 d.o.f., 95 %
 MATERIAL = 8.0  # bytes per frame: 1.6 MB in this run, 1 GB in two months with one camera
-PICTURE = "video/x-raw,format=NV12,width=64,height=48,framerate=1000/1"
+CAPS = "video/x-raw,format=NV12,width=64,height=48,framerate=1000/1"
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Verdict:
     @staticmethod
     def of(samples: Sequence[Sample]) -> Verdict:
         """Evaluate the samples after the warm-up."""
-        judged = samples[int(len(samples) * WARM_UP) :]
-        quarter = len(judged) // 4
-        first, last = judged[:quarter], judged[-quarter:]
+        evaluated = samples[int(len(samples) * WARM_UP) :]
+        quarter = len(evaluated) // 4
+        first, last = evaluated[:quarter], evaluated[-quarter:]
 
         def more(name: str) -> float:
             # Medians: while a source is being opened there are a few more.
@@ -110,8 +110,8 @@ class Verdict:
             )
             return after - before
 
-        frames = [sample.frames for sample in judged]
-        rss = Trend.of(frames, [sample.rss for sample in judged])
+        frames = [sample.frames for sample in evaluated]
+        rss = Trend.of(frames, [sample.rss for sample in evaluated])
         return Verdict(rss, more("files"), more("threads"))
 
     @property
@@ -171,10 +171,10 @@ def feeds(period: int, openings: Counter[str]) -> list[Feed]:
     """Four sources: one that starts over, one that ends, one that fails, one that raises."""
     pipelines = {
         # A video that is read in a loop.
-        "film": f"gst:videotestsrc num-buffers={period} ! {PICTURE}",
+        "film": f"gst:videotestsrc num-buffers={period} ! {CAPS}",
         # Cameras that disconnect or fail: they are reconnected after the backoff.
-        "leaves": f"gst:videotestsrc is-live=true num-buffers={period} ! {PICTURE}",
-        "breaks": f"gst:videotestsrc is-live=true ! {PICTURE} ! identity error-after={period}",
+        "leaves": f"gst:videotestsrc is-live=true num-buffers={period} ! {CAPS}",
+        "breaks": f"gst:videotestsrc is-live=true ! {CAPS} ! identity error-after={period}",
     }
 
     def opener(name: str) -> Callable[[int, float], Any]:
@@ -233,13 +233,13 @@ def plot(samples: Sequence[Sample], verdict: Verdict, path: Path) -> None:
     rss, begin = verdict.rss, int(len(samples) * WARM_UP)
     base = samples[begin].rss
     memory.plot(frames, [(sample.rss - base) / 1024 for sample in samples], linewidth=0.8)
-    judged = np.array([sample.rss for sample in samples[begin:]])
+    evaluated = np.array([sample.rss for sample in samples[begin:]])
     x = frames[begin:] - frames[begin:].mean()
-    memory.plot(frames[begin:], (judged.mean() - base + rss.slope * x) / 1024, linewidth=0.8)
+    memory.plot(frames[begin:], (evaluated.mean() - base + rss.slope * x) / 1024, linewidth=0.8)
     memory.set_ylabel(f"resident memory, KiB\nabove {base / 2**20:.0f} MiB")
     memory.set_title(
         f"{rss.slope:+.2f} bytes per frame, 95 % of {rss.low:+.2f} to {rss.high:+.2f}; "
-        "the grey part is not judged",
+        "the grey part is not evaluated",
         fontsize="medium",
     )
     for axis, name in ((files, "files"), (threads, "threads")):

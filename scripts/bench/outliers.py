@@ -70,20 +70,20 @@ def scale(
         weights[f"{reader}.weight"][:, channels] /= factor
 
 
-def check_preserved(source: Path, target: Path, pictures: Tensor) -> float:
+def check_preserved(source: Path, target: Path, images: Tensor) -> float:
     """The largest difference of a logit between two checkpoints.
 
-    pictures: preprocessed images, float32 [N, 3, H, W]. Raises AssertionError if the difference is
+    images: preprocessed images, float32 [N, 3, H, W]. Raises AssertionError if the difference is
     larger than float rounding explains.
     """
-    reference, logits = (run(folder, pictures) for folder in (source, target))
+    reference, logits = (run(folder, images) for folder in (source, target))
     difference = float(abs(reference - logits).max())
     bound = TOLERANCE * max(1.0, float(abs(reference).max()))
     assert difference <= bound, f"{target} differs from {source} by {difference:.3g}"
     return difference
 
 
-def run(folder: Path, pictures: Tensor) -> Tensor:
+def run(folder: Path, images: Tensor) -> Tensor:
     """A checkpoint's logits in FP32, computed by transformers."""
     import torch
     from transformers import AutoModelForImageClassification
@@ -92,5 +92,5 @@ def run(folder: Path, pictures: Tensor) -> Tensor:
     disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        logits: Tensor = model(pixel_values=torch.from_numpy(pictures)).logits.numpy()
+        logits: Tensor = model(pixel_values=torch.from_numpy(images)).logits.numpy()
     return logits

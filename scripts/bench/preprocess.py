@@ -63,7 +63,7 @@ SHORTCUTS = {
 }
 
 
-def picture() -> Pixels:
+def sample_image() -> Pixels:
     """scikit-learn's two photos, tiled: RGB uint8 [720, 1280, 3]."""
     one, other = photo("china.jpg"), photo("flower.jpg")
     wall = np.concatenate([np.concatenate([one, other], 1), np.concatenate([other, one], 1)])
@@ -250,7 +250,7 @@ def first_call(spec: Any, form: str, compiled: bool, cache: str) -> dict[str, fl
 
 def measure(rounds: int) -> dict[str, Any]:
     load = round(os.getloadavg()[0], 2)
-    pixels = picture()
+    pixels = sample_image()
     surface = nv12(pixels, "bt709")
     timed, wrong = {}, {}
     for name in PROCESSORS:

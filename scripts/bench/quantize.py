@@ -84,8 +84,8 @@ class Evaluator:
         from edge.builder import image_sets, verify
 
         prepared = image_sets.prepare(files, preprocess(model), info)
-        self.pictures: list[np.ndarray] = [tensor for _, tensor in prepared]
-        self.reference = verify.outputs({"fp32": model}, self.pictures)["fp32"]
+        self.images: list[np.ndarray] = [tensor for _, tensor in prepared]
+        self.reference = verify.outputs({"fp32": model}, self.images)["fp32"]
 
     def measure(self, path: Path) -> Accuracy:
         """Accuracy of a quantised graph against FP32.
@@ -96,7 +96,7 @@ class Evaluator:
 
         from edge.builder import graph, verify
 
-        logits = verify.outputs({"int8": graph.load(path)}, self.pictures)["int8"]
+        logits = verify.outputs({"int8": graph.load(path)}, self.images)["int8"]
         if not np.isfinite(logits).all():
             raise ValueError("its logits are not finite")
         return verify.compare(self.reference, logits, None)
@@ -216,8 +216,8 @@ def with_outliers(source: Path, target: Path, factor: float, folder: Path) -> No
 
     outliers.inject(source, target, factor)
     spec = read_checkpoint(str(target)).preprocess
-    pictures = image_sets.prepare_first(image_sets.find(folder), spec, FEW, info)
-    difference = outliers.check_preserved(source, target, pictures)
+    images = image_sets.prepare_first(image_sets.find(folder), spec, FEW, info)
+    difference = outliers.check_preserved(source, target, images)
     info(f"x{factor:g}: FP32 logits differ from the demo's by {difference:.2g}")
 
 
@@ -249,12 +249,12 @@ def write_crops(folder: Path, name: str, seed: int) -> None:
     from scripts.demo.digits import photo
 
     folder.mkdir()
-    picture = Image.fromarray(photo(name))
+    image = Image.fromarray(photo(name))
     rng = np.random.default_rng(seed)
     for number in range(PHOTOS):
-        side = int(rng.integers(96, min(picture.size)))
-        left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
-        crop = picture.crop((left, top, left + side, top + side))
+        side = int(rng.integers(96, min(image.size)))
+        left, top = (int(rng.integers(length - side + 1)) for length in image.size)
+        crop = image.crop((left, top, left + side, top + side))
         crop.resize((PHOTO_SIZE, PHOTO_SIZE)).save(folder / f"{number:02d}.png")
 
 

@@ -18,7 +18,7 @@ from tests.preprocess.test_kernel import SPECS, TEXTURES, check
 
 def launch_all(kernel: GpuKernel) -> int:
     """Returns the number of images. Raises AssertionError if a byte differs."""
-    pictures = 0
+    images = 0
     for name, spec in SPECS.items():
         for number in ("float32", "float16"):
             mixed = [
@@ -26,11 +26,11 @@ def launch_all(kernel: GpuKernel) -> int:
                 for i, form in enumerate(FORMATS)
             ]
             check(kernel, spec, mixed, number)
-            pictures += len(mixed)
+            images += len(mixed)
         for form in TEXTURES if name in ("bilinear", "cropped") else ():
             check(kernel, spec, [noise(form, 61, 45, padding=3)], textures=True)
-            pictures += 1
-    return pictures
+            images += 1
+    return images
 
 
 def main() -> None:

@@ -70,8 +70,8 @@ def make(folder: Path) -> None:
         rng = np.random.default_rng(0)
         for number in range(IMAGES):
             coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
-            picture = coarse.resize((320, 240), Image.Resampling.BICUBIC)
-            picture.save(scratch / f"images/{number:02d}.png")
+            image = coarse.resize((320, 240), Image.Resampling.BICUBIC)
+            image.save(scratch / f"images/{number:02d}.png")
         save_checkpoint(scratch / "tiny")
         common = {"engines": scratch, "gate": False}
         tiny = str(scratch / "tiny")

@@ -27,13 +27,13 @@ _BACKBONES = {
 Tensor = npt.NDArray[np.float32]
 
 
-def outputs(folder: Path, architecture: str, head: Head, pictures: Tensor) -> Tensor:
+def outputs(folder: Path, architecture: str, head: Head, images: Tensor) -> Tensor:
     """Logits, or embeddings with the head's pooling (own or cls), float32 [N, outputs].
 
-    pictures: preprocessed images, float32 [N, 3, H, W].
+    images: preprocessed images, float32 [N, 3, H, W].
     """
     torch, transformers = require("torch"), require("transformers")
-    batch = torch.from_numpy(pictures)
+    batch = torch.from_numpy(images)
     with torch.inference_mode():
         if architecture.startswith("TimmWrapper"):
             found = _timm(folder, head, batch)

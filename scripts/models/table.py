@@ -44,7 +44,7 @@ FIGURES = ROOT / "docs/measurements/models.json"
 TABLE = ROOT / "docs/models.md"
 LABELS = ("cat", "dog", "fox", "owl", "bee", "elk", "ant")
 PRECISIONS = ("fp32", "fp16", "int8")
-PICTURES = 12
+IMAGES = 12
 
 Row = dict[str, Any]
 Tensor = npt.NDArray[np.float32]
@@ -61,11 +61,11 @@ def measure(name: str, full: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         checkpoint = save(name, folder / "checkpoint", LABELS, full)
-        pictures = _draw(folder / "pictures")
+        images = _draw(folder / "images")
         rows = []
         for task in tasks(name):
             found = _read(checkpoint, task)
-            prepared = image_sets.prepare_first(pictures, found.preprocess, PICTURES, print)
+            prepared = image_sets.prepare_first(images, found.preprocess, IMAGES, print)
             with network.quiet():
                 architecture = MODELS[name].architecture
                 reference = models_reference.outputs(checkpoint, architecture, found.head, prepared)
@@ -103,19 +103,19 @@ def _read(folder: Path, task: Task) -> Checkpoint:
 
 
 def _precisions(
-    found: Checkpoint, pictures: Tensor, reference: Tensor, folder: Path
+    found: Checkpoint, images: Tensor, reference: Tensor, folder: Path
 ) -> Iterator[Row]:
     """The measurements of each precision of a checkpoint."""
-    model, _ = simplify(export.export(found, pictures[:4])[0], pictures[:4])
-    fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(pictures))))
+    model, _ = simplify(export.export(found, images[:4])[0], images[:4])
+    fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(images))))
     ranges = Ranges(
-        "minmax", len(pictures), "", calibrate.calibrate(model, iter(pictures), "minmax", 12)
+        "minmax", len(images), "", calibrate.calibrate(model, iter(images), "minmax", 12)
     )
     for precision in PRECISIONS:
         forms = plan.make_forms(model, precision, ranges)
         form = forms.get("device", forms["portable"])
         session = graph.session(form)
-        outputs = np.concatenate([session.logits(picture[None]) for picture in pictures])
+        outputs = np.concatenate([session.logits(image[None]) for image in images])
         del session
         error = outputs.astype(np.float64) - reference
         signal, noise = float((reference.astype(np.float64) ** 2).sum()), float((error**2).sum())
@@ -169,7 +169,7 @@ def _draw(folder: Path) -> list[Path]:
     """Write smooth random images of different shapes."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
         size = (320 - 9 * number, 240 + 7 * number)
         coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")

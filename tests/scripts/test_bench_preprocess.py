@@ -8,8 +8,8 @@ from scripts.bench import preprocess as bench
 
 
 def test_a_result_that_differs_from_the_processors_is_not_timed(monkeypatch):
-    pixels = bench.picture()
-    monkeypatch.setattr(bench, "ready", lambda name, compiled: lambda picture: pixels)
+    pixels = bench.sample_image()
+    monkeypatch.setattr(bench, "ready", lambda name, compiled: lambda image: pixels)
     with pytest.raises(SystemExit, match="vit-edge, Pillow does not make the ViT processor's"):
         bench.same_bytes("ViT", pixels, bench.nv12(pixels, "bt709"))
 
