@@ -1,1 +1,1 @@
-"""Sources: a URI becomes a GStreamer pipeline, a pipeline yields frames."""
+"""Sources: frames of cameras, files and streams, from GStreamer pipelines."""

@@ -1,1 +1,1 @@
-"""GStreamer's buffers as pictures that the CPU or the GPU reads where they lie."""
+"""Surfaces in GStreamer's buffers, which the CPU or the GPU reads without a copy."""

@@ -1,8 +1,8 @@
-"""What GStreamer's caps say about a picture and its colours, and what holds where they say nothing.
+"""The layout and the colours of a surface by GStreamer's caps, with defaults for missing fields.
 
-The fields are read from the caps themselves. GstVideoInfo fills in what is missing by the
-picture's size, and then it cannot be told from what was said: below 577 rows it makes YUV
-centred, and GStreamer 1.22 forgets a `chroma-site` that comes without a `colorimetry`.
+The fields are read from the caps themselves. GstVideoInfo fills in missing ones by the size of the
+surface, and they can then not be told from given ones: below 577 rows it makes the chroma of YUV
+centred, and GStreamer 1.22 ignores a `chroma-site` without a `colorimetry`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MATRICES: dict[str, Matrix] = {
     "bt709": "bt709",
     "bt2020": "bt2020",
 }
-# Matrices that GStreamer, too, takes for a mistake in YUV: it goes by the size then.
+# Matrices that are invalid for YUV: as in GStreamer, the size decides then.
 _NO_MATRIX = ("unknown", "rgb")
 # GstVideoChromaSite
 _H_COSITED, _V_COSITED = 2, 4
 
 
 def layout_of(caps: Any, source: str) -> Layout:
-    """The picture that caps of raw video in one of `FORMATS` describe. Raises SourceError."""
+    """The layout that caps of raw video in one of `FORMATS` describe. Raises SourceError."""
     structure = caps.get_structure(0)
     return Layout(
         structure.get_string("format"),
@@ -40,8 +40,8 @@ def layout_of(caps: Any, source: str) -> Layout:
 def colour_of(caps: Any, *, source: str) -> Colour:
     """The colours of raw video in one of `FORMATS`.
 
-    Without a colorimetry a grey picture is full range, and a YUV one limited: BT.601 up to 576
-    rows, BT.2020 from 2160, BT.709 between. Raises SourceError for a matrix of other colours.
+    Without a colorimetry grey is full range and YUV is limited range: BT.601 up to 576 rows,
+    BT.2020 from 2160 rows, BT.709 between. Raises SourceError for an unsupported matrix.
     """
     structure = caps.get_structure(0)
     return _colour(
@@ -65,7 +65,7 @@ def _colour(
         matrix = "bt601" if height <= 576 else "bt2020" if height >= 2160 else "bt709"
     if matrix not in _MATRICES:
         raise SourceError(
-            f"{source} delivers {matrix} colours, which have no conversion here",
+            f"{source} delivers {matrix} colours, which are not supported",
             "convert them in the pipeline: videoconvert ! video/x-raw,colorimetry=bt709",
         )
     full_range = span == "0-255" or (span == "unknown" and grey)
@@ -73,7 +73,7 @@ def _colour(
 
 
 def _parsed(colorimetry: str | None) -> tuple[str, str]:
-    """(matrix, range) by GStreamer's names; "unknown" where the text does not say."""
+    """(matrix, range) by GStreamer's names; "unknown" where the text has none."""
     parsed = require("gi.repository.GstVideo").VideoColorimetry()
     if colorimetry is None or not parsed.from_string(colorimetry):
         return "unknown", "unknown"
@@ -81,10 +81,10 @@ def _parsed(colorimetry: str | None) -> tuple[str, str]:
 
 
 def siting(chroma_site: str | None, full_range: bool) -> tuple[bool, bool]:
-    """Whether chroma is co-sited (across, down), from the caps' `chroma-site`.
+    """Whether chroma is co-sited (across, down), by the `chroma-site` of the caps.
 
-    Where they have none: centred in a full-range picture, as JPEG has it, and in all others
-    co-sited across alone, H.264's default.
+    Without one: centred for full range, as in JPEG; otherwise co-sited across only, the default of
+    H.264.
     """
     video = require("gi.repository.GstVideo")
     # The name since GStreamer 1.20, and the one before it.

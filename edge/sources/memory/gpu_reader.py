@@ -1,4 +1,4 @@
-"""Samples in the GPU's memory of whichever kind: a Jetson's NVMM, or GStreamer's CUDA memory."""
+"""`GpuReader`: frames in GPU memory, a Jetson's NVMM or GStreamer's CUDA memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["GpuReader"]
 
 
 class GpuReader:
-    """Reads the samples of one source for a GPU, whose device must outlive it."""
+    """Reads the samples of one source for a GPU. The device must outlive it."""
 
     def __init__(self, device: Device):
         self._device = device
@@ -26,11 +26,14 @@ class GpuReader:
         self._sharer: gstcuda.ContextSharer | None = None
 
     def share_context(self, pipeline: Any) -> None:
-        """Have the pipeline's CUDA elements work in this device's context. Before it starts."""
+        """Make the CUDA elements of a pipeline use this device's context; before it starts."""
         self._sharer = gstcuda.share_context(pipeline, self._device.handle, 0)
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
-        """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
+        """The surface, its memory path, and the owner to hold while the GPU may read it.
+
+        Raises SourceError.
+        """
         if sample.get_caps().get_features(0).contains("memory:NVMM"):
             if self._nvmm is None:
                 self._nvmm = NvmmReader(self._device.egl)
@@ -42,14 +45,14 @@ class GpuReader:
         return self._cuda.surface(sample)
 
     def download(self, surface: DeviceSurface) -> Surface:
-        """A copy of a picture, row for row, in memory that the CPU reads; from any thread.
+        """A copy of a surface, row by row, in memory that the CPU reads; on any thread.
 
-        Raises SourceError for a block-linear one, which only textures read, and for what the GPU
-        does not give.
+        Raises SourceError for a block-linear surface, which only textures can read, and if the copy
+        from the GPU fails.
         """
         if surface.textures:
             raise SourceError(
-                "a picture in block-linear memory cannot be shown or kept",
+                "a frame in block-linear memory cannot be copied to system memory",
                 "end the pipeline with: nvvidconv bl-output=false ! "
                 "video/x-raw(memory:NVMM),format=NV12",
             )
@@ -60,13 +63,13 @@ class GpuReader:
                 copy = self._device.read(address, pitch * (rows - 1) + columns)
             except BackendError as error:
                 raise SourceError(
-                    f"a picture cannot be brought from the GPU's memory: {error.problem}",
+                    f"a frame cannot be copied from the GPU: {error.problem}",
                     error.hint,
                 ) from error
             planes.append(np.lib.stride_tricks.as_strided(copy, (rows, columns), (pitch, 1)))
         return Surface(layout, tuple(planes))
 
     def flush(self) -> None:
-        """End all registrations of buffers, before the pipeline lets go of them."""
+        """End all registrations of buffers, before the pipeline frees them."""
         if self._nvmm is not None:
             self._nvmm.flush()

@@ -1,7 +1,7 @@
-"""Pictures in GStreamer's own CUDA memory, as nvh264dec leaves them on a PC: no copy.
+"""`CudaReader`: frames in GStreamer's CUDA memory, such as those of nvh264dec on a PC, uncopied.
 
-GStreamer makes a CUDA context of its own unless it is given one; `share_context` gives it ours, so
-that its pointers are good here.
+GStreamer creates its own CUDA context unless it is given one. `share_context` gives it the context
+of this program, so that its pointers are valid here.
 """
 
 from __future__ import annotations
@@ -30,27 +30,32 @@ class CudaReader:
     """Reads the samples of one source."""
 
     def __init__(self, synchronise: Callable[[], None]) -> None:
-        """`synchronise` waits for all that the shared context was given.
+        """synchronise: waits for all work of the shared context.
 
-        It is for GStreamer before 1.24, which cannot wait for one picture. Raises SourceError
+        GStreamer before 1.24 needs it, since it cannot wait for one memory. Raises SourceError
         without GStreamer's CUDA library.
         """
         self._synchronise = synchronise
         self._memory_sync = getattr(gst_cuda(), "gst_cuda_memory_sync", None)
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
-        """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
+        """The surface, its memory path, and the owner to hold while the GPU may read it.
+
+        Raises SourceError.
+        """
         buffer, caps = sample.get_buffer(), sample.get_caps()
         if not caps.get_features(0).contains(_FEATURE):
-            raise SourceError(f"{caps.to_string()} has not the CUDA memory expected", _TO_CUDA)
+            raise SourceError(f"{caps.to_string()} is not in CUDA memory", _TO_CUDA)
         format = caps.get_structure(0).get_string("format")
         if format not in FORMATS:
-            raise SourceError(f"a picture in {format} in CUDA memory", _TO_NV12)
+            raise SourceError(f"the format {format} in CUDA memory is not supported", _TO_NV12)
         if buffer.n_memory() != 1:
-            raise SourceError(f"a picture in {buffer.n_memory()} CUDA memories", _TO_NV12)
-        planes = planes_of(buffer, caps, "a picture in CUDA memory")
+            raise SourceError(
+                f"a frame in {buffer.n_memory()} CUDA memories is not supported", _TO_NV12
+            )
+        planes = planes_of(buffer, caps, "a frame in CUDA memory")
         mapped = Mapped(buffer, 0, 1, READ | _MAP_CUDA)
-        # The map returns while the decoder may still write.
+        # The decoder may still write when the map returns.
         if self._memory_sync is not None:
             self._memory_sync(ctypes.c_void_p(mapped.memory))
         else:
@@ -64,22 +69,23 @@ class CudaReader:
 
 
 def share_context(pipeline: Any, context_handle: int, device: int) -> ContextSharer:
-    """Give the elements of a pipeline this CUcontext when they ask for one: before it starts.
+    """Give this CUcontext to the elements of a pipeline that ask for one. Call it before the start.
 
-    The context must outlive the pipeline. What went wrong is in `error` of what this gives.
+    The context must outlive the pipeline. If it fails, `error` of the returned object is set.
     """
     sharer = ContextSharer(context_handle, device)
     bus = pipeline.get_bus()
-    # In the thread that asks: it goes on without an answer as soon as the message is posted.
+    # On the thread that asks: it continues without an answer once the message is posted.
     bus.enable_sync_message_emission()
     bus.connect("sync-message::need-context", sharer.answer)
     return sharer
 
 
 class ContextSharer:
-    """Answers elements that ask for a CUDA context; GstCuda is needed only once one does.
+    """Answers elements that ask for a CUDA context. GstCuda is loaded when the first one does.
 
-    error  why an element was not answered, and works in a context whose memory is unknown here
+    error  why an element got no answer; it then uses its own context, whose memory this program
+           cannot use
     """
 
     def __init__(self, handle: int, device: int) -> None:
@@ -104,7 +110,7 @@ class _SharedContext:
 
     def __init__(self, handle: int, device: int) -> None:
         library = gst_cuda()
-        # Without it the next call ends the process.
+        # Without this call the next one ends the process.
         _checked("gst_cuda_load_library", library.gst_cuda_load_library())
         wrapped = _checked(
             "gst_cuda_context_new_wrapped", library.gst_cuda_context_new_wrapped(handle, device)
@@ -112,7 +118,7 @@ class _SharedContext:
         self._context = _checked(
             "gst_context_new_cuda_context", library.gst_context_new_cuda_context(wrapped)
         )
-        library.gst_object_unref(wrapped)  # the GstContext has it now
+        library.gst_object_unref(wrapped)  # the GstContext holds a reference
 
     def give(self, element: Any) -> None:
         # hash() of a PyGObject object is the pointer it wraps: here, the GstElement*.
@@ -133,10 +139,7 @@ def _checked(name: str, result: int | None) -> int:
 
 @lru_cache(maxsize=1)
 def gst_cuda() -> Any:
-    """GstCuda, and through it the GStreamer functions that it is linked with.
-
-    Raises SourceError where it is missing.
-    """
+    """GstCuda, with the GStreamer functions that it is linked to. Raises SourceError without it."""
     try:
         library = ctypes.CDLL("libgstcuda-1.0.so.0")
     except OSError as error:

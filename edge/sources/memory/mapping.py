@@ -1,6 +1,6 @@
-"""GStreamer's buffers: where planes lie in them, mapped for reading, and word of their end.
+"""GStreamer's buffers: the position of planes, mapping for reading, and notification when freed.
 
-Through ctypes: PyGObject's own map copies the bytes, and it has no weak references to memory.
+Through ctypes: the map of PyGObject copies the bytes, and it has no weak references to memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge.preprocess.surface import FORMATS
 __all__ = ["READ", "Mapped", "MemoryWatch", "Plane", "find_memory", "planes_of"]
 
 READ = 1  # GST_MAP_READ
-_ALL = -1  # so many memories of a buffer: all of them
+_ALL = -1  # as a count: all memories of a buffer
 
 
 class _MapInfo(ctypes.Structure):
@@ -39,7 +39,7 @@ class _MapInfo(ctypes.Structure):
 
 
 class Plane(NamedTuple):
-    """Where a plane lies: its first byte in the buffer, and from one row to the next."""
+    """The position of a plane: its offset in the buffer and the pitch of its rows, in bytes."""
 
     offset: int
     pitch: int
@@ -52,13 +52,13 @@ class Plane(NamedTuple):
 
 
 def planes_of(buffer: Any, caps: Any, name: str) -> list[Plane]:
-    """The planes of a picture in one of `FORMATS`, by the buffer's GstVideoMeta or its caps.
+    """The planes of a frame in one of `FORMATS`, by the GstVideoMeta of the buffer or its caps.
 
-    Raises SourceError when the buffer has not all of them. `name` says which frame it is.
+    name: of the frame, for the message. Raises SourceError if the buffer is too small for them.
     """
     video = require("gi.repository.GstVideo")
     info = video.VideoInfo.new_from_caps(caps)
-    # The meta, where there is one, says how this very buffer is laid out; the caps only imply it.
+    # The meta, if any, describes this very buffer; the caps only imply a layout.
     where = video.buffer_get_video_meta(buffer) or info
     form = FORMATS[info.finfo.name]
     planes = []
@@ -101,9 +101,9 @@ def _library() -> ctypes.CDLL:
 
 
 def find_memory(buffer: Any, offset: int, size: int) -> tuple[int, int, int]:
-    """Where `size` bytes from `offset` lie: (first memory, how many, where they start in it).
+    """The memories with `size` bytes from `offset`: (first memory, count, offset in it).
 
-    The caller has checked that the buffer has so many.
+    The caller has checked that the buffer has so many bytes.
     """
     first, count, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
     _library().gst_buffer_find_memory(
@@ -113,15 +113,18 @@ def find_memory(buffer: Any, offset: int, size: int) -> tuple[int, int, int]:
 
 
 class Mapped:
-    """Memories of a Gst.Buffer, mapped for reading from `__init__` until nothing holds this.
+    """Memories of a Gst.Buffer, mapped for reading as long as this object lives.
 
-    Several memories at once GStreamer joins into one, which copies them; a single one it does not.
+    Mapping several memories at once makes GStreamer join them, which copies; a single one is not
+    copied.
 
-    memory, data, size  the GstMemory's address, that of its first byte, and how many there are
+    memory  address of the GstMemory
+    data    address of its first byte
+    size    in bytes
     """
 
     def __init__(self, buffer: Any, first: int = 0, count: int = _ALL, flags: int = READ) -> None:
-        """Raises SourceError when GStreamer refuses."""
+        """Raises SourceError if the buffer cannot be mapped."""
         self._info = _MapInfo()
         # hash() of a PyGObject boxed value is the pointer it wraps: here, the GstBuffer*.
         mapped = _library().gst_buffer_map_range(
@@ -129,7 +132,7 @@ class Mapped:
         )
         if not mapped:
             raise SourceError(
-                "gst_buffer_map_range refused a frame for reading",
+                "a frame cannot be mapped for reading (gst_buffer_map_range)",
                 "end the pipeline in system memory: videoconvert ! video/x-raw",
             )
         self._buffer = buffer  # set only once mapped: __del__ unmaps what is set
@@ -146,18 +149,18 @@ class Mapped:
         return {"version": 3, "typestr": "|u1", "shape": (self.size,), "data": (self.data, True)}
 
     def view(self, plane: Plane, offset: int) -> npt.NDArray[np.uint8]:
-        """A plane that begins at `offset`: uint8 [rows, columns], read-only; keeps this alive."""
-        whole: npt.NDArray[np.uint8] = np.asarray(self)
+        """A plane from byte `offset` on: uint8 [rows, columns], read-only; keeps this alive."""
+        memory: npt.NDArray[np.uint8] = np.asarray(self)
         view: npt.NDArray[np.uint8] = np.ndarray(
-            (plane.rows, plane.columns), np.uint8, whole, offset, (plane.pitch, 1)
+            (plane.rows, plane.columns), np.uint8, memory, offset, (plane.pitch, 1)
         )
         return view
 
 
 class MemoryWatch:
-    """Calls `freed(memory)` when a watched GstMemory ends, while its bytes are still there.
+    """Calls `freed(memory)` when a watched GstMemory is freed, while its bytes still exist.
 
-    On the thread that frees it: any of GStreamer's.
+    The call comes on the thread that frees it, any of GStreamer's.
     """
 
     def __init__(self, freed: Callable[[int], None]) -> None:
@@ -167,25 +170,25 @@ class MemoryWatch:
         _watches[self._token] = self
 
     def add(self, memory: int) -> None:
-        """Watch the GstMemory at this address until it ends; once is enough."""
+        """Watch the GstMemory at this address until it is freed; repeated calls do nothing."""
         if memory not in self._watched:
             self._watched.add(memory)
-            _library().gst_mini_object_weak_ref(memory, _tell, self._token)
+            _library().gst_mini_object_weak_ref(memory, _c_on_freed, self._token)
 
-    def _ended(self, memory: int) -> None:
+    def _on_freed(self, memory: int) -> None:
         self._watched.discard(memory)
         self._freed(memory)
 
 
-# A memory may outlive who watched it, so GStreamer is given a number, and no Python object.
+# A memory may outlive its watch, so GStreamer stores a number, not a Python object.
 _tokens = itertools.count(1)
 _watches: WeakValueDictionary[int, MemoryWatch] = WeakValueDictionary()
 
 
-def _told(token: int, memory: int) -> None:
+def _on_freed(token: int, memory: int) -> None:
     watch = _watches.get(token)
     if watch is not None:
-        watch._ended(memory)
+        watch._on_freed(memory)
 
 
-_tell = _Notify(_told)
+_c_on_freed = _Notify(_on_freed)

@@ -1,8 +1,8 @@
-"""NVIDIA's libnvbufsurface: where a picture in NVMM memory says what it is and where it lies.
+"""`NvBufSurface`: NVIDIA's libnvbufsurface, which describes frames in NVMM memory.
 
 Two layouts of its structures are in use. A: L4T R35 and R36, DeepStream up to 7. B: L4T R38 and
-later, DeepStream 8. The structures here have the fields that are read; the tests compare every
-offset with a C compiler's.
+later, DeepStream 8. The structures here have the fields that are read; tests compare every offset
+with that of a C compiler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "Abi",
     "B",
     "NvBufSurface",
-    "Picture",
+    "SurfaceInfo",
     "abi_here",
 ]
 
@@ -41,7 +41,7 @@ _DEEPSTREAM = Path("/opt/nvidia/deepstream")
 
 
 class PlaneParams(ctypes.Structure):
-    """NvBufSurfacePlaneParams, the same in both."""
+    """NvBufSurfacePlaneParams, the same in both layouts."""
 
     _fields_ = [
         ("num_planes", c_uint32),
@@ -164,9 +164,9 @@ B = Abi("B", SurfaceB, ParamsB, MappedAddrB)
 
 
 def abi_here() -> Abi:
-    """The layout that this machine's libraries use, by its L4T release or its DeepStream.
+    """The layout of this machine's libraries, by its release of L4T or DeepStream.
 
-    Raises SourceError where neither tells.
+    Raises SourceError if neither is known.
     """
     if l4t := nvidia.l4t_version():
         number = l4t.partition(".")[0].removeprefix("R")
@@ -179,21 +179,22 @@ def abi_here() -> Abi:
     if versions:
         return B if max(int(version) for version in versions if version.isdigit()) >= 8 else A
     raise SourceError(
-        "nothing here tells which NvBufSurface this is",
+        "the version of NvBufSurface is unknown: neither L4T nor DeepStream was found",
         "in a container: docker run -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro ...",
     )
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The first surface of a batch, as it describes itself.
+class SurfaceInfo:
+    """The description of the first surface of a batch.
 
     address    of its NvBufSurface
     memory     NvBufSurfaceMemType, never DEFAULT
-    fd         the dmabuf's file descriptor
-    data       CUDA's pointer to it, or 0
-    egl_image  or 0
-    pitches    of its planes, and `offsets` likewise
+    fd         file descriptor of the dmabuf
+    data       CUDA pointer to it, or 0
+    egl_image  pointer to its EGL image, or 0
+    pitches    of its planes, in bytes
+    offsets    of its planes, in bytes
     """
 
     address: int
@@ -213,7 +214,7 @@ class NvBufSurface:
     """The library, and its structures in memory."""
 
     def __init__(self, abi: Abi, *, path: str = "libnvbufsurface.so", jetson: bool = True) -> None:
-        """`jetson` tells what memory DEFAULT means. Raises SourceError without the library."""
+        """jetson: what memory type DEFAULT means. Raises SourceError without the library."""
         self._abi = abi
         self._default = SURFACE_ARRAY if jetson else CUDA_DEVICE
         try:
@@ -231,11 +232,11 @@ class NvBufSurface:
 
     @classmethod
     def here(cls) -> NvBufSurface:
-        """The one of this machine. Raises SourceError."""
+        """The library of this machine. Raises SourceError."""
         return cls(abi_here(), jetson=nvidia.l4t_version() is not None)
 
-    def read(self, address: int, size: int) -> Picture:
-        """The picture at `address`, in `size` bytes. Raises SourceError where there is none."""
+    def read(self, address: int, size: int) -> SurfaceInfo:
+        """The surface at `address`, in `size` bytes. Raises SourceError if there is none."""
         surface: Any = self._abi.surface
         if size < ctypes.sizeof(surface):
             raise SourceError(
@@ -245,7 +246,7 @@ class NvBufSurface:
         batch = surface.from_address(address)
         if batch.numFilled < 1 or not batch.surfaceList:
             raise SourceError(
-                f"an NvBufSurface with {batch.numFilled} pictures in it",
+                f"an NvBufSurface is empty (numFilled {batch.numFilled})",
                 "check the element that produces the frames",
             )
         params = batch.surfaceList[0]
@@ -254,7 +255,7 @@ class NvBufSurface:
         if not data and self._abi is B and params.cudaBuffer:
             data = params.cudaBuffer[0].dataPtr or 0
         count = min(planes.num_planes, _PLANES)
-        return Picture(
+        return SurfaceInfo(
             address=address,
             memory=batch.memType or self._default,
             layout=params.layout,
@@ -269,16 +270,16 @@ class NvBufSurface:
         )
 
     def map_egl_image(self, address: int) -> int:
-        """Give the first picture an EGL image. Raises SourceError."""
+        """Create the EGL image of the first surface and return it. Raises SourceError."""
         _checked("NvBufSurfaceMapEglImage", self._map(address, 0))
         surface: Any = self._abi.surface
         image: int = surface.from_address(address).surfaceList[0].mappedAddr.eglImage or 0
-        # "No EGLDisplay" is printed; that a code comes with it is not promised.
+        # The library prints "No EGLDisplay", but may not return an error code then.
         _checked("NvBufSurfaceMapEglImage", 0 if image else -1)
         return image
 
     def unmap_egl_image(self, address: int) -> None:
-        """Take it away again. Raises SourceError."""
+        """Destroy the EGL image of the first surface. Raises SourceError."""
         _checked("NvBufSurfaceUnMapEglImage", self._unmap(address, 0))
 
 

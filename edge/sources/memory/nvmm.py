@@ -1,9 +1,9 @@
-"""Pictures in a Jetson's NVMM memory, where the GPU reads them: no copy, no conversion.
+"""`NvmmReader`: frames in a Jetson's NVMM memory, read by the GPU without copy or conversion.
 
-A camera or a decoder has a pool of a few buffers and uses them in turn. A SURFACE_ARRAY reaches
-CUDA through an EGL image; to register one takes long, so each buffer of the pool is registered
-once. A registration ends when its buffer does, on `flush`, or when too many are there; if a frame
-still uses it then, when that frame is let go.
+A camera or a decoder uses a pool of a few buffers in turn. CUDA accesses a SURFACE_ARRAY through an
+EGL image. Registering one takes long, so each buffer of the pool is registered once. A registration
+ends when its buffer is freed, on `flush`, or when there are too many; if a frame still uses it, it
+ends when that frame is freed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge.errors import EdgeError, SourceError
 from edge.preprocess.surface import FORMATS, DeviceSurface, Layout
 from edge.sources.frame import FramePath
 from edge.sources.memory.mapping import Mapped, MemoryWatch
-from edge.sources.memory.nvbufsurface import CUDA_MEMORY, SURFACE_ARRAY, NvBufSurface, Picture
+from edge.sources.memory.nvbufsurface import CUDA_MEMORY, SURFACE_ARRAY, NvBufSurface, SurfaceInfo
 from edge.sources.memory.nvmm_layout import channels_of, in_cuda, layout_of, linear
 
 __all__ = [
@@ -42,7 +42,7 @@ _TO_CUDA = "copy it into CUDA memory: nvvidconv compute-hw=1 nvbuf-memory-type=2
 
 
 class EglFrame(Protocol):
-    """What is read of a CUeglFrame: `planes` are its pArray or pPitch, as `frame_type` says."""
+    """The members of a CUeglFrame that are read: `planes` are pArray or pPitch, by `frame_type`."""
 
     @property
     def planes(self) -> Sequence[int]: ...
@@ -55,18 +55,20 @@ class EglFrame(Protocol):
 
 
 class EglInterop(Protocol):
-    """CUDA's side of an EGL image, and textures. Called from any thread, so each call makes its
-    context current; a call that fails raises EdgeError.
+    """CUDA's functions for EGL images and textures.
+
+    They are called on any thread, so each makes its context current. A call that fails raises
+    EdgeError.
     """
 
     def register(self, image: int, flags: int) -> Any:
-        """A resource, by cuGraphicsEGLRegisterImage."""
+        """cuGraphicsEGLRegisterImage: a resource."""
 
     def mapped_frame(self, resource: Any) -> EglFrame:
-        """By cuGraphicsResourceGetMappedEglFrame."""
+        """cuGraphicsResourceGetMappedEglFrame."""
 
     def unregister(self, resource: Any) -> None:
-        """By cuGraphicsUnregisterResource."""
+        """cuGraphicsUnregisterResource."""
 
     def texture(self, array: int, channels: int) -> int:
         """A texture object that reads a CUarray of 8-bit samples."""
@@ -75,7 +77,7 @@ class EglInterop(Protocol):
 
 
 class _Key(NamedTuple):
-    """All that a buffer's registration depends on."""
+    """Everything that the registration of a buffer depends on."""
 
     memory: int
     address: int
@@ -89,19 +91,19 @@ class _Key(NamedTuple):
 class NvmmReader:
     """Reads the samples of one source; the source flushes it before its pipeline goes to NULL.
 
-    `surface` belongs to one thread. The frames it gave may be let go on any, after `close` too.
+    Call `surface` on one thread. Its frames may be freed on any thread, also after `close`.
     """
 
     def __init__(
         self, interop: EglInterop, library: NvBufSurface | None = None, *, limit: int = _LIMIT
     ) -> None:
-        """`library` defaults to this machine's. Raises SourceError without one."""
+        """library: by default this machine's. Raises SourceError if it is missing."""
         self._interop = interop
         self._library = library or NvBufSurface.here()
         self._limit = limit
         self._flags = READ_ONLY
         self._caps: Any = None
-        # Reentrant: with the lock held, Python may let go of a frame that needs it.
+        # Reentrant: while it is held, Python may free a frame, which takes it too.
         self._lock = threading.RLock()
         self._registered: OrderedDict[int, _Registration] = OrderedDict()
         self._watch = MemoryWatch(self._forget)
@@ -113,33 +115,36 @@ class NvmmReader:
         self.close()
 
     def surface(self, sample: Any) -> tuple[DeviceSurface, FramePath, object]:
-        """The picture, its path, and what to hold until the GPU has read it. Raises SourceError."""
+        """The surface, its memory path, and the owner to hold while the GPU may read it.
+
+        Raises SourceError.
+        """
         caps = sample.get_caps()
         if not caps.get_features(0).contains(_FEATURE):
-            raise SourceError(f"{caps.to_string()} has not the NVMM memory expected", _TO_NVMM)
+            raise SourceError(f"{caps.to_string()} is not in NVMM memory", _TO_NVMM)
         if self._caps is None or not caps.is_equal(self._caps):
             self.flush()
             self._caps = caps
         mapped = Mapped(sample.get_buffer(), 0, 1)
-        picture = self._library.read(mapped.data, mapped.size)
-        layout = layout_of(picture, caps)
-        if picture.memory in CUDA_MEMORY:
-            return in_cuda(picture, layout), "nvmm-cuda", mapped
-        if picture.memory != SURFACE_ARRAY:
-            raise SourceError(f"NVMM memory of type {picture.memory} is unknown", _TO_CUDA)
+        info = self._library.read(mapped.data, mapped.size)
+        layout = layout_of(info, caps)
+        if info.memory in CUDA_MEMORY:
+            return in_cuda(info, layout), "nvmm-cuda", mapped
+        if info.memory != SURFACE_ARRAY:
+            raise SourceError(f"NVMM memory of unknown type {info.memory}", _TO_CUDA)
         with self._lock:
-            registration = self._registration(picture, layout, mapped.memory)
+            registration = self._registration(info, layout, mapped.memory)
             return registration.surface, registration.path, _Lease(registration, mapped)
 
-    def _registration(self, picture: Picture, layout: Layout, memory: int) -> _Registration:
+    def _registration(self, info: SurfaceInfo, layout: Layout, memory: int) -> _Registration:
         key = _Key(
             memory,
-            picture.address,
-            picture.fd,
-            picture.width,
-            picture.height,
-            picture.pitches,
-            picture.colour_format,
+            info.address,
+            info.fd,
+            info.width,
+            info.height,
+            info.pitches,
+            info.colour_format,
         )
         found = self._registered.get(memory)
         if found is not None and found.key == key:
@@ -148,21 +153,21 @@ class NvmmReader:
         self._forget(memory)
         while len(self._registered) >= self._limit:
             self._registered.popitem(last=False)[1].retire()
-        surface, path, end = self._register(picture, layout)
+        surface, path, end = self._register(info, layout)
         made = self._registered[memory] = _Registration(key, surface, path, end, self._lock)
         self._watch.add(memory)
         return made
 
     def _register(
-        self, picture: Picture, layout: Layout
+        self, info: SurfaceInfo, layout: Layout
     ) -> tuple[DeviceSurface, FramePath, ExitStack]:
-        """The surface and its path; closing the stack ends it, in the opposite order."""
+        """The surface, its memory path, and a stack that ends the registration when closed."""
         interop, library = self._interop, self._library
         with ExitStack() as end:
-            image = picture.egl_image
+            image = info.egl_image
             if not image:
-                image = library.map_egl_image(picture.address)
-                end.callback(library.unmap_egl_image, picture.address)
+                image = library.map_egl_image(info.address)
+                end.callback(library.unmap_egl_image, info.address)
             try:
                 resource = self._register_image(image)
                 end.callback(interop.unregister, resource)
@@ -170,11 +175,12 @@ class NvmmReader:
                 planes = tuple(frame.planes[: FORMATS[layout.format].planes])
                 if not all(planes) or frame.frame_type not in (ARRAY_FRAME, PITCH_FRAME):
                     raise SourceError(
-                        f"an EGL frame of type {frame.frame_type} with planes {planes}", _TO_CUDA
+                        f"unusable EGL frame: type {frame.frame_type}, planes {planes}",
+                        _TO_CUDA,
                     )
                 if frame.frame_type == PITCH_FRAME:
-                    # An EGL frame has the pitch of its first plane alone.
-                    pitches = (frame.pitch, *picture.pitches[1:])
+                    # An EGL frame has only the pitch of its first plane.
+                    pitches = (frame.pitch, *info.pitches[1:])
                     return linear(layout, planes, pitches), "nvmm-pitch", end.pop_all()
                 textures = []
                 for array, channels in zip(planes, channels_of(layout), strict=True):
@@ -186,11 +192,11 @@ class NvmmReader:
                 raise SourceError(
                     f"CUDA cannot read this NVMM memory ({error.problem})", _TO_CUDA
                 ) from error
-            surface = DeviceSurface(layout, tuple(textures), picture.pitches, textures=True)
+            surface = DeviceSurface(layout, tuple(textures), info.pitches, textures=True)
             return surface, "nvmm-block-linear", end.pop_all()
 
     def _register_image(self, image: int) -> Any:
-        """A TX2 refuses to register read-only; what it refused once is not asked again."""
+        """Register read-only if possible; a TX2 refuses, and then it is not tried again."""
         try:
             return self._interop.register(image, self._flags)
         except EdgeError:
@@ -210,17 +216,17 @@ class NvmmReader:
         """End all registrations: before the pipeline stops, and when the caps change."""
         with self._lock:
             self._caps = None
-            with ExitStack() as ends:  # all of them, whatever one of them raises
+            with ExitStack() as ends:  # ends all, even if one of them raises
                 while self._registered:
                     ends.callback(self._registered.popitem()[1].retire)
 
     def close(self) -> None:
-        """End all registrations, for good."""
+        """End all registrations."""
         self.flush()
 
 
 class _Registration:
-    """A buffer's EGL image, known to CUDA. It ends once it is retired and no frame uses it."""
+    """The EGL image of a buffer in CUDA. It ends when it is retired and no frame uses it."""
 
     def __init__(
         self,
@@ -266,5 +272,5 @@ class _Lease:
         registration.enter()
 
     def __del__(self) -> None:
-        # The buffer goes after this: a registration cannot end without it.
+        # Before the buffer is unmapped: the end of a registration needs it.
         self._registration.leave()

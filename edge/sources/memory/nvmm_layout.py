@@ -1,4 +1,4 @@
-"""What the numbers in an NvBufSurface mean: its format and colours, and where its planes lie."""
+"""The pixel format, colours and planes of an NvBufSurface, from its numeric fields."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from edge.errors import SourceError
 from edge.preprocess.surface import FORMATS, Colour, DeviceSurface, Layout, Matrix
 from edge.sources.memory.colour import colour_of, siting
-from edge.sources.memory.nvbufsurface import BLOCK_LINEAR, PITCH, Picture
+from edge.sources.memory.nvbufsurface import BLOCK_LINEAR, PITCH, SurfaceInfo
 
 __all__ = ["channels_of", "in_cuda", "layout_of", "linear"]
 
 _TO_NV12 = "convert it: nvvidconv bl-output=false ! video/x-raw(memory:NVMM),format=NV12"
 
-# NvBufSurfaceColorFormat: the format, its matrix and whether it has the full range. GStreamer has
-# no names for the rest, or this project no conversion.
+# NvBufSurfaceColorFormat: the format, its matrix, and whether it is full range. For the other
+# values GStreamer has no name or this project no conversion.
 _FORMATS: dict[int, tuple[str, Matrix, bool]] = {
     1: ("GRAY8", "bt601", True),
     2: ("I420", "bt601", False),
@@ -42,59 +42,60 @@ _FORMATS: dict[int, tuple[str, Matrix, bool]] = {
 }
 
 
-def layout_of(picture: Picture, caps: Any) -> Layout:
-    """What the buffer says of itself; the caps add where chroma is sited, and a grey's range.
+def layout_of(info: SurfaceInfo, caps: Any) -> Layout:
+    """The layout by the buffer; the caps add the chroma siting, and the range of grey.
 
-    Raises SourceError for what has no conversion here.
+    Raises SourceError for an unsupported format.
     """
-    if picture.colour_format not in _FORMATS:
+    if info.colour_format not in _FORMATS:
         raise SourceError(
-            f"NVMM pictures of NvBufSurfaceColorFormat {picture.colour_format}", _TO_NV12
+            f"NvBufSurfaceColorFormat {info.colour_format} is not supported", _TO_NV12
         )
-    if picture.layout not in (PITCH, BLOCK_LINEAR):
-        raise SourceError(f"NVMM memory of layout {picture.layout} is unknown", _TO_NV12)
-    format, matrix, full_range = _FORMATS[picture.colour_format]
-    if len(picture.pitches) < FORMATS[format].planes:
+    if info.layout not in (PITCH, BLOCK_LINEAR):
+        raise SourceError(f"NVMM memory of unknown layout {info.layout}", _TO_NV12)
+    format, matrix, full_range = _FORMATS[info.colour_format]
+    if len(info.pitches) < FORMATS[format].planes:
         raise SourceError(
-            f"an NVMM picture in {format} with {len(picture.pitches)} planes", _TO_NV12
+            f"an NVMM frame in {format} has only {len(info.pitches)} planes", _TO_NV12
         )
     if FORMATS[format].is_rgb:
         colour = Colour()
     elif format == "GRAY8":
-        colour = colour_of(caps, source="the NVMM picture")
+        colour = colour_of(caps, source="the NVMM source")
     else:
         site = caps.get_structure(0).get_string("chroma-site")
         colour = Colour(matrix, full_range, *siting(site, full_range))
-    return Layout(format, picture.width, picture.height, colour)
+    return Layout(format, info.width, info.height, colour)
 
 
-def in_cuda(picture: Picture, layout: Layout) -> DeviceSurface:
-    """A picture that lies in CUDA memory. Raises SourceError."""
-    if picture.layout != PITCH or not picture.data:
+def in_cuda(info: SurfaceInfo, layout: Layout) -> DeviceSurface:
+    """A surface in CUDA memory. Raises SourceError."""
+    if info.layout != PITCH or not info.data:
         raise SourceError(
-            f"CUDA memory of layout {picture.layout} at address {picture.data:#x}", _TO_NV12
+            f"unusable CUDA memory: layout {info.layout}, address {info.data:#x}", _TO_NV12
         )
-    planes = tuple(picture.data + offset for offset in picture.offsets)
-    return linear(layout, planes, picture.pitches)
+    planes = tuple(info.data + offset for offset in info.offsets)
+    return linear(layout, planes, info.pitches)
 
 
 def linear(layout: Layout, planes: tuple[int, ...], pitches: tuple[int, ...]) -> DeviceSurface:
-    """A picture whose rows lie one after another. Raises SourceError when they overlap."""
+    """A pitch-linear surface. Raises SourceError if its rows overlap."""
     form = FORMATS[layout.format]
     for plane in range(form.planes):
         _, columns = form.plane_size(plane, layout.width, layout.height)
         if pitches[plane] < columns:
             raise SourceError(
-                f"rows of {columns} bytes lie {pitches[plane]} apart in an NVMM picture", _TO_NV12
+                f"an NVMM frame has a pitch of {pitches[plane]} for rows of {columns} bytes",
+                _TO_NV12,
             )
     return DeviceSurface(layout, planes[: form.planes], pitches[: form.planes])
 
 
 def channels_of(layout: Layout) -> list[int]:
-    """How many channels the texture of each plane has. Raises SourceError for packed formats."""
+    """The channels of each plane's texture. Raises SourceError for packed formats."""
     form = FORMATS[layout.format]
     if form.is_rgb or (form.down == 1 and form.across == 2):
-        raise SourceError(f"a block-linear picture in {layout.format}", _TO_NV12)
+        raise SourceError(f"block-linear {layout.format} is not supported", _TO_NV12)
     return [
         max(step for where, _, step in form.samples if where == plane)
         for plane in range(form.planes)

@@ -123,5 +123,5 @@ def test_a_picture_that_the_gpu_does_not_give_is_the_source_s_failure(driver):
         there = DeviceSurface(Layout("GRAY8", 8, 8), (memory.address,), (8,))
         assert np.array_equal(reader.download(there).planes[0].ravel(), memory.array)
         driver.fail("cuMemcpyDtoHAsync", DEVICE_LOST)
-        with pytest.raises(SourceError, match=r"cannot be brought .* cuMemcpyDtoHAsync"):
+        with pytest.raises(SourceError, match=r"cannot be copied .* cuMemcpyDtoHAsync"):
             reader.download(there)

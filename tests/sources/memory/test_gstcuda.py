@@ -165,8 +165,11 @@ def test_one_memory_is_waited_for_where_that_can_be(
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"format": "P010_10LE"}, "a picture in P010_10LE in CUDA memory; convert it: cudaconvert"),
-        ({"memories": 2}, "a picture in 2 CUDA memories"),
+        (
+            {"format": "P010_10LE"},
+            "the format P010_10LE in CUDA memory is not supported; convert it: cudaconvert",
+        ),
+        ({"memories": 2}, "a frame in 2 CUDA memories"),
         ({"size": 371}, "too small for 8x4 NV12"),
     ],
 )
@@ -179,7 +182,7 @@ def test_pictures_that_cannot_be_read(mapper: Mapping, made: dict[str, Any], mes
 def test_memory_of_another_kind_is_no_device_pointer(mapper: Mapping) -> None:
     sample = sample_of()
     sample.set_caps(Gst.Caps.from_string(CAPS.format("NV12").replace("CUDAMemory", "NVMM")))
-    with pytest.raises(SourceError, match="has not the CUDA memory expected"):
+    with pytest.raises(SourceError, match="is not in CUDA memory"):
         CudaReader(lambda: None).surface(sample)
     assert mapper.flags == []
 
