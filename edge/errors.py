@@ -1,21 +1,21 @@
-"""Errors for people: what is wrong, with which file or stream, and what to do next.
+"""Error classes: each error has a problem, with the file or source, and a hint.
 
 EdgeError
 |-- CheckpointError  (ValueError)    a checkpoint that is missing, corrupt, unsafe or unsupported
 |-- GraphError       (ValueError)    an ONNX graph that is corrupt or breaks a rule
-|-- CalibrationError (ValueError)    a set of images that cannot calibrate or judge an engine
+|-- CalibrationError (ValueError)    images that cannot calibrate or evaluate an engine
 |-- CompileError     (RuntimeError)  TensorRT refused a graph
 |-- GateError        (RuntimeError)  an engine whose accuracy is below the gate
-|-- EngineError      (ValueError)    an engine missing, damaged or made for another machine
+|-- EngineError      (ValueError)    a missing or damaged engine, or one for another machine
 |-- BackendError     (RuntimeError)  a native call of TensorRT, CUDA or onnxruntime failed
 |-- SourceError      (OSError)       a camera, file or stream that cannot be opened or read
 |   |-- AccessError                  a camera that refuses the user name or password
-|   `-- SilenceError                 a source that is there and sends no frame
-|-- ImageError       (ValueError)    a picture that cannot be decoded
-|-- ConfigError      (ValueError)    a configuration file that cannot be read, or is wrong
-|-- OptionError      (ValueError)    an option whose value cannot be understood
+|   `-- SilenceError                 a source that is connected and sends no frame
+|-- ImageError       (ValueError)    an image that cannot be decoded
+|-- ConfigError      (ValueError)    an unreadable or invalid configuration file
+|-- OptionError      (ValueError)    an option with an invalid value
 |-- StorageError     (OSError)       a file that cannot be written
-|-- AddressError     (OSError)       an address that cannot be used, or cannot be listened at
+|-- AddressError     (OSError)       an address that cannot be used or listened on
 `-- MissingPackage   (ImportError)   an optional package that this command needs
 """
 
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class EdgeError(Exception):
-    """What is wrong (`problem`), and what the reader types or changes next (`hint`)."""
+    """An error for people: what is wrong (`problem`), and what to type or change (`hint`)."""
 
     def __init__(self, problem: str, hint: str):
         super().__init__(problem, hint)
@@ -70,7 +70,7 @@ class GraphError(EdgeError, ValueError):
 
 
 class CalibrationError(EdgeError, ValueError):
-    """A set of images that cannot calibrate or judge an engine."""
+    """Images that cannot calibrate or evaluate an engine."""
 
 
 class CompileError(EdgeError, RuntimeError):
@@ -98,19 +98,19 @@ class AccessError(SourceError):
 
 
 class SilenceError(SourceError):
-    """A source that is there and sends no frame."""
+    """A source that is connected and sends no frame."""
 
 
 class ImageError(EdgeError, ValueError):
-    """A picture that cannot be decoded."""
+    """An image that cannot be decoded."""
 
 
 class OptionError(EdgeError, ValueError):
-    """An option whose value cannot be understood."""
+    """An option with an invalid value."""
 
 
 class ConfigError(EdgeError, ValueError):
-    """A configuration file that cannot be read, or is wrong."""
+    """A configuration file that cannot be read or is invalid."""
 
 
 class StorageError(EdgeError, OSError):
@@ -118,14 +118,14 @@ class StorageError(EdgeError, OSError):
 
 
 class AddressError(EdgeError, OSError):
-    """An address that cannot be used, such as a broker's, or that cannot be listened at."""
+    """An address, such as that of a broker, that cannot be used or listened on."""
 
 
 class MissingPackage(EdgeError, ImportError):
     """An optional package that this command needs."""
 
 
-# The extra of pyproject.toml that brings a package.
+# The extra of pyproject.toml that installs a package.
 _EXTRAS = {
     "torch": "build",
     "transformers": "build",
@@ -145,9 +145,9 @@ _EXTRAS = {
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }
-# What lies in a folder of its own: see edge.builder.timm_library.
-_APART = {"timm": "--no-deps --target .venv/timm timm torchvision"}
-# What comes from the system, since it belongs to the system's Python.
+# Packages that are installed into a separate folder: see edge.builder.timm_library.
+_SEPARATE = {"timm": "--no-deps --target .venv/timm timm torchvision"}
+# Packages of the system's Python.
 _SYSTEM = {
     "gi": "sudo apt install python3-gi python3-gst-1.0, then make setup",
     "tensorrt": "sudo apt install python3-libnvinfer (JetPack), then make setup",
@@ -158,17 +158,17 @@ def install_hint(package: str) -> str:
     """The command that installs an optional package."""
     if package in _SYSTEM:
         return _SYSTEM[package]
-    wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else _APART.get(package, package)
-    return f"in the vit-edge folder: .venv/bin/pip install -c constraints.txt {wanted}"
+    target = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else _SEPARATE.get(package, package)
+    return f"in the vit-edge folder: .venv/bin/pip install -c constraints.txt {target}"
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters: labels may come from anywhere."""
+    """`text` on one line and without control characters, which a label or a reply may contain."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, as a part of a line: its first line, or its name."""
+    """The first line of another library's message, or the name of the exception, for a message."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
@@ -177,7 +177,7 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        # A native module that Ctrl-C interrupts while it is loaded says that it cannot be.
+        # A native module raises ImportError if Ctrl-C interrupts its import.
         if _interrupted(error):
             raise KeyboardInterrupt from error
         command = install_hint(name.partition(".")[0])
@@ -185,7 +185,7 @@ def require(name: str) -> ModuleType:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what an error came from, however far back."""
+    """Whether KeyboardInterrupt is in the chain of causes of an error."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

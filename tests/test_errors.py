@@ -5,21 +5,21 @@ import pytest
 from edge import errors
 
 
-def test_every_error_is_exported_and_drawn_in_the_tree():
+def test_every_error_is_exported_and_documented_in_the_tree():
     classes = [
         name
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, errors.EdgeError)
     ]
     assert (
-        sorted([*classes, "hint", "printable", "reason", "require"])
+        sorted([*classes, "install_hint", "printable", "reason", "require"])
         == sorted(errors.__all__)
         == errors.__all__
     )
     assert all(name in errors.__doc__ for name in classes)
 
 
-def test_an_error_is_one_line_with_its_mend():
+def test_an_error_is_one_line_with_its_hint():
     error = errors.GraphError("it broke\n  in two lines", "type this")
     assert str(error) == "it broke in two lines; type this"
     assert isinstance(error, ValueError)
@@ -34,7 +34,7 @@ def test_a_missing_package_names_the_command_that_installs_it():
     ("package", "command"),
     [("torch", "'.[build]'"), ("onnx", "'.[device]'"), ("gi", "apt install python3-gi")],
 )
-def test_the_mend_is_the_extra_or_the_system_s_package(package, command):
+def test_the_hint_names_the_extra_or_the_package_of_the_system(package, command):
     assert command in errors.install_hint(package)
 
 
@@ -43,13 +43,13 @@ def test_an_error_is_one_line_without_control_characters():
     assert str(error) == "a b [31m.png is odd; replace it"
 
 
-def test_of_another_librarys_error_a_line_is_told_or_its_name():
+def test_reason_is_the_first_line_of_an_error_or_its_class_name():
     assert errors.reason(ValueError("\nit broke\nat line 7")) == "it broke"
     assert errors.reason(ValueError("x" * 300)) == "x" * 200
     assert errors.reason(AssertionError()) == "AssertionError"
 
 
-def test_ctrl_c_while_a_native_module_is_loaded_is_ctrl_c(tmp_path, monkeypatch):
+def test_ctrl_c_during_the_import_of_a_native_module_raises_keyboard_interrupt(tmp_path, monkeypatch):
     (tmp_path / "native_edge.py").write_text(
         "try:\n    raise KeyboardInterrupt\n"
         "except KeyboardInterrupt as error:\n"

@@ -1,4 +1,4 @@
-"""Arrays as .npy files, whole or absent."""
+"""Atomic writing of arrays as .npy files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["check_npy", "write_npy"]
 
 
 def check_npy(out: Path) -> None:
-    """See, before the work, that a .npy file can be written there. Raises `StorageError`."""
+    """Check before the work that a .npy file can be written. Raises `StorageError`."""
     if out.suffix != ".npy":
-        raise StorageError(f"{out} is no name of a .npy file", f"write --out {out.stem or 'x'}.npy")
+        raise StorageError(f"{out} must end in .npy", f"write --out {out.stem or 'x'}.npy")
     check_target(out)
 
 
 def write_npy(out: Path, array: npt.ArrayLike) -> None:
-    """Write an array, or rows of equal length, whole or not at all. Raises `StorageError`."""
+    """Write an array, or rows of equal length, atomically. Raises `StorageError`."""
     memory = io.BytesIO()
     np.save(memory, np.asarray(array), allow_pickle=False)
     write_bytes(out, memory.getvalue())

@@ -1,4 +1,4 @@
-"""The settings of a TOML file, key by key: what each value must be, and how a person writes it."""
+"""`read_table`: reads and checks the values of a TOML table against descriptions of its keys."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from edge.files import toml
 
 __all__ = ["Fault", "Key", "nearest", "read_table", "read_value"]
 
-_SHOWN = 200  # letters of a value that is wrong
+_SHOWN = 200  # characters of an invalid value in a message
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the file: what msgspec makes of its value, what a person writes, an example.
+    """One key of a TOML file.
 
-    check  raises an EdgeError or a ValueError for a text, or one of a list, that means nothing
+    kind     the type to which msgspec converts the value
+    wanted   a description of the value for the hint of an error
+    example  a valid value in the syntax of TOML
+    check    raises an EdgeError or a ValueError for an invalid text, or one of a list
     """
 
     kind: Any
@@ -34,15 +37,15 @@ class Key:
 
 
 class Fault(OptionError):
-    """A value that its key cannot have; element: of a list, the number of the one at fault."""
+    """An invalid value. element: its index, if it is an element of a list."""
 
-    def __init__(self, what: str, hint: str, element: int | None = None) -> None:
-        super().__init__(what, hint)
+    def __init__(self, problem: str, hint: str, element: int | None = None) -> None:
+        super().__init__(problem, hint)
         self.element = element
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """What to write in place of a name that is not known."""
+    """The hint for an unknown name."""
     if near := difflib.get_close_matches(name, known, n=1):
         return f"did you mean {near[0]}?"
     return f"use one of: {', '.join(known)}"
@@ -56,16 +59,16 @@ def read_table(
     advice: Callable[[str], str],
     shown: Callable[[str], str] = str,
 ) -> dict[str, Any]:
-    """The values of a table, each as its key wants it.
+    """The values of a table, converted and checked.
 
-    advice: what to write in place of a key that is not there. shown: what an error shows of a
-    value. Raises ConfigError, with its line, for the first fault.
+    advice: the hint for an unknown key. shown: how a message shows a value, to redact secrets.
+    Raises ConfigError with the line of the first error.
     """
     found = {}
     for name, value in table.items():
         here = (*place, name)
         if name not in keys:
-            raise document.error(here, f"there is no key {name!r} here", advice(name))
+            raise document.error(here, f"unknown key {name!r}", advice(name))
         try:
             found[name] = read_value(name, value, keys[name], shown)
         except Fault as fault:
@@ -75,14 +78,14 @@ def read_table(
 
 
 def read_value(name: str, value: Any, key: Key, shown: Callable[[str], str] = str) -> Any:
-    """A value as its key wants it. Raises `Fault`."""
+    """A value, converted and checked. Raises `Fault`."""
     try:
         found = msgspec.convert(value, key.kind, dec_hook=_path)
     except msgspec.ValidationError as error:
         element = re.search(r"\$\[(\d+)\]`$", str(error))
         raise Fault(
             f"{name} cannot be {_text(value, shown)}",
-            f"{_meant(value, key)}write {key.wanted}, as in: {name} = {key.example}",
+            f"{_suggestion(value, key)}write {key.wanted}, as in: {name} = {key.example}",
             int(element[1]) if element else None,
         ) from error
     several = isinstance(found, tuple)
@@ -90,23 +93,23 @@ def read_value(name: str, value: Any, key: Key, shown: Callable[[str], str] = st
         try:
             key.check(text)
         except (EdgeError, ValueError) as error:
-            what = error.problem if isinstance(error, EdgeError) else str(error)
+            problem = error.problem if isinstance(error, EdgeError) else str(error)
             hint = error.hint if isinstance(error, EdgeError) else f"write {key.example}"
-            raise Fault(f"{name}: {what}", hint, number if several else None) from error
+            raise Fault(f"{name}: {problem}", hint, number if several else None) from error
     return found
 
 
 def _text(value: Any, shown: Callable[[str], str]) -> str:
-    """A value that is wrong: it may have thousands of digits, or of letters."""
+    """An invalid value for a message, shortened."""
     try:
         text = shown(json.dumps(value, default=str, ensure_ascii=False))
-    except ValueError:  # Python writes no more than 4300 digits
+    except ValueError:  # Python converts no more than 4300 digits
         return "such a number"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _meant(value: Any, key: Key) -> str:
-    """Of a misspelt choice the one that is nearest."""
+def _suggestion(value: Any, key: Key) -> str:
+    """The choice that is nearest to a misspelt one, as a question; else ""."""
     if not isinstance(value, str) or get_origin(key.kind) is not Literal:
         return ""
     near = difflib.get_close_matches(value, get_args(key.kind), n=1)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+"""Atomic file writing: to a temporary file in the same folder, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn what the system says about writing to `place` into a `StorageError` with a mend."""
+    """Turn an OSError about writing to `place` into a `StorageError` with a hint."""
     try:
         yield
     except StorageError:
@@ -64,11 +64,11 @@ def writing(place: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Give a temporary path in target's folder; on success sync it and rename it to `target`.
+    """Give a temporary path in the folder of `target`; on success sync it and rename it.
 
-    A link is followed; a device or a pipe is written to, never replaced. Who may read the file is
-    what the umask says, also of one that was there before. Raises `StorageError` when the disk is
-    full or the folder cannot be written.
+    A link is followed; a device or a pipe is written to, never replaced. The permissions are those
+    of the umask, even if the file existed before. Raises `StorageError` if the disk is full or the
+    folder is not writable.
     """
     with writing(target):
         if _is_special(target):
@@ -79,7 +79,7 @@ def atomic(target: Path) -> Iterator[Path]:
             return
         target = target.resolve()
         scratch = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-        # Not by `tempfile`, whose files are for this user alone: who may read is the umask's word.
+        # Not by `tempfile`, whose files only this user may read: the umask decides.
         scratch.touch(exist_ok=False)
         try:
             yield scratch
@@ -92,22 +92,22 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def meant_for(name: str) -> str:
-    """The file that a temporary one of `atomic` was to become, by name; "" for any other name.
+    """The name of the target of a temporary file of `atomic`; "" for any other name.
 
-    Such a file is left by a process that was killed.
+    A process that was killed leaves such a file.
     """
     found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", name, re.S)
     return found[1] if found else ""
 
 
 def write_bytes(target: Path, data: bytes) -> None:
-    """Write a whole file, or leave what was there. Raises `StorageError`."""
+    """Write a file atomically. Raises `StorageError`."""
     with atomic(target) as scratch:
         scratch.write_bytes(data)
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder and its parents, and see that it can be written. Raises `StorageError`."""
+    """Create a folder and its parents, and check that it is writable. Raises `StorageError`."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, prefix=".writable-"):
@@ -116,7 +116,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def check_target(target: Path) -> None:
-    """See, before the work is done, that a file can be written there. Raises `StorageError`."""
+    """Check before the work that a file can be written. Raises `StorageError`."""
     with writing(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -128,7 +128,7 @@ def check_target(target: Path) -> None:
 
 
 def _is_special(target: Path) -> bool:
-    """A device or a pipe, or a name for what this process already has open."""
+    """Whether it is a device, a pipe, or an open file descriptor of this process."""
     if str(target).startswith(("/dev/std", "/dev/fd/")):
         return True
     if str(target).startswith("/proc/") and target.parent.name == "fd":
@@ -138,9 +138,10 @@ def _is_special(target: Path) -> bool:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold `path`, a file to be made or a folder, against other processes that ask for it here.
+    """Hold an exclusive lock on `path`, a folder or a lock file, which is created.
 
-    The hold ends with the process, however it ends. Raises `StorageError` when it is taken.
+    The lock ends with the process, however it ends. Raises `StorageError` if another process holds
+    it.
     """
     with writing(path):
         handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR, 0o644)
@@ -149,8 +150,8 @@ def alone(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StorageError(
-                f"another vit-edge works on {path.name.removesuffix('.lock')}",
-                "wait until it is done",
+                f"another vit-edge process is using {path.name.removesuffix('.lock')}",
+                "wait until it has finished",
             ) from None
         yield
     finally:
@@ -158,7 +159,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def drop_unread(stream: IO[str]) -> None:
-    """Send what a stream still holds nowhere: else Python complains of it when it exits."""
+    """Discard the buffered output of a stream, or Python would report an error at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

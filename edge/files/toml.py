@@ -1,8 +1,8 @@
-"""TOML with line numbers: `tomllib` reads the values and does not say where they stood.
+"""`read`: TOML files with the line number of every key, which `tomllib` does not provide.
 
-A statement of TOML ends at a line's end, and no first part of it is a statement of its own: so
-each statement is the fewest whole lines that `tomllib` reads. Read alone, it says which keys it
-sets; strings over many lines, quotes, dots and comments stay the parser's business.
+A TOML statement ends at the end of a line, and no leading part of it is a valid statement. So each
+statement is the smallest number of lines that `tomllib` accepts. Parsed alone, it shows the keys
+that it sets; multi-line strings, quotes, dots and comments are left to the parser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ else:
 
 __all__ = ["Document", "KeyPath", "read"]
 
-_DEEPEST = 32  # tables and arrays within each other in one statement; a configuration has two
+_DEEPEST = 32  # nesting depth of one statement; a configuration needs two
 
 KeyPath = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
 
@@ -34,32 +34,33 @@ class _TooDeep(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """What a file holds, and where.
+    """The values of a TOML file, and their lines.
 
-    lines  of every table, key and element the line where it first appears, from 1
+    lines  for every table, key and array element the line where it first appears, from 1
     """
 
     path: Path
     data: dict[str, Any]
     lines: dict[KeyPath, int]
 
-    def error(self, place: KeyPath, what: str, hint: str) -> ConfigError:
-        """An error that names the file and the line; of a place that is not there, its table's."""
+    def error(self, place: KeyPath, problem: str, hint: str) -> ConfigError:
+        """An error with the file and the line; for a missing key, the line of its table."""
         while place and place not in self.lines:
             place = place[:-1]
-        return ConfigError(f"{self.path}:{self.lines.get(place, 1)}: {what}", hint)
+        return ConfigError(f"{self.path}:{self.lines.get(place, 1)}: {problem}", hint)
 
 
 def read(path: Path) -> Document:
-    """Read a TOML file. Raises ConfigError when it is not there, or is none."""
+    """Read a TOML file. Raises ConfigError if it does not exist or is invalid."""
     try:
-        # A device never ends, and a pipe can be read once: a reload would find nothing in it.
+        # A device never ends, and a pipe can be read only once, so a reload would find it empty.
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is not a file", "give the path of a TOML file")
         text = path.read_text("utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror or error})", "check the path and its rights"
+            f"{path} cannot be read ({error.strerror or error})",
+            "check the path and its permissions",
         ) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -82,18 +83,18 @@ def read(path: Path) -> Document:
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """What a document holds, and the line of each place."""
+    """The values of a document, and the line of each place."""
     try:
         data = tomllib.loads(text)
     except RecursionError:
-        data = {}  # there is a statement that `_lines` refuses
+        data = {}  # `_lines` raises _TooDeep for the statement
     return data, _lines(text)
 
 
 def _lines(text: str) -> dict[KeyPath, int]:
-    """The line of each place of a document that is valid as a whole."""
+    """The line of each place in a valid document."""
     lines: dict[KeyPath, int] = {}
-    counts: dict[KeyPath, int] = {}  # elements so far of each array of tables
+    counts: dict[KeyPath, int] = {}  # number of elements so far of each array of tables
     table: KeyPath = ()
     for first, statement in _statements(text):
         is_header = statement[0].lstrip().startswith("[")
@@ -110,25 +111,25 @@ def _lines(text: str) -> dict[KeyPath, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each statement's first line, and its lines; without blank lines and comments."""
+    """The first line's number and the lines of each statement; no blank lines or comments."""
     start, lines = 0, text.split("\n")
     for end in range(1, len(lines) + 1):
         statement = lines[start:end]
         try:
-            holds = tomllib.loads("\n".join(statement))
+            values = tomllib.loads("\n".join(statement))
         except ValueError:
             continue
         except RecursionError as error:
             raise _TooDeep(start + 1) from error
-        if _is_deep(holds):
+        if _is_deep(values):
             raise _TooDeep(start + 1)
-        if holds:
+        if values:
             yield start + 1, statement
         start = end
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether it goes on after `_DEEPEST` tables and arrays within each other."""
+    """Whether tables and arrays are nested more than `_DEEPEST` deep."""
     layer = [value]
     for _ in range(_DEEPEST):
         layer = [child for one in layer for child in _children(one)]
@@ -136,14 +137,14 @@ def _is_deep(value: Any) -> bool:
 
 
 def _children(value: Any) -> Collection[Any]:
-    """What a table or an array holds."""
+    """The values of a table or an array."""
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
 
 
 def _table(header: dict[str, Any], counts: dict[KeyPath, int], is_element: bool) -> KeyPath:
-    """The place of the table that a header opens, the newest element of each array on the way."""
+    """The place of the table that a header opens; arrays on the way mean their newest element."""
     place: KeyPath = ()
     value: Any = header
     while value:
@@ -160,7 +161,7 @@ def _table(header: dict[str, Any], counts: dict[KeyPath, int], is_element: bool)
 
 
 def _growing(first: int, statement: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What a statement sets, after each of its lines; an array over many lines closed by hand."""
+    """The values set after each line of a statement; a multi-line array is closed for parsing."""
     begun = first
     for size in range(1, len(statement) + 1):
         ending = [] if size == len(statement) else ["]"]
@@ -173,7 +174,7 @@ def _growing(first: int, statement: list[str]) -> Iterator[tuple[int, dict[str, 
 
 
 def _places(value: Any) -> Iterator[KeyPath]:
-    """All places within a value, outer ones first."""
+    """All places in a value, outer ones first."""
     if isinstance(value, dict):
         children = list(value.items())
     elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a run is asked for: `edge run --config cameras.toml`, and what the command line says on top.
+"""`load` and `merge`: the configuration of a run, from a TOML file and the command line.
 
     engine = "/opt/vit-edge/engines/cats"
     metrics = ":9100"
@@ -8,8 +8,8 @@
     name = "door"
     every = 2
 
-The file's keys are the long names of the command's options, with `_` for `-`. A relative path is
-relative to the current folder, as on the command line.
+The keys are the long names of the command's options, with `_` for `-`. A relative path is relative
+to the current folder, as on the command line.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["Diff", "diff", "load", "merge"]
 
 @dataclass(frozen=True)
 class Diff:
-    """What a reload changes. A camera that is asked for otherwise is both removed and added.
+    """The difference between two configurations. A camera that changes is both removed and added.
 
-    restart  keys that changed and are read only when a run starts
+    restart  changed keys that take effect only when a run starts
     """
 
     removed: tuple[Camera, ...]
@@ -46,14 +46,14 @@ class Diff:
 
 
 def load(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
-    """Read a configuration file. Raises ConfigError, with its line, for the first fault in it.
+    """Read a configuration file. Raises ConfigError with the line of the first error.
 
-    given: what the command line says on top, as for `merge`: it may complete what the file says.
+    given: the values of the command line, as for `merge`; they may complete those of the file.
     """
     document = toml.read(path)
     tables = document.data.get("camera", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise document.error(("camera",), "camera is no list of tables", "write [[camera]]")
+        raise document.error(("camera",), "camera is not a list of tables", "write [[camera]]")
     options = {key: value for key, value in document.data.items() if key != "camera"}
     found = settings(document, (), options, RUN)
     cameras: dict[str, Camera] = {}
@@ -63,54 +63,54 @@ def load(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
         if camera.name in cameras:
             raise document.error(
                 (*place, "name" if "name" in table else "source"),
-                f"there is a camera {camera.name!r} above this one",
-                'give this one a name of its own: name = "..."',
+                f"there is already a camera {camera.name!r} above",
+                'give this one another name: name = "..."',
             )
         cameras[camera.name] = camera
-    said = _said(given)
-    for key, needed in missing_partners({*_said(found), *said}).items():
+    on_command_line = _without_empty(given)
+    for key, needed in missing_partners({*_without_empty(found), *on_command_line}).items():
         if key in found:
             raise document.error(
                 (key,),
-                f"{key} means nothing without {needed}",
+                f"{key} requires {needed}",
                 f"write: {needed} = {RUN[needed].example}",
             )
-    if "source" not in said:
+    if "source" not in on_command_line:
         _check_rules(document, found.get("on", ()), cameras)
     return Config(**found, cameras=tuple(cameras.values()))
 
 
 def merge(config: Config, given: Mapping[str, Any]) -> Config:
-    """`config`, but for what the command line gives: whatever is not None or empty in `given`.
+    """`config`, overridden by the values of the command line that are not None or empty.
 
-    Each camera has a name of its own then.
-
-    Its keys are those of the file. `source` is a list of URIs that stand in for all cameras of the
-    file, and the other keys of a camera hold for every one.
-    Raises ConfigError when there is no engine, or no camera, and an EdgeError for what cannot be.
+    `given` has the keys of the file. Its `source` is a list of URIs that replace all cameras of the
+    file; its other camera keys apply to every camera. Each camera of the result has a unique name.
+    Raises ConfigError if there is no engine or no camera, and an EdgeError for an invalid value.
     """
-    said = _said(given)
-    for key, value in said.items():
+    values = _without_empty(given)
+    for key, value in values.items():
         check_value(key, value)
-    if "source" in said:
-        config = replace(config, cameras=tuple(Camera(uri) for uri in said.pop("source")))
-    of_each = {key: said.pop(key) for key in CAMERA if key in said}
-    if "on" in said:
-        said["on"] = tuple(said["on"])
-    cameras = tuple(replace(camera, **of_each) for camera in config.cameras)
-    config = replace(config, **said, cameras=cameras)
+    if "source" in values:
+        config = replace(config, cameras=tuple(Camera(uri) for uri in values.pop("source")))
+    for_every_camera = {key: values.pop(key) for key in CAMERA if key in values}
+    if "on" in values:
+        values["on"] = tuple(values["on"])
+    cameras = tuple(replace(camera, **for_every_camera) for camera in config.cameras)
+    config = replace(config, **values, cameras=cameras)
     if config.engine is None:
-        raise ConfigError("no engine was named", 'type it, or write engine = "..." into the file')
+        raise ConfigError(
+            "no engine is given", 'name it on the command line, or write engine = "..." in the file'
+        )
     if not config.cameras:
-        raise ConfigError("no camera was named", "type --source URI, or write a [[camera]]")
-    check_pairs(_said(vars(config)))
+        raise ConfigError("no camera is given", "add --source URI, or a [[camera]] in the file")
+    check_pairs(_without_empty(vars(config)))
     config = replace(config, cameras=tuple(with_unique_names(config.cameras)))
     check_sources(map(read_rule, config.on), [camera.name for camera in config.cameras])
     return config
 
 
 def diff(old: Config, new: Config) -> Diff:
-    """What it takes to go from `old` to `new`."""
+    """The changes from `old` to `new`."""
     return Diff(
         removed=tuple(camera for camera in old.cameras if camera not in new.cameras),
         added=tuple(camera for camera in new.cameras if camera not in old.cameras),
@@ -123,13 +123,13 @@ def diff(old: Config, new: Config) -> Diff:
     )
 
 
-def _said(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for: whatever is not None or empty."""
+def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not None or empty."""
     return {key: value for key, value in given.items() if value not in (None, [], ())}
 
 
 def _check_rules(document: toml.Document, rules: Collection[str], cameras: Collection[str]) -> None:
-    """Raises ConfigError for a rule that names none of these cameras."""
+    """Raises ConfigError for a rule whose source is not one of these cameras."""
     for number, text in enumerate(rules):
         try:
             check_sources([read_rule(text)], list(cameras))

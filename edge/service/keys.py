@@ -1,4 +1,4 @@
-"""What a run can be asked for, key by key: what each value must be, and how a person writes it.
+"""`RUN` and `CAMERA`: the keys of a configuration file, with their types, checks and examples.
 
 The keys of a configuration file are the long names of the command's options, with `_` for `-`.
 """
@@ -31,7 +31,7 @@ __all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "missing_partners", "s
 _Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 _Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Span = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # nor nan, nor inf
-# A camera is taken for dead after tenths of a second: at 100 frames a second, less is a mere gap.
+# The stall timeout has a resolution of 0.1 s; less would be an ordinary gap at 100 frames a second.
 _Silence = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Name = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
@@ -74,7 +74,7 @@ CAMERA = {
     "transport": Key(Transport, f"one of {', '.join(get_args(Transport))}", '"tcp"'),
     "credentials": Key(_Text, "a netrc file", '"/etc/vit-edge/credentials"'),
 }
-# What means nothing without another, and how both are typed.
+# Keys that require another one, and how both are typed.
 _SNAPSHOTS = '--on "label=dog and confidence>0.8 for 2s" --snapshots DIR'
 _AUDIT = "--audit 1/500 --reference engines/NAME-fp32"
 _NEEDS = {
@@ -86,20 +86,20 @@ _NEEDS = {
 }
 
 
-def missing_partners(asked: Collection[str]) -> dict[str, str]:
-    """The keys of those asked for that mean nothing alone, each with the one that it needs."""
-    needs = {key: needed for key, (needed, _) in _NEEDS.items() if key in asked}
-    return {key: needed for key, needed in needs.items() if needed not in asked}
+def missing_partners(given: Collection[str]) -> dict[str, str]:
+    """The given keys that require another key which is not given: key -> required key."""
+    needs = {key: needed for key, (needed, _) in _NEEDS.items() if key in given}
+    return {key: needed for key, needed in needs.items() if needed not in given}
 
 
-def check_pairs(asked: Collection[str]) -> None:
-    """Raises OptionError when what is asked for on the command line means nothing alone."""
-    for key, needed in missing_partners(asked).items():
-        raise OptionError(f"--{key} means nothing without --{needed}", f"write {_NEEDS[key][1]}")
+def check_pairs(given: Collection[str]) -> None:
+    """Raises OptionError if an option on the command line lacks the one that it requires."""
+    for key, needed in missing_partners(given).items():
+        raise OptionError(f"--{key} requires --{needed}", f"write {_NEEDS[key][1]}")
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raises an EdgeError for what the command line gives a key, and that means nothing to it."""
+    """Raises an EdgeError if the value of an option on the command line is invalid."""
     key, option = {**RUN, **CAMERA}[name], f"--{name.replace('_', '-')}"
     try:
         if isinstance(value, int | float):
@@ -120,14 +120,14 @@ def check_value(name: str, value: Any) -> None:
 def settings(
     document: toml.Document, place: toml.KeyPath, table: dict[str, Any], keys: dict[str, Key]
 ) -> dict[str, Any]:
-    """The values of a table, each as its key wants it; no error shows a password."""
+    """The values of a table, converted and checked; errors redact passwords."""
     advice = partial(_advice, keys=keys)
     return read_table(document, place, table, keys, advice, redact_address)
 
 
 def _advice(name: str, keys: dict[str, Key]) -> str:
-    """What to write in place of a key that is not there."""
-    if name in RUN:  # TOML gives a [[camera]] all keys that follow it
+    """The hint for an unknown key."""
+    if name in RUN:  # in TOML a [[camera]] owns all keys that follow it
         return f"move {name} above the first [[camera]]"
     if name in CAMERA:
         return f"move {name} into a [[camera]]"

@@ -1,7 +1,7 @@
-"""What systemd is told: that the run is ready, how it is doing, and that it is alive.
+"""Notifications to systemd: the run is ready, its status, and that it is alive.
 
-sd_notify(3) in a few lines: datagrams to the socket that $NOTIFY_SOCKET names. Without one, as in a
-terminal, nobody is told and nothing is done.
+This is sd_notify(3): datagrams to the socket of $NOTIFY_SOCKET. Without that variable, as in a
+terminal, nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from edge.run.status import SourceStatus, Status
 
 __all__ = ["StatusLine", "Systemd", "Watchdog", "describe"]
 
-_PATIENCE = 1.0  # seconds; what must arrive waits so long for room in the socket's queue
-_NAMED = 3  # cameras out of order that one line names
+_SEND_TIMEOUT = 1.0  # seconds that an important message waits for room in the socket's queue
+_MAX_NAMED = 3  # cameras that are not playing, in one status line
 
 
 class Systemd:
-    """The service manager that started this process, or nobody.
+    """The connection to the service manager that started this process, if any.
 
-    address   of its socket: a path, or @ and an abstract name; None: nobody
-    watchdog  seconds without a sign of life after which it kills this process; None: never
-    say       is told, once, why systemd cannot be reached
+    address   of its socket: a path, or @ and an abstract name; None: there is no service manager
+    watchdog  seconds without a heartbeat after which it kills this process; None: never
+    info      called once if systemd cannot be reached, with the reason
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Systemd:
         self.watchdog = watchdog
         self._address = address
         self._info = info
-        self._said = False
+        self._failure_reported = False
 
     @classmethod
     def of(cls, environ: Mapping[str, str], info: Callable[[str], None]) -> Systemd:
-        """The one that a process with these environment variables was started by."""
+        """The service manager by the environment variables of this process."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         watched = for_us and microseconds.isdecimal() and int(microseconds) > 0
@@ -53,32 +53,32 @@ class Systemd:
         )
 
     def ready(self, text: str) -> None:
-        """The run has begun: the engine is open and the cameras are asked for."""
-        self._send(f"READY=1\n{_status(text)}", _PATIENCE)
+        """The run has started: the engine is open, and the sources are about to be opened."""
+        self._send(f"READY=1\n{_status(text)}", _SEND_TIMEOUT)
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """The configuration is read anew; then the run is ready again, whatever came of it."""
+        """Announce a reload of the configuration; at its end the run is ready again in any case."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}", _PATIENCE)
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}", _SEND_TIMEOUT)
         try:
             yield
         finally:
-            self._send("READY=1", _PATIENCE)
+            self._send("READY=1", _SEND_TIMEOUT)
 
     def stopping(self) -> None:
         """The run is about to end."""
-        self._send("STOPPING=1", _PATIENCE)
+        self._send("STOPPING=1", _SEND_TIMEOUT)
 
     def status(self, text: str) -> None:
-        """How the run is doing, in words for `systemctl status`."""
+        """Send the status line that `systemctl status` shows."""
         self._send(_status(text))
 
     def alive(self) -> bool:
-        """Put off the watchdog; say whether that could be told."""
+        """Send a heartbeat for the watchdog; returns whether that succeeded."""
         return self._send("WATCHDOG=1")
 
-    def _send(self, message: str, patience: float = 0.0) -> bool:
+    def _send(self, message: str, timeout: float = 0.0) -> bool:
         if self._address is None:
             return False
         address = self._address
@@ -86,28 +86,29 @@ class Systemd:
             address = "\0" + address[1:]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-                line.settimeout(patience)
+                line.settimeout(timeout)
                 line.sendto(message.encode(), address)
         except OSError as error:
-            if not self._said:
-                self._said = True
-                self._info(f"systemd cannot be told how the run is doing: {error}")
+            if not self._failure_reported:
+                self._failure_reported = True
+                self._info(f"cannot notify systemd: {error}")
             return False
         return True
 
 
 class Watchdog:
-    """Tells systemd that the run is alive, no more often than it needs to hear it."""
+    """Sends heartbeats to systemd, no more often than it needs them."""
 
     def __init__(self, systemd: Systemd, status: Status):
         self._systemd, self._status = systemd, status
         self._last: float | None = None
 
     def heartbeat(self, now: float) -> None:
-        """The loop has labelled a frame, or waits for cameras that have none; at these seconds.
+        """The loop has labelled a frame, or waits for frames. now: seconds.
 
-        While the engine works on a batch there is no beat: one that never ends is what it is for.
-        Nor is a run alive that is stuck in its drivers: only a new process frees it.
+        There is no heartbeat while the engine works on a batch: so a batch that never ends is
+        detected. There is none either for a run that is stuck in its drivers: only a new process
+        helps then.
         """
         if self._status.stuck:
             return
@@ -118,7 +119,7 @@ class Watchdog:
 
 
 class StatusLine:
-    """Tells systemd every few seconds how many cameras play, and which do not."""
+    """Sends systemd a status line every few seconds: how many cameras play, and which do not."""
 
     def __init__(self, systemd: Systemd, status: Status, every: float = 5.0):
         self._systemd = systemd
@@ -128,7 +129,7 @@ class StatusLine:
         self._frames = status.total.frames
 
     def heartbeat(self, now: float) -> None:
-        """Tell it, if it is time at these seconds of the status' clock."""
+        """Send the line if it is due. now: seconds of the clock of the status."""
         if now - self._last < self._every:
             return
         frames = self._status.total.frames
@@ -138,17 +139,17 @@ class StatusLine:
 
 
 def describe(sources: list[SourceStatus], fps: float) -> str:
-    """One line for people. fps: results per second of all cameras together, in the last seconds."""
+    """The status line. fps: recent results per second of all cameras together."""
     present = [source for source in sources if source.state != "ended"]
     playing = [source for source in present if source.state == "playing"]
     text = f"{len(playing)} of {len(present)} cameras playing, {fps:.1f} frames per second"
     absent = [source for source in present if source.state != "playing"]
-    for source in absent[:_NAMED]:
+    for source in absent[:_MAX_NAMED]:
         text += f"; {source.name} {source.state}"
         text += f" ({source.reason})" if source.reason else ""
-    return text + (f"; and {len(absent) - _NAMED} more" if len(absent) > _NAMED else "")
+    return text + (f"; and {len(absent) - _MAX_NAMED} more" if len(absent) > _MAX_NAMED else "")
 
 
 def _status(text: str) -> str:
-    """Its own line, and no more than one: what follows would be read as another message."""
+    """STATUS= with the text on one line: a second line would be parsed as another message."""
     return f"STATUS={printable(text)}"

@@ -26,9 +26,10 @@ main()
 
 def test_ctrl_c_before_a_command_begins_is_one_line():
     code = """
-from edge import __main__, cli
+from edge import __main__
+from edge.cli import commands
 def interrupted(): raise KeyboardInterrupt
-cli.app = interrupted
+commands.app = interrupted
 __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -38,10 +39,11 @@ __main__.main()
 def test_what_hangs_after_the_end_of_a_command_is_shown_and_does_not_hold_it():
     code = """
 import threading
-from edge import __main__, cli
+from edge import __main__
+from edge.cli import commands
 def stuck(): threading.Event().wait()
-cli.app = threading.Thread(target=stuck).start
-__main__.END = 0.5
+commands.app = threading.Thread(target=stuck).start
+__main__.EXIT_SECONDS = 0.5
 __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -82,7 +84,7 @@ def test_a_second_signal_does_not_wait_for_a_module(tmp_path, number):
         assert process.stdout.read(1) == "."
         process.send_signal(number)
         process.send_signal(number)  # an echo, as of a key that bounces
-        assert "once more stops at once" in process.stderr.readline()
+        assert "press Ctrl-C again to quit now" in process.stderr.readline()
         process.send_signal(number)
         assert process.wait(15) == -number
         assert process.stderr.read() == "stopped\n"

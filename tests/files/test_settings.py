@@ -57,7 +57,7 @@ def test_values_are_what_their_keys_want(tmp_path: Path) -> None:
         ('\nprecision = "int4"', 2, ('cannot be "int4"', "did you mean int8?")),
         ("folder = 3", 1, ("folder cannot be 3", "a folder")),
         ('folder = ""', 1, ('folder cannot be ""',)),
-        ("bach = 4", 1, ("there is no key 'bach' here", "did you mean batch?")),
+        ("bach = 4", 1, ("unknown key 'bach'", "did you mean batch?")),
         ('word = "odd"', 1, ("word: is odd", 'write "even"')),
         ('labels = [\n "cat",\n "dog"]', 3, ("labels: there is no dog", "write cat")),
         ('labels = [\n "cat",\n 3]', 3, ("labels cannot be",)),

@@ -153,7 +153,7 @@ def test_only_one_process_holds_a_file_or_a_folder(tmp_path):
 def test_what_is_held_is_called_by_its_whole_name(name, tmp_path):
     (tmp_path / "vit.v2").mkdir()
     path = tmp_path / name
-    with alone(path), pytest.raises(StorageError, match=r"works on vit\.v2; "), alone(path):
+    with alone(path), pytest.raises(StorageError, match=r"is using vit\.v2; "), alone(path):
         pass
 
 

@@ -162,5 +162,5 @@ def test_a_configuration_with_a_fault_ends_it_before_it_is_ready(tmp_path, edge_
     path.write_text('engine = "cats"\n\n[[camera]]\nsource = "test://ball"\nfps = 3\n')
     done = edge_command("run", "--config", path)
     assert done.returncode == 1
-    assert f"{path}:5: there is no key 'fps' here" in done.stderr
+    assert f"{path}:5: unknown key 'fps'" in done.stderr
     assert "did you mean max_fps?" in done.stderr

@@ -87,7 +87,7 @@ def test_a_camera_whose_options_change_is_removed_and_added(run):
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('name = "yard"', 'name = "door"', "cameras.toml:9: there is a camera 'door'"),
+        ('name = "yard"', 'name = "door"', "cameras.toml:9: there is already a camera 'door'"),
         ('name = "yard"', "every = 0", "cameras.toml:9: every cannot be 0"),
         ('name = "yard"', "name = ", "cameras.toml:9: this is not valid TOML"),
         ('"test://ball"', '"rtsp://refused"', "there is no such camera"),
@@ -99,7 +99,7 @@ def test_a_camera_whose_options_change_is_removed_and_added(run):
             f"x = {'[' * 5000}{']' * 5000}\n[[camera]]",
             "cameras.toml:3: this is nest",
         ),
-        (BEFORE, 'engine = "cats"\n', "no camera was named"),
+        (BEFORE, 'engine = "cats"\n', "no camera is given"),
         ('"cats"', '"cats"\non = ["source=gate"]\nsnapshots = "x"', "cameras.toml:2: on: the run"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_socket_that_is_gone_is_said_once_and_ends_nothing(tmp_path, said):
     systemd.ready("x")
     systemd.status("y")
     (text,) = said
-    assert "systemd cannot be told" in text
+    assert "cannot notify systemd" in text
     assert "No such file" in text
 
 
