@@ -9,19 +9,19 @@ from edge.errors import EngineError
 from edge.gpu import nvidia
 
 
-def test_an_unknown_backend(built_engine):
+def test_an_unknown_backend_is_refused(built_engine):
     with pytest.raises(EngineError, match="choose one of: auto, onnxruntime, onnxruntime-cuda, t"):
         Engine.open(built_engine, backend="openvino")
 
 
-def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_said(built_engine, monkeypatch):
+def test_without_a_gpu_the_cpu_is_chosen_and_the_reason_is_reported(built_engine, monkeypatch):
     monkeypatch.setattr(nvidia, "gpu", lambda: None)
     with Engine.open(built_engine) as opened:
         assert opened.backend == "onnxruntime"
         assert opened.reason
 
 
-def test_on_a_jetson_the_cpu_must_be_asked_for(built_engine, monkeypatch):
+def test_on_a_jetson_the_cpu_must_be_requested_explicitly(built_engine, monkeypatch):
     monkeypatch.setenv("EDGE_PLATFORM", "jetson")
     monkeypatch.setattr(nvidia, "gpu", lambda: None)
     with pytest.raises(EngineError, match=r"CPU of this Jetson.*--backend onnxruntime"):
@@ -56,7 +56,7 @@ def test_a_plan_of_this_machine_is_accepted(built_engine, planned):
     check(built_engine, *planned[:2])
 
 
-def test_another_tensorrt_is_named_before_loading(built_engine, planned):
+def test_a_plan_of_another_tensorrt_version_is_refused_before_loading(built_engine, planned):
     planned[2].__version__ = "10.13.3"
     with pytest.raises(
         EngineError, match=r"10\.3\.0, but this machine has 10\.13\.3; .*edge compile"
@@ -64,19 +64,19 @@ def test_another_tensorrt_is_named_before_loading(built_engine, planned):
         check(built_engine, *planned[:2])
 
 
-def test_another_gpu_is_named_before_loading(built_engine, planned, monkeypatch):
+def test_a_plan_for_another_gpu_is_refused_before_loading(built_engine, planned, monkeypatch):
     monkeypatch.setattr(nvidia, "gpu", lambda: nvidia.Gpu("Thor", "11.0"))
     with pytest.raises(EngineError, match=r"for Orin \(compute capability 8\.7\).*Thor \(11\.0\)"):
         check(built_engine, *planned[:2])
 
 
-def test_a_plan_of_another_graph_is_named(built_engine, planned):
+def test_a_plan_compiled_from_another_graph_is_refused(built_engine, planned):
     passport, plan, _ = planned
     with pytest.raises(EngineError, match=r"another version of model\.onnx"):
         check(built_engine, passport, dataclasses.replace(plan, model_sha256="0" * 64))
 
 
-def test_no_plan_or_no_gpu_is_named(built_engine, planned, monkeypatch):
+def test_a_missing_plan_or_gpu_is_reported(built_engine, planned, monkeypatch):
     passport, plan, _ = planned
     with pytest.raises(EngineError, match=r"has no tensorrt plan; .* --backend tensorrt$"):
         check(built_engine, passport, None)
@@ -85,8 +85,8 @@ def test_no_plan_or_no_gpu_is_named(built_engine, planned, monkeypatch):
         check(built_engine, passport, plan)
 
 
-def test_a_tensorrt_that_is_not_here_is_named_and_what_works_instead(built_engine, monkeypatch):
-    """To compile would make a plan for another one, or none."""
+def test_a_missing_tensorrt_is_reported_with_an_alternative(built_engine, monkeypatch):
+    """edge compile would compile for another backend, or fail."""
     monkeypatch.setattr(nvidia, "gpu", lambda: None)
     monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt-rtx"])
     with pytest.raises(EngineError) as caught:
@@ -96,7 +96,7 @@ def test_a_tensorrt_that_is_not_here_is_named_and_what_works_instead(built_engin
     )
 
 
-def test_auto_takes_the_plan_where_it_can_run(built_engine, planned):
+def test_auto_chooses_the_plan_if_it_can_run(built_engine, planned):
     passport, plan, _ = planned
     chosen = choose(built_engine, dataclasses.replace(passport, plan=plan), "auto")
     assert chosen[0] == "tensorrt"

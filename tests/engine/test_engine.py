@@ -19,7 +19,7 @@ def copy(built_engine, tmp_path):
     return shutil.copytree(built_engine, tmp_path / "tiny")
 
 
-def test_load_predicts_what_the_checkpoint_says(built_engine, checkpoint, pictures):
+def test_a_loaded_engine_predicts_like_its_checkpoint(built_engine, checkpoint, pictures):
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -75,14 +75,14 @@ def test_probabilities_are_a_softmax_that_does_not_overflow(built_engine):
         (np.uint8(7) * np.ones((), np.uint8), "an image cannot be a uint8"),
     ],
 )
-def test_a_picture_that_is_none(built_engine, picture, named):
+def test_an_invalid_image_is_refused(built_engine, picture, named):
     with Engine.open(built_engine, backend="onnxruntime") as opened:
         with pytest.raises(ImageError) as caught:
             opened(picture)
         assert str(caught.value).startswith(named)
 
 
-def test_a_clear_colour_is_refused_where_the_processor_may_paint_it(copy, tmp_path):
+def test_a_transparent_colour_is_refused_if_the_processor_may_paint_it(copy, tmp_path):
     CLEAR["rgb.png"].make(tmp_path / "clear.png")
     passport = Passport.read(copy)
     with Engine.open(copy, backend="onnxruntime") as opened:
@@ -108,7 +108,7 @@ def test_a_damaged_graph_is_found_before_it_is_loaded(copy):
         Engine.open(copy, backend="onnxruntime")
 
 
-def test_what_the_network_saw_of_each_frame_can_be_asked_for(built_engine):
+def test_the_network_input_of_each_frame_can_be_read(built_engine):
     frames = [noise("I420", 50, 40, seed=seed) for seed in range(3)]
     with Engine.open(built_engine, backend="onnxruntime") as opened:
         slots = [opened.slot() for _ in frames]
@@ -123,7 +123,7 @@ def test_what_the_network_saw_of_each_frame_can_be_asked_for(built_engine):
                 assert not np.shares_memory(seen, slots[batch][index].tensor)
 
 
-def test_is_closed_twice_without_harm_and_then_used_by_nobody(built_engine, pictures):
+def test_closing_twice_is_harmless_and_a_closed_engine_cannot_be_used(built_engine, pictures):
     engine = Engine.open(built_engine, backend="onnxruntime")
     engine.close()
     engine.close()

@@ -1,4 +1,4 @@
-"""The frame's way on the GPU, on the stand-in driver: real PyCUDA, the kernel compiled as C++.
+"""Inference of frames on the GPU, on the stand-in driver: real PyCUDA, the kernel compiled as C++.
 
 Its streams run only when they are waited for, its memory starts poisoned, and what is freed too
 early, read too early or never freed fails the test: see `tests/cuda_driver/standin.py`.
@@ -63,7 +63,7 @@ class EglFrame(ctypes.Structure):
 
 @contextmanager
 def opened(driver: Driver, folder: str, said: list[str] | None = None) -> Any:
-    """The engine of a folder on the GPU, and the same on the CPU."""
+    """An engine opened on the GPU, and the same engine on the CPU."""
     library = compiled(BUILD)
     cuda_preprocess.kernel_image = lambda *_: os.fsencode(library)  # type: ignore[assignment]
     trt = emulated_trt.Trt(driver)
@@ -98,8 +98,8 @@ def on_the_cpu(engine: Engine, surfaces: list[Surface]) -> np.ndarray:
 
 
 @emulated
-def test_every_format_and_batch_gives_what_the_cpu_gives(driver, built_engine):
-    """Once enqueued, then as a graph; the tensors are the same bytes, and so are the logits."""
+def test_every_format_and_batch_gives_the_same_result_as_the_cpu(driver, built_engine):
+    """Enqueued at first, then as a graph: tensors and logits are equal, to the byte."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         slots = [on_gpu.slot() for _ in range(4)]
         surfaces = [noise(form, 61 + i, 45, padding=i, seed=i) for i, form in enumerate(FORMATS)]
@@ -133,7 +133,7 @@ def test_nothing_is_allocated_per_frame_and_graphs_are_replayed(driver, built_en
 
 
 @emulated
-def test_each_stage_is_timed_enqueued_and_in_a_graph(driver, built_engine):
+def test_each_stage_is_timed_with_and_without_a_graph(driver, built_engine):
     stages = ("gpu_preprocess", "gpu_network", "gpu_download")
     with opened(driver, built_engine) as (on_gpu, _, trt):
         slot, surface = on_gpu.slot(), noise("NV12", 64, 48)
@@ -150,7 +150,7 @@ def test_each_stage_is_timed_enqueued_and_in_a_graph(driver, built_engine):
 
 
 @emulated
-def test_without_cuda_bindings_the_whole_batch_is_timed(driver, built_engine):
+def test_without_cuda_bindings_only_the_complete_batch_is_timed(driver, built_engine):
     sys.modules["cuda.bindings.driver"] = None  # type: ignore[assignment]
     said: list[str] = []
     with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
@@ -163,7 +163,7 @@ def test_without_cuda_bindings_the_whole_batch_is_timed(driver, built_engine):
 
 
 @emulated
-def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
+def test_two_batches_in_flight_finish_in_order(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         assert on_gpu.depth == 2
         surfaces = [noise("I420", 70, 50, seed=seed) for seed in range(9)]
@@ -180,8 +180,8 @@ def test_two_batches_are_under_way_and_end_in_order(driver, built_engine):
 
 
 @emulated
-def test_what_the_network_saw_can_be_asked_for(driver, built_engine):
-    """Of each frame of the batch finished last, while the other lane is at work."""
+def test_the_network_input_can_be_read(driver, built_engine):
+    """For each frame of the batch finished last, while the other lane is working."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         surfaces = [noise("NV12", 70, 50, seed=seed) for seed in range(6)]
         slots = [on_gpu.slot() for _ in range(6)]
@@ -196,8 +196,8 @@ def test_what_the_network_saw_can_be_asked_for(driver, built_engine):
 
 
 @emulated
-def test_a_frame_in_the_gpu_s_memory_is_read_where_it_lies(driver, built_engine):
-    """Pitches of the decoder's own, chroma far from luma; nothing of it is copied."""
+def test_a_frame_in_gpu_memory_is_read_in_place(driver, built_engine):
+    """With the decoder's own pitches and chroma far from luma; nothing is copied."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         surface, device = noise("NV12", 64, 48, Colour("bt2020"), padding=40), on_gpu.device
         with device:
@@ -223,7 +223,7 @@ def test_a_frame_in_the_gpu_s_memory_is_read_where_it_lies(driver, built_engine)
 
 
 @emulated
-def test_a_block_linear_picture_is_not_brought_from_the_gpu(driver, built_engine):
+def test_a_block_linear_frame_is_not_downloaded(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, _, _):
         there = DeviceSurface(Layout("NV12", 64, 48), (1, 2), (0, 0), textures=True)
         with pytest.raises(SourceError, match=r"block-linear .* nvvidconv bl-output=false"):
@@ -231,7 +231,7 @@ def test_a_block_linear_picture_is_not_brought_from_the_gpu(driver, built_engine
 
 
 @emulated
-def test_a_camera_that_changes_its_size_gets_new_room(driver, built_engine):
+def test_a_camera_that_changes_its_frame_size_gets_new_memory(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         slot = on_gpu.slot()
         for size in ((64, 48), (320, 240), (33, 21), (64, 48)):
@@ -242,7 +242,7 @@ def test_a_camera_that_changes_its_size_gets_new_room(driver, built_engine):
 
 @emulated
 def test_batches_of_changing_sizes_keep_their_graphs(driver, built_engine):
-    """As cameras come and go: each size is captured once, and replayed from then on."""
+    """When cameras come and go, each batch size is captured once and then replayed."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         slots = [on_gpu.slot() for _ in range(4)]
         surfaces = [noise("RGB", 50, 40, seed=i) for i in range(4)]
@@ -257,7 +257,7 @@ def test_batches_of_changing_sizes_keep_their_graphs(driver, built_engine):
 
 
 @emulated
-def test_tables_of_sizes_that_come_no_more_are_released(driver, built_engine):
+def test_tables_of_unused_frame_sizes_are_released(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         slot = on_gpu.slot()
         for width in range(40, 120):
@@ -282,7 +282,7 @@ def test_a_batch_never_releases_its_own_tables(driver, built_engine):
 
 
 @emulated
-def test_without_graphs_each_batch_is_enqueued_and_that_is_said_once(driver, built_engine):
+def test_without_graphs_each_batch_is_enqueued_and_this_is_reported_once(driver, built_engine):
     said: list[str] = []
     with opened(driver, built_engine, said) as (on_gpu, on_cpu, _):
         driver.fail("cuStreamBeginCapture", NOT_SUPPORTED, times=1000)
@@ -306,7 +306,9 @@ def test_without_graphs_each_batch_is_enqueued_and_that_is_said_once(driver, bui
     ],
 )
 @emulated
-def test_what_fails_is_named_and_everything_is_released(driver, built_engine, call, code, words):
+def test_a_failed_driver_call_is_named_and_everything_is_released(
+    driver, built_engine, call, code, words
+):
     with opened(driver, built_engine) as (on_gpu, _, _):
         driver.fail(call, code, times=2)  # PyCUDA asks for memory a second time
         with pytest.raises(BackendError, match=words) as caught:
@@ -315,8 +317,8 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine, ca
 
 
 @emulated
-def test_a_picture_that_no_memory_is_left_for_is_its_source_s_failure(driver, built_engine):
-    """And no end of the run: the place serves again when there is some."""
+def test_a_frame_without_memory_fails_only_its_source(driver, built_engine):
+    """The run continues, and the slot works again once there is memory."""
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         slot, small, large = on_gpu.slot(), noise("NV12", 64, 48), noise("NV12", 128, 96)
         label(on_gpu, [slot], [small])
@@ -330,7 +332,7 @@ def test_a_picture_that_no_memory_is_left_for_is_its_source_s_failure(driver, bu
 
 
 @emulated
-def test_a_film_through_the_loop_says_what_the_cpu_says(driver, built_engine, numbered):
+def test_a_video_through_the_loop_gives_the_same_results_as_the_cpu(driver, built_engine, numbered):
     """GStreamer decodes, readers copy to pinned memory, two lanes label: in order, none lost."""
 
     class List(Sink):
@@ -372,9 +374,7 @@ def nvmm_picture(device: Any, surface: Surface, textures: bool) -> EglFrame:
 
 @pytest.mark.parametrize("textures", [False, True], ids=["pitch", "block-linear"])
 @emulated
-def test_a_jetson_s_frames_are_read_where_the_camera_wrote_them(
-    driver, built_engine, tmp_path, textures
-):
+def test_jetson_frames_are_read_in_place(driver, built_engine, tmp_path, textures):
     """Camera's pool, NvBufSurface, EGL image, kernel, network: registered once, nothing copied."""
     from tests.nvbufsurface.standin import StandIn, compile_library
     from tests.sources.memory.test_nvmm import Camera
@@ -444,6 +444,6 @@ def test_a_planted_bug_is_found(built_engine, bug):
     assert PLANTED[bug] in done.stderr, done.stderr
 
 
-def test_no_bug_is_found_where_none_is(built_engine):
+def test_correct_code_reports_no_bug(built_engine):
     done = run(planted, {"built_engine": built_engine, "bug": "none"})
     assert done.returncode == 0, done.stderr

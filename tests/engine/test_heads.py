@@ -1,4 +1,4 @@
-"""What an engine's numbers mean: probabilities as Hugging Face's pipelines give them."""
+"""`Head`: probabilities equal those of Hugging Face's pipelines, and predictions are compared."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def test_softmax_and_sigmoid_are_torch_s(logits):
 
 
 def agree(reference, found, activation="sigmoid"):
-    """Of one picture, by its probabilities."""
+    """Whether two probability vectors of one image agree."""
     head = Head(labels=("a",) * len(reference), activation=activation)
     return bool(head.agree(*np.array([reference, found], np.float32)))
 
 
-def test_classes_agree_when_the_likeliest_is_the_same():
+def test_softmax_predictions_agree_if_the_most_probable_class_is_the_same():
     assert agree([0.5, 0.3, 0.2], [0.4, 0.2, 0.4], "softmax")
     assert not agree([0.5, 0.3, 0.2], [0.3, 0.5, 0.2], "softmax")
 
@@ -47,11 +47,11 @@ def test_classes_agree_when_the_likeliest_is_the_same():
         ([0.01, 0.001], [0.3, 0.2], True),
     ],
 )
-def test_labels_of_their_own_agree_when_each_is_the_same_yes_or_no(reference, found, same):
+def test_independent_labels_agree_if_each_has_the_same_yes_or_no(reference, found, same):
     assert agree(reference, found) is same
 
 
-def test_each_label_is_looked_at():
+def test_every_label_is_compared():
     table = np.array([[0.9, 0.2], [0.45, 0.1]], np.float32)
     assert labels_agree(table, table[::-1]).tolist() == [[False, True], [False, True]]
 
@@ -69,7 +69,7 @@ def test_each_label_is_looked_at():
         {"labels": ("a",), "task": ZERO_SHOT},
     ],
 )
-def test_what_no_build_makes_is_refused(odd):
+def test_an_inconsistent_head_is_refused(odd):
     with pytest.raises(ValueError, match="for "):
         Head(**odd)
 

@@ -53,7 +53,7 @@ def test_it_reads_and_writes_the_device_s_memory_in_the_order_of_its_stream(driv
 
 
 @emulated
-def test_nothing_is_made_per_frame(driver, built_engine):
+def test_nothing_is_allocated_per_frame(driver, built_engine):
     with emulation(driver) as ort, Engine.open(built_engine, "onnxruntime-cuda") as on_gpu:
         frames.stays_the_same(on_gpu, 20, 64, 48)
         names = ("cuMemAlloc", "cuMemHostAlloc")
@@ -67,7 +67,7 @@ def test_nothing_is_made_per_frame(driver, built_engine):
 
 
 @emulated
-def test_a_batch_from_and_to_the_cpu_s_memory(driver, built_engine):
+def test_infer_takes_and_returns_system_memory(driver, built_engine):
     batch = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     with (
         emulation(driver),
@@ -81,7 +81,7 @@ def test_a_batch_from_and_to_the_cpu_s_memory(driver, built_engine):
 
 
 @emulated
-def test_auto_takes_it_where_no_plan_can_run_and_says_why(driver, built_engine):
+def test_auto_chooses_it_if_no_plan_can_run_and_reports_why(driver, built_engine):
     nvidia.installed = lambda: []  # type: ignore[assignment]
     unplanned = replace(Passport.read(Path(built_engine)), plan=None)
     for platform in ("pc", "jetson"):  # it is no fallback to the CPU
@@ -102,7 +102,7 @@ def test_auto_takes_it_where_no_plan_can_run_and_says_why(driver, built_engine):
 
 
 @emulated
-def test_auto_takes_a_plan_that_can_run_before_it(driver, built_engine):
+def test_auto_prefers_a_plan_that_can_run(driver, built_engine):
     passport = Passport.read(Path(built_engine))
     sha = passport.files["model.onnx"].sha256
     planned = replace(passport, plan=Plan("tensorrt", "model.onnx", "10.3.0", None, None, 4, sha))
@@ -112,7 +112,7 @@ def test_auto_takes_a_plan_that_can_run_before_it(driver, built_engine):
 
 
 @emulated
-def test_an_onnxruntime_without_cuda_is_refused_with_what_to_install(driver, built_engine):
+def test_an_onnxruntime_without_cuda_is_refused_with_the_install_command(driver, built_engine):
     with emulation(driver) as ort:
         ort.providers = ["CPUExecutionProvider"]
         with pytest.raises(MissingPackage, match=r"is built without CUDA.*onnxruntime-gpu"):
@@ -120,7 +120,7 @@ def test_an_onnxruntime_without_cuda_is_refused_with_what_to_install(driver, bui
 
 
 @emulated
-def test_a_provider_that_does_not_load_is_no_silent_fallback(driver, built_engine):
+def test_a_provider_that_fails_to_load_is_an_error_and_no_silent_fallback(driver, built_engine):
     with emulation(driver) as ort, Engine.open(built_engine, "onnxruntime-cuda") as opened:
         ort.loads = False
         with pytest.raises(BackendError, match=r"cannot load its CUDA provider.*cudnn"):
@@ -128,7 +128,7 @@ def test_a_provider_that_does_not_load_is_no_silent_fallback(driver, built_engin
 
 
 @emulated
-def test_what_fails_is_named_and_everything_is_released(driver, built_engine):
+def test_a_failure_is_named_and_everything_is_released(driver, built_engine):
     with emulation(driver) as ort, Engine.open(built_engine, "onnxruntime-cuda") as opened:
         place = opened.slot()
         place.put(frames.frame(noise("NV12", 64, 48)))
@@ -141,7 +141,7 @@ def test_what_fails_is_named_and_everything_is_released(driver, built_engine):
 
 
 @emulated
-def test_what_onnxruntime_prints_is_not_among_the_results(driver, built_engine):
+def test_onnxruntime_s_own_output_goes_to_stderr(driver, built_engine):
     printed = io.StringIO()
     with emulation(driver) as ort, redirect_stdout(printed):
         Engine.open(built_engine, "onnxruntime-cuda").close()
@@ -149,7 +149,7 @@ def test_what_onnxruntime_prints_is_not_among_the_results(driver, built_engine):
     assert printed.getvalue() == ""
 
 
-def test_its_absence_is_told_before_anything_is_loaded(built_engine):
+def test_missing_cuda_support_is_reported_before_anything_is_loaded(built_engine):
     """On this machine's own onnxruntime, which is built without CUDA."""
     with pytest.raises(MissingPackage):
         onnxruntime_cuda.OrtCuda(Path(built_engine) / "model.onnx", Passport.read(built_engine))

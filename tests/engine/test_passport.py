@@ -15,7 +15,7 @@ def copy(built_engine, tmp_path):
     return shutil.copytree(built_engine, tmp_path / "engine")
 
 
-def test_survives_its_file(copy):
+def test_a_passport_is_unchanged_after_write_and_read(copy):
     passport = Passport.read(copy)
     (copy / "passport.json").unlink()
     passport.write(copy)
@@ -59,7 +59,7 @@ def test_the_file_s_keys_are_the_schema(copy):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 400, -3])
-def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
+def test_a_truncated_passport_is_reported_as_damaged(copy, keep):
     text = (copy / "passport.json").read_text()
     (copy / "passport.json").write_text(text[:keep])
     with pytest.raises(EngineError, match=r"passport\.json is damaged"):
@@ -96,7 +96,7 @@ def test_a_passport_that_was_cut_off_is_damaged(copy, keep):
         },
     ],
 )
-def test_a_passport_of_another_shape_is_damaged(copy, change):
+def test_a_passport_with_invalid_contents_is_reported_as_damaged(copy, change):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(EngineError, match="is damaged"):
@@ -104,7 +104,7 @@ def test_a_passport_of_another_shape_is_damaged(copy, change):
 
 
 @pytest.mark.parametrize(("schema", "hint"), [(9, "upgrade"), (2, "edge build")])
-def test_another_schema_is_named(copy, schema, hint):
+def test_an_unsupported_schema_is_reported(copy, schema, hint):
     path = copy / "passport.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
     with pytest.raises(EngineError, match=rf"schema {schema}.*{hint}"):
@@ -145,14 +145,14 @@ def test_a_schema_3_passport_without_labels_is_damaged(copy, labels):
         Passport.read(copy)
 
 
-def test_a_folder_that_is_no_engine(tmp_path):
+def test_a_folder_that_is_not_an_engine_is_refused(tmp_path):
     with pytest.raises(EngineError, match="there is no engine at"):
         Passport.read(tmp_path / "absent")
     with pytest.raises(EngineError, match="is not an engine"):
         Passport.read(tmp_path)
 
 
-def test_a_damaged_file_is_named(copy):
+def test_a_damaged_or_missing_file_is_reported(copy):
     passport = Passport.read(copy)
     path = copy / "model.onnx"
     whole = path.read_bytes()
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_named(copy):
         passport.check_file(copy, "model.onnx")
 
 
-def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypatch):
+def test_a_path_close_to_an_engine_folder_gets_a_hint(copy, tmp_path, monkeypatch):
     (tmp_path / "engines").mkdir()
     copy.rename(tmp_path / "engines/mine-1.5")
     (tmp_path / "engines/mine-1.5.toml").touch()
@@ -178,7 +178,7 @@ def test_what_is_nearly_an_engine_s_folder_gets_a_hint(copy, tmp_path, monkeypat
             Passport.read(Path(path))
 
 
-def test_a_file_of_no_engine_is_told_that_engines_are_folders(tmp_path):
+def test_for_a_file_the_error_says_that_engines_are_folders(tmp_path):
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(EngineError, match=r"photo\.jpg is a file, not an engine folder; .*\(ls"):
         Passport.read(tmp_path / "photo.jpg")

@@ -36,7 +36,7 @@ def opened(request, tmp_path):
         yield gpu, cpu
 
 
-def test_says_what_the_cpu_says(opened):
+def test_it_gives_the_same_result_as_the_cpu(opened):
     gpu, cpu = opened
     x = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     for count in (1, 4, 2):

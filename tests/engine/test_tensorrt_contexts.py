@@ -18,7 +18,7 @@ def free_bytes(device):
 
 
 @emulated
-def test_an_execution_takes_the_plan_s_memory_once_for_all_sizes_of_batch(driver, built_engine):
+def test_an_execution_allocates_the_plan_s_memory_once_for_all_batch_sizes(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, _, _):
         device, runner = on_gpu.device, on_gpu._backend
         before = free_bytes(device)
@@ -29,7 +29,7 @@ def test_an_execution_takes_the_plan_s_memory_once_for_all_sizes_of_batch(driver
 
 
 @emulated
-def test_no_size_of_batch_allocates_when_it_comes(driver, built_engine):
+def test_no_batch_size_allocates_at_its_first_use(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, on_cpu, _):
         pictures = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
         on_gpu.infer(pictures[:1])
@@ -41,7 +41,7 @@ def test_no_size_of_batch_allocates_when_it_comes(driver, built_engine):
 
 
 @emulated
-def test_without_memory_for_it_there_is_no_execution(driver, built_engine):
+def test_an_execution_without_memory_is_an_error(driver, built_engine):
     with opened(driver, built_engine) as (on_gpu, _, _):
         driver.fail("cuMemAlloc", OUT_OF_MEMORY, nth=3, times=2)  # after its input and output
         with pytest.raises(BackendError, match="memory"):

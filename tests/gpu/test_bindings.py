@@ -1,4 +1,4 @@
-"""Times within a graph, on the stand-in driver: the real cuda-bindings, beside PyCUDA."""
+"""Timestamps in CUDA graphs, on the stand-in driver, with the real cuda-bindings and PyCUDA."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cuda_driver.standin import emulated
 
 
 @emulated
-def test_marks_time_what_lies_between_them(driver):
+def test_marks_time_the_work_between_them(driver):
     with closing(Device()) as device, device:
         start, middle, end = (device.mark() for _ in range(3))
         start.set(device.stream)
@@ -29,7 +29,7 @@ def test_marks_time_what_lies_between_them(driver):
 
 
 @emulated
-def test_marks_in_a_graph_are_set_each_time_that_it_runs(driver):
+def test_marks_in_a_graph_are_set_at_each_launch(driver):
     with closing(Device()) as device, device:
         start, end = device.mark(), device.mark()
         naps = iter((0.2, 0.0))
@@ -51,8 +51,8 @@ def test_marks_in_a_graph_are_set_each_time_that_it_runs(driver):
 
 
 @emulated
-def test_an_event_of_pycuda_s_is_not_set_by_a_graph(driver):
-    """Which is what marks are for."""
+def test_a_pycuda_event_is_not_set_by_a_graph(driver):
+    """This is why `Mark` exists."""
     with closing(Device()) as device, device:
         event = device.event(timing=True)
         with device.stream.capture() as graph:

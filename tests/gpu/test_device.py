@@ -53,7 +53,7 @@ class Scaler:
 
 
 @emulated(capability="11.0", memory=1 << 30)
-def test_what_a_device_says_of_itself(driver):
+def test_a_device_reports_its_properties(driver):
     with closing(Device()) as device, device:
         assert device.name == "Stand-in GPU"
         assert device.compute_capability == "11.0"
@@ -73,7 +73,7 @@ def test_what_a_device_says_of_itself(driver):
 
 
 @emulated
-def test_work_is_done_in_order_and_when_it_is_waited_for(driver):
+def test_work_is_done_in_order_and_complete_after_wait(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
         fresh = scaler.result.copy()
@@ -85,7 +85,7 @@ def test_work_is_done_in_order_and_when_it_is_waited_for(driver):
 
 @emulated
 def test_memory_is_read_while_work_is_captured_or_pending(driver):
-    """For people's eyes: CUDA's default stream would refuse, or wait for other libraries' work."""
+    """CUDA's default stream would fail, or wait for the work of other libraries."""
     with closing(Device()) as device, device:
         memory, scaler = device.mapped(4), Scaler(driver, device)
         memory.array[:] = [1, 2, 3, 4]
@@ -101,7 +101,7 @@ def test_memory_is_read_while_work_is_captured_or_pending(driver):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "int32", "float64"])
 @emulated
-def test_pinned_memory_of_any_type_goes_there_and_back(driver, dtype):
+def test_pinned_memory_of_any_dtype_survives_a_round_trip(driver, dtype):
     with closing(Device()) as device, device:
         there, back = device.pinned((5, 7), dtype), device.pinned((5, 7), dtype)
         there[:] = np.arange(35).reshape(5, 7)
@@ -128,7 +128,7 @@ def test_a_stream_waits_for_an_event_of_another(driver):
 
 
 @emulated
-def test_an_event_tells_when_it_is_reached_and_how_long_it_took(driver):
+def test_an_event_reports_when_it_is_reached_and_the_time_between_two(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
         never, start, end = device.event(), device.event(timing=True), device.event(timing=True)
@@ -148,7 +148,7 @@ def test_an_event_tells_when_it_is_reached_and_how_long_it_took(driver):
 
 
 @emulated
-def test_a_kernel_reads_and_writes_mapped_memory_where_it_lies(driver):
+def test_a_kernel_reads_and_writes_mapped_memory_in_place(driver):
     with closing(Device()) as device, device:
         picture, result = device.mapped(6 * 8), device.mapped(4 * 6)
         assert picture.array.dtype == np.uint8
@@ -170,7 +170,7 @@ def test_a_kernel_reads_and_writes_mapped_memory_where_it_lies(driver):
 
 
 @emulated
-def test_arguments_lie_as_c_lays_them_out(driver):
+def test_kernel_arguments_have_the_c_layout(driver):
     with closing(Device()) as device, device:
         result = device.pinned((5,))
         memory = device.allocate(result.nbytes)
@@ -183,7 +183,7 @@ def test_arguments_lie_as_c_lays_them_out(driver):
 
 
 @emulated
-def test_a_stream_keeps_no_step_with_the_default_one(driver):
+def test_a_stream_does_not_synchronise_with_the_default_stream(driver):
     # What a library does on the default stream would else wait for ours, and ours for it.
     with closing(Device()) as device, device:
         scaler, other = Scaler(driver, device), device.allocate(4)
@@ -198,7 +198,7 @@ def test_a_stream_keeps_no_step_with_the_default_one(driver):
 
 
 @emulated
-def test_what_is_given_during_a_capture_runs_at_each_launch(driver):
+def test_captured_work_runs_at_each_launch_of_the_graph(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
         with device.stream.capture() as graph:
@@ -217,7 +217,7 @@ def test_what_is_given_during_a_capture_runs_at_each_launch(driver):
 
 
 @emulated
-def test_a_host_function_takes_its_turn_between_copies_and_in_a_graph(driver):
+def test_a_host_function_runs_in_stream_order_and_in_a_graph(driver):
     with closing(Device()) as device, device:
         source, middle, result = (device.pinned((4,)) for _ in range(3))
         memory = device.allocate(source.nbytes)
@@ -249,7 +249,7 @@ def test_a_host_function_takes_its_turn_between_copies_and_in_a_graph(driver):
 
 
 @emulated
-def test_all_is_released_newest_first_and_once(driver):
+def test_everything_is_released_once_newest_first(driver):
     released = []
     device = Device()
     for number in range(3):
@@ -263,7 +263,7 @@ def test_all_is_released_newest_first_and_once(driver):
 
 
 @emulated
-def test_a_capture_that_cannot_be_leaves_the_stream_as_it_was(driver):
+def test_a_failed_capture_leaves_the_stream_unchanged(driver):
     with closing(Device()) as device, device:
         scaler = Scaler(driver, device)
         for call in ("cuStreamBeginCapture", "cuGraphInstantiateWithFlags"):
@@ -287,7 +287,7 @@ def test_a_capture_that_cannot_be_leaves_the_stream_as_it_was(driver):
 
 
 @emulated
-def test_without_cuda_bindings_a_capture_says_what_to_install(driver):
+def test_without_cuda_bindings_a_capture_names_the_package_to_install(driver):
     sys.modules["cuda.bindings.driver"] = None
     with closing(Device()) as device, device:
         with (
@@ -311,7 +311,7 @@ class Frame(ctypes.Structure):
 
 
 @emulated
-def test_an_egl_image_of_rows_gives_its_addresses(driver):
+def test_a_pitch_linear_egl_image_gives_addresses(driver):
     with closing(Device()) as device, device:
         luma, chroma = device.allocate(64 * 4), device.allocate(64 * 2)
         planes = (ctypes.c_void_p * 3)(luma.address, chroma.address)
@@ -403,7 +403,7 @@ def test_two_devices_share_the_primary_context(driver):
 
 
 @emulated(memory=1 << 20)
-def test_too_much_memory_names_the_call_and_the_mend(driver):
+def test_out_of_memory_names_the_call_and_a_hint(driver):
     with closing(Device()) as device, device:
         device.allocate(1 << 19)
         for ask in (device.allocate, device.mapped, lambda size: device.pinned((size,), np.uint8)):
@@ -420,7 +420,7 @@ MAKING += ["cuMemcpyHtoDAsync", "cuLaunchKernel", "run:scale", "cuStreamSynchron
 @pytest.mark.parametrize("call", MAKING)
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, LAUNCH_FAILED, DEVICE_LOST])
 @emulated
-def test_any_call_that_fails_is_named_and_all_is_released(driver, call, code):
+def test_any_failed_call_is_named_and_everything_is_released(driver, call, code):
     # PyCUDA asks again for memory that it did not get, once it has collected garbage.
     times = 3 if call in ("cuMemAlloc", "cuMemHostAlloc") else 1
     driver.fail(call, code, times=times, sticky=code != OUT_OF_MEMORY)
@@ -435,7 +435,7 @@ def test_any_call_that_fails_is_named_and_all_is_released(driver, call, code):
 
 
 @emulated
-def test_what_fails_last_fails_the_close(driver):
+def test_a_failure_during_close_is_raised(driver):
     device = Device()
     with device:
         scaler = Scaler(driver, device)
@@ -446,7 +446,7 @@ def test_what_fails_last_fails_the_close(driver):
 
 
 @emulated
-def test_what_fails_at_the_close_does_not_hide_what_failed_before(driver):
+def test_a_failure_during_close_does_not_hide_an_earlier_one(driver):
     with pytest.raises(KeyError, match="first"), closing(Device()) as device, device:
         scaler = Scaler(driver, device)
         with device.stream.capture():

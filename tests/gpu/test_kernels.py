@@ -35,7 +35,7 @@ def kept(tmp_path):
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.7", "9.0", "11.0", "12.0"])
-def test_nvrtc_compiles_for(source, capability):
+def test_nvrtc_compiles_for_each_capability(source, capability):
     said = []
     cubin = kernel_image(source, capability, said.append)
     assert cubin.startswith(b"\x7fELF")
@@ -43,7 +43,7 @@ def test_nvrtc_compiles_for(source, capability):
     assert said == [f"compiling twice.cu for sm_{capability.replace('.', '')} with {Nvrtc().name}"]
 
 
-def test_a_cubin_is_kept_for_its_source_options_gpu_and_compiler(source, tmp_path, monkeypatch):
+def test_a_cubin_is_cached_by_source_options_gpu_and_compiler(source, tmp_path, monkeypatch):
     said = []
     first = kernel_image(source, "8.7", said.append)
     assert kernel_image(source, "8.7", said.append) == first
@@ -68,14 +68,14 @@ def test_a_damaged_cubin_is_compiled_again(source, tmp_path, damage):
     assert file.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_no_more(source, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported_and_not_an_error(source, tmp_path):
     (tmp_path / "cache").write_text("a file")
     said = []
     assert kernel_image(source, "8.7", said.append).startswith(b"\x7fELF")
     assert said[-1].startswith("twice.cu will be compiled at each start: cannot write")
 
 
-def test_what_does_not_compile_shows_the_log(source, tmp_path):
+def test_a_compile_error_shows_the_log(source, tmp_path):
     source.write_text(SOURCE.replace("float *x", "flaot *x"))
     with pytest.raises(BackendError, match=r"NVRTC \d+\.\d.*twice\.cu.*for sm_87:.*flaot") as error:
         kernel_image(source, "8.7")
@@ -83,7 +83,7 @@ def test_what_does_not_compile_shows_the_log(source, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_gpu_that_the_compiler_does_not_know(source):
+def test_a_gpu_that_the_compiler_does_not_support_is_an_error(source):
     with pytest.raises(BackendError, match=r"for sm_11: .*--gpu-architecture") as error:
         kernel_image(source, "1.1")
     assert "CUDA version that supports this GPU" in error.value.hint
@@ -91,7 +91,7 @@ def test_a_gpu_that_the_compiler_does_not_know(source):
         kernel_image(source, "x")
 
 
-def test_without_any_compiler(source, monkeypatch):
+def test_a_missing_compiler_is_an_error(source, monkeypatch):
     def nothing(name):
         raise OSError(name)
 
@@ -119,7 +119,7 @@ def path_with_nvcc(folder: Path) -> str:
 
 
 @emulated
-def test_nvcc_comes_first_through_pycuda(driver, tmp_path):
+def test_nvcc_through_pycuda_is_preferred(driver, tmp_path):
     folder = Path(tmp_path)
     os.environ.update(XDG_CACHE_HOME=tmp_path, PATH=path_with_nvcc(folder))
     source, said = folder / "twice.cu", []
@@ -144,7 +144,7 @@ def test_the_command_compiles_all_kernels_of_the_package(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["home", "path", "cuda", "cuda-13.1", "cuda-9.2"])
-def test_nvcc_is_that_of_cuda_home_then_of_the_path_then_of_the_newest_toolkit(
+def test_nvcc_is_searched_in_cuda_home_then_path_then_the_newest_toolkit(
     place, tmp_path, monkeypatch
 ):
     places = {"home": "home/bin", "path": "path"}

@@ -1,4 +1,4 @@
-"""YUV to RGB is the standards' formula, to half a level."""
+"""Conversion of YUV to RGB: within half a level of the standards' formula."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_every_colour_is_within_half_a_level_of_the_formula(form, size):
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_white_black_and_grey_are_what_they_are_called(colour):
+def test_white_black_and_grey_are_exact(colour):
     black, white = (0, 255) if colour.full_range else (16, 235)
     surface = noise("I420", 4, 4, colour)
     for level, expected in ((black, 0), (white, 255)):
@@ -32,7 +32,7 @@ def test_white_black_and_grey_are_what_they_are_called(colour):
     ("form", "order"),
     [("RGB", "RGB"), ("BGR", "BGR"), ("RGBA", "RGBA"), ("BGRx", "BGRX"), ("BGRA", "BGRA")],
 )
-def test_packed_pictures_are_views_in_the_right_order(form, order):
+def test_packed_rgb_formats_are_views_in_rgb_order(form, order):
     surface = noise(form, 5, 4, padding=7)
     pixels = to_rgb(surface)
     assert np.shares_memory(pixels, surface.planes[0])

@@ -1,4 +1,4 @@
-"""What the network sees is, byte for byte, what transformers' own processor makes.
+"""The tensors equal those of transformers' own processor, byte for byte.
 
 Both engines are held to it. Pillow stays at the version in constraints.txt: later ones exchange the
 passes of a resize for some shapes (see `cpu.py`).
@@ -105,8 +105,8 @@ def test_same_bytes_at_any_size(compiled, height, width, name):
 @ENGINES
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", ["vit", "clip", "mobilevit", "bit-padded"])
-def test_every_format_is_its_rgb_picture(form, name, compiled):
-    """A surface, padded rows and all, gives what its conversion to RGB gives the processor."""
+def test_every_format_gives_the_bytes_of_its_rgb_image(form, name, compiled):
+    """A surface, also with padded rows, gives the same tensor as its RGB conversion."""
     for width, height in ((101, 77), (64, 48), (1, 1), (2, 3)):
         for colour in (Colour("bt601", False), Colour("bt2020", True, False, True)):
             surface = noise(form, width, height, colour, padding=9)
@@ -117,7 +117,7 @@ def test_every_format_is_its_rgb_picture(form, name, compiled):
 
 
 @ENGINES
-def test_one_preprocessor_serves_threads_and_changing_pictures(compiled):
+def test_one_preprocessor_serves_threads_and_changing_image_sizes(compiled):
     from concurrent.futures import ThreadPoolExecutor
 
     processor, size = PROCESSORS["clip"]
@@ -129,14 +129,14 @@ def test_one_preprocessor_serves_threads_and_changing_pictures(compiled):
     assert found == expected
 
 
-def test_a_picture_that_is_resized_to_nothing_is_refused():
+def test_an_image_that_would_be_resized_to_nothing_is_refused():
     processor, size = PROCESSORS["within-padded"]
     ready = Preprocessor(from_processor(processor.to_dict(), size))
     with pytest.raises(ImageError, match="1000x1 pixels"):
         ready(np.zeros((1, 1000, 3), np.uint8))
 
 
-def test_the_passes_keep_their_order_whatever_pillow_does():
+def test_columns_are_resized_before_rows_in_every_version_of_pillow():
     """A shape for which Pillow 13 resizes the rows first: the columns still come first here."""
     pixels = np.random.default_rng(0).integers(0, 256, (294, 93, 3), np.uint8)
     spec = from_processor(
@@ -177,13 +177,13 @@ def test_fills_the_tensor_it_is_given_and_takes_strided_pixels():
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_refuses_what_is_no_rgb_picture(pixels):
+def test_pixels_that_are_not_rgb_are_refused(pixels):
     spec = from_processor(PROCESSORS["vit-bicubic"][0].to_dict(), (64, 64))
     with pytest.raises(ImageError, match="uint8 RGB"):
         Preprocessor(spec)(pixels)
 
 
-def test_a_tensor_is_not_written_of_a_clear_colour_that_the_processor_may_paint(tmp_path):
+def test_no_tensor_is_written_for_a_transparent_colour_that_the_processor_may_paint(tmp_path):
     CLEAR["rgb.png"].make(tmp_path / "clear.png")
     vit, clip = (
         from_processor(processor.to_dict(), size)

@@ -1,4 +1,4 @@
-"""A picture is what transformers makes of it, to the byte, or it is refused by name."""
+"""Loading of images: the bytes equal those of transformers, or the file is refused by name."""
 
 import os
 import tempfile
@@ -40,7 +40,7 @@ def test_the_tensor_is_that_of_transformers(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", CLEAR)
-def test_a_clear_colour_is_as_any_other_or_refused_where_transformers_wavers(tmp_path, name):
+def test_a_transparent_colour_is_refused_only_where_transformers_versions_differ(tmp_path, name):
     path = tmp_path / name
     CLEAR[name].make(path)
     with Image.open(path) as image:
@@ -74,7 +74,7 @@ def test_a_clear_colour_is_as_any_other_or_refused_where_transformers_wavers(tmp
         (9, lambda p: p),  # means nothing
     ],
 )
-def test_a_photo_stands_as_its_exif_says(tmp_path, orientation, turn):
+def test_the_exif_rotation_is_applied(tmp_path, orientation, turn):
     READ[f"turned {orientation}.jpg"].make(tmp_path / "turned.jpg")
     RGB.save(tmp_path / "upright.jpg")
     expected = turn(np.asarray(Image.open(tmp_path / "upright.jpg")))
@@ -82,7 +82,7 @@ def test_a_photo_stands_as_its_exif_says(tmp_path, orientation, turn):
 
 
 @pytest.mark.parametrize("name", ["film.webp", "film.png", "film with a cover.png", "pages.tif"])
-def test_the_first_of_several_pictures_counts(tmp_path, name):
+def test_the_first_image_of_a_file_is_decoded(tmp_path, name):
     READ[name].make(tmp_path / name)
     assert np.array_equal(load_image(tmp_path / name), np.asarray(RGB))
 
@@ -109,7 +109,7 @@ def refusal(call, *arguments):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_is_refused_by_name_here_and_by_transformers(tmp_path, name):
+def test_an_invalid_file_is_refused_by_name_here_and_by_transformers(tmp_path, name):
     path = tmp_path / name
     make, words = REFUSED[name]
     make(path)
@@ -121,7 +121,7 @@ def test_what_is_no_picture_is_refused_by_name_here_and_by_transformers(tmp_path
         image_utils.load_image(str(path))
 
 
-def test_a_file_that_this_user_may_not_read():
+def test_a_file_without_read_permission_is_an_error():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "locked.jpg"
         RGB.save(path)
@@ -153,7 +153,7 @@ def test_the_limit_of_pixels_is_pillow_s_as_it_is_for_transformers(tmp_path, mon
         load_image(tmp_path / "2.png")
 
 
-def test_a_picture_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+def test_an_image_that_does_not_fit_into_memory_is_an_error(tmp_path, monkeypatch):
     def full(*_):
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""What is understood of a processor is honoured, what is not is refused. Bytes are in test_cpu."""
+"""Processor configurations: supported keys are applied, others refused. Bytes: test_cpu."""
 
 import json
 
@@ -11,7 +11,7 @@ from edge.preprocess.spec import Preprocess, Resize
 VIT = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 48}}
 
 
-def test_reads_what_a_processor_says():
+def test_a_processor_s_configuration_is_read():
     spec = from_processor({**VIT, "resample": 3, "image_std": [0.1, 0.2, 0.3]}, (32, 48))
     assert (spec.height, spec.width) == (32, 48)
     assert spec.resize == Resize("stretch", 32, 48)
@@ -58,13 +58,13 @@ def test_steps_that_are_switched_off():
         ({"image_mean": [10**400, 0, 0]}, "too large"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(change, named):
+def test_an_unsupported_key_or_value_is_refused_by_name(change, named):
     with pytest.raises(CheckpointError) as caught:
         from_processor({**VIT, **change}, (32, 48))
     assert named in caught.value.problem
 
 
-def test_a_key_that_is_off_is_no_obstacle():
+def test_an_unknown_key_that_is_switched_off_is_accepted():
     from_processor({**VIT, "do_pad": False, "crop_pct": None}, (32, 48))
 
 
@@ -76,7 +76,7 @@ def test_a_key_that_is_off_is_no_obstacle():
         ({"image_processor_type": "MobileViTImageProcessor"}, (256, 256)),
     ],
 )
-def test_survives_the_passport(config, size):
+def test_it_is_unchanged_after_the_passport(config, size):
     spec = from_processor(config, size)
     assert Preprocess.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
@@ -92,12 +92,12 @@ def test_survives_the_passport(config, size):
         ("CLIP", False, False),
     ],
 )
-def test_who_converts_to_rgb_itself_takes_no_clear_colours(kind, says, opaque):
+def test_processors_that_convert_to_rgb_require_opaque_images(kind, says, opaque):
     config = {"image_processor_type": f"{kind}ImageProcessor", "do_convert_rgb": says}
     assert from_processor(config, (224, 224)).opaque is opaque
 
 
-def test_what_one_class_reads_another_refuses():
+def test_a_key_of_one_class_is_refused_in_another():
     config = {"size": {"shortest_edge": 224}, "crop_pct": 0.9}
     ours = from_processor({"image_processor_type": "ConvNextImageProcessor", **config}, (224, 224))
     assert (ours.resize, ours.crop) == (Resize("shortest_edge", 248, 248), (224, 224))

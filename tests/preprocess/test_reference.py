@@ -1,4 +1,4 @@
-"""The audit's own way to RGB is the standards' formula, and shares nothing with the fast ones."""
+"""The audit's reference conversion to RGB: exact, and independent of the fast implementations."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ YUV = [name for name, form in FORMATS.items() if not form.is_rgb]
 
 @pytest.mark.parametrize("form", YUV)
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 33), (20, 130)])
-def test_every_level_is_the_formula_s_rounded(form, size):
+def test_every_level_is_the_rounded_result_of_the_formula(form, size):
     for colour in COLOURS:
         surface = noise(form, *size, colour, padding=5)
         error = np.abs(rgb_by_the_standard(surface) - by_the_book(surface))
@@ -25,7 +25,7 @@ def test_every_level_is_the_formula_s_rounded(form, size):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_fast_way_is_within_one_level(form):
+def test_the_integer_formula_is_within_one_level(form):
     surface = noise(form, 61, 45, padding=3)
     error = np.abs(rgb_by_the_standard(surface).astype(int) - to_rgb(surface))
     assert error.max() <= (0 if FORMATS[form].is_rgb else 1)

@@ -1,4 +1,4 @@
-"""The tables are Pillow's, to the byte, in whatever part of an axis they are asked for."""
+"""Resampling tables: equal to Pillow, to the byte, for any part of an axis."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def resample(line, table):
     filter_=st.sampled_from(FILTERS),
     data=st.data(),
 )
-def test_any_part_of_any_axis_is_pillows(source, target, filter_, data):
+def test_any_part_of_any_axis_equals_pillow_s_result(source, target, filter_, data):
     start = data.draw(st.integers(0, target - 1))
     length = data.draw(st.integers(1, target - start))
     line = np.random.default_rng(source).integers(0, 256, source, np.uint8)
@@ -37,7 +37,7 @@ def test_any_part_of_any_axis_is_pillows(source, target, filter_, data):
 
 
 @pytest.mark.parametrize("filter_", [1, 2, 3])
-def test_a_table_reads_only_what_is_there(filter_):
+def test_a_table_reads_only_existing_pixels(filter_):
     for source, target in ((1, 9), (9, 1), (20000, 224), (3, 224)):
         table = taps(source, target, filter_, 0, target)
         first, last = table.span

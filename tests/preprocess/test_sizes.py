@@ -1,4 +1,4 @@
-"""The preparation of pictures of another size shows the network the same part of them."""
+"""Scaling a `Preprocess` to another input size: the network sees the same image region."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from edge.preprocess.spec import Resize
 from edge.preprocess.timm_config import from_timm
 
 
-def test_what_is_stretched_is_stretched_to_the_new_size():
+def test_a_stretching_resize_stretches_to_the_new_size():
     vit = from_processor({"image_processor_type": "ViTImageProcessor"}, (224, 224))
     larger = resized(vit, 384)
     assert (larger.height, larger.width, larger.crop) == (384, 384, None)
@@ -27,13 +27,13 @@ def test_a_resize_before_a_crop_grows_in_proportion():
 
 @pytest.mark.parametrize("side", [160, 256, 288, 384, 448])
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0])
-def test_timms_pictures_are_as_timm_prepares_that_size(side, crop_pct):
+def test_the_scaled_sizes_equal_timm_s(side, crop_pct):
     config = {"input_size": (3, 224, 224), "crop_pct": crop_pct}
     expected = from_timm({**config, "input_size": (3, side, side)})
     assert resized(from_timm(config), side) == expected
 
 
-def test_a_size_beyond_all_pictures_is_refused():
+def test_a_size_beyond_the_limit_is_refused():
     vit = from_processor({"image_processor_type": "ViTImageProcessor"}, (224, 224))
     with pytest.raises(ValueError, match="8200"):
         resized(vit, 8200)

@@ -18,13 +18,13 @@ from tests.preprocess.pictures import noise
         ("UYVY", [(5, 16)]),
     ],
 )
-def test_the_planes_of_a_picture_of_odd_size(form, sizes):
+def test_the_plane_sizes_of_an_image_of_odd_size(form, sizes):
     """7x5 pixels: a pair that is cut in half is stored whole."""
     found = [FORMATS[form].plane_size(i, 7, 5) for i in range(FORMATS[form].planes)]
     assert found == sizes
 
 
-def test_a_format_or_size_that_is_none_is_refused_by_name():
+def test_an_unknown_format_or_an_empty_size_is_refused():
     with pytest.raises(ImageError, match="P010"):
         Layout("P010", 4, 4)
     with pytest.raises(ImageError, match="0x4"):

@@ -1,4 +1,4 @@
-"""What the network sees is, byte for byte, what timm's own transform makes of a PIL image."""
+"""The tensors equal those of timm's own transform of a PIL image, byte for byte."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is not understood of a timm configuration is refused. Bytes are in test_timm."""
+"""timm configurations: unsupported values are refused. Bytes are compared in test_timm."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from edge.preprocess.timm_config import from_timm
         ({"input_size": 224}, "pretrained_cfg"),
     ],
 )
-def test_what_is_not_understood_of_timm_is_refused_by_name(change, named):
+def test_an_unsupported_timm_value_is_refused_by_name(change, named):
     with pytest.raises(CheckpointError) as caught:
         from_timm(change)
     assert named in caught.value.problem
