@@ -125,7 +125,7 @@ def test_weights_of_another_shape_are_refused(checkpoint, tmp_path, few):
     folder = shutil.copytree(checkpoint, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
-    with pytest.raises(CheckpointError, match=r"take config.json and weights of"):
+    with pytest.raises(CheckpointError, match=r"use config.json and weights of"):
         exporting.export(read_checkpoint(str(folder)), few)
 
 

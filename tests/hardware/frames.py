@@ -107,8 +107,8 @@ def keeps_order(gpu: Engine, cpu: Engine, error: float) -> None:
 def graphs(gpu: Engine) -> int:
     """CUDA graphs that the lanes have, each one for every size of batch."""
     lanes: Any = gpu._path
-    replays = [replay for lane in lanes._lanes for replay in lane._replays.values()]
-    return sum(replay.graph is not None for replay in replays)
+    captured = [one for lane in lanes._lanes for one in lane._captured.values()]
+    return sum(one.graph is not None for one in captured)
 
 
 def _memory(device: Any) -> tuple[int, int]:

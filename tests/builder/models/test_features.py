@@ -268,7 +268,7 @@ def test_an_int8_engine_is_judged_by_cosine(built):
 def test_its_report_tells_cosines_and_shows_no_labels(built):
     page = (built.folder / "report.html").read_text()
     assert "lowest cosine" in page and "top-1" not in page
-    assert "of 8 embeddings have a cosine below 0.99 with FP32's" in page
+    assert "of 8 embeddings have a cosine below 0.99 to FP32's" in page
     assert "<img" not in page
 
 
