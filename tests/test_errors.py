@@ -49,7 +49,7 @@ def test_reason_is_the_first_line_of_an_error_or_its_class_name():
     assert errors.reason(AssertionError()) == "AssertionError"
 
 
-def test_ctrl_c_during_the_import_of_a_native_module_raises_keyboard_interrupt(tmp_path, monkeypatch):
+def test_ctrl_c_during_a_native_import_raises_keyboard_interrupt(tmp_path, monkeypatch):
     (tmp_path / "native_edge.py").write_text(
         "try:\n    raise KeyboardInterrupt\n"
         "except KeyboardInterrupt as error:\n"

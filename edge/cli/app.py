@@ -1,4 +1,4 @@
-"""The command `edge` itself: its options, and the one place where an error becomes a line."""
+"""`app`: the command `edge`, its global options, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERRUPTED", "STOPPED", "app", "console", "open_engine", "say_unjudged"]
 
-STOPPED = "stopped, nothing half-made is left; run the same command again"
-INTERRUPTED = 130  # as a shell has it, 128 and the signal's number, for Ctrl-C
+STOPPED = "stopped; no incomplete files are left; run the same command again"
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 
 _PYDANTIC = re.compile(r"^Value error, |^Input (?=should be )|, unable to parse .*")
 
@@ -31,7 +31,7 @@ console = Console()
 
 
 class Commands(TyperGroup):
-    """The one place where an error becomes a line for people and an exit code."""
+    """The one place where an error becomes a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,14 +39,14 @@ class Commands(TyperGroup):
             sys.stdout.flush()
             return result
         except typer.BadParameter as error:
-            error.message = _PYDANTIC.sub("", error.message)  # what typer checks values with
+            error.message = _PYDANTIC.sub("", error.message)  # without the phrases of pydantic
             raise
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):
                 raise
             problem, code = str(error), 1
         except KeyboardInterrupt:
-            # A run makes nothing; what it has labelled by then it has told.
+            # A run leaves no files to complete; its results so far are written.
             problem = "stopped" if ctx.invoked_subcommand == "run" else STOPPED
             code = INTERRUPTED
         finally:
@@ -80,17 +80,17 @@ def options(
 ) -> None:
     if debug:
         os.environ["EDGE_DEBUG"] = "1"
-    # They name no picture and no mend; what Pillow can read is read all the same.
+    # Warnings of Pillow name neither the image nor a hint; the image is read anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def say_unjudged(folder: Path, judged: bool) -> None:
     if not judged:
-        console.warn(f"{folder} was published without a gate: its accuracy is not judged")
+        console.warn(f"{folder} was published without a gate: its accuracy was not evaluated")
 
 
 def open_engine(folder: Path, backend: Backend, threads: int | None) -> Engine:
-    """Open an engine and say, once, what runs it and why."""
+    """Open an engine and report its backend, and why that was chosen."""
     from edge.engine.engine import Engine
 
     model = Engine.open(folder, backend=backend, threads=threads, info=console.info)

@@ -1,4 +1,4 @@
-"""The commands that make engines: `edge build`, and each of its stages."""
+"""The commands that build engines: `edge build`, and its stages one by one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def build(
         typer.Option(help="folder of images of your domain, 20 or more; 16 with --heldout"),
     ] = None,
     heldout: Annotated[
-        Path | None, typer.Option(help="folder of images that judge; else every fifth of those")
+        Path | None,
+        typer.Option(help="folder of held-out images; default: every fifth of --calibration"),
     ] = None,
     task: TaskOption = None,
     pooling: PoolingOption = None,
@@ -45,7 +46,7 @@ def build(
     template: TemplateOption = None,
     precision: Annotated[
         PrecisionChoice | None,
-        typer.Option(help="default int8; auto: the best that passes the gate"),
+        typer.Option(help="default int8; auto: the fastest that passes the gate"),
     ] = None,
     method: Annotated[
         Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
@@ -54,25 +55,25 @@ def build(
         int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the engine")] = None,
-    engines: Annotated[Path | None, typer.Option(help="where engines live")] = None,
+    engines: Annotated[Path | None, typer.Option(help="folder of all engines")] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="the gate: percent that agree with FP32; default 99"),
+        typer.Option(min=0, max=100, help="gate: percent agreement with FP32; default 99"),
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="the gate: points of top-1 that may be lost"),
+        typer.Option(min=0, max=100, help="gate: percentage points of top-1 that may be lost"),
     ] = None,
     ranges: Annotated[
-        Path | None, typer.Option(help="table of edge calibrate, instead of calibrating")
+        Path | None, typer.Option(help="ranges file of edge calibrate, instead of calibrating")
     ] = None,
     graph: Annotated[
-        Path | None, typer.Option(help="ONNX graph with Q/DQ of its own, taken as it is")
+        Path | None, typer.Option(help="ONNX graph that has Q/DQ nodes, used unchanged")
     ] = None,
     also: Annotated[
         str | None, typer.Option(help="quantise more: attention,patch,head,residual")
     ] = None,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="publish unjudged")] = False,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="publish without evaluating")] = False,
     recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
 ) -> None:
     """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
@@ -132,7 +133,7 @@ def export(
 
 @app.command()
 def simplify(graph: GraphArgument, images: ImagesOption, out: OutOption) -> None:
-    """Graph -> simpler graph with onnxsim, compared with what went in."""
+    """Graph -> simpler graph with onnxsim, compared with the original."""
     from edge.builder import stages
 
     stages.simplify(graph, images, out, console)
@@ -156,7 +157,9 @@ def quantize(
     graph: GraphArgument,
     out: OutOption,
     precision: Annotated[Precision, typer.Option()] = "int8",
-    ranges: Annotated[Path | None, typer.Option(help="of edge calibrate; for int8")] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="ranges file of edge calibrate, for int8")
+    ] = None,
 ) -> None:
     """FP32 graph -> FP16 graph, or INT8 Q/DQ graph with its ranges."""
     from edge.builder import stages
@@ -167,9 +170,11 @@ def quantize(
 @app.command("compile")
 def compile_(
     engine: EngineArgument,
-    backend: Annotated[PlanBackend | None, typer.Option(help="default: the best here")] = None,
+    backend: Annotated[
+        PlanBackend | None, typer.Option(help="default: the best on this machine")
+    ] = None,
 ) -> None:
-    """Make an engine's plan on the machine that will run it; needs no torch."""
+    """Compile the plan of an engine on the machine that will run it; does not need torch."""
     from edge.builder.plan import compile_engine
 
     passport = compile_engine(engine, backend, console)

@@ -1,4 +1,4 @@
-"""What people are told, all on stderr. Of a build one line per stage, and a bar while it runs."""
+"""`Console`: messages on stderr; during a build one line per stage, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 __all__ = ["Console"]
 
 
-_PATIENCE = 100  # milliseconds: a terminal that is far away takes a while
+_WRITE_TIMEOUT = 100  # milliseconds that a slow terminal, such as a remote one, gets
 
 
 class Console:
-    """Tells a person how a build goes; an `Observer` of `edge.builder.pipeline`.
+    """Prints messages and the progress of a build; an `Observer` of `edge.builder.pipeline`.
 
-    A build waits for whoever reads stderr, page by page. A run does not: see `hurry`.
+    A build waits for a slow reader of stderr, such as a pager. A run does not: see `never_wait`.
     """
 
     def __init__(self) -> None:
@@ -33,15 +33,15 @@ class Console:
         self._tasks: dict[str, TaskID] = {}
         self._room: select.poll | None = None
         self._lock = threading.Lock()
-        self._begun = b""  # the rest of a line that was read in part
-        self._left_out = 0
+        self._unwritten = b""  # the rest of a line that was written in part
+        self._dropped = 0  # lines
 
-    def hurry(self) -> None:
-        """From now on never wait for a reader: with a pipe that is full, a run would stand still.
+    def never_wait(self) -> None:
+        """From now on never wait for a reader: a full pipe would block the run.
 
-        What finds no room is left out. How much that was is said with the next line that does.
+        Lines for which there is no room are dropped; their number is reported with the next line.
         """
-        with suppress(AttributeError, ValueError):  # closed, or no file of the system's
+        with suppress(AttributeError, ValueError):  # closed, or not a file of the system
             room = select.poll()
             room.register(sys.stderr.fileno(), select.POLLOUT)
             self._room = room
@@ -82,41 +82,41 @@ class Console:
         self._terminal.print(f"  {escape(self._name):<28} {seconds:6.1f} s  {escape(text)}")
 
     def close(self) -> None:
-        """Leave the terminal as it was, whatever happened."""
+        """Restore the terminal, whatever happened."""
         self._close_bars()
         if sys.stderr is not None:
             sys.stderr.flush()
 
     def _print(self, markup: str) -> None:
-        """Print a line; on any thread."""
+        """Print a line, from any thread."""
         if self._room is None:
             self._terminal.print(markup)
             return
         with self._lock:
-            if self._left_out:
-                lost = f"{self._left_out} lines were left out: nobody read them"
+            if self._dropped:
+                lost = f"{self._dropped} messages were dropped: nothing read stderr"
                 markup = f"[yellow]warning:[/] {lost}\n{markup}"
             with self._terminal.capture() as line:
                 self._terminal.print(markup)
-            words = line.get().encode(sys.stderr.encoding, "backslashreplace")
-            self._begun = self._write(self._room, self._begun)
-            rest = words if self._begun else self._write(self._room, words)
-            if rest == words:
-                self._left_out += 1
+            text = line.get().encode(sys.stderr.encoding, "backslashreplace")
+            self._unwritten = self._write(self._room, self._unwritten)
+            rest = text if self._unwritten else self._write(self._room, text)
+            if rest == text:
+                self._dropped += 1
             else:
-                self._begun, self._left_out = rest, 0
+                self._unwritten, self._dropped = rest, 0
 
-    def _write(self, room: select.poll, words: bytes) -> bytes:
-        """Write what there is room for; what is left, of a line that was begun or not."""
-        with suppress(OSError):  # a disk that is full, say
-            while words:
-                # Ready, and nothing else: a pipe may have no reader any more.
-                ready = room.poll(0 if self._left_out else _PATIENCE)
+    def _write(self, room: select.poll, text: bytes) -> bytes:
+        """Write as much as there is room for; returns the rest."""
+        with suppress(OSError):  # such as a full disk
+            while text:
+                # POLLOUT and nothing else: the pipe may have no reader any more.
+                ready = room.poll(0 if self._dropped else _WRITE_TIMEOUT)
                 if [event for _, event in ready] != [select.POLLOUT]:
                     break
-                # A pipe that has room takes so much at once: pipe(7).
-                words = words[os.write(ready[0][0], words[: select.PIPE_BUF]) :]
-        return words
+                # A pipe that is ready accepts PIPE_BUF bytes at once: pipe(7).
+                text = text[os.write(ready[0][0], text[: select.PIPE_BUF]) :]
+        return text
 
     def _close_bars(self) -> None:
         if self._bars is not None:

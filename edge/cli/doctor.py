@@ -1,4 +1,4 @@
-"""What is installed, which backends and frame paths work here, and what to do about the rest."""
+"""`edge doctor`: the installed parts, the backends and memory paths that work, and fixes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edge.sources.memory.nvbufsurface import NvBufSurface
 __all__ = ["Check", "examine"]
 
 
-# What each kind of source needs: GStreamer's elements, and the packages that bring them.
+# The GStreamer elements that each kind of source needs, and their packages.
 _GOOD, _BAD = "gstreamer1.0-plugins-good", "gstreamer1.0-plugins-bad"
 _L4T = "nvidia-l4t-gstreamer (on a Jetson)"
 _SOURCES = {
@@ -38,7 +38,7 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that works here, or does not; then `detail` says what to do."""
+    """A component that works on this machine, or does not; then `detail` has the fix."""
 
     name: str
     works: bool
@@ -49,7 +49,7 @@ class Check:
 
 
 def examine() -> Iterator[Check]:
-    """Everything, one check at a time; a check that fails never stops the others."""
+    """All checks, one at a time; a check that fails does not stop the others."""
     l4t = nvidia.l4t_version()
     machine = f"Jetson, L4T {l4t}" if l4t else f"PC, {platform.machine()}"
     yield Check(
@@ -84,7 +84,7 @@ def examine() -> Iterator[Check]:
 
 
 def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
-    """How a frame can get to the network here; what the first thing is that a path lacks."""
+    """The memory paths from a source to the network, and what is missing for each."""
     numba = _package("numba")
     engine = (
         f"numba {numba.detail}" if numba.works else f"Pillow; faster with numba: {numba.detail}"
@@ -113,9 +113,9 @@ def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
 
 
 def _network_on_gpu() -> str:
-    """What can run the network behind the frames, and if batches are CUDA graphs.
+    """The backends that can run a network on the GPU, and whether they use CUDA graphs.
 
-    Raises `MissingPackage` when nothing can.
+    Raises `MissingPackage` if there is none.
     """
     if backends := nvidia.installed():
         graphs = _package("cuda.bindings.driver")
@@ -134,7 +134,7 @@ def _package(name: str) -> Check:
         module = require(name)
     except EdgeError as error:
         return Check(name, False, error.hint.removeprefix("run "))
-    except Exception as error:  # a broken package can raise anything when it is imported
+    except Exception as error:  # importing a broken package may raise anything
         return Check(name, False, f"is installed but does not load: {error}")
     found = getattr(module, "__version__", None) or getattr(module, "VERSION_TEXT", "")
     return Check(name, True, f"{found}".strip())

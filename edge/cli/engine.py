@@ -1,4 +1,4 @@
-"""The commands that use engines: parse, call, print. Data goes to stdout, words to stderr."""
+"""The commands that use engines. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def preprocess(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     out: OutOption,
 ) -> None:
-    """Write the very tensor that the network sees of a picture, as .npy: float32 [3, H, W]."""
+    """Write the network's input tensor for an image as .npy: float32 [3, H, W]."""
     from edge.engine.passport import Passport
     from edge.preprocess.cpu import write_tensor
 
     write_tensor(Passport.read(engine).preprocess, image, out)
-    console.info(f"{out}: what the network sees of {image}")
+    console.info(f"{out}: the network's input for {image}")
 
 
 @app.command()
@@ -37,7 +37,7 @@ def classify(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Label pictures: one JSON line each on stdout."""
+    """Label images: one JSON line each on stdout."""
     failed = 0
     with open_engine(engine, backend, threads) as model:
         for path in images:
@@ -66,7 +66,7 @@ def embed(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Embed pictures: one JSON line each on stdout, or one .npy file of all."""
+    """Embed images: one JSON line each on stdout, or one .npy file for all."""
     from edge.files.npy import check_npy, write_npy
 
     if out:
@@ -77,14 +77,14 @@ def embed(
             try:
                 vector = model.embed(path)
             except ImageError as error:
-                if out:  # a row that is missing would move all others
+                if out:  # a missing row would shift all others
                     raise
                 console.error(str(error))
                 failed += 1
                 continue
             if out:
                 rows.append(vector)
-            else:  # the fewest digits that give the very float32 again
+            else:  # the fewest digits that reproduce the float32
                 numbers = [float(str(value)) for value in vector]
                 print(json.dumps({"image": str(path), "embedding": numbers}), flush=True)
     if out:
@@ -97,9 +97,9 @@ def embed(
 @app.command()
 def inspect(
     engine: EngineArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="the passport as it is")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print passport.json")] = False,
 ) -> None:
-    """What an engine is, what it was built from, what it was measured at, and if it is whole."""
+    """Show what an engine is, its origin and measurements, and check that it is intact."""
     from edge.engine import describe
     from edge.engine.passport import Passport
 
@@ -111,7 +111,7 @@ def inspect(
     else:
         try:
             require("onnx")
-        except MissingPackage as missing:  # a device that only runs plans needs none
+        except MissingPackage as missing:  # a device that only runs plans does not need onnx
             facts = [("placement", f"not proved: {missing}")]
         else:
             from edge.builder.report.layer_counts import prove
@@ -126,9 +126,9 @@ def bench(
     engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
-    rounds: Annotated[int, typer.Option(min=1, help="turns that each engine gets")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="number of turns for each engine")] = 50,
 ) -> None:
-    """Time engines side by side, one picture at a time: one JSON line each on stdout."""
+    """Time engines side by side, one image at a time: one JSON line each on stdout."""
     from contextlib import ExitStack
 
     from edge.engine.bench import side_by_side
@@ -143,7 +143,7 @@ def bench(
 
 @app.command()
 def doctor() -> None:
-    """What is installed, what works here, and what to do about the rest."""
+    """Show what is installed, what works here, and how to fix the rest."""
     from edge.cli.doctor import examine
 
     for check in examine():

@@ -1,4 +1,4 @@
-"""What the commands of `edge` have in common: choices, arguments, options."""
+"""The arguments and options that several commands of `edge` share."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ __all__ = [
 
 EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]
 GraphArgument = Annotated[
-    Path, typer.Argument(metavar="GRAPH", help="an ONNX graph of edge export")
+    Path, typer.Argument(metavar="GRAPH", help="ONNX graph made by edge export")
 ]
 ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images of your domain")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
 TaskOption = Annotated[
-    Task | None, typer.Option(help="what the engine is for; default: what the checkpoint is for")
+    Task | None, typer.Option(help="task of the engine; default: that of the checkpoint")
 ]
 PoolingOption = Annotated[
-    Pooling | None, typer.Option(help="how features become one vector; default own: the model's")
+    Pooling | None,
+    typer.Option(help="how tokens become one embedding; default own: as the model does"),
 ]
 NormaliseOption = Annotated[
-    bool, typer.Option("--normalise", "--normalize", help="features of length 1")
+    bool, typer.Option("--normalise", "--normalize", help="scale embeddings to length 1")
 ]
 LabelsOption = Annotated[
     str | None,
-    typer.Option(help='of zero-shot: "a cat,a dog", or a .txt file with one label per line'),
+    typer.Option(help='for zero-shot: "a cat,a dog", or a .txt file with one label per line'),
 ]
 TemplateOption = Annotated[
     list[str] | None,
-    typer.Option(help='prompt for labels, "a photo of a {}."; again for more, which are averaged'),
+    typer.Option(help='prompt for labels, "a photo of a {}."; repeat for more, which are averaged'),
 ]
 ImageSizeOption = Annotated[
     int | None,
-    typer.Option(min=1, help="pixels of a side, such as 384; default: as it was trained"),
+    typer.Option(min=1, help="side of the input in pixels, such as 384; default: as trained"),
 ]
 BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
 ThreadsOption = Annotated[

@@ -1,4 +1,4 @@
-"""`edge run`: what is asked for, on the command line or in a file, becomes a run."""
+"""`edge run`: starts a run from the command line or a configuration file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["app"]
 
 _STREAMS, _FRAMES = "Sources", "Which frames"
 _OUTPUTS, _WATCH = "Outputs", "Watching the run"
-_APART = ("context", "config", "dry_run")  # what is no key of a configuration
+_NOT_KEYS = ("context", "config", "dry_run")  # parameters that are not configuration keys
 
 
 @app.command()
@@ -40,13 +40,13 @@ def run(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="test://ball, file, /dev/video0, rtsp://, ... (docs/sources.md); again for more",
+            help="test://ball, file, /dev/video0, rtsp://, ... (docs/sources.md); repeat for more",
             rich_help_panel=_STREAMS,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file for all of this; SIGHUP reads it anew (docs/service.md)"),
+        typer.Option(help="TOML file with these options; SIGHUP reloads it (docs/service.md)"),
     ] = None,
     backend: Annotated[
         Backend | None, typer.Option(help="what executes the engine  [default: auto]")
@@ -56,16 +56,16 @@ def run(
     ] = None,
     realtime: Annotated[
         bool | None,
-        typer.Option("--realtime", help="play files at their own speed", rich_help_panel=_STREAMS),
+        typer.Option("--realtime", help="read videos at their own speed", rich_help_panel=_STREAMS),
     ] = None,
     loop: Annotated[
         bool | None,
-        typer.Option("--loop", help="play files again and again", rich_help_panel=_STREAMS),
+        typer.Option("--loop", help="start videos over at their end", rich_help_panel=_STREAMS),
     ] = None,
     transport: Annotated[
         Transport | None,
         typer.Option(
-            help="of RTSP: tcp, or udp, which is faster and loses packets  [default: tcp]",
+            help="for RTSP: tcp, or udp, which is faster and may lose packets  [default: tcp]",
             rich_help_panel=_STREAMS,
         ),
     ] = None,
@@ -80,39 +80,39 @@ def run(
     stall: Annotated[
         float | None,
         typer.Option(
-            help="seconds of silence after which a camera is reopened  [default: 10]",
+            help="seconds without a frame before a camera is reconnected  [default: 10]",
             rich_help_panel=_STREAMS,
         ),
     ] = None,
     reconnect: Annotated[
         bool | None,
         typer.Option(
-            help="reopen cameras that fail or end; else that ends them  [default: reconnect]",
+            help="reconnect cameras that fail or end  [default: reconnect]",
             rich_help_panel=_STREAMS,
         ),
     ] = None,
     wait: Annotated[
         bool | None,
         typer.Option(
-            "--wait", help="keep trying even if no camera has come yet", rich_help_panel=_STREAMS
+            "--wait",
+            help="keep trying even if no camera has connected yet",
+            rich_help_panel=_STREAMS,
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="print the gst-launch-1.0 line of each source, and end there"
-        ),
+        typer.Option("--dry-run", help="print the gst-launch-1.0 command of each source, and exit"),
     ] = False,
     frames: Annotated[
-        int | None, typer.Option(help="stop after so many", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="stop after this many frames", rich_help_panel=_FRAMES)
     ] = None,
     every: Annotated[
-        int | None, typer.Option(help="label each N-th frame only", rich_help_panel=_FRAMES)
+        int | None, typer.Option(help="label every N-th frame only", rich_help_panel=_FRAMES)
     ] = None,
     max_fps: Annotated[
         float | None,
         typer.Option(
-            help="label at most so many a second, per source",
+            help="label at most this many frames per second, per source",
             rich_help_panel=_FRAMES,
         ),
     ] = None,
@@ -120,13 +120,13 @@ def run(
         str | None,
         typer.Option(
             metavar="TIME|majority:K",
-            help="labels over time: 0.5s, or the majority of K frames",
+            help="smooth labels over time: 0.5s, or the majority of K frames",
             rich_help_panel=_FRAMES,
         ),
     ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(help="JSON file for what was measured", rich_help_panel=_OUTPUTS),
+        typer.Option(help="JSON file for the measurements", rich_help_panel=_OUTPUTS),
     ] = None,
     preview: Annotated[
         Path | None, typer.Option(help="PNG file for a labelled frame", rich_help_panel=_OUTPUTS)
@@ -144,7 +144,7 @@ def run(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(help="keep only the newest so many snapshots", rich_help_panel=_OUTPUTS),
+        typer.Option(help="keep only this many newest snapshots", rich_help_panel=_OUTPUTS),
     ] = None,
     record: Annotated[
         str | None,
@@ -168,7 +168,7 @@ def run(
         str | None,
         typer.Option(
             metavar="[HOST]:PORT",
-            help="live page; for this machine only, unless a HOST is named (docs/web.md)",
+            help="live page; on this machine only, unless HOST is given (docs/web.md)",
             rich_help_panel=_WATCH,
         ),
     ] = None,
@@ -176,7 +176,7 @@ def run(
         str | None,
         typer.Option(
             metavar="[HOST]:PORT",
-            help="Prometheus metrics; for this machine only, unless a HOST is named",
+            help="Prometheus metrics; on this machine only, unless HOST is given",
             rich_help_panel=_WATCH,
         ),
     ] = None,
@@ -196,9 +196,9 @@ def run(
     ] = None,
 ) -> None:
     """Label the frames of cameras, streams and files: JSON lines on stdout."""
-    given = {name: value for name, value in locals().items() if name not in _APART}
+    given = {name: value for name, value in locals().items() if name not in _NOT_KEYS}
     if config is None and not (engine and source):
-        raise typer.BadParameter("name an ENGINE and a --source, or a --config that has both")
+        raise typer.BadParameter("give an ENGINE and a --source, or a --config with both")
     from edge.files.storage import check_target
     from edge.outputs.preview import check_preview
     from edge.run.config import Config
@@ -208,7 +208,7 @@ def run(
     _warn_of_passwords(context)
     wanted = merge(load(config, given) if config else Config(), given)
     for key in unused_options(wanted.cameras):
-        console.warn(f"{key} means nothing to these sources (docs/sources.md)")
+        console.warn(f"{key} has no effect on these sources (docs/sources.md)")
     if wanted.summary:
         check_target(wanted.summary)
     if wanted.preview:
@@ -220,7 +220,7 @@ def run(
 
 
 def _warn_of_passwords(context: typer.Context) -> None:
-    """Say which options hold a password that was typed, and not taken from the environment."""
+    """Warn about options with a password that was typed on the command line."""
     from edge.sources.uris import contains_password
 
     shown = []
@@ -232,13 +232,13 @@ def _warn_of_passwords(context: typer.Context) -> None:
             shown.append(f"--{name}")
     if shown:
         console.warn(
-            f"whoever lists the processes (ps) sees the password in {' and '.join(shown)}; use "
+            f"other users can see (by ps) the password in {' and '.join(shown)}; use "
             "${NAME} or a netrc file for a source, EDGE_MQTT, EDGE_RECORD, or --config"
         )
 
 
 def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
-    """Run what is wanted; `path` and `given` are what a reload starts from."""
+    """Run a configuration. path, given: the file and the command line, for reloads."""
     from edge.outputs.factory import open_outputs
     from edge.run import loop
     from edge.run.status import Status
@@ -248,16 +248,16 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     from edge.sources.gst import gstreamer
     from edge.sources.opening import check_camera, feed
 
-    console.hurry()
+    console.never_wait()
     stop, hangup = threading.Event(), threading.Event()
     if path is not None:
         signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     systemd = Systemd.of(os.environ, console.warn)
     status, control = Status(), loop.Control()
     watchdog, line = Watchdog(systemd, status), StatusLine(systemd, status)
-    assert wanted.engine is not None  # merge() has seen to it
-    gstreamer()  # has all threads share two heaps: too late when an engine has started its own
-    for camera in wanted.cameras:  # an engine may take long to open
+    assert wanted.engine is not None  # checked by merge()
+    gstreamer()  # limits the number of heaps: too late once an engine has started threads
+    for camera in wanted.cameras:  # before the engine, which may take long to open
         check_camera(camera)
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
@@ -269,7 +269,8 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
         model.warm()
         feeds = [opened(camera) for camera in wanted.cameras]
         outputs = open_outputs(wanted, model, status, stack, stop, console.info, console.warn)
-        # Until now they ended it where it was. A terminal that closes does, too, but for `nohup`.
+        # Until now signals raised KeyboardInterrupt. SIGHUP of a closed terminal ends the run, too,
+        # except under `nohup`.
         ends = [signal.SIGINT, signal.SIGTERM]
         if path is None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             ends.append(signal.SIGHUP)
@@ -306,16 +307,16 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
             heartbeat=heartbeat,
             on_end=lambda measured: _end(measured, outputs, wanted),
         )
-    if stop.is_set() and not measured.frames:  # its cameras were not there yet: it never began
+    if stop.is_set() and not measured.frames:  # no camera had connected yet
         raise KeyboardInterrupt
 
 
 def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
-    """Say what was measured, however the run ended; of one that never began there is nothing."""
+    """Report the measurements, however the run ended; without any frame nothing is printed."""
     from edge.engine import describe
     from edge.files.storage import write_bytes
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends it at once
+    for number in (signal.SIGINT, signal.SIGTERM):  # the next one ends the process at once
         signal.signal(number, signal.default_int_handler)
     numbers = {**asdict(measured), **outputs.numbers()}
     if measured.frames:
@@ -325,9 +326,9 @@ def _end(measured: Summary, outputs: Outputs, wanted: Config) -> None:
 
 
 def _print_lines(wanted: Config) -> None:
-    """What GStreamer would be told, for each source; without passwords.
+    """Print the gst-launch-1.0 command of each source, without passwords.
 
-    The fault of a bad one is said in its place; then the exit code is 1.
+    For an invalid source its error is printed instead; then the exit code is 1.
     """
     from edge.errors import SourceError
     from edge.gpu import nvidia

@@ -170,7 +170,7 @@ def test_an_unjudged_engine_is_called_so_by_every_command(edge_command, checkpoi
     ):
         done = edge_command(*command)
         assert done.returncode == 0, done.stderr
-        assert "its accuracy is not judged" in done.stderr
+        assert "its accuracy was not evaluated" in done.stderr
 
 
 def table(warm, useless):
@@ -314,7 +314,7 @@ def test_stopped_at_any_time_leaves_nothing_behind(checkpoint, pictures, tmp_pat
     left = [path.name for path in tmp_path.iterdir() if path.name != ".cache"]
     assert left in ([], ["a"])
     assert not list(tmp_path.glob(".cache/.*"))
-    assert (process.returncode == 130) == ("stopped, nothing" in stderr)
+    assert (process.returncode == 130) == ("stopped; no incomplete" in stderr)
     assert process.returncode != 1 or "the gate" in stderr
 
 

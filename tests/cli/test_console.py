@@ -45,7 +45,7 @@ def soon(done: Callable[[], object]) -> None:
 
 def hurried() -> Console:
     console = Console()
-    console.hurry()
+    console.never_wait()
     return console
 
 
@@ -59,7 +59,7 @@ def test_what_nobody_reads_is_left_out_and_counted() -> None:
         console.warn("it is hot")
         console.info("it is cold")
         assert reader.read(SIZE).decode().splitlines() == [
-            f"warning: {left_out} lines were left out: nobody read them",
+            f"warning: {left_out} messages were dropped: nothing read stderr",
             "warning: it is hot",
             "it is cold",
         ]
@@ -74,7 +74,7 @@ def test_a_line_longer_than_a_pipe_is_read_whole_or_not_at_all() -> None:
         read += reader.read(SIZE)
         soon(lambda: console.info("read"))
         lines = (read + reader.read(SIZE)).decode().splitlines()
-        assert lines == [long, "warning: 2 lines were left out: nobody read them", "read"]
+        assert lines == [long, "warning: 2 messages were dropped: nothing read stderr", "read"]
 
 
 def test_a_reader_who_has_gone_ends_nothing() -> None:

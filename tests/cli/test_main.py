@@ -33,7 +33,7 @@ commands.app = interrupted
 __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    fails(done, "stopped, nothing half-made is left", code=130)
+    fails(done, "stopped; no incomplete files are left", code=130)
 
 
 def test_what_hangs_after_the_end_of_a_command_is_shown_and_does_not_hold_it():

@@ -30,7 +30,7 @@ BROKER = "mqtt://joe:s3cret@host"
 def test_a_password_that_is_typed_is_warned_of_once_and_not_repeated(edge_command, words, told):
     done = edge_command("run", "engine", "--dry-run", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("warning: whoever lists the processes (ps) sees the password") == 1
+    assert done.stderr.count("warning: other users can see (by ps) the password") == 1
     assert told in done.stderr
     assert "s3cret" not in done.stderr + done.stdout
 
@@ -54,11 +54,11 @@ def test_a_transport_that_there_is_not_is_refused(edge_command, transport):
     assert edge_command("run", "engine", *words, "udp").returncode == 0
 
 
-def test_an_option_that_means_nothing_to_any_source_is_said(edge_command):
+def test_an_option_without_effect_on_any_source_is_reported(edge_command):
     words = ["--source", "test://ball", "--loop", "--dry-run"]
     done = edge_command("run", "engine", *words)
     assert done.returncode == 0
-    assert "warning: loop means nothing to these sources" in done.stderr
+    assert "warning: loop has no effect on these sources" in done.stderr
     done = edge_command("run", "engine", *words[:2], "--dry-run")
     assert "warning" not in done.stderr
 
