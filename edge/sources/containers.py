@@ -1,11 +1,25 @@
-"""`missing_bytes`: detects truncated video files, which demuxers read without an error."""
+"""`check_complete`: detects truncated video files, which demuxers read without an error."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import IO
 
-__all__ = ["missing_bytes"]
+from edge.errors import SourceError
+
+__all__ = ["check_complete", "missing_bytes"]
+
+
+def check_complete(path: Path, name: str) -> None:
+    """Raises SourceError if a file that was read to its end is truncated. name: of its source."""
+    try:
+        missing = missing_bytes(path)
+    except OSError:  # the file was removed meanwhile: all of it was read
+        return
+    if missing:
+        raise SourceError(
+            f"{name} is truncated: its last {missing} bytes are missing", "copy it again"
+        )
 
 
 def missing_bytes(path: Path) -> int:

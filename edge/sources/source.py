@@ -15,7 +15,7 @@ from typing import Any
 from edge.errors import SourceError
 from edge.sources.ages import TimestampAges
 from edge.sources.camera import STALL, Camera, Thinning
-from edge.sources.containers import missing_bytes
+from edge.sources.containers import check_complete
 from edge.sources.conversions import check_not_alternate, conversions
 from edge.sources.credentials import resolve
 from edge.sources.diagnostics import connection_error, explain, stall_error
@@ -246,18 +246,6 @@ class Source:
         not_converted = bool(since) and times[-1] - since[0] > seconds / 2
         return stall_error(self._uri, self.name, seconds, not_converted)
 
-    def _check_complete(self) -> None:
-        if not self._uri.startswith("file://"):
-            return
-        try:
-            missing = missing_bytes(path_of(self._uri))
-        except OSError:  # the file was removed during the run: all of it was read
-            return
-        if missing:
-            raise SourceError(
-                f"{self.name} is truncated: its last {missing} bytes are missing", "copy it again"
-            )
-
     def read(self, timeout: float) -> Frame | None:
         """The newest frame (of a file: the next), or None at the end of the stream or on `stop`.
 
@@ -278,7 +266,8 @@ class Source:
                 # When the other side closes the connection, the stream ends with only a warning.
                 if warning is not None:
                     raise warning
-                self._check_complete()
+                if self._uri.startswith("file://"):
+                    check_complete(path_of(self._uri), self.name)
                 return None
             # Frames that thinning drops show that the source is alive. While a wanted frame is
             # being converted they do not count: the conversion may hang.
