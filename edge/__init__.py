@@ -1,6 +1,6 @@
-"""vit-edge: a Hugging Face ViT becomes a TensorRT engine you can trust.
+"""vit-edge: build a verified TensorRT engine from a Hugging Face ViT, and run it.
 
-`edge.load("engines/x")` opens a built engine; called with an image it gives a `Prediction`.
+`model = edge.load("engines/x")` opens a built engine; `model(image)` returns a `Prediction`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ __all__ = ["__version__", "load"]
 
 
 def load(engine: str | PathLike[str], backend: str = "auto", **options: Any) -> Engine:
-    """Open the engine in directory `engine`; close it with `.close()` or use it in a `with`.
+    """Open the engine in the folder `engine`. Close it with `.close()`, or use a `with` block.
 
-    backend: `auto`, `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`. Raises
-    `edge.errors.EngineError` for a missing or damaged engine, or one made for another machine.
+    backend: `auto`, `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`. options: those
+    of `edge.engine.engine.Engine.open`. Raises `edge.errors.EngineError` if the engine is missing
+    or damaged, or was compiled for another machine.
     """
     from edge.engine.engine import Engine
 
