@@ -250,7 +250,8 @@ def test_a_model_beyond_2_gb_is_built_with_its_weights_beside_the_graph(
 def test_one_build_of_an_engine_at_a_time(recipe):
     cache = recipe.engines / ".cache"
     build(recipe, Recorder())
-    with alone(cache / "a.lock"), pytest.raises(StorageError, match="another vit-edge process is using a"):
+    taken = pytest.raises(StorageError, match="another vit-edge process is using a")
+    with alone(cache / "a.lock"), taken:
         build(recipe, Recorder())
 
 

@@ -49,7 +49,7 @@ def test_default_names_distinguish_engines():
     [
         ("\ncheckpoint = ", 3, "not valid TOML", "correct that line"),
         ('\nprecison = "int8"', 3, "unknown key 'precison'", "did you mean precision?"),
-        ('speed = "high"', 2, "unknown key 'speed'", "use one of: checkpoint, calibration, heldout"),
+        ('speed = "high"', 2, "unknown key 'speed'", "use one of: checkpoint, calibration"),
         ('max_batch = "four"', 2, 'max_batch cannot be "four"', "a whole number from 1 to 4096"),
         ("max_batch = 0", 2, "max_batch cannot be 0", "as in: max_batch = 4"),
         ('image_size = "384"', 2, 'image_size cannot be "384"', "pixels of a side"),
