@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import shutil
@@ -48,6 +49,12 @@ LABELS = ("cat", "dog", "fox", "owl", "bee")
 needs_rtx = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="TensorRT-RTX is for x86-64 only"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_modules() -> None:
+    """Keep what earlier modules imported, such as torch, out of every garbage collection."""
+    gc.freeze()
 
 
 # Each file is tested by one process, the longest files first, so that both are busy to the end.

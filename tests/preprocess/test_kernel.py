@@ -205,7 +205,7 @@ def sanitized(library, which, block):
     )
 
 
-@pytest.mark.build
+@pytest.mark.slow
 def test_no_access_outside_memory_and_no_undefined_behaviour(built):
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     done = sanitized(compiled(built, *flags), "asan", "1,1,1")
@@ -220,7 +220,7 @@ def test_no_race_between_the_threads_of_a_block(built):
     assert done.stdout == "all the same\n"
 
 
-@pytest.mark.build
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_the_sanitizers_would_see_it(built, sanitizer):
     """A kernel that reads one pixel too many, and one without a barrier, are caught."""

@@ -61,6 +61,7 @@ def test_the_shipped_checkpoint_is_small_and_valid():
     assert read_checkpoint(str(folder)).head.labels == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_any_checkpoint_is_fine_tuned_on_a_folder_of_images(pictures, tmp_path):
     """With another number of classes the checkpoint gets a new head, with the folders' names."""
     folder = tmp_path / "photos"

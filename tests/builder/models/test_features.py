@@ -71,7 +71,7 @@ ONE = {
     "convnext": ("own", 64),
     "mobilevit": ("mean", 64),
 }
-EVERYDAY = ("vit backbone", "clip", "swin", "dinov2", "convnext")  # the others: make test-slow
+EVERYDAY = ("clip", "dinov2", "convnext")  # the others: make test-slow
 NAMES = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in ONE]
 ONE_LAYER, ONE_STAGE = {"num_hidden_layers": 1}, {"depths": [2], "num_heads": [2]}
 SHORT = {

@@ -138,7 +138,8 @@ def test_a_folder_called_like_an_owner_is_in_nobodys_way(hub, tmp_path):
     assert "model.safetensors" in asked("someone/vit", tmp_path, hub.address).split()
 
 
-@pytest.mark.parametrize("by_id", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("by_id", [True, False])
 def test_pickled_weights_are_converted_by_the_line_that_is_named(
     by_id, hub, tmp_path, checkpoint, monkeypatch
 ):

@@ -34,7 +34,8 @@ def pixels(side, count=2):
     return values.astype(np.float32)
 
 
-@pytest.mark.parametrize("side", [pytest.param(24, marks=pytest.mark.slow), 48])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [24, 48])
 def test_a_vit_says_what_transformers_says_when_it_interpolates(checkpoint, side):
     import torch
     from transformers import AutoModelForImageClassification

@@ -129,7 +129,7 @@ def test_auto_is_as_good_as_the_best_single_method(model, prepared):
     assert all(known.shift for name, known in found.items() if "gelu" in name)
 
 
-@pytest.mark.parametrize("factor", [40.0, 200.0])
+@pytest.mark.parametrize("factor", [pytest.param(40.0, marks=pytest.mark.slow), 200.0])
 def test_outliers_cost_next_to_nothing(model, prepared, tmp_path, pictures, factor):
     checkpoint = add_outliers(save_checkpoint(tmp_path / "vit"), factor)
     export(str(checkpoint), pictures, tmp_path / "a.onnx", Recorder())

@@ -136,6 +136,7 @@ def command(engine, tmp_path, introduction="build one"):
     return shlex.split(after)
 
 
+@pytest.mark.slow
 def test_the_command_builds_a_reference_that_is_accepted(pictures, tmp_path, edge_command):
     recipe = Recipe(
         str(save("clip", tmp_path / "a clip")),

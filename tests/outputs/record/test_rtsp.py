@@ -186,7 +186,7 @@ def test_only_the_user_with_the_password_may_watch(paint: Any) -> None:
     with showing("rtsp://me:se%40cret@:0/live", {"gate": paint(7)}, messages) as (port, _):
         for who in ("", "me:wrong@", "you:se%40cret@"):
             with (
-                pytest.raises(SourceError, match=r"refuses|asks for a user name"),
+                pytest.raises(SourceError, match=r"refuses|requires a user name"),
                 Source(f"rtsp://{who}127.0.0.1:{port}/live"),
             ):
                 pass

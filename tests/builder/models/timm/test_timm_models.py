@@ -77,7 +77,9 @@ def exported(folders, picture):
     return lru_cache(maxsize=None)(lambda kind: export(folders[kind], picture))
 
 
-@pytest.mark.parametrize("kind", ["patch16", "registers, mean", HYBRID])
+@pytest.mark.parametrize(
+    "kind", ["patch16", pytest.param("registers, mean", marks=pytest.mark.slow), HYBRID]
+)
 def test_says_what_transformers_says(kind, exported, said):
     agrees(*exported(kind), said[kind])
 
@@ -127,6 +129,7 @@ def test_gives_the_features_that_transformers_gives(kind, way, special, folders,
 
 
 @needs_rtx
+@pytest.mark.slow
 def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(picture, tmp_path):
     folder = tiny_timm.save("patch32", tmp_path / "patch32", LABELS)
     _, model, pictures = export(folder, picture, Request(FEATURES, "mean", image_size=128))
