@@ -57,15 +57,15 @@ def frozen_modules() -> None:
     gc.freeze()
 
 
-# Each file is tested by one process, the longest files first, so that both are busy to the end.
+# Rooms with the longest files come first, so that no process ends long before another.
 LONGEST = ("builder", "cli", "engine", "preprocess", "hardware", "scripts", "gpu")
-# Where a build is tested, and fixtures that make one: seconds each, left out of `make test-fast`.
-BUILDS = ("builder", "cli", "scripts", "hardware", "trt_api", "chaos")
+# Rooms and fixtures of tests that take seconds each: left out of `make test-fast`.
+BUILDS = ("builder", "cli", "scripts", "hardware", "gpu", "trt_api", "chaos")
 BUILD_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what builds an engine, and order the files by the time that they take."""
+    """Mark what builds an engine, and begin with the longest files."""
 
     def room(item: pytest.Item) -> str:
         return item.path.relative_to(ROOT / "tests").parts[0]

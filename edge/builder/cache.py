@@ -1,4 +1,4 @@
-"""What earlier builds left in `engines/.cache`: believed only while it is what was written."""
+"""The cache of build stages in `engines/.cache`: files are used only if their SHA-256 matches."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ __all__ = ["is_kept", "keep"]
 
 
 def keep(files: Sequence[Path]) -> None:
-    """Note the SHA-256 of a stage's files beside the first, as `sha256sum --check` reads it.
+    """Write the SHA-256 of a stage's files beside the first one, in `sha256sum --check` format.
 
     Raises `StorageError`.
     """
     lines = [f"{digest(path)}  {path.name}\n" for path in files]
-    write_bytes(_note(files[0]), "".join(lines).encode())
+    write_bytes(_checksums(files[0]), "".join(lines).encode())
 
 
 def is_kept(path: Path, warn: Callable[[str], None]) -> bool:
-    """Whether the stage whose first file is `path` left it whole; `warn` hears of a damaged one."""
+    """Whether the stage whose first file is `path` is in the cache with all its files intact.
+
+    warn: called with a message when the files are damaged or cannot be read.
+    """
     try:
-        lines = _note(path).read_text().splitlines()
+        lines = _checksums(path).read_text().splitlines()
         entries = [line.split("  ", 1) for line in lines]
-        if entries and all(digest(path.with_name(name)) == known for known, name in entries):
+        if entries and all(digest(path.with_name(name)) == sha256 for sha256, name in entries):
             return True
-        warn(f"{path} is not what was written there: made again")
+        warn(f"{path} is damaged: the stage runs again")
     except FileNotFoundError:
         if path.exists():
-            warn(f"{path} is not known to be whole: made again")
+            warn(f"{path} may be incomplete (no checksum): the stage runs again")
     except (OSError, ValueError) as error:
-        warn(f"{path} cannot be read ({error}): made again")
+        warn(f"{path} cannot be read ({error}): the stage runs again")
     return False
 
 
-def _note(path: Path) -> Path:
+def _checksums(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")

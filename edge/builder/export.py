@@ -1,4 +1,4 @@
-"""Checkpoint -> graph: a vision transformer as ONNX, compared with it on real images."""
+"""Export of a checkpoint to an ONNX graph, checked against the checkpoint on real images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge.errors import CheckpointError, GraphError, reason, require
 __all__ = ["export"]
 
 OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3 documents
-# The graph may differ from the checkpoint by this, times the largest output (at least 1).
+# Permitted difference between graph and checkpoint, times the largest output (at least 1).
 TOLERANCE = 1e-4
 MAX_BATCH = 4096  # of the graph's dynamic batch
 
@@ -28,7 +28,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
 
     pictures: prepared images, float32 [N, 3, H, W], on which graph and checkpoint must agree.
     Returns the graph and the largest absolute difference of an output. Raises `CheckpointError` for
-    weights that do not fit the config, `GraphError` when the graph breaks a rule or disagrees.
+    weights that do not match the config, `GraphError` when the graph breaks a rule or disagrees.
     """
     torch = require("torch")
     head = checkpoint.head
@@ -37,8 +37,8 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
         reference = _reference(checkpoint, model, pictures)
         if not np.isfinite(reference).all():
             raise CheckpointError(
-                f"{checkpoint.name} itself gives NaN or infinity on real images",
-                "train it again: its weights are broken",
+                f"{checkpoint.name} itself outputs NaN or infinity on real images",
+                "train it again: its weights are damaged",
             )
         if head.labels and reference.shape[1] != len(head.labels):
             raise CheckpointError(
@@ -64,23 +64,23 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
 def _reference(
     checkpoint: Checkpoint, model: Any, pictures: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """What the checkpoint itself gives, float32 [N, outputs]. Raises `CheckpointError`."""
+    """The outputs of the checkpoint in torch, float32 [N, outputs]. Raises `CheckpointError`."""
     torch, (height, width) = require("torch"), pictures.shape[2:]
     try:
         with torch.inference_mode():
             outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
     except CheckpointError:
         raise
-    except Exception as error:  # such as windows that are larger than the last map of a Swin
+    except Exception as error:  # for example windows larger than the last map of a Swin
         raise CheckpointError(
-            f"{checkpoint.name} cannot see pictures of {width}x{height} ({reason(error)})",
+            f"{checkpoint.name} cannot process pictures of {width}x{height} ({reason(error)})",
             "choose another --image-size"
             if checkpoint.image_size
             else "correct its config.json, or download it again",
         ) from error
     if outputs.ndim == 2:
         return outputs
-    # A model of timm's whose global_pool is empty: it leaves tokens, or a map, to others to pool.
+    # A timm model whose global_pool is empty outputs tokens, or a map, without pooling them.
     if outputs.ndim > 3:
         hint = 'write "global_pool": "avg" into model_args in its config.json'
     elif checkpoint.head.task == FEATURES:
@@ -89,7 +89,7 @@ def _reference(
         hint = f"add --task {FEATURES} --pooling cls (or mean)"
     shape = list(outputs.shape[1:])
     raise CheckpointError(
-        f"{checkpoint.name} gives {shape} numbers for a picture, not one row", hint
+        f"{checkpoint.name} outputs {shape} numbers per picture, not one row", hint
     )
 
 
@@ -100,8 +100,9 @@ def compare(
     this: str,
     that: str,
 ) -> float:
-    """The largest absolute difference of an output, in one batch and one by one.
+    """The largest absolute difference between a graph's outputs and `reference` [N, outputs].
 
+    The pictures run both as one batch and one by one. this, that: names of the two for the error.
     Raises `GraphError` when it is above `TOLERANCE` times the largest output (at least 1).
     """
     session = graph.session(model)
@@ -109,7 +110,7 @@ def compare(
     alone = np.concatenate([session.logits(picture[None]) for picture in pictures])
     difference = float(max(abs(together - reference).max(), abs(alone - reference).max()))
     bound = TOLERANCE * max(1.0, float(abs(reference).max()))
-    if not difference <= bound:  # NaN fails too
+    if not difference <= bound:  # written so that NaN fails, too
         raise GraphError(
             f"{this} differs from {that} by {difference:.3g} on real images, more than {bound:.3g}",
             "use the transformers and torch of constraints.txt: make setup",
@@ -118,8 +119,9 @@ def compare(
 
 
 def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
+    """Export a torch module to ONNX with a dynamic batch and an output named `output`."""
     torch = require("torch")
-    outside = f"{output}_of_the_graph"  # a module of the model may be called like the output
+    outside = f"{output}_of_the_graph"  # a tensor inside the model may have the output's name
     example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.onnx.export(
@@ -133,7 +135,7 @@ def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelP
         verbose=False,
     )
     proto: ModelProto = program.model_proto
-    # torch notes the stack trace and source file of every node: several MB, and private paths.
+    # torch stores the stack trace and source file of every node: several MB, and private paths.
     del proto.metadata_props[:]
     names = {output: f"{output}_inside", outside: output}
     for value in (*proto.graph.output, *proto.graph.initializer):

@@ -1,8 +1,8 @@
 """ONNX graphs: reading, writing, and the rules that TensorRT's fusions need.
 
-A ViT that exports with `LayerNormalization`, `Gelu` and `Softmax` as single nodes and a bare
-attention is fused by TensorRT and stays right in FP16; one that does not is slow, or wrong
-(TensorRT issues 2709, 3657, 4328). `check_operators` says so at build time, by name.
+TensorRT fuses a ViT, and computes it correctly in FP16, if the graph has `LayerNormalization`,
+`Gelu` and `Softmax` as single nodes and nothing else inside attention. Otherwise the plan is slow
+or wrong (TensorRT issues 2709, 3657, 4328). `check_operators` checks that at build time.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
-# Of weights: beyond, onnxruntime gets them in a file, which it maps, and not as bytes to be parsed.
+# Bytes of weights from which onnxruntime maps them from a file instead of parsing them.
 MAPPED = 200_000_000
-PAGE = 4096  # bytes that mapped weights begin at a multiple of
-SHORT = 1024  # bytes that stay in the graph: shapes among them, which are read while it is loaded
+PAGE = 4096  # bytes; mapped weights are aligned to it
+SHORT = 1024  # bytes; smaller tensors stay in the graph, since shapes are read while it is loaded
 METADATA = "vit_edge"
 FUSED = ("LayerNormalization", "Gelu", "Softmax")  # operators that TensorRT fuses
 
@@ -50,24 +50,27 @@ FUSED = ("LayerNormalization", "Gelu", "Softmax")  # operators that TensorRT fus
 def load(path: Path) -> ModelProto:
     """Read a graph with its weights. Raises `GraphError` when it is missing, cut off or corrupt."""
     try:
-        model = onnx.load(str(path.resolve()))  # its weights are beside the file itself
+        # External weights are in the folder of the file itself, not of a link to it.
+        model = onnx.load(str(path.resolve()))
     except FileNotFoundError as error:
         raise GraphError(
-            f"{path} cannot be read ({error})", "check the path; run the stage before this one"
+            f"{path} cannot be read ({error})", "check the path; run the previous stage first"
         ) from error
     except Exception as error:  # protobuf and onnx raise classes of their own
         raise GraphError(
-            f"{path} is not a whole ONNX graph ({type(error).__name__})", "run edge export again"
+            f"{path} is not a complete ONNX graph ({type(error).__name__})", "run edge export again"
         ) from error
     if not model.graph.node or not model.graph.input:
-        raise GraphError(f"{path} is not a whole ONNX graph (it is empty)", "run edge export again")
+        raise GraphError(
+            f"{path} is not a complete ONNX graph (it is empty)", "run edge export again"
+        )
     return model
 
 
 def save(model: ModelProto, path: Path) -> list[Path]:
-    """Write a graph, whole or not at all; weights beyond 2 GB go to `<name>.data` beside it.
+    """Write a graph atomically; with weights of 2 GB or more they go to `<name>.data` beside it.
 
-    Returns the files written. Raises `StorageError`.
+    Returns the written files. Raises `StorageError`.
     """
     if _size(model) < INLINE_LIMIT:
         with atomic(path) as scratch:
@@ -76,25 +79,27 @@ def save(model: ModelProto, path: Path) -> list[Path]:
     path = path.resolve()
     data = path.with_name(f"{path.name}.data")
     if path.exists() and not path.is_file():
-        raise StorageError(f"{path} is no file", "name a file: weights beyond 2 GB go beside it")
+        raise StorageError(
+            f"{path} is not a file", "give a file name: weights beyond 2 GB go beside it"
+        )
     with (
         writing(path),
         tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
         atomic(path) as scratch,
     ):
         made = Path(folder) / data.name
-        scratch.write_bytes(_outside(skeleton(model), model, made))
-        path.unlink(missing_ok=True)  # never an old graph beside new weights
+        scratch.write_bytes(_externalise(skeleton(model), model, made))
+        path.unlink(missing_ok=True)  # so that an old graph is never beside new weights
         with made.open("rb+") as file:
             os.fsync(file.fileno())
         made.replace(data)
     return [path, data]
 
 
-def _outside(graph: ModelProto, weights: ModelProto, data: Path) -> bytes:
-    """Write the weights of a model to the file `data`; returns `graph`, with their places in it.
+def _externalise(graph: ModelProto, weights: ModelProto, data: Path) -> bytes:
+    """Write the weights to the file `data`; returns `graph`, serialised, with references to them.
 
-    One weight at a time is held: a copy of all would be another 2.5 GB for a ViT-H.
+    Only one weight at a time is copied: a copy of all would be another 2.5 GB for a ViT-H.
     """
     with data.open("wb") as file:
         for tensor in weights.graph.initializer:
@@ -118,7 +123,7 @@ def _outside(graph: ModelProto, weights: ModelProto, data: Path) -> bytes:
 
 
 def skeleton(model: ModelProto) -> ModelProto:
-    """A copy of a model without its weights, to be changed and run with them: `session`."""
+    """A copy of a model without its weights, to be changed and then run by `session`."""
     result = ModelProto()
     for field, value in model.ListFields():
         if field.name == "graph":
@@ -138,8 +143,10 @@ def skeleton(model: ModelProto) -> ModelProto:
 
 
 def compact(model: ModelProto) -> ModelProto:
-    """A copy that holds its own weights only: protobuf frees what was replaced or removed in a
-    model with the whole of it, and not before."""
+    """A copy of a model, to free memory.
+
+    protobuf keeps replaced and removed weights in memory as long as the original model exists.
+    """
     result = ModelProto()
     result.CopyFrom(model)
     return result
@@ -153,42 +160,47 @@ def _size(model: ModelProto) -> int:
 def session(
     model: ModelProto, threads: int | None = None, *, weights: ModelProto | None = None
 ) -> Session:
-    """A graph in memory, ready to run on the CPU.
+    """An onnxruntime session on the CPU for a graph in memory.
 
-    weights: a model whose weights it has, too, if it is a `skeleton`.
+    weights: the model that has the weights, if `model` is a `skeleton` of it.
     """
     source = model if weights is None else weights
     fp8 = any(t.data_type == TensorProto.FLOAT8E4M3FN for t in source.graph.initializer)
-    whole = model if weights is None else skeleton(model)
     if _size(source) < MAPPED:
+        complete = model
         if weights is not None:
-            whole.graph.initializer.extend(model.graph.initializer)
-            whole.graph.initializer.extend(weights.graph.initializer)
-        return Session(whole.SerializeToString(), threads, fuse_qdq=not fp8)
+            complete = skeleton(model)
+            complete.graph.initializer.extend(model.graph.initializer)
+            complete.graph.initializer.extend(weights.graph.initializer)
+        return Session(complete.SerializeToString(), threads, fuse_qdq=not fp8)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         bare = skeleton(model)
         if weights is not None:
             bare.graph.initializer.extend(model.graph.initializer)
-        path.write_bytes(_outside(bare, source, Path(scratch) / "weights"))
+        path.write_bytes(_externalise(bare, source, Path(scratch) / "weights"))
         return Session(path, threads, fuse_qdq=not fp8)
 
 
 def metadata(model: ModelProto) -> dict[str, Any]:
-    """What export wrote into the graph: `head`, `preprocess`, `checkpoint`."""
+    """The metadata that export stored in the graph: `head`, `preprocess`, `checkpoint`.
+
+    Raises `GraphError` when there is none or it is damaged.
+    """
     found = {item.key: item.value for item in model.metadata_props}
     if METADATA not in found:
-        raise GraphError("the graph carries no vit-edge metadata", "make it with edge export")
+        raise GraphError("the graph has no vit-edge metadata", "create the graph with edge export")
     try:
         return dict(json.loads(found[METADATA]))
     except (ValueError, TypeError, RecursionError) as error:
         raise GraphError(
-            f"the graph's vit-edge metadata is damaged ({error})", "make it with edge export"
+            f"the graph's vit-edge metadata is damaged ({error})",
+            "create the graph with edge export",
         ) from error
 
 
 def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
-    """Write `data` into the graph, where every stage and every other tool can read it."""
+    """Store `data` in the graph's metadata, which every stage and other tools can read."""
     kept = [item for item in model.metadata_props if item.key != METADATA]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -197,18 +209,18 @@ def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
 
 
 def floats(model: ModelProto) -> set[str]:
-    """The names of a graph's float32 tensors: its inputs, its weights, and what its nodes make."""
-    # Types need no numbers: without its weights a graph beyond 2 GB can be inferred, too.
+    """The names of a graph's float32 tensors: inputs, weights and outputs of nodes."""
+    # Types do not depend on weights; without them inference also works beyond 2 GB.
     bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     bare.graph.name = model.graph.name
     bare.graph.node.extend(model.graph.node)
     bare.graph.input.extend(model.graph.input)
     bare.graph.output.extend(model.graph.output)
-    given = {value.name for value in model.graph.input}
+    inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.INT64:  # the shapes that others depend on
+        if tensor.data_type == TensorProto.INT64:  # shapes, on which other shapes depend
             bare.graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in given:
+        elif tensor.name not in inputs:
             bare.graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
@@ -219,7 +231,7 @@ def floats(model: ModelProto) -> set[str]:
 
 
 def inline_constants(model: ModelProto) -> None:
-    """Turn Constant nodes into weights, where our own graphs have them; other exporters differ."""
+    """Turn Constant nodes, which other exporters write, into weights, as our graphs have them."""
     kept = [node for node in model.graph.node if node.op_type != "Constant"]
     for node in model.graph.node:
         value = next((a.t for a in node.attribute if a.name == "value"), None)
@@ -246,7 +258,7 @@ def fingerprint(model: ModelProto) -> str:
 
 
 class Index:
-    """Who makes and who reads each tensor of a graph."""
+    """The node that writes each tensor of a graph, the nodes that read it, and the weights."""
 
     def __init__(self, model: ModelProto):
         self.model = model
@@ -264,21 +276,21 @@ class Index:
         return numpy_helper.to_array(self.weights[name])
 
     def upstream(self, start: NodeProto, stop: Iterable[str]) -> Iterator[NodeProto]:
-        """Nodes that `start` depends on, up to and without operators named in `stop`."""
-        waiting, seen = list(start.input), set()
+        """Nodes that `start` depends on; the search ends before operators in `stop`."""
+        waiting, visited = list(start.input), set()
         while waiting:
             node = self.maker.get(waiting.pop())
-            if node is None or node.op_type in stop or node.output[0] in seen:
+            if node is None or node.op_type in stop or node.output[0] in visited:
                 continue
-            seen.add(node.output[0])
+            visited.add(node.output[0])
             yield node
             waiting.extend(node.input)
 
 
 def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
-    """See that what TensorRT fuses is still in one piece. Raises `GraphError` naming the node.
+    """Check that the operators that TensorRT fuses are single nodes.
 
-    fused: operators that must be there.
+    fused: operators that the graph must have. Raises `GraphError` with the node's name.
     """
     index = Index(model)
     hint = "use the transformers and torch of constraints.txt: make setup"
@@ -301,8 +313,8 @@ def check_operators(model: ModelProto, fused: Iterable[str]) -> None:
 
 
 def _is_deviation(node: NodeProto | None) -> bool:
-    """Whether a node makes what a LayerNorm in pieces takes the mean of: x - mean, or a square."""
+    """Whether a node computes what a decomposed LayerNorm averages: x - mean, or its square."""
     if node is None:
         return False
-    square = node.op_type == "Mul" and node.input[0] == node.input[1]  # SiLU multiplies, too
+    square = node.op_type == "Mul" and node.input[0] == node.input[1]  # not SiLU's x * sigmoid(x)
     return square or node.op_type in ("Pow", "Sub")

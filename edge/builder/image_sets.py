@@ -1,4 +1,4 @@
-"""A folder of images: what calibrates an engine, and what judges it."""
+"""Image sets: folders of images for calibration and for evaluation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 UNREADABLE = ""
-MINIMUM = 16  # fewer images say too little about an activation's range
-SPLIT_MINIMUM = 20  # images of which `hold_out` leaves so many
+MINIMUM = 16  # images for calibration: fewer are not enough to determine activation ranges
+SPLIT_MINIMUM = 20  # images of which `hold_out` leaves `MINIMUM` for calibration
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
 Tensor = npt.NDArray[np.float32]
@@ -42,8 +42,8 @@ Tensor = npt.NDArray[np.float32]
 def find(folder: Path) -> list[Path]:
     """All images below a folder, sorted. Raises `CalibrationError` when there are none.
 
-    What is named like one and cannot be read, a link to nothing for example, is among them: it is
-    named and skipped later.
+    Files are found by their suffix. Unreadable ones, such as broken links, are included: they are
+    reported and skipped later.
     """
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
@@ -65,17 +65,17 @@ def find(folder: Path) -> list[Path]:
 
 
 def hold_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Split one set in two: every fifth image judges, the others calibrate."""
-    judge = list(files[2::5])
-    return [path for path in files if path not in set(judge)], judge
+    """Split a set: (calibration images, held-out images). Every fifth image is held out."""
+    heldout = list(files[2::5])
+    return [path for path in files if path not in set(heldout)], heldout
 
 
 def prepare(
     files: Sequence[Path], preprocess: Preprocess, skipped: Callable[[str], None]
 ) -> Iterator[tuple[Path, Tensor]]:
-    """Stream the prepared images: float32 [3, H, W] each.
+    """Stream the images with their paths, prepared: float32 [3, H, W] each.
 
-    An image that cannot be read is named to `skipped` and left out.
+    skipped: called with a message for each image that cannot be read, which is left out.
     """
     preprocessor = Preprocessor(preprocess)
     for path in files:
@@ -88,51 +88,53 @@ def prepare(
 def prepare_first(
     files: Sequence[Path], preprocess: Preprocess, count: int, skipped: Callable[[str], None]
 ) -> Tensor:
-    """The first readable images, prepared: float32 [N, 3, H, W], N up to `count`.
+    """The first readable images, prepared: float32 [N, 3, H, W], N at most `count`.
 
-    Raises `CalibrationError` when none can be read.
+    skipped: see `prepare`. Raises `CalibrationError` when no image can be read.
     """
     prepared = [tensor for _, tensor in islice(prepare(files, preprocess, skipped), count)]
     if not prepared:
         raise CalibrationError(
-            f"none of the {len(files)} images in {files[0].parent} can be read", "give others"
+            f"none of the {len(files)} images in {files[0].parent} can be read",
+            "give other images",
         )
     return np.stack(prepared)
 
 
 def class_of(path: Path, labels: Sequence[str]) -> int | None:
-    """The class of `folder/<label>/image.png`, or None when the folder is no class's label.
+    """The class of `folder/<label>/image.png`; None when it is unknown.
 
-    Nor is it known when it is the label of two, as ImageNet's crane, a bird and a machine.
+    It is unknown when the folder's name is no label, or the label of two classes, such as
+    ImageNet's crane, a bird and a machine.
     """
     name = path.parent.name
     return labels.index(name) if labels.count(name) == 1 else None
 
 
 def contents(files: Sequence[Path]) -> list[str]:
-    """SHA-256 of each image's bytes, or `UNREADABLE`: such a one is named and skipped later."""
+    """SHA-256 of each image file, or `UNREADABLE`; unreadable images are reported later."""
 
-    def one(path: Path) -> str:
+    def content(path: Path) -> str:
         try:
             state = path.stat()
-            if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
+            if not stat.S_ISREG(state.st_mode):  # reading a pipe would block
                 return UNREADABLE
             return _content(path, state.st_size, state.st_mtime_ns)
         except OSError:
             return UNREADABLE
 
-    return [one(path) for path in files]
+    return [content(path) for path in files]
 
 
 @cache
 def _content(path: Path, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file. A build asks for that of each image several times, and reads it once."""
+    """SHA-256 of a file. A build needs it several times for each image, but reads it only once."""
     return storage.digest(path)
 
 
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over the images' names and contents."""
     result = hashlib.sha256()
-    for path, known in zip(files, contents(files), strict=True):
-        result.update(os.fsencode(f"{path.parent.name}/{path.name}") + f"\0{known}\0".encode())
+    for path, content in zip(files, contents(files), strict=True):
+        result.update(os.fsencode(f"{path.parent.name}/{path.name}") + f"\0{content}\0".encode())
     return result.hexdigest()

@@ -1,4 +1,4 @@
-"""Who is told how a build goes."""
+"""The observer: receives the progress and the warnings of a build."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Who is told how a build goes."""
+    """Receives the progress and the warnings of a build, such as the console."""
 
     def stage(self, name: str) -> None:
-        """A stage begins."""
+        """Called when a stage begins."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """So much of the stage is done."""
+        """Called when `done` of `total` items of the stage are done; what: the kind of item."""
 
     def done(self, text: str) -> None:
-        """The stage ended; text says what came out."""
+        """Called when the stage has ended; text: its result."""
 
     def warn(self, text: str) -> None:
-        """Something was skipped or is missing."""
+        """Called with a warning, for example that an image was skipped."""

@@ -1,4 +1,4 @@
-"""Graph -> simpler graph with onnxsim, compared with what went in."""
+"""Simplification of graphs with onnxsim, checked against the original graph."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edge.errors import GraphError, require
 __all__ = ["simplify"]
 
 # A Linear as Gemm is wrapped in two Reshapes, behind which TensorRT 10.16 refuses to build Q/DQ
-# pairs on Orin (issue 4832). That q, k and v become one MatMul is welcome: one larger GEMM, and
-# onnxruntime runs it in INT8, which it does not do for three that share one Q/DQ.
+# pairs on Orin (issue 4832). The fusion of q, k and v into one MatMul is wanted: it is one larger
+# GEMM, and onnxruntime runs it in INT8, which it does not for three that share one Q/DQ.
 SKIPPED = (
     "fuse_matmul_add_bias_into_gemm",
     "fuse_matmul_add_bias_into_gemm_batched",
@@ -22,16 +22,16 @@ SKIPPED = (
 
 
 def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
-    """Fold constants and drop what does nothing.
+    """Fold constants and remove nodes without effect.
 
     pictures: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
     simpler graph and the largest absolute difference of an output. Raises `GraphError` when onnxsim
-    fails, a rule is broken, or the two graphs disagree.
+    fails, the result breaks a rule of `graph.check_operators`, or the two graphs disagree.
     """
     onnxsim = require("onnxsim")
     try:
         simpler, _ = onnxsim.simplify(model, skipped_optimizers=list(SKIPPED))
-    except Exception as error:  # onnxsim raises what its C++ core throws
+    except Exception as error:  # onnxsim passes on any exception of its C++ core
         raise GraphError(
             f"onnxsim cannot simplify the graph ({str(error).strip()[:200]})",
             "report it with the checkpoint's name",

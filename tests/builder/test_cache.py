@@ -15,13 +15,13 @@ def files(tmp_path):
     return made
 
 
-def test_what_was_kept_is_believed_without_a_word(files):
+def test_an_intact_stage_is_kept_without_a_warning(files):
     told = []
     assert is_kept(files[0], told.append)
     assert told == []
 
 
-def test_what_there_never_was_is_not_and_nothing_is_said_of_it(tmp_path):
+def test_an_absent_stage_gives_no_warning(tmp_path):
     told = []
     assert not is_kept(tmp_path / "b.onnx", told.append)
     assert told == []
@@ -29,31 +29,31 @@ def test_what_there_never_was_is_not_and_nothing_is_said_of_it(tmp_path):
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("damage", ["cut", "changed", "longer"])
-def test_what_is_not_as_it_was_written_is_made_again(files, which, damage):
+def test_a_changed_file_makes_the_stage_run_again(files, which, damage):
     data = files[which].read_bytes()
     changed = {"cut": data[:50], "changed": b"?" + data[1:], "longer": data + b"?"}
     files[which].write_bytes(changed[damage])
     told = []
     assert not is_kept(files[0], told.append)
-    assert "is not what was written there: made again" in told[0]
+    assert "is damaged: the stage runs again" in told[0]
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_is_not_there_any_more_is_made_again(files, which):
+def test_a_deleted_file_makes_the_stage_run_again(files, which):
     files[which].unlink()
     assert not is_kept(files[0], print)
 
 
-def test_a_file_whose_note_was_not_written_any_more_is_made_again(files):
+def test_a_file_without_checksum_makes_the_stage_run_again(files):
     files[0].with_name("a.onnx.sha256").unlink()
     told = []
     assert not is_kept(files[0], told.append)
-    assert "is not known to be whole: made again" in told[0]
+    assert "may be incomplete (no checksum): the stage runs again" in told[0]
 
 
 @pytest.mark.parametrize("note", [b"", b"one word\n", b"\xff\xfe"])
-def test_a_note_that_says_nothing_is_not_believed(files, note):
+def test_a_checksum_file_without_checksums_is_not_trusted(files, note):
     files[0].with_name("a.onnx.sha256").write_bytes(note)
     told = []
     assert not is_kept(files[0], told.append)
-    assert told[0].endswith("made again")
+    assert told[0].endswith("the stage runs again")

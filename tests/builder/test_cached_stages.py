@@ -21,8 +21,8 @@ def test_another_setting_builds_again_from_the_cached_graph(recipe, change):
     assert "export" not in observer.stages
 
 
-def test_the_usual_asked_for_by_name_is_the_same_graph(recipe):
-    """As the command names it that builds an engine's reference."""
+def test_naming_a_default_reuses_the_same_graph(recipe):
+    """The command for an audit's reference engine names the defaults."""
     observer = Recorder()
     named = dataclasses.replace(recipe, task=CLASSIFICATION, image_size=32, name="named")
     build(named, observer)
@@ -48,7 +48,7 @@ def test_another_checkpoint_is_exported_again(recipe, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["simplified-*.onnx", "ranges-*.json"])
-def test_a_cached_stage_that_was_damaged_is_made_again(recipe, warm, pattern):
+def test_a_damaged_cached_stage_runs_again(recipe, warm, pattern):
     """Whatever the damage: see test_cache.py."""
     whole = build(recipe, Recorder()).passport
     (path,) = (warm / ".cache").glob(pattern)
@@ -56,10 +56,10 @@ def test_a_cached_stage_that_was_damaged_is_made_again(recipe, warm, pattern):
     observer = Recorder()
     made = build(dataclasses.replace(recipe, engines=warm), observer).passport
     assert made.files["model.onnx"] == whole.files["model.onnx"]
-    assert any("made again" in text for text in observer.warnings)
+    assert any("runs again" in text for text in observer.warnings)
 
 
-def test_ranges_of_a_table_are_used_and_those_of_another_graph_refused(recipe, warm, tmp_path):
+def test_a_range_table_is_used_and_one_of_another_graph_refused(recipe, warm, tmp_path):
     expected = build(recipe, Recorder()).passport.accuracy
     (table,) = (warm / ".cache").glob("ranges-*.json")
     copy = tmp_path / "table.json"

@@ -1,4 +1,4 @@
-"""NVIDIA's own parser and builder judge our graphs, with TensorRT-RTX, which needs no GPU."""
+"""Our graphs in NVIDIA's own parser and builder, with TensorRT-RTX, which needs no GPU."""
 
 import os
 import signal
@@ -70,14 +70,14 @@ def test_tensorrt_takes_every_precision(graphs, tmp_path, name):
     assert heard and all(0 < done <= total for _, done, total in heard)
 
 
-def test_a_graph_that_is_no_graph_is_a_compile_error(tmp_path):
+def test_a_corrupt_graph_is_a_compile_error(tmp_path):
     for content in (b"not protobuf", b"\x08\x08"):
         (tmp_path / "cut.onnx").write_bytes(content)
         with pytest.raises(CompileError, match=r"cut\.onnx"):
             build(tmp_path / "cut.onnx", tmp_path)
 
 
-def test_an_operator_that_tensorrt_has_not_is_named(graphs, tmp_path):
+def test_an_operator_that_tensorrt_lacks_is_named(graphs, tmp_path):
     model = graph.load(graphs / "fp32.onnx")
     next(node for node in model.graph.node if node.op_type == "Gelu").op_type = "Unknown"
     graph.save(model, tmp_path / "odd.onnx")

@@ -47,7 +47,7 @@ def test_the_query_is_scaled_before_the_product(exported):
         assert index.maker[product.input[0]].op_type == "Mul"
 
 
-def test_says_what_transformers_says_for_any_batch(exported, checkpoint, few):
+def test_outputs_equal_transformers_for_any_batch(exported, checkpoint, few):
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -60,7 +60,7 @@ def test_says_what_transformers_says_for_any_batch(exported, checkpoint, few):
     assert exported[1] < 1e-4
 
 
-def test_a_deit_goes_the_same_way(tmp_path, few):
+def test_a_deit_is_exported(tmp_path, few):
     folder = save_checkpoint(tmp_path / "deit")
     from transformers import DeiTConfig, DeiTForImageClassification, DeiTImageProcessorPil
 
@@ -96,7 +96,7 @@ def test_weights_that_are_missing_are_named(checkpoint, tmp_path, few):
     ("name", "changes"),
     [("dinov2", {}), ("dinov2_with_registers", {}), ("beit", {"use_mask_token": True})],
 )
-def test_a_token_of_masked_pictures_is_missed_by_nobody(name, changes, tmp_path):
+def test_a_missing_mask_token_is_no_error(name, changes, tmp_path):
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_gives_nan_is_refused(checkpoint, tmp_path, few):
     weights = load_file(folder / "model.safetensors")
     weights["classifier.bias"] = weights["classifier.bias"] * np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="itself gives NaN"):
+    with pytest.raises(CheckpointError, match="itself outputs NaN"):
         exporting.export(read_checkpoint(str(folder)), few)
 
 

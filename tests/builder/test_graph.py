@@ -31,7 +31,7 @@ WHOLE = [
 ]
 
 
-def test_a_vit_with_whole_operators_passes(fp32_graph):
+def test_a_vit_with_single_node_operators_passes(fp32_graph):
     graph.check_operators(graph.load(fp32_graph), FUSED)
     graph.check_operators(model(WHOLE, inputs=("x", "w")), FUSED)
 
@@ -58,7 +58,7 @@ def test_a_vit_with_whole_operators_passes(fp32_graph):
         ([WHOLE[0], WHOLE[1], WHOLE[2]], "Gelu"),
     ],
 )
-def test_what_tensorrt_cannot_fuse_is_refused_by_name(nodes, named):
+def test_nodes_that_tensorrt_cannot_fuse_are_named(nodes, named):
     with pytest.raises(GraphError) as caught:
         graph.check_operators(model(nodes), FUSED)
     assert named in caught.value.problem
@@ -80,14 +80,14 @@ def test_a_foreign_graph_has_no_metadata():
 
 
 @pytest.mark.parametrize("keep", [0, 10, 3000])
-def test_a_graph_that_was_cut_off(fp32_graph, tmp_path, keep):
+def test_a_truncated_graph_is_an_error(fp32_graph, tmp_path, keep):
     path = tmp_path / "cut.onnx"
     path.write_bytes(fp32_graph.read_bytes()[:keep])
-    with pytest.raises(GraphError, match=r"cut.onnx is not a whole ONNX graph"):
+    with pytest.raises(GraphError, match=r"cut.onnx is not a complete ONNX graph"):
         graph.load(path)
 
 
-def test_a_graph_that_is_not_there(tmp_path):
+def test_a_missing_graph_is_an_error(tmp_path):
     with pytest.raises(GraphError, match="check the path"):
         graph.load(tmp_path / "absent.onnx")
 
@@ -135,5 +135,5 @@ def test_a_large_graph_follows_a_link_and_replaces_no_device(fp32_graph, tmp_pat
     assert graph.load(tmp_path / "link.onnx").graph.node == model.graph.node
     assert {path.name for path in (tmp_path / "real").iterdir()} == {"g.onnx", "g.onnx.data"}
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StorageError, match="is no file"):
+    with pytest.raises(StorageError, match="is not a file"):
         graph.save(model, tmp_path / "pipe")

@@ -37,7 +37,7 @@ def test_every_fifth_image_is_held_out(pictures):
     assert sorted([*calibrating, *judging]) == files
 
 
-def test_the_fewest_images_that_can_be_split_leave_the_fewest_that_calibrate():
+def test_the_smallest_set_that_can_be_split_leaves_enough_for_calibration():
     calibrating, judging = image_sets.hold_out(
         list(map(Path, map(str, range(image_sets.SPLIT_MINIMUM))))
     )
@@ -49,7 +49,7 @@ def test_the_class_is_the_name_of_the_folder(pictures):
     assert image_sets.class_of(pictures / "img" / "1.png", ["cat", "dog"]) is None
 
 
-def test_the_label_of_two_classes_is_the_class_of_no_picture(pictures):
+def test_a_label_of_two_classes_is_unknown(pictures):
     labels = ["crane", "dog", "crane"]
     assert image_sets.class_of(pictures / "crane" / "1.png", labels) is None
     assert image_sets.class_of(pictures / "dog" / "1.png", labels) == 1
@@ -83,7 +83,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(pictures, tmp_path, monke
     assert read == [path] * 2
 
 
-def test_few_gives_prepared_pictures(pictures):
+def test_prepare_first_returns_prepared_images(pictures):
     few = image_sets.prepare_first(image_sets.find(pictures), SPEC, 3, print)
     assert few.shape == (3, 3, 8, 8)
     assert few.dtype == np.float32
@@ -98,7 +98,7 @@ def test_no_readable_picture_is_an_error(tmp_path):
     assert told == [f"{bad} is not an image"]
 
 
-def test_folders_named_like_images_are_passed_over_and_odd_names_are_not(tmp_path):
+def test_folders_named_like_images_are_skipped_and_unusual_names_are_found(tmp_path):
     (tmp_path / "folder.png").mkdir()
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
     Path(odd).write_bytes(b"x")
@@ -106,7 +106,7 @@ def test_folders_named_like_images_are_passed_over_and_odd_names_are_not(tmp_pat
     assert len(image_sets.digest(image_sets.find(tmp_path))) == 64
 
 
-def test_bad_pictures_among_good_ones_are_each_named_and_left_out(pictures, tmp_path):
+def test_unreadable_images_are_reported_and_skipped(pictures, tmp_path):
     good = image_sets.find(pictures)
     expected = [tensor.tobytes() for _, tensor in image_sets.prepare(good, SPEC, print)]
     shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
@@ -132,7 +132,7 @@ def test_a_clear_colour_is_left_out_where_the_processor_may_paint_it(tmp_path):
     assert told[0].startswith(f"{files[0]} has a transparent colour")
 
 
-def test_a_pipe_or_a_link_to_nothing_is_not_opened(tmp_path, monkeypatch):
+def test_a_pipe_or_a_broken_link_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(
         image_sets.storage, "digest", lambda path: pytest.fail(f"{path} was opened")
     )

@@ -28,7 +28,7 @@ def copy(built_engine, tmp_path):
 
 
 @needs_rtx
-def test_makes_the_plan_and_notes_it(copy, recorder):
+def test_compiles_the_plan_and_lists_it_in_the_passport(copy, recorder):
     passport = plan.compile_engine(copy, None, recorder)
     assert Passport.read(copy) == passport
     passport.check_file(copy, "model.plan")
@@ -55,8 +55,8 @@ compile_engine(Path({str(copy)!r}), None, Console())
     assert Passport.read(copy).plan is not None
 
 
-def test_casts_but_for_the_nodes_that_the_graph_names(copy, recorder, monkeypatch):
-    """A board has no images to find them with."""
+def test_nodes_that_the_graph_keeps_fp32_are_not_cast(copy, recorder, monkeypatch):
+    """A board has no images to find these nodes with."""
     portable = graph.load(copy / "model.onnx")
     add = [node.name for node in portable.graph.node if node.op_type == "Add"][-1]
     fp16.set_kept(portable, {add: "for this test"})
@@ -91,7 +91,7 @@ def test_a_failed_compile_leaves_the_engine_as_it_was(copy, recorder, monkeypatc
     assert not (copy / "model.plan").exists()
 
 
-def test_nothing_that_compiles_is_an_error(copy, recorder, monkeypatch):
+def test_without_a_backend_that_compiles_there_is_an_error(copy, recorder, monkeypatch):
     monkeypatch.setattr(plan.compiling.nvidia, "installed", lambda: [])
     with pytest.raises(CompileError, match="python3-libnvinfer"):
         plan.compile_engine(copy, None, recorder)
@@ -99,8 +99,8 @@ def test_nothing_that_compiles_is_an_error(copy, recorder, monkeypatch):
 
 @needs_rtx
 @pytest.mark.parametrize("capability, taken", [("8.9", True), ("12.0", True), ("9.0", False)])
-def test_tensorrt_rtx_is_for_the_gpus_that_it_names(monkeypatch, capability, taken):
-    """An engine that is built where it names none is portable, and its build is no failure."""
+def test_tensorrt_rtx_compiles_only_for_supported_gpus(monkeypatch, capability, taken):
+    """On an unsupported GPU a build succeeds and the engine is portable."""
     monkeypatch.setattr(plan.compiling.nvidia, "installed", lambda: ["tensorrt-rtx"])
     monkeypatch.setattr(plan.compiling.nvidia, "gpu", lambda: Gpu("NVIDIA X", capability))
     found, why = plan.compiling.available()

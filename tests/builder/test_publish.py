@@ -21,7 +21,7 @@ def publish(folder):
         (scratch / "model.onnx").write_text("new")
 
 
-def test_the_new_engine_takes_the_old_one_s_place(engine):
+def test_the_new_engine_replaces_the_old_one(engine):
     publish(engine)
     assert (engine / "model.onnx").read_text() == "new"
     assert names(engine.parent) == ["a"]
@@ -35,7 +35,7 @@ def test_a_failed_build_changes_nothing(engine):
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_interrupted_at_either_rename_there_is_an_engine(engine, monkeypatch, at):
+def test_an_interruption_at_either_rename_leaves_an_engine(engine, monkeypatch, at):
     from pathlib import Path
 
     rename, count = Path.replace, 0
@@ -57,7 +57,7 @@ def test_interrupted_at_either_rename_there_is_an_engine(engine, monkeypatch, at
 @pytest.mark.parametrize(
     ("whole", "left"), [(True, ["a"]), (False, [])], ids=["put back", "remains of a removed one"]
 )
-def test_what_a_killed_build_left_is_cleared_and_its_old_engine_put_back(engine, whole, left):
+def test_leftovers_of_a_killed_build_are_deleted_and_its_old_engine_restored(engine, whole, left):
     engine.rename(engine.parent / ".a.old")
     (engine.parent / ".a.new").mkdir()
     if not whole:

@@ -10,7 +10,7 @@ from edge.preprocess.timm_config import from_timm
 from tests.preprocess import timm_reference
 
 
-@pytest.mark.build
+@pytest.mark.slow
 def test_same_bytes_as_timm(tmp_path):
     """All in one test, for one process of timm's: it takes seconds to be imported."""
     expected = timm_reference.expected(tmp_path)

@@ -139,6 +139,7 @@ def test_a_quantiser_that_cannot_be_installed_has_the_reason_in_row_and_table(jo
     assert "ModelOpt, max: cannot be installed: why" in table.caption
 
 
+@pytest.mark.slow
 def test_an_unfinished_environment_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(quantizers, "MODELOPT", (str(tmp_path / "no-such-wheel.whl"),))
     (tmp_path / "venv").mkdir()

@@ -65,6 +65,7 @@ def test_the_confidence_interval_contains_the_true_slope(script, samples):
     assert rss.high - rss.low < 10
 
 
+@pytest.mark.slow
 def test_a_real_run_reconnects_its_sources_and_a_leak_is_detected(script, built_engine, tmp_path):
     """Two thousand frames; an additional sink keeps some bytes of each, as a leak would."""
 

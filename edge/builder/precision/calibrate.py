@@ -1,8 +1,8 @@
-"""Images -> activation ranges: how each quantised activation becomes INT8 best.
+"""Calibration: the range of every activation to quantise, measured on images.
 
-Every image is run once through the FP32 graph. What is kept of it is bounded, so memory does not
-grow with the number of images: a histogram per activation for the four classic methods, a `Sample`
-for `auto`, which migrates outliers and measures what each choice costs (`search.fit`).
+Every image runs once through the FP32 graph. Memory does not grow with the number of images: the
+four classic methods keep a histogram per activation, and `auto`, which migrates outliers and
+measures the error of each choice (`range_search.fit`), keeps a `Sample`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = ["METHODS", "calibrate", "from_images"]
 
 METHODS = ("auto", *histograms.METHODS)
 SAMPLE_BYTES = 192_000_000  # of all activations together
-CONTRAST = 8  # of 255 levels: what has no more is one colour, and a sensor's noise
-SAMPLE_TOKENS = 4096  # of one activation: more change little and take long
+CONTRAST = 8  # of 255 levels: an image with less is of one colour, except for sensor noise
+SAMPLE_TOKENS = 4096  # of one activation: more change the result little and take longer
 
 Tensor = npt.NDArray[np.float32]
 
@@ -44,12 +44,13 @@ def from_images(
     method: str,
     observer: Observer,
 ) -> Ranges:
-    """Calibrate a graph on image files; those that cannot be read are named and skipped.
+    """Calibrate a graph on image files; unreadable ones are reported and skipped.
 
-    Raises `CalibrationError` when fewer than `images.MINIMUM` can be read, or are of any use.
+    Raises `CalibrationError` when fewer than `image_sets.MINIMUM` images can be read, or fewer than
+    that are different and not of almost one colour.
     """
-    count, seen = 0, set[bytes]()
-    # A picture's values are levels of 0 to 255, times `scale`, over `std`.
+    count, distinct = 0, set[bytes]()
+    # The prepared values are levels of 0 to 255, times `scale`, divided by `std`.
     least = CONTRAST * abs(preprocess.scale or 1.0) / np.array(preprocess.std or 1.0)
 
     def pictures() -> Iterable[Tensor]:
@@ -57,11 +58,11 @@ def from_images(
         for path, tensor in image_sets.prepare(files, preprocess, observer.warn):
             if not np.isfinite(tensor).all():
                 raise CalibrationError(
-                    f"{path} is NaN or infinity once it is prepared",
+                    f"{path} is NaN or infinity after preprocessing",
                     "correct rescale_factor, image_mean and image_std of the checkpoint",
                 )
-            if (np.ptp(tensor, axis=(1, 2)) > least).any():  # one colour says nothing
-                seen.add(hashlib.sha256(tensor.tobytes()).digest())
+            if (np.ptp(tensor, axis=(1, 2)) > least).any():  # an image of one colour is of no use
+                distinct.add(hashlib.sha256(tensor.tobytes()).digest())
             count += 1
             yield tensor
             observer.progress("images", count, len(files))
@@ -70,13 +71,13 @@ def from_images(
     if count < image_sets.MINIMUM:
         raise CalibrationError(
             f"only {count} of {len(files)} images could be read, {image_sets.MINIMUM} are needed",
-            "add images" if count == len(files) else "add images, or replace those named above",
+            "add images" if count == len(files) else "add images, or replace the unreadable ones",
         )
-    if len(seen) < image_sets.MINIMUM:
+    if len(distinct) < image_sets.MINIMUM:
         raise CalibrationError(
-            f"of {count} images {len(seen)} are different and not of almost one colour, "
+            f"only {len(distinct)} of {count} images are different and not of almost one colour, "
             f"{image_sets.MINIMUM} are needed",
-            "calibrate with real pictures of your domain",
+            "calibrate with real images of your domain",
         )
     return Ranges(
         method=method,
@@ -94,17 +95,17 @@ def calibrate(
     count: int,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Range]:
-    """The range of every activation that a Linear of the transformer reads.
+    """The range of every activation that a Linear of the transformer reads: activation -> range.
 
-    pictures: prepared images, float32 [3, H, W] each, streamed; `count` of them are expected.
-    method: one of `METHODS`. Returns activation -> range. Raises `CalibrationError` for NaN, for an
-    activation that is always 0, and for too few images.
+    pictures: prepared images, float32 [3, H, W] each, streamed. count: their expected number.
+    method: one of `METHODS`. Raises `CalibrationError` for NaN, for an activation that is always 0,
+    and for too few images.
     """
     found = sites(model)
     index = graph.Index(model)
     channels = sum(index.weights[site.linears[0].weight].dims[0] for site in found)
     most = min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * channels))
-    # Of a large set a token of each image is too much: then only every so many images give one.
+    # With a large set even one token per image is too much: then only every n-th image keeps one.
     tokens, every = max(1, most // max(count, 1)), max(1, -(-count // most))
     counters: dict[str, Histogram | Sample] = {
         site.activation: Sample(tokens, every) if method == "auto" else Histogram()
@@ -116,8 +117,8 @@ def calibrate(
             f"only {ran} images could be read", "give other images: --calibration DIR"
         )
     ranges: dict[str, Range] = {}
-    # Values first: their channels may be of any size, and how large an error in one is, only shows
-    # once they are migrated.
+    # Values come first: their channels have very different sizes, and an error in one of them can
+    # only be weighed after their migration.
     for number, site in enumerate(sorted(found, key=lambda site: site.values is None)):
         name, counter = site.activation, counters[site.activation]
         largest = _largest(counter)
@@ -142,7 +143,7 @@ def calibrate(
 def _run(
     model: ModelProto, pictures: Iterable[Tensor], counters: dict[str, Histogram | Sample]
 ) -> int:
-    """Run the pictures, and let each counter see its activation. Returns how many there were."""
+    """Run the pictures and add each activation to its counter; returns the number of pictures."""
     tensors = sorted(counters)
     probed = graph.skeleton(model)
     probed.graph.output.extend(
@@ -173,7 +174,7 @@ def _largest(counter: Histogram | Sample) -> float:
 def _weight(
     index: graph.Index, site: Site, everywhere: Sequence[Site], ranges: dict[str, Range]
 ) -> Tensor:
-    """The weights of a site's Linears side by side, [C, outputs], values already migrated."""
+    """The weights of a site's Linears side by side, [C, outputs], with value channels migrated."""
     parts = []
     for linear in site.linears:
         weight = index.array(linear.weight).astype(np.float32)

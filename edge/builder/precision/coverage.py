@@ -1,4 +1,4 @@
-"""What of a graph is quantised, and what is not: its products by kind, counted."""
+"""Coverage: how many matrix products of each kind are quantised in a graph."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Count:
-    """How many products there are of a kind, and how many of them are quantised."""
+    """The number of products of a kind, and how many of them are quantised."""
 
     quantised: int
     all: int
 
 
 def census(model: ModelProto) -> dict[str, Count]:
-    """The products of an FP32 or Q/DQ graph: kind -> count, in the order of the graph.
+    """The products of an FP32 or Q/DQ graph: kind -> count, in graph order.
 
     Kinds are the Linears' roles (`sites.roles`), "convolution", "attention" (a product of two
     activations) and "classifier" (any other with a constant weight).
@@ -35,39 +35,39 @@ def census(model: ModelProto) -> dict[str, Count]:
         for node in model.graph.node
         if node.op_type == "DequantizeLinear"
     }
-    plain = _plain(model, restored)
+    plain = _without_qdq(model, restored)
     index = Index(plain)
     try:
-        named = roles(plain)
-    except GraphError:  # no Linear at all
-        named = {}
+        linear_roles = roles(plain)
+    except GraphError:  # the graph has no Linear
+        linear_roles = {}
     found: dict[str, Count] = {}
     originals = {node.name: node for node in model.graph.node}
     for node in plain.graph.node:
         if node.op_type not in _PRODUCTS:
             continue
-        kind = _kind(index, node, named)
-        known = found.get(kind, Count(0, 0))
-        small = all(name in restored for name in originals[node.name].input[:2])
-        found[kind] = Count(known.quantised + small, known.all + 1)
+        kind = _kind(index, node, linear_roles)
+        before = found.get(kind, Count(0, 0))
+        quantised = all(name in restored for name in originals[node.name].input[:2])
+        found[kind] = Count(before.quantised + quantised, before.all + 1)
     return found
 
 
 def in_words(counts: Mapping[str, Count]) -> str:
-    """Such as "12 of 12 qkv, 0 of 1 convolution"."""
+    """Counts as text, such as "12 of 12 qkv, 0 of 1 convolution"."""
     return ", ".join(f"{count.quantised} of {count.all} {kind}" for kind, count in counts.items())
 
 
-def _kind(index: Index, node: NodeProto, named: Mapping[str, str]) -> str:
-    if node.name in named:
-        return named[node.name].partition("/")[2].partition(".")[0]
+def _kind(index: Index, node: NodeProto, linear_roles: Mapping[str, str]) -> str:
+    if node.name in linear_roles:
+        return linear_roles[node.name].partition("/")[2].partition(".")[0]
     if node.op_type == "Conv":
         return "convolution"
     return "classifier" if any(name in index.weights for name in node.input[:2]) else "attention"
 
 
-def _plain(model: ModelProto, restored: Mapping[str, str]) -> ModelProto:
-    """The graph without its Q/DQ, and without the numbers of its large weights."""
+def _without_qdq(model: ModelProto, restored: Mapping[str, str]) -> ModelProto:
+    """The graph without Q/DQ nodes, and without the data of its weights."""
     sources = dict(restored)
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
@@ -83,7 +83,7 @@ def _plain(model: ModelProto, restored: Mapping[str, str]) -> ModelProto:
                 name = sources[name]
             copy.input[position] = name
     for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.INT64:  # sizes of Splits
+        if tensor.data_type == TensorProto.INT64:  # the sizes of Splits are needed
             plain.graph.initializer.add().CopyFrom(tensor)
         else:
             plain.graph.initializer.add(

@@ -1,7 +1,7 @@
-"""What each Linear costs when it alone is INT8: the noise it brings into the outputs.
+"""Sensitivity: the noise in the outputs when a single Linear is INT8.
 
-One session measures them all. Each Linear's output gets something added that is nothing unless it
-is fed: the difference that quantising this Linear makes, worked out from the very activation.
+One session measures all Linears. The output of each Linear gets an addend that is 0 unless it is
+fed; to measure a Linear, the error of quantising it is computed from its activation and fed there.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from edge.files.storage import write_bytes
 
 __all__ = ["images_for", "measure", "read", "write"]
 
-RUNS = 96  # of the graph, about: a large model has many Linears, and each brings much to see
+RUNS = 96  # approximate number of runs of the graph; a large model has more Linears to measure
 
 Tensor = npt.NDArray[np.float32]
 
 
 def images_for(model: ModelProto) -> int:
-    """How many images to measure a graph's Linears on, 2 to 8."""
+    """The number of images on which a graph's Linears are measured, 2 to 8."""
     return min(8, max(2, RUNS // len(linears(model))))
 
 
@@ -42,9 +42,10 @@ def measure(
     pictures: Sequence[Tensor],
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
-    """SQNR of the outputs, in dB, with one Linear in INT8: MatMul's name -> dB, lowest is worst.
+    """SQNR of the outputs with only one Linear in INT8: MatMul's name -> dB; the lowest is worst.
 
-    pictures: prepared images, float32 [3, H, W] each.
+    pictures: prepared images, float32 [3, H, W] each. Raises `GraphError` for ranges that do not
+    fit the graph.
     """
     migrated, named = migrate(model, ranges)
     found = linears(migrated)
@@ -78,8 +79,7 @@ def _delta(linear: Linear) -> str:
 
 
 def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
-    """The graph's skeleton with an optional input added to the output of each Linear, and its
-    activations as outputs."""
+    """The graph's skeleton with an addend for each Linear's output, and activations as outputs."""
     result = graph.skeleton(model)
     by_name = {node.name: node for node in result.graph.node}
     adds = {}
@@ -88,7 +88,7 @@ def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
         out = node.output[0]
         node.output[0] = f"{out}_exact"
         adds[node.name] = helper.make_node("Add", [node.output[0], name], [out], f"{name}_add")
-        # An input with an initializer need not be fed.
+        # An input with an initializer is optional.
         result.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         result.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), name))
     nodes = []
@@ -105,10 +105,10 @@ def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
 
 
 def write(path: Path, measured: Mapping[str, float]) -> None:
-    """Keep what was measured as JSON. Raises `StorageError`."""
+    """Write the result of `measure` as JSON. Raises `StorageError`."""
     write_bytes(path, (json.dumps(dict(measured), indent=1) + "\n").encode())
 
 
 def read(path: Path) -> dict[str, float]:
-    """What `write` kept."""
+    """Read what `write` wrote."""
     return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}

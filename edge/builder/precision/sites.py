@@ -1,8 +1,8 @@
-"""Where a transformer's activations are quantised, and what stands before and after each place.
+"""Sites: the activations of a transformer that are quantised, with the nodes before and after.
 
-A site is an activation tensor and the Linears that read it. How far its channels can be scaled
-without changing the function depends on who makes it: a LayerNorm takes a division into its weight
-and bias, an attention output into the value projection, a GELU not at all.
+A site is an activation tensor with the Linears that read it. Whether its channels can be scaled
+without changing the function depends on the node before it: a LayerNorm's weight and bias can take
+a division, the value projection before an attention output can, a GELU cannot.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from edge.errors import GraphError
 
 __all__ = ["Bias", "Linear", "Site", "Values", "biases", "linears", "roles", "sites"]
 
-_MOVES = ("Reshape", "Transpose")  # what moves numbers about and changes none
-_ACTIVATIONS = ("Gelu", "Mul", "Relu", "Sigmoid", "Split", "Tanh")  # SiLU and gates multiply
+_MOVES = ("Reshape", "Transpose")  # move values without changing them
+_ACTIVATIONS = ("Gelu", "Mul", "Relu", "Sigmoid", "Split", "Tanh")  # Mul: of SiLU and gates
 
 
 @dataclass(frozen=True)
@@ -31,39 +31,40 @@ class Linear:
 
 @dataclass(frozen=True)
 class Values:
-    """The value projection behind an attention output: columns of a weight, and their bias."""
+    """The value projection before an attention output: columns of a weight, and their bias."""
 
     node: NodeProto  # the MatMul
-    first: int  # of the weight's columns that are values; as many as the output has channels
-    bias: tuple[NodeProto, int] | None  # its Add, and the position of the vector among the inputs
+    first: int  # the first column of the values; there are as many as the output has channels
+    bias: tuple[NodeProto, int] | None  # its Add, and the input position of the vector
 
 
 @dataclass(frozen=True)
 class Bias:
-    """Some of a Linear's outputs, and the Add of a constant vector to them, where there is one."""
+    """A part of a Linear's outputs, and the Add of a constant vector to it, if there is one."""
 
-    maker: NodeProto  # the MatMul, or the Split behind it
-    tensor: str  # what it makes
+    maker: NodeProto  # the MatMul, or the Split after it
+    tensor: str  # its output
     node: NodeProto | None  # the Add
-    position: int  # of the vector among its inputs
-    first: int
-    count: int
+    position: int  # input position of the vector in the Add
+    first: int  # the part's first column in the Linear's outputs
+    count: int  # the part's number of columns
 
 
 @dataclass(frozen=True)
 class Site:
+    """An activation that is quantised, with the Linears that read it."""
+
     activation: str
     linears: tuple[Linear, ...]
-    norm: NodeProto | None = None  # the LayerNormalization that makes it, for these readers alone
-    values: Values | None = None  # the value projection that it is a mixture of
+    norm: NodeProto | None = None  # the LayerNormalization before it, if only these Linears read it
+    values: Values | None = None  # the value projection before it, likewise
 
 
 def linears(model: ModelProto) -> list[Linear]:
     """The Linears of the transformer blocks: q, k, v, the output projection, fc1 and fc2.
 
-    They are the MatMuls with a constant weight that have a LayerNormalization both before and
-    after them; so neither the patch embedding nor the classifier head is one. Raises `GraphError`
-    when there is none.
+    They are the MatMuls with a constant weight and a LayerNormalization both before and after them,
+    which excludes the patch embedding and the classifier. Raises `GraphError` when there is none.
     """
     index = Index(model)
     before = _reached(model, index, down=True)
@@ -75,9 +76,7 @@ def linears(model: ModelProto) -> list[Linear]:
         if len(index.weights[node.input[1]].dims) == 2 and {node.output[0]} <= before & after:
             found.append(Linear(node, node.input[0], node.input[1]))
     if not found:
-        raise GraphError(
-            "the graph has no Linear to quantise", "build it in fp16: --precision fp16"
-        )
+        raise GraphError("the graph has no Linear to quantise", "build in FP16: --precision fp16")
     return found
 
 
@@ -85,21 +84,21 @@ def _reached(model: ModelProto, index: Index, *, down: bool) -> set[str]:
     """Tensors downstream (or upstream) of any LayerNormalization."""
     seeds = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
     waiting = [name for node in seeds for name in (node.output if down else node.input)]
-    seen: set[str] = set()
+    reached: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen:
+        if name in reached:
             continue
-        seen.add(name)
+        reached.add(name)
         if down:
             waiting.extend(out for node in index.readers.get(name, ()) for out in node.output)
         elif name in index.maker:
             waiting.extend(index.maker[name].input)
-    return seen
+    return reached
 
 
 def sites(model: ModelProto) -> list[Site]:
-    """The sites of all Linears, in the order of the graph. Raises `GraphError` without any."""
+    """The sites of all Linears, in graph order. Raises `GraphError` when there is none."""
     index = Index(model)
     readers: dict[str, list[Linear]] = {}
     for linear in linears(model):
@@ -107,7 +106,7 @@ def sites(model: ModelProto) -> list[Site]:
     found = []
     for activation, group in readers.items():
         maker, norm, values = index.maker.get(activation), None, None
-        # Somebody else who reads it would see it scaled.
+        # With another reader the activation must not be scaled.
         if len(index.readers[activation]) == len(group):
             norm = maker if maker is not None and maker.op_type == "LayerNormalization" else None
             values = _values(index, activation) if norm is None else None
@@ -116,10 +115,10 @@ def sites(model: ModelProto) -> list[Site]:
 
 
 def roles(model: ModelProto) -> dict[str, str]:
-    """What people call each Linear: its MatMul's name -> such as "3/fc1", blocks from 0.
+    """The role of each Linear: its MatMul's name -> block and role, such as "3/fc1"; blocks from 0.
 
-    qkv, proj, fc1, fc2; merge: Swin's between two stages; linear: what is none of these. A block
-    begins with qkv, and where there is no attention, as in ConvNeXt, with fc1.
+    Roles are qkv, proj, fc1, fc2; merge: Swin's Linear between two stages; linear: any other. A
+    block begins with qkv or, without attention as in ConvNeXt, with fc1.
     """
     index, everywhere = Index(model), sites(model)
     attended = {site.values.node.name for site in everywhere if site.values is not None}
@@ -146,7 +145,11 @@ def _role(
     first: set[str],
     behind: set[str],
 ) -> str:
-    """What a site's Linears are; attended: Linears that make values, first: all fc1."""
+    """The role of a site's Linears.
+
+    names: of their MatMuls. attended: Linears that compute values. first: all fc1. behind: the
+    Linears from which the activation is made element by element (`_behind`).
+    """
     if names & attended:
         return "qkv"
     if site.values is not None:
@@ -160,7 +163,7 @@ def _role(
 
 
 def _behind(index: Index, activation: str) -> set[str]:
-    """The Linears from which an activation is made element by element, as fc2's is from fc1."""
+    """The Linears from which an activation is computed element by element, as fc2's from fc1."""
     node = index.maker.get(activation)
     if node is None:
         return set()
@@ -171,13 +174,13 @@ def _behind(index: Index, activation: str) -> set[str]:
     made = [_behind(index, name) for name in node.input if name not in index.weights]
     if node.op_type in _ACTIVATIONS:
         return set().union(*made)
-    # The two sides of a residual come from different places.
+    # The two inputs of a residual Add come from different Linears.
     same = node.op_type == "Add" and all(other == made[0] for other in made)
     return made[0] if same else set()
 
 
 def _values(index: Index, activation: str) -> Values | None:
-    """The value projection, when `activation` is its rows mixed by attention, head by head."""
+    """The value projection before `activation`, if that is an attention output; else None."""
     product = _back(index, activation)
     if product is None or product.op_type != "MatMul":
         return None
@@ -205,7 +208,7 @@ def _values(index: Index, activation: str) -> Values | None:
 
 
 def _back(index: Index, name: str) -> NodeProto | None:
-    """The node that made `name`, past all that only moves numbers; None if others read it too."""
+    """The node that computes `name`, skipping `_MOVES`; None if others read its output, too."""
     while (node := index.maker.get(name)) is not None and len(index.readers[name]) == 1:
         if node.op_type not in _MOVES:
             return node
@@ -214,7 +217,7 @@ def _back(index: Index, name: str) -> NodeProto | None:
 
 
 def biases(index: Index, linear: Linear) -> list[Bias]:
-    """Where a constant is added to a Linear's outputs, or can be, in the order of the outputs."""
+    """The places where a constant is, or can be, added to a Linear's outputs, in output order."""
     after = index.readers.get(linear.node.output[0], [])
     if len(after) == 1 and after[0].op_type == "Split":
         sizes = [int(size) for size in index.array(after[0].input[1])]

@@ -226,7 +226,7 @@ def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
     ):
         with pytest.raises(CheckpointError) as caught:
             exporting.export(found, pixels(96))
-        assert "cannot see pictures of 96x96 (The size of tensor a" in caught.value.problem
+        assert "cannot process pictures of 96x96 (The size of tensor a" in caught.value.problem
         assert caught.value.hint == hint
 
 
@@ -243,6 +243,7 @@ def test_positions_of_pictures_that_are_not_square_are_refused(checkpoint, tmp_p
     refused(folder, 48, "takes pictures of 64x32 only", "leave out --image-size")
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_size(checkpoint, pictures, tmp_path):
     """In this process: a new one imports torch for longer than it exports."""
     out = tmp_path / "a.onnx"
