@@ -1,1 +1,1 @@
-"""What a checkpoint is, and what torch makes of it; only here are Hugging Face and timm known."""
+"""Checkpoints and their torch models; only this package knows Hugging Face and timm."""

@@ -1,9 +1,10 @@
-"""Attention in the one form that every TensorRT fuses rightly, for whatever transformers wrote.
+"""Attention in the form that every TensorRT version fuses correctly, for transformers' models.
 
-The scale is on the query, before the product: that keeps FP16 scores small (TensorRT issues 4328
-and 4333). What is added to the scores (relative positions, the mask of shifted windows) is one
-constant, and nothing stands between the products but it and Softmax. Most models ask transformers'
-AttentionInterface for `mixed`; those that have their attention written out are given a new one.
+The query is scaled before the product, which keeps FP16 scores small (TensorRT issues 4328 and
+4333). Whatever is added to the scores (relative positions, the mask of shifted windows) is one
+constant; between the two products there are only this addition and Softmax. Most models get this
+form through transformers' AttentionInterface (`interface`); modules that implement attention
+themselves get a new forward (`rewrite`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from edge.errors import require
 
 __all__ = ["interface", "rewrite"]
 
-# A shorter vector is all zeros, as those of padding are; smaller numbers FP16 has not.
+# Lower bound of a vector's length: FP16's smallest normal number. Shorter vectors are all zeros, as
+# those of padding.
 SHORTEST = 2.0**-14
 
 
@@ -25,17 +27,17 @@ def interface(
 ) -> tuple[Any, None]:
     """Attention as transformers' AttentionInterface calls it, [batch, heads, tokens, head size].
 
-    A picture has no padding: a mask is what the model adds to the scores, such as relative
-    positions.
+    query, key and value have this shape; the result is [batch, tokens, heads, head size]. Pictures
+    have no padding: `mask` is what the model adds to the scores, such as relative positions.
     """
     return _mixed(query * scaling, key, value, mask).transpose(1, 2).contiguous(), None
 
 
 def rewrite(model: Any) -> None:
-    """Change those modules of a torch model that would not be exported in the form above.
+    """Change the modules of a torch model that would not be exported in the form above.
 
-    The model must then be run once before it is traced: what does not depend on the picture is
-    worked out there, and is a constant in the trace.
+    The model must then run once before it is traced: values that do not depend on the picture are
+    computed in that run, and are constants in the trace.
     """
     torch = require("torch")
     written = {
@@ -53,24 +55,28 @@ def rewrite(model: Any) -> None:
         elif kind in ("SwinLayer", "Swinv2Layer"):
             module.get_attn_mask = _once(module.get_attn_mask)
         elif kind == "AdaptiveAvgPool1d" and module.output_size == 1:
-            # As it is it becomes a Gather of indices that are made for each batch.
+            # It would be exported as a Gather with indices that are computed for each batch.
             module.forward = partial(torch.mean, dim=-1, keepdim=True)
 
 
 def _once(make: Any) -> Any:
-    """A function that gives what `make` gave at the first call; an engine has one picture size."""
-    kept: list[Any] = []
+    """A function that always returns the first result of `make`; an engine has one picture size."""
+    results: list[Any] = []
 
-    def call(*given: Any, **named: Any) -> Any:
-        if not kept:
-            kept.append(make(*given, **named))
-        return kept[0]
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if not results:
+            results.append(make(*arguments, **keywords))
+        return results[0]
 
     return call
 
 
 def _mixed(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
-    """[batch, heads, tokens, head size] of each; query is scaled, bias fits the scores."""
+    """The values mixed by attention, [batch, heads, tokens, head size].
+
+    query, key, value: of the same shape, the query scaled. bias: broadcastable to the scores
+    [batch, heads, tokens, tokens].
+    """
     scores = query @ key.transpose(2, 3)
     if bias is not None:
         scores = scores + bias
@@ -80,8 +86,9 @@ def _mixed(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
 def _in_windows(query: Any, key: Any, value: Any, constant: Any) -> Any:
     """Attention within windows, [batch * windows, tokens, channels].
 
-    Each is [batch * windows, heads, tokens, head size], the constant [windows or 1, heads, tokens,
-    tokens]. Where windows differ in it they count as further heads: then it fits any batch.
+    query, key, value: [batch * windows, heads, tokens, head size]. constant: added to the scores,
+    [windows or 1, heads, tokens, tokens]. Where it differs between windows, the windows are treated
+    as further heads, so that the constant fits any batch.
     """
     _, heads, tokens, size = query.shape
     if len(constant) > 1:
@@ -93,8 +100,10 @@ def _in_windows(query: Any, key: Any, value: Any, constant: Any) -> Any:
 
 
 def _added(bias: Any, mask: Any) -> Any:
-    """What is added to scores: bias [heads, tokens, tokens], of shifted windows with their mask
-    [windows, tokens, tokens]."""
+    """The constant for the scores, [windows or 1, heads, tokens, tokens].
+
+    bias: [heads, tokens, tokens]. mask: of shifted windows, [windows, tokens, tokens].
+    """
     return bias[None] if mask is None else bias[None] + mask[:, None]
 
 
@@ -116,7 +125,7 @@ def _swin(module: Any) -> Any:
 
 
 def _swinv2(module: Any) -> Any:
-    """The scores are cosines, times a factor of each head; the mask counts twice."""
+    """Swinv2: the scores are cosines, times a factor per head; the mask is added twice."""
     torch = require("torch")
     size, area = module.attention_head_size, module.window_size[0] * module.window_size[1]
     shortest = torch.tensor(SHORTEST)
@@ -131,7 +140,7 @@ def _swinv2(module: Any) -> Any:
 
     def unit(states: Any) -> Any:
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        # Not clamp: TensorRT takes a Clip without an end for one at FP32's largest number.
+        # Not clamp: TensorRT gives a Clip without a maximum FP32's largest number as maximum.
         return states / torch.maximum(length, shortest)
 
     def forward(states: Any, mask: Any = None, *_: Any, **__: Any) -> tuple[Any]:
@@ -157,9 +166,9 @@ def _mobilevit(module: Any) -> Any:
 
 
 def _siglip_pooling(module: Any) -> Any:
-    """Tokens [batch, tokens, channels] -> [batch, channels]; the query is one, a constant.
+    """SigLIP's pooling: tokens [batch, tokens, channels] -> [batch, channels]; constant query.
 
-    torch's MultiheadAttention leaves a graph in which no Linear stands as in a block.
+    The graph of torch's MultiheadAttention would have no Linears like those of a block.
     """
     linear, inside = require("torch").nn.functional.linear, module.attention
     size = inside.head_dim

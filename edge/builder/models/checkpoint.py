@@ -1,4 +1,4 @@
-"""Read a checkpoint's folder without torch: is it whole, safe, and of a kind that we build?"""
+"""Checkpoints, read without torch: checked to be complete, safe and of a supported kind."""
 
 from __future__ import annotations
 
@@ -31,38 +31,40 @@ __all__ = ["Checkpoint", "read_checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose config, weights and processor were found and understood."""
+    """A checkpoint whose config, weights and processor were found and are supported."""
 
     name: str  # as the user gave it: a path or a hub id
     folder: Path
-    config: Mapping[str, Any]  # what its config.json says
+    config: Mapping[str, Any]  # the content of config.json
     architecture: str
     family: Family
     head: Head
     preprocess: Preprocess
-    image_size: int | None = None  # pixels of a side, if others than it was trained with
+    image_size: int | None = None  # pixels per side, if another size than it was trained with
 
     @property
     def files(self) -> list[Path]:
-        """What a fingerprint must cover."""
+        """The files that a fingerprint must cover."""
         return folders.files(self.folder)
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """Operators that its graph must have, each in one piece."""
+        """Operators that its graph must have as single nodes."""
         return fused_of(self.family, vision_of(self.name, self.config))
 
 
 def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # noqa: B008 - frozen
-    """Read a checkpoint folder, or fetch a hub id's.
+    """Read a checkpoint from a folder, or download it by its hub id.
 
-    Raises `CheckpointError` when it is missing, corrupt, has no safetensors, or is of an
-    architecture or with a processor that is not supported.
+    Raises `CheckpointError` when it is missing or corrupt, has no safetensors, or when its
+    architecture or processor is not supported.
     """
     folder = Path(name)
     if not folder.is_dir():
         folder = hub.fetch(name)
-    config = folders.read_json(folder / "config.json", "this is no Hugging Face checkpoint")
+    config = folders.read_json(
+        folder / "config.json", "give the folder of a Hugging Face checkpoint"
+    )
     family, architecture = family_of(name, config)
     task = task_of(name, family, architecture, request.task)
     folders.check_weights(name, folder)
@@ -78,15 +80,15 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
 
 
 def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family) -> Preprocess:
-    """How pictures are prepared of the size that it was trained with."""
+    """The preprocessing for pictures of the size that the checkpoint was trained with."""
     if family is FAMILIES[TIMM]:
-        prepared = config.get("pretrained_cfg")
-        if not isinstance(prepared, dict):
+        settings = config.get("pretrained_cfg")
+        if not isinstance(settings, dict):
             raise CheckpointError(
-                f"{name}: config.json has no pretrained_cfg, which says how timm prepares pictures",
+                f"{name}: config.json has no pretrained_cfg, which describes timm's preprocessing",
                 "download config.json again, or save the model with timm",
             )
-        return from_timm(prepared)
+        return from_timm(settings)
     vision = vision_of(name, config)
     if vision.get("num_channels", 3) != 3:
         raise CheckpointError(f"{name} takes {vision['num_channels']} channels", "use an RGB model")
@@ -98,12 +100,15 @@ def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family)
 def _resized(
     name: str, config: dict[str, Any], family: Family, preprocess: Preprocess, side: int
 ) -> Preprocess:
-    """How pictures of `side` x `side` are prepared. Raises `CheckpointError` if it takes none."""
+    """The preprocessing for pictures of `side` x `side`.
+
+    Raises `CheckpointError` if the checkpoint cannot take pictures of that size.
+    """
     width, height = preprocess.width, preprocess.height
-    # transformers takes any table of positions for that of a square.
+    # transformers assumes that every table of positions is that of a square.
     if width != height and family is not FAMILIES[TIMM]:
         raise CheckpointError(
-            f"{name} is a {family.name} that takes pictures of {width}x{height} only",
+            f"{name} is a {family.name} that only takes pictures of {width}x{height}",
             "leave out --image-size",
         )
     try:
@@ -117,12 +122,12 @@ def _resized(
         return resized(preprocess, side)
     except ValueError as error:
         raise CheckpointError(
-            f"{name} cannot have --image-size {side}: {error}", "choose a smaller one"
+            f"{name} cannot have --image-size {side}: {error}", "choose a smaller size"
         ) from error
 
 
 def _image_size(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) that the model takes."""
+    """The input size of the model, (height, width)."""
     size = config.get("image_size", 224)
     sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
     if not all(type(side) is int and side > 0 for side in sides):

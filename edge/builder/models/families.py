@@ -1,7 +1,7 @@
-"""The families of vision transformers that are built, by the model_type of config.json; no torch.
+"""The supported families of vision transformers, by the model_type of config.json; no torch.
 
-What is known of a model before it is loaded: which tasks it has been made for, and what TensorRT
-must find in one piece in its graph.
+A family describes what is known of a model before it is loaded: its tasks, and the operators that
+its graph must have as single nodes for TensorRT.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ TIMM = "timm_wrapper"
 class Family:
     """Checkpoints of one model_type.
 
-    name     as people call it
-    tasks    class of transformers that saved the checkpoint -> what can be built of it, the usual
-             task first
-    fused    operators that its graph must have, each in one piece; see `fused_of`
-    sized    pictures must be of config.json's image_size; else it is that of pretraining, and the
-             processor says which size the checkpoint is used with
-    special  tokens that stand before those of patches, the first of them the class's; 0: there are
-             none, or the last layer gives a map. Registers come on top, config.json counts them
-    step     `vision_of` config.json -> what the sides of pictures are multiples of, when they are
-             of another size than it was trained with (1: its model says more). Raises ValueError
-             for a config.json of odd values
-    sigmoid  of zero-shot: a label's probability is its own, and prompts are padded to full length
-    processor  of pictures, where a checkpoint names none: that of transformers for the model_type,
-             and for what it has none for, that of the model it is the pictures' side or a kin of
+    name     for people
+    tasks    transformers class that saved the checkpoint -> tasks that can be built from it, the
+             default first
+    fused    operators that its graph must have as single nodes; see `fused_of`
+    sized    pictures must have config.json's image_size; False: that is the size of pretraining,
+             and the processor defines the size that the checkpoint is used with
+    special  number of tokens before the patch tokens, the class token first; 0: there are none, or
+             the last layer outputs a map. Registers are counted in config.json and come on top
+    step     function of `vision_of` config.json: the number of pixels of which the sides of
+             pictures must be multiples, for another size than it was trained with (1: the model
+             itself checks more). Raises ValueError for invalid values in config.json
+    sigmoid  for zero-shot: labels are independent, and prompts are padded to full length
+    processor  default image processor where a checkpoint names none: the one of transformers for
+             the model_type, or else that of the model of which it is the vision part or a relative
     """
 
     name: str
@@ -56,38 +56,41 @@ def _classifier(prefix: str) -> dict[str, tuple[Task, ...]]:
     }
 
 
-def _whole(config: Mapping[str, Any], key: str, usual: int) -> int:
-    """A number of pixels, the largest where there are several. Raises ValueError."""
-    size = config.get(key, usual)
+def _pixels(config: Mapping[str, Any], key: str, default: int) -> int:
+    """A number of pixels, the largest if there are several. Raises ValueError."""
+    size = config.get(key, default)
     sides = size if isinstance(size, list) else [size]
     if not sides or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"{key} {size!r}")
     return int(max(sides))
 
 
-def _patch(usual: int) -> Callable[[Mapping[str, Any]], int]:
-    """The side of a patch, or of the longer one of its two; `usual` where config.json has none."""
-    return lambda config: _whole(config, "patch_size", usual)
+def _patch(default: int) -> Callable[[Mapping[str, Any]], int]:
+    """A `Family.step`: the longer side of a patch; `default` where config.json has none."""
+    return lambda config: _pixels(config, "patch_size", default)
 
 
 def _stages(config: Mapping[str, Any]) -> int:
-    """The pixels of a side that become one token: each stage but the first halves a side."""
+    """A `Family.step`: pixels per token of the last stage; each but the first halves a side."""
     depths = config.get("depths", _DEPTHS)
     if not isinstance(depths, list) or not depths:
         raise ValueError(f"depths {depths!r}")
-    return _whole(config, "patch_size", 4) << len(depths) - 1
+    return _pixels(config, "patch_size", 4) << len(depths) - 1
 
 
 _DEPTHS = [2, 2, 6, 2]  # of a Swin whose config.json has none
-# Values of hidden_act that are one node in a graph; the others are made of several.
+# Values of hidden_act that are exported as a single node; the others become several nodes.
 _GELU = ("gelu", "gelu_pytorch_tanh")
-# DINOv2's giant has SiLU gates, as MobileViT has SiLU, and most CLIPs x * sigmoid(1.702 x).
+# No Gelu: DINOv2's giant has SiLU gates, MobileViT has SiLU, most CLIPs have x * sigmoid(1.702 x).
 _ATTENTION = ("LayerNormalization", "Softmax")
 _POINTWISE = ("LayerNormalization", "Gelu")
 
 
 def _map(name: str, prefix: str, processor: str, fused: tuple[str, ...], step: int) -> Family:
-    """One whose layers make maps, whatever the size of pictures; step: pixels of its last one's."""
+    """A family whose layers output maps, for any picture size.
+
+    step: pixels per element of the last map.
+    """
     return Family(
         name,
         _classifier(prefix),
@@ -133,7 +136,7 @@ FAMILIES: dict[str, Family] = {
     "convnext": _map("ConvNeXt", "ConvNext", "ConvNext", _POINTWISE, step=32),
     "convnextv2": _map("ConvNeXt V2", "ConvNextV2", "ConvNext", _POINTWISE, step=32),
     "mobilevit": _map("MobileViT", "MobileViT", "MobileViT", _ATTENTION, step=64),
-    # Of many architectures: what they have in common is checked, their sizes by timm itself.
+    # timm has many architectures: only their common operator is checked; timm checks the sizes.
     TIMM: Family("timm", _classifier("TimmWrapper"), ("LayerNormalization",), step=lambda _: 1),
     "vit_mae": Family(
         "ViTMAE",
@@ -181,62 +184,63 @@ FAMILIES: dict[str, Family] = {
 def family_of(name: str, config: Mapping[str, Any]) -> tuple[Family, str]:
     """A checkpoint's family, and the architecture that config.json names.
 
-    Raises `CheckpointError` for what is none of ours.
+    Raises `CheckpointError` for an unsupported family or architecture.
     """
     architectures, model_type = config.get("architectures"), config.get("model_type")
-    if "pretrained_cfg" in config and model_type in (None, TIMM):  # as timm itself writes it
+    if "pretrained_cfg" in config and model_type in (None, TIMM):  # config.json written by timm
         model_type = TIMM
-        usual = "ForImageClassification" if config.get("num_classes") else "Model"
-        architectures = architectures or [f"TimmWrapper{usual}"]
+        kind = "ForImageClassification" if config.get("num_classes") else "Model"
+        architectures = architectures or [f"TimmWrapper{kind}"]
     if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(
             f"{name}: config.json names no architectures",
-            'write the class that saved it: "architectures": ["ViTForImageClassification"]',
+            'add the class that saved it, such as "architectures": ["ViTForImageClassification"]',
         )
     architecture = str(architectures[0])
     family = FAMILIES.get(str(model_type))
     if family is None:
         known = sorted({family.name for family in FAMILIES.values()})
         raise CheckpointError(
-            f"{name} is a {architecture}, which is no vision transformer that vit-edge builds",
+            f"{name} is a {architecture}, which vit-edge does not support",
             f"use one of these families: {', '.join(known)}",
         )
     if architecture not in family.tasks:
         raise CheckpointError(
-            f"{name} is a {architecture}, which vit-edge does not build",
-            f"of {family.name} it builds: {', '.join(family.tasks)}",
+            f"{name} is a {architecture}, which vit-edge does not support",
+            f"supported for {family.name}: {', '.join(family.tasks)}",
         )
     return family, architecture
 
 
 def vision_of(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What config.json says of the side of pictures, of two sides or of its only one.
+    """The part of config.json about the vision model: all of it if there is no text model.
 
-    Raises `CheckpointError`.
+    Raises `CheckpointError` when vision_config is not an object.
     """
-    vision = config.get("vision_config_dict")  # of an early CLIP; transformers takes it alone
+    vision = config.get("vision_config_dict")  # of an early CLIP; transformers reads only this
     if vision is None:
         vision = config.get("vision_config", config)
     if not isinstance(vision, dict):
         raise CheckpointError(
-            f"{name}: vision_config in config.json is no object", "download the checkpoint again"
+            f"{name}: vision_config in config.json is not an object",
+            "download the checkpoint again",
         )
     return vision
 
 
 def fused_of(family: Family, vision: Mapping[str, Any]) -> tuple[str, ...]:
-    """What its graph must have in one piece, with the activation that config.json asks for."""
+    """Operators that a graph must have as single nodes, with the activation of config.json."""
     if vision.get("hidden_act", "gelu") in _GELU:
         return family.fused
     return tuple(operator for operator in family.fused if operator != "Gelu")
 
 
-def task_of(name: str, family: Family, architecture: str, asked: Task | None) -> Task:
-    """The task that is asked for, or the usual one. Raises `CheckpointError` for another's."""
-    able = family.tasks[architecture]
-    if asked is not None and asked not in able:
+def task_of(name: str, family: Family, architecture: str, requested: Task | None) -> Task:
+    """The requested task, or the default. Raises `CheckpointError` for an unsupported task."""
+    tasks = family.tasks[architecture]
+    if requested is not None and requested not in tasks:
         raise CheckpointError(
-            f"{name} is a {architecture}, which is not for {asked}",
-            f"leave out --task, or choose of: {', '.join(able)}",
+            f"{name} is a {architecture}, which does not support {requested}",
+            f"leave out --task, or choose from: {', '.join(tasks)}",
         )
-    return asked or able[0]
+    return requested or tasks[0]

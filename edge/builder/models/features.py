@@ -1,4 +1,4 @@
-"""What a backbone gives for a picture, as one vector: an embedding."""
+"""Pooling: one embedding per picture from the output of a backbone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["pooled", "unit"]
 
 
 def unit(vectors: Any) -> Any:
-    """Vectors torch [N, channels] with length 1.
+    """Vectors, torch [N, channels], scaled to length 1.
 
-    Without the epsilon of torch's own: FP16 has no number that small, and no picture gives 0.
+    Without the epsilon of torch's normalize, which FP16 cannot represent; no picture gives 0.
     """
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 def pooled(checkpoint: Checkpoint, model: Any) -> Callable[[Any], Any]:
-    """What makes one vector, torch [N, channels], of the output of a checkpoint's model.
+    """A function that pools the output of a checkpoint's model to torch [N, channels].
 
-    The mean is that of patches: neither the class's token, nor a distillation token, nor registers
-    belong to it. Raises `CheckpointError`, once it is called, where the model itself pools nothing.
+    The mean covers patch tokens only: not the class token, a distillation token or registers. The
+    function raises `CheckpointError` for pooling `own` when the model has no pooling.
     """
     head = checkpoint.head
     special = checkpoint.family.special + getattr(model.config, "num_register_tokens", 0)
@@ -41,6 +41,6 @@ def pooled(checkpoint: Checkpoint, model: Any) -> Callable[[Any], Any]:
         hidden = output.last_hidden_state  # tokens [N, tokens, C], or a map [N, C, rows, columns]
         return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden[:, special:].mean(1)
 
-    ways = {"own": own, "cls": lambda output: output.last_hidden_state[:, 0], "mean": mean}
-    way = ways[head.pooling or "own"]
-    return (lambda output: unit(way(output))) if head.normalised else way
+    poolings = {"own": own, "cls": lambda output: output.last_hidden_state[:, 0], "mean": mean}
+    pool = poolings[head.pooling or "own"]
+    return (lambda output: unit(pool(output))) if head.normalised else pool

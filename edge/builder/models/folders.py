@@ -1,7 +1,7 @@
-"""What a checkpoint's folder holds: its JSON read, its weights looked at.
+"""The files of a checkpoint's folder: reads its JSON and checks its weights.
 
-Weights are taken from safetensors only: a pickle can run code when it is opened, so one is refused
-rather than read, and code that travels with a checkpoint is never run.
+Weights are read from safetensors only. Pickles can run code when they are opened, so they are
+refused; code that comes with a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ __all__ = [
     "weights",
 ]
 
-# What the words of a tokenizer are in, and what else it is made of.
-_WORDS = ("tokenizer.json", "vocab.json", "*.model")
+# The files with a tokenizer's vocabulary, and all files of tokenizers.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "*.model")
 _TOKENIZERS = (
-    *_WORDS,
+    *_VOCABULARIES,
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# Of pictures alone; of texts, too, with that of pictures in it.
+# An image processor; a processor of texts and images that contains one.
 _PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
-# All weights, or which of them is in which shard.
+# All weights in one file; the index of weights in several shards.
 _WEIGHTS, _SHARDS = "model.safetensors", "model.safetensors.index.json"
 _SMALL = ("config.json", _PROCESSOR, _PROCESSORS, *_TOKENIZERS, _SHARDS)
-# What is read of a repository; a star stands for slashes, too, where these are used.
+# The files that are downloaded from the hub; there, a star also matches slashes.
 FETCHED = (*_SMALL, _WEIGHTS, "model-*-of-*.safetensors")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def files(folder: Path) -> list[Path]:
-    """What a fingerprint must cover: config, processor, tokenizer and weights."""
+    """The files that a fingerprint must cover: config, processor, tokenizer and weights."""
     small = {path for pattern in _SMALL for path in folder.glob(pattern)}
     return sorted(small.union(weights(folder)))
 
 
 def weights(folder: Path) -> list[Path]:
-    """The files of its weights that transformers reads: the one that has all, or an index's shards.
+    """The weight files that transformers reads: the single file, or the shards of the index.
 
-    What else there is, such as weights averaged in training or another library's, is not read.
-    Raises `CheckpointError` for an index that is none.
+    Other weights, such as weights averaged in training or another library's, are not read. Returns
+    [] without weights. Raises `CheckpointError` for an invalid index.
     """
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
@@ -64,13 +64,13 @@ def weights(folder: Path) -> list[Path]:
     again = "download the checkpoint again"
     places = read_json(folder / _SHARDS, again).get("weight_map")
     shards = set(places.values()) if isinstance(places, dict) else set()
-    if not shards or not all(isinstance(one, str) and one == Path(one).name for one in shards):
-        raise CheckpointError(f"{folder / _SHARDS} names no files of weights", again)
+    if not shards or not all(isinstance(name, str) and name == Path(name).name for name in shards):
+        raise CheckpointError(f"{folder / _SHARDS} lists no weight files", again)
     return [folder / shard for shard in sorted(shards)]
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A file's object. Raises `CheckpointError`, with `hint` when there is no such file."""
+    """Read a JSON object. Raises `CheckpointError`, with `hint` when the file does not exist."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -85,11 +85,12 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
 
 
 def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The file that has the processor of pictures, and its configuration.
+    """The name of the file with the image processor, and the processor's configuration.
 
-    Where there are two, transformers takes that of the processor of texts and pictures.
+    If both files have one, transformers uses the one in the processor of texts and images. Raises
+    `CheckpointError` when there is none.
     """
-    hint = "save the processor beside the model: processor.save_pretrained(folder)"
+    hint = "save the processor with the model: processor.save_pretrained(folder)"
     if (folder / _PROCESSORS).is_file():
         inside = read_json(folder / _PROCESSORS, hint).get("image_processor")
         if isinstance(inside, dict):
@@ -98,17 +99,17 @@ def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_tokenizer(name: str, folder: Path) -> None:
-    """Raises `CheckpointError` when there is none."""
-    if not any(any(folder.glob(words)) for words in _WORDS):
+    """Raise `CheckpointError` when the folder has no tokenizer."""
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         raise CheckpointError(
             f"{name} has no tokenizer, which zero-shot labels need",
-            "save it beside the model: tokenizer.save_pretrained(folder)",
+            "save it with the model: tokenizer.save_pretrained(folder)",
         )
 
 
 def check_pickles(name: str, names: Iterable[str]) -> None:
-    """Raises `CheckpointError` when there are pickles among the names of a checkpoint's files."""
-    if any(fnmatchcase(one, pattern) for one in names for pattern in _PICKLES):
+    """Raise `CheckpointError` when there are pickles among the file names of a checkpoint."""
+    if any(fnmatchcase(file, pattern) for file in names for pattern in _PICKLES):
         code = (
             f"import transformers as t; n = {json.dumps(name)}; "
             f"d = {json.dumps(Path(name).name + '-safetensors')}; "
@@ -117,30 +118,30 @@ def check_pickles(name: str, names: Iterable[str]) -> None:
             "t.AutoProcessor.from_pretrained(n).save_pretrained(d)"
         )
         raise CheckpointError(
-            f"{name} has pickled weights only, which can run code when opened",
-            f"if you trust them, make a folder with safetensors: python -c {shlex.quote(code)}",
+            f"{name} only has pickled weights, which can run code when opened",
+            f"if you trust them, convert them to safetensors: python -c {shlex.quote(code)}",
         )
 
 
 def check_weights(name: str, folder: Path) -> None:
-    """See that there are safetensors, and whole ones. Raises `CheckpointError`."""
+    """Check that there are safetensors and that they are intact. Raises `CheckpointError`."""
     found = weights(folder)
     if not found:
         check_pickles(name, (path.name for path in folder.iterdir()))
         raise CheckpointError(
             f"{name} has no weights ({_WEIGHTS}, or the shards of {_SHARDS})",
-            "download it again, whole, or choose one that has safetensors",
+            "download the complete checkpoint, or choose one that has safetensors",
         )
     safetensors = require("safetensors")
     for path in found:
         if not path.is_file():
             raise CheckpointError(
-                f"{path} is missing, which {_SHARDS} names", "download the checkpoint again"
+                f"{path} is missing, but {_SHARDS} lists it", "download the checkpoint again"
             )
         try:
             with safetensors.safe_open(str(path), framework="np"):
                 pass
         except Exception as error:  # SafetensorError has no public base
             raise CheckpointError(
-                f"{path} is corrupt or cut off ({error})", "download the checkpoint again"
+                f"{path} is corrupt or truncated ({error})", "download the checkpoint again"
             ) from error

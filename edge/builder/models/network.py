@@ -1,4 +1,4 @@
-"""Checkpoint -> the torch module that is exported: pictures in, logits or an embedding out."""
+"""The torch module of a checkpoint that is exported: pictures in, logits or an embedding out."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ATTENTION = "edge_vit"
 
 
 def load(checkpoint: Checkpoint) -> Any:
-    """The checkpoint as transformers runs it, every weight of it from the file.
+    """The checkpoint as transformers (or timm) runs it; every weight comes from its files.
 
     A torch module: pixel_values float32 [N, 3, H, W] -> float32 [N, outputs], logits or embeddings
-    by `checkpoint.head`. Raises `CheckpointError` for weights that do not fit the config.
+    as `checkpoint.head` defines. Raises `CheckpointError` for weights that do not match the config.
     """
     torch = require("torch")
 
@@ -45,20 +45,22 @@ def load(checkpoint: Checkpoint) -> Any:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
         return Network(model, lambda pictures: model(pixel_values=pictures).logits).eval()
     model = _backbone(checkpoint)
-    see = getattr(model, "get_image_features", model)  # of two halves the one that sees
+    encode = getattr(model, "get_image_features", model)  # the image encoder of a CLIP or SigLIP
     if checkpoint.head.task == ZERO_SHOT:
         model.similarity = texts.similarity(checkpoint, model)
-        return Network(model, lambda pictures: model.similarity(see(pixel_values=pictures))).eval()
+        return Network(
+            model, lambda pictures: model.similarity(encode(pixel_values=pictures))
+        ).eval()
     if hasattr(model, "get_text_features"):
-        model.text_model = model.text_projection = None  # nobody asks for it
+        model.text_model = model.text_projection = None  # not needed; frees its memory
     pooled = features.pooled(checkpoint, model)
-    return Network(model, lambda pictures: pooled(see(pixel_values=pictures))).eval()
+    return Network(model, lambda pictures: pooled(encode(pixel_values=pictures))).eval()
 
 
 def for_export(network: Any, example: Any) -> None:
-    """Let the network of `load` attend in the form that TensorRT fuses.
+    """Change the attention of a network of `load` to the form that TensorRT fuses.
 
-    example: a batch of pictures, torch float32 [N, 3, H, W] in the size of the trace to come.
+    example: a batch of pictures, torch float32 [N, 3, H, W], of the size that will be traced.
     """
     network.rewrite(network.model)
     with require("torch").no_grad():
@@ -66,20 +68,21 @@ def for_export(network: Any, example: Any) -> None:
 
 
 def _rewrite(model: Any) -> None:
-    """Let a model of transformers attend in the form that TensorRT fuses."""
+    """Change the attention of a transformers model to the form that TensorRT fuses."""
     attention.rewrite(model)
     model.set_attn_implementation(ATTENTION)
 
 
 def _backbone(checkpoint: Checkpoint) -> Any:
-    """The model without a head for classes."""
+    """The model without a classification head."""
     transformers = require("transformers")
     if CLASSIFICATION in checkpoint.family.tasks[checkpoint.architecture]:
         config = transformers.AutoConfig.from_pretrained(checkpoint.folder)
-        seeing = getattr(config, "vision_config", config)  # a CLIP's classifier has no other side
-        return _pretrained(transformers.AutoModel, checkpoint, config=seeing)
+        # A CLIP that was fine-tuned as a classifier has only a vision model.
+        vision = getattr(config, "vision_config", config)
+        return _pretrained(transformers.AutoModel, checkpoint, config=vision)
     if checkpoint.family.name == "ViTMAE":
-        # Its own class hides most of a picture, and shuffles the rest. What that trains is a ViT.
+        # Its own class masks most of a picture and shuffles the rest; the trained network is a ViT.
         config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
         return _pretrained(transformers.ViTModel, checkpoint, config=config)
     return _pretrained(getattr(transformers, checkpoint.architecture), checkpoint)
@@ -96,10 +99,10 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told of, and named by `check_shapes`
+            ignore_mismatched_sizes=True,  # `check_shapes` reports them in our own words
             **more,
         )
-    except Exception as error:  # a config of odd values can raise anything in transformers
+    except Exception as error:  # invalid values in a config can raise anything in transformers
         raise CheckpointError(
             f"{checkpoint.name} cannot be loaded ({reason(error)})", "download the checkpoint again"
         ) from error
@@ -112,10 +115,10 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
 
 
 def _interpolate(checkpoint: Checkpoint, model: Any, side: int) -> None:
-    """Let a model of transformers take pictures of `side` x `side`, or raise `CheckpointError`."""
+    """Adapt a transformers model to pictures of `side` x `side`. Raises `CheckpointError`."""
     try:
         resolution.interpolate(model, side)
-    except Exception as error:  # such as patches that are not square
+    except Exception as error:  # for example patches that are not square
         raise CheckpointError(
             f"{checkpoint.name} cannot be built for pictures of {side}x{side} ({reason(error)})",
             "leave out --image-size",
@@ -124,7 +127,10 @@ def _interpolate(checkpoint: Checkpoint, model: Any, side: int) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's and transformers' chatter off the terminal; our errors say what matters."""
+    """Suppress log messages and warnings of torch and transformers; our errors report problems.
+
+    Also registers `attention.interface` with transformers as `ATTENTION`.
+    """
     transformers = require("transformers")
     transformers.AttentionInterface.register(ATTENTION, attention.interface)
     transformers.utils.logging.set_verbosity_error()

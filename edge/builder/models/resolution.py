@@ -1,9 +1,9 @@
-"""Pictures of another size than a checkpoint was trained with.
+"""Support for picture sizes other than the one that a checkpoint was trained with.
 
-A transformer knows its patches by position embeddings. They are interpolated once, while an engine
-is built, as transformers does it on every call with `interpolate_pos_encoding=True`; the graph has
-them as constants. BEiT fits its tables of relative positions to each picture by itself, and windows
-(Swin, Swinv2) stay as large as they were: what is known of positions in them serves any picture.
+Position embeddings belong to a number of patches. They are interpolated once, in the build, as
+transformers does on every call with `interpolate_pos_encoding=True`; in the graph they are
+constants. BEiT adapts its tables of relative positions itself. Windows (Swin, Swinv2) keep their
+size, so their positions fit any picture.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ __all__ = ["check_side", "interpolate"]
 
 
 def check_side(name: str, side: int, step: int) -> None:
-    """See that pictures of `side` x `side` pixels divide into patches of `step`.
+    """Check that pictures of `side` x `side` pixels divide into patches of `step` pixels.
 
-    Raises `CheckpointError` with the nearest sizes that do.
+    Raises `CheckpointError` with the nearest valid sizes.
     """
     if side % step:
         below = side // step * step
-        good = " or ".join(str(size) for size in (below, below + step) if size)
+        valid = " or ".join(str(size) for size in (below, below + step) if size)
         raise CheckpointError(
             f"{name} takes pictures whose sides are multiples of {step}, not {side}",
-            f"use --image-size {good}",
+            f"use --image-size {valid}",
         )
 
 
 def interpolate(model: Any, side: int) -> None:
-    """Give a transformers model, in place, the position embeddings for pictures of `side` pixels.
+    """Interpolate the position embeddings of a transformers model for `side` x `side`, in place.
 
-    Every part of it that has some (`interpolate_pos_encoding`) gets its own; a model without any,
-    such as a ConvNeXt or most BEiTs, takes pictures of any size as it is.
+    All modules with `interpolate_pos_encoding` are changed. A model without such modules, such as a
+    ConvNeXt or most BEiTs, takes pictures of any size unchanged.
     """
     torch = require("torch")
     for module in model.modules():
         if not hasattr(module, "interpolate_pos_encoding"):
             continue
         table = getattr(module, "position_embedding", None)  # CLIP's and SigLIP's
-        known = module.position_embeddings if table is None else table.weight
-        if known is None:  # a family where they are optional
+        trained = module.position_embeddings if table is None else table.weight
+        if trained is None:  # optional in some families
             continue
         patch = module.patch_size
         if isinstance(patch, list) and len(set(patch)) == 1:  # transformers divides by a number
             module.patch_size = patch[0]
         with torch.no_grad():
-            # Of its first argument it reads the number of tokens: with none it always interpolates.
-            none = known.new_empty(1, 0, known.shape[-1])
-            positions = module.interpolate_pos_encoding(none, side, side)
+            # It reads only the number of tokens of its first argument; with 0 it interpolates.
+            empty = trained.new_empty(1, 0, trained.shape[-1])
+            positions = module.interpolate_pos_encoding(empty, side, side)
         if table is None:
             module.position_embeddings = torch.nn.Parameter(positions)
         else:

@@ -1,8 +1,8 @@
-"""timm, which lies apart from the other packages, and what it knows of a checkpoint's classes.
+"""The timm package, which is installed in a folder of its own, and its labels of checkpoints.
 
-timm needs torchvision, and of that Python code only; but transformers uses whatever torchvision it
-finds, and cannot be imported beside one that was made for another build of torch, as PyPI's is
-beside a torch for the CPU. So make setup puts both into `APART`.
+timm needs only Python code of torchvision. But transformers imports any torchvision that it finds,
+and fails with one that was made for another build of torch, as PyPI's is for a CPU build of torch.
+So make setup installs both packages into `FOLDER`.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from edge.errors import CheckpointError, require
 
 __all__ = ["labels", "library"]
 
-APART = Path(sys.prefix) / "timm"
+FOLDER = Path(sys.prefix) / "timm"
 
 
 def library() -> Any:
-    """timm itself. Raises `MissingPackage` with the command that puts it into `APART`."""
+    """The timm module. Raises `MissingPackage` with the command that installs it in `FOLDER`."""
     if "timm" in sys.modules:
         return sys.modules["timm"]
-    require("transformers")  # it looks for torchvision once, and shall not find timm's
-    sys.path.append(str(APART))
+    require("transformers")  # looks for torchvision once on import, and must not find timm's
+    sys.path.append(str(FOLDER))
     try:
         _declare_operators()
         return require("timm")
     finally:
-        sys.path.remove(str(APART))
+        sys.path.remove(str(FOLDER))
 
 
 def _declare_operators() -> None:
-    """Let a torchvision be imported whose own operators do not fit this torch.
+    """Make a torchvision importable whose own operators do not match this torch.
 
-    Its import asks for the signatures of two, which no vision transformer calls.
+    Its import needs the signatures of two operators, which no vision transformer calls.
     """
     torch, found = require("torch"), find_spec("torchvision")
     if found is None or not found.submodule_search_locations:
@@ -51,10 +51,10 @@ def _declare_operators() -> None:
 
 
 def labels(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a checkpoint's classes, as transformers finds them: `label_names` in its
-    config.json, or ImageNet's by the number of classes.
+    """The labels of a checkpoint, found as in transformers.
 
-    Raises `CheckpointError` for names that are not one for each class.
+    They are `label_names` of config.json, or ImageNet's, chosen by the number of classes. Raises
+    `CheckpointError` when their number is not that of the classes.
     """
     count, names = config.get("num_classes"), config.get("label_names")
     if type(count) is not int or count < 1:
@@ -69,7 +69,7 @@ def labels(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(data.ImageNetInfo(subset).label_descriptions())
     if not isinstance(names, list) or len(names) != count:
         raise CheckpointError(
-            f"{name}: label_names in config.json is no list of {count} names",
-            'write ["cat", "dog"], a name for each of num_classes',
+            f"{name}: label_names in config.json is not a list of {count} names",
+            'write a list such as ["cat", "dog"] with num_classes names',
         )
     return tuple(str(each) for each in names)

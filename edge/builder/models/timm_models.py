@@ -1,6 +1,6 @@
-"""timm's checkpoints -> torch modules, as transformers' TimmWrapper runs them.
+"""Torch modules of timm checkpoints, with the outputs of transformers' TimmWrapper.
 
-Their config.json names an architecture of timm's, and their weights have timm's own names.
+config.json of such a checkpoint names an architecture of timm, and its weights have timm's names.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from edge.preprocess.timm_config import from_timm
 
 __all__ = ["for_export", "load", "output"]
 
-# What create_model takes from others than the checkpoint: where to find weights among them, which
-# may be pickles, and what is known here anyway.
+# Arguments of create_model that a checkpoint must not set, such as the location of other weights,
+# which may be pickles; and arguments that are set here anyway.
 _NOT_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "features_only", "hf_hub")
 _KNOWN = ("num_classes", "in_chans")
 
 
 def load(checkpoint: Checkpoint) -> Any:
-    """timm's model, every weight of it from the file.
+    """The timm model of a checkpoint; every weight comes from its files.
 
-    Raises `CheckpointError` for what timm does not know, and for weights that do not fit.
+    Raises `CheckpointError` for an unknown architecture, and for weights that do not match.
     """
     timm, torch, name = library(), require("torch"), checkpoint.name
     architecture, arguments = _settings(name, checkpoint.config)
@@ -43,17 +43,17 @@ def load(checkpoint: Checkpoint) -> Any:
         model = timm.create_model(architecture, num_classes=classes, **arguments)
         if not any(isinstance(part, torch.nn.LayerNorm) for part in model.modules()):
             raise CheckpointError(
-                f"{name} is a {architecture}, which is no transformer that vit-edge builds",
-                "choose one of timm, such as timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+                f"{name} is a {architecture}, which vit-edge does not support",
+                "choose a transformer, such as timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
             )
         _fill(checkpoint, model)
         trained = from_timm(checkpoint.config["pretrained_cfg"])
         _check_size(name, model, (trained.height, trained.width))
         if checkpoint.image_size is not None:
-            _take(name, model, checkpoint.image_size)
+            _resize(name, model, checkpoint.image_size)
     except CheckpointError:
         raise
-    except Exception as error:  # a config of odd values can raise anything in timm
+    except Exception as error:  # invalid values in a config can raise anything in timm
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"{name} cannot be loaded ({reason})", "download the checkpoint again"
@@ -62,34 +62,34 @@ def load(checkpoint: Checkpoint) -> Any:
 
 
 def _settings(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model's name in timm, and the arguments that make it this one."""
+    """The architecture's name in timm, and the arguments for create_model."""
     architecture, arguments = config.get("architecture"), config.get("model_args") or {}
     if not isinstance(architecture, str) or not isinstance(arguments, dict):
         raise CheckpointError(
-            f"{name}: config.json names no architecture of timm", "download the checkpoint again"
+            f"{name}: config.json names no timm architecture", "download the checkpoint again"
         )
     for key in arguments:
         if key.startswith(_NOT_ARGUMENTS):
             raise CheckpointError(
-                f"{name}: model_args in config.json has {key}, which is about other weights",
+                f"{name}: model_args in config.json has {key}, which refers to other weights",
                 "remove it",
             )
     return architecture, {key: arguments[key] for key in arguments if key not in _KNOWN}
 
 
 def _fill(checkpoint: Checkpoint, model: Any) -> None:
-    """Give the model its weights, which transformers may have put behind a prefix."""
+    """Load the weights into the model; transformers may have added a prefix to their names."""
     safetensors = require("safetensors.torch")
     tensors: dict[str, Any] = {}
     for path in folders.weights(checkpoint.folder):
         tensors |= safetensors.load_file(path)
-    own = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
-    built = {key: value.shape for key, value in model.state_dict().items() if key in own}
+    saved = {key.removeprefix("timm_model."): value.float() for key, value in tensors.items()}
+    built = {key: value.shape for key, value in model.state_dict().items() if key in saved}
     wrong = {
-        key: (own[key].shape, shape) for key, shape in built.items() if own[key].shape != shape
+        key: (saved[key].shape, shape) for key, shape in built.items() if saved[key].shape != shape
     }
     check_shapes(checkpoint, wrong)
-    missing = sorted(model.load_state_dict(own, strict=False).missing_keys)
+    missing = sorted(model.load_state_dict(saved, strict=False).missing_keys)
     if missing:
         raise CheckpointError(
             f"{checkpoint.name} has no weights for {shortened(missing)}",
@@ -98,7 +98,7 @@ def _fill(checkpoint: Checkpoint, model: Any) -> None:
 
 
 def _check_size(name: str, model: Any, size: tuple[int, int]) -> None:
-    """See that the model takes the pictures that its pretrained_cfg prepares."""
+    """Check that pretrained_cfg prepares pictures of the model's input size (height, width)."""
     taken = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if taken is not None and tuple(taken) != size and model.patch_embed.strict_img_size:
         raise CheckpointError(
@@ -107,8 +107,8 @@ def _check_size(name: str, model: Any, size: tuple[int, int]) -> None:
         )
 
 
-def _take(name: str, model: Any, side: int) -> None:
-    """Let the model take pictures of `side` x `side`; timm resamples its position embeddings."""
+def _resize(name: str, model: Any, side: int) -> None:
+    """Adapt the model to pictures of `side` x `side`; timm resamples its position embeddings."""
     embed: Any = getattr(model, "patch_embed", None)
     if hasattr(embed, "feat_ratio"):
         check_side(name, side, embed.feat_ratio())
@@ -116,14 +116,14 @@ def _take(name: str, model: Any, side: int) -> None:
         model.set_input_size(img_size=(side, side))
     elif getattr(embed, "strict_img_size", False):
         raise CheckpointError(
-            f"timm cannot give {name} pictures of another size", "leave out --image-size"
+            f"timm cannot build {name} for pictures of another size", "leave out --image-size"
         )
 
 
 def output(checkpoint: Checkpoint, model: Any) -> Any:
-    """What makes logits, or one vector, of pictures float32 [N, 3, H, W] with this model.
+    """A function from pictures, float32 [N, 3, H, W], to logits or one vector per picture.
 
-    Raises `CheckpointError` for a pooling of tokens that the model has not.
+    Raises `CheckpointError` for a pooling that the model does not have.
     """
     head = checkpoint.head
     if head.labels:
@@ -152,17 +152,17 @@ def output(checkpoint: Checkpoint, model: Any) -> Any:
 
 
 def _has_class_token(model: Any) -> bool:
-    """Whether the first of its tokens is the class's; without one it may be a register's."""
+    """Whether the model's first token is a class token; otherwise it may be a register."""
     own = getattr(model, "cls_token", None) is not None
     return bool(getattr(model, "has_class_token", own))
 
 
 def for_export(model: Any) -> None:
-    """Let a model of timm's compute in the form that TensorRT fuses."""
+    """Change a timm model to the form that TensorRT fuses."""
     timm, torch = library(), require("torch")
     for module in model.modules():
         if getattr(module, "fused_attn", False):
-            module.fused_attn = False  # the product itself, with the scale on the query
+            module.fused_attn = False  # explicit products, with a scaled query
         if type(module) is timm.layers.Attention and module.gate is None:
             module.forward = MethodType(_attend, module)
         if isinstance(module, (timm.layers.StdConv2d, timm.layers.StdConv2dSame)):
@@ -171,10 +171,10 @@ def for_export(model: Any) -> None:
 
 
 def _attend(module: Any, tokens: Any, attn_mask: Any = None, is_causal: bool = False) -> Any:
-    """timm's attention, tokens [batch, tokens, channels]; q, k and v are split before the heads.
+    """timm's attention on tokens [batch, tokens, channels], with q, k, v split before the heads.
 
-    So which columns of their common weight are the values can be seen in the graph, and outliers
-    of the attention's output migrate into them.
+    This order shows in the graph which columns of the common weight are the values, so that
+    outliers of the attention's output can migrate into them.
     """
     batch, count, _ = tokens.shape
     parts = module.qkv(tokens).split([module.attn_dim] * 3, dim=-1)
@@ -186,9 +186,9 @@ def _attend(module: Any, tokens: Any, attn_mask: Any = None, is_causal: bool = F
 
 
 def _standardise(module: Any) -> None:
-    """Write the standardised weight of a convolution into it, instead of working it out each time.
+    """Store the standardised weight of a convolution, instead of computing it in every run.
 
-    Its mean is 0 and its variance 1 for each output channel, of all that the channel reads.
+    Over all inputs of an output channel its mean is 0 and its variance 1.
     """
     weight = module.weight
     rows = weight.double().flatten(1)

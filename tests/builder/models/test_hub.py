@@ -91,17 +91,17 @@ def test_what_is_read_is_downloaded_and_serves_offline(hub, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("someone/gated", "is gated: its owners let in whom they choose; ask for access at"),
+        ("someone/gated", "is gated: its owners must grant you access; request access at"),
         ("someone/closed", "someone/closed, then: hf auth login"),
         ("someone/absent", "there is no folder someone/absent, and no model of that id"),
-        ("someone/absent", "check the path or the id (a private one: hf auth login)"),
-        ("some one/vit", "there is no folder some one/vit, and it cannot be a hub id; check"),
-        ("someone/broken", "gives none (Server error '500 Internal Server Error'"),
-        ("someone/pickled", "pickled weights only"),
+        ("someone/absent", "check the path or the id (for a private model: hf auth login)"),
+        ("some one/vit", "there is no folder some one/vit, and it is not a valid hub id; check"),
+        ("someone/broken", "failed (Server error '500 Internal Server Error'"),
+        ("someone/pickled", "only has pickled weights"),
         ("someone/bare", "has no weights (model.safetensors, or"),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_line(hub, tmp_path, name, said):
+def test_a_hub_error_is_one_line(hub, tmp_path, name, said):
     line = asked(name, tmp_path, hub.address)
     assert line.startswith("refused: ")
     assert said in line
@@ -109,22 +109,22 @@ def test_what_the_hub_does_not_give_is_one_line(hub, tmp_path, name, said):
     assert "Request ID" not in line
 
 
-def test_offline_and_out_of_reach_say_where_a_copy_was_looked_for(hub, tmp_path):
+def test_offline_errors_name_the_cache_that_was_searched(hub, tmp_path):
     line = asked("someone/vit", tmp_path, hub.address, HF_HUB_OFFLINE="1")
-    assert f"no whole copy of that id in {tmp_path / 'hub'}, and HF_HUB_OFFLINE is set" in line
+    assert f"no complete copy of that id in {tmp_path / 'hub'}, and HF_HUB_OFFLINE is set" in line
     line = asked("someone/vit", tmp_path, "http://127.0.0.1:9")
-    assert "and http://127.0.0.1:9 gives none ([Errno 111] Connection refused); go on" in line
+    assert "and http://127.0.0.1:9 failed ([Errno 111] Connection refused); go on" in line
     assert "\n" not in line
 
 
-def test_what_looks_like_a_path_is_told_as_a_folder_that_is_not_there(hub, tmp_path):
+def test_an_error_for_a_name_like_a_path_is_about_a_folder(hub, tmp_path):
     (tmp_path / "mine/my-vit").mkdir(parents=True)
     nowhere = "http://127.0.0.1:9"
     for name, said in (
         ("./mine/my-vti", "there is no checkpoint at ./mine/my-vti; did you mean mine/my-vit?"),
         ("a/b/c", "there is no checkpoint at a/b/c; check the path"),
         ("~/no such/vit", "there is no checkpoint at ~/no such/vit; check the path"),
-        ("mine/my-vti", "there is no folder mine/my-vti (as a hub id: http://127.0.0.1:9 gives"),
+        ("mine/my-vti", "there is no folder mine/my-vti (as a hub id: http://127.0.0.1:9 failed"),
         ("mine/my-vti", "[Errno 111] Connection refused)); did you mean mine/my-vit?"),
         ("mine/other", "Connection refused)); check the path"),
         ("mien", "there is no folder mien (as a hub id: "),
@@ -133,14 +133,14 @@ def test_what_looks_like_a_path_is_told_as_a_folder_that_is_not_there(hub, tmp_p
     assert asked("mine/my-vti", tmp_path, hub.address).endswith("; did you mean mine/my-vit?")
 
 
-def test_a_folder_called_like_an_owner_is_in_nobodys_way(hub, tmp_path):
+def test_a_folder_named_like_an_owner_does_not_matter(hub, tmp_path):
     (tmp_path / "someone").mkdir()
     assert "model.safetensors" in asked("someone/vit", tmp_path, hub.address).split()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_id", [True, False])
-def test_pickled_weights_are_converted_by_the_line_that_is_named(
+def test_the_command_in_the_hint_converts_pickled_weights(
     by_id, hub, tmp_path, checkpoint, monkeypatch
 ):
     import torch
@@ -150,7 +150,7 @@ def test_pickled_weights_are_converted_by_the_line_that_is_named(
     torch.save(weights, hub.models["someone/pickled"] / "pytorch_model.bin")
     name = "someone/pickled" if by_id else str(hub.models["someone/pickled"])
     line = asked(name, tmp_path, hub.address)
-    command = shlex.split(line.partition("make a folder with safetensors: ")[2])
+    command = shlex.split(line.partition("convert them to safetensors: ")[2])
     assert command[:2] == ["python", "-c"]
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path)}
     run(*command[1:], env=environment, cwd=tmp_path)

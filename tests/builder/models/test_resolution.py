@@ -231,7 +231,7 @@ def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
 
 
 def test_a_size_beyond_all_pictures(checkpoint):
-    refused(checkpoint, 16384, "not within 1 to 8192", "choose a smaller one")
+    refused(checkpoint, 16384, "not within 1 to 8192", "choose a smaller size")
 
 
 def test_positions_of_pictures_that_are_not_square_are_refused(checkpoint, tmp_path):
@@ -240,7 +240,7 @@ def test_positions_of_pictures_that_are_not_square_are_refused(checkpoint, tmp_p
         path = folder / f"{name}.json"
         key = "image_size" if name == "config" else "size"
         path.write_text(json.dumps({**json.loads(path.read_text()), key: size}))
-    refused(folder, 48, "takes pictures of 64x32 only", "leave out --image-size")
+    refused(folder, 48, "only takes pictures of 64x32", "leave out --image-size")
 
 
 @pytest.mark.slow

@@ -178,9 +178,17 @@ def refused(folder, request, named, hint=""):
         (Request(), "which needs labels", '--labels "a cat,a dog"'),
         (Request(labels=("a", "")), "one of the labels is empty", "--labels"),
         (Request(labels=("a", "b", "a")), "'a' is given twice", "once"),
-        (Request(labels=("a",)), "one alone always has 100 %", "add"),
-        (Request(labels=LABELS, templates=("a photo",)), "'a photo' has not one {}", "--template"),
-        (Request(labels=LABELS, templates=("{} {}",)), "'{} {}' has not one {}", "--template"),
+        (Request(labels=("a",)), "a single label always has 100 %", "add"),
+        (
+            Request(labels=LABELS, templates=("a photo",)),
+            "'a photo' must contain {} once",
+            "--template",
+        ),
+        (
+            Request(labels=LABELS, templates=("{} {}",)),
+            "'{} {}' must contain {} once",
+            "--template",
+        ),
         (Request(labels=("a", "b" * 80)), "takes 77", "shorten"),
     ],
 )
@@ -251,10 +259,12 @@ def test_what_is_named_like_a_file_is_no_label(tmp_path, monkeypatch):
     for text, named in [
         ("labels.csv", "labels.csv is named like a file"),
         ("a cat,labels.JSON", "labels.JSON is named like a file"),
-        ("cat", "cat is a file or a folder here"),
-        (str(tmp_path), "is a file or a folder here"),
+        ("cat", "cat is an existing file or folder"),
+        (str(tmp_path), "is an existing file or folder"),
     ]:
-        with pytest.raises(CheckpointError, match=r"a \.txt file with one label on each") as caught:
+        with pytest.raises(
+            CheckpointError, match=r"a \.txt file with one label per line"
+        ) as caught:
             read_labels(text)
         assert named in caught.value.problem
     assert read_labels("cat,") == ["cat"]  # as the mend says

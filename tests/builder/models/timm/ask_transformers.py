@@ -47,7 +47,7 @@ def _answers(folder: str, picture: str) -> dict:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(timm_library.APART))
+    sys.path.append(str(timm_library.FOLDER))
     timm_library._declare_operators()
     folders, picture, out = sys.argv[1:]
     found = {name: _answers(folder, picture) for name, folder in json.loads(folders).items()}

@@ -280,7 +280,7 @@ def test_what_timm_repeats_among_the_arguments_does_no_harm(copy):
 
 
 def test_refuses_what_does_not_belong_together(copy):
-    refused(copy(label_names=["cat", "dog"]), "no list of 5 names")
+    refused(copy(label_names=["cat", "dog"]), "is not a list of 5 names")
     refused(copy(num_classes=7, label_names=None), "5 outputs (head.weight), and its config.json 7")
     refused(copy(num_classes=7, label_names=None), "correct num_classes and label_names in config")
     wider = {**tiny_timm.SMALL, "mlp_ratio": 2}
@@ -315,7 +315,7 @@ def test_what_does_not_say_how_pictures_are_prepared(copy):
 
 def test_a_network_that_is_no_transformer_is_refused_before_its_export(copy):
     folder = copy(architecture="resnet18", model_args={}, num_classes=5)
-    refused(folder, "is a resnet18, which is no transformer that vit-edge builds; choose")
+    refused(folder, "is a resnet18, which vit-edge does not support; choose")
 
 
 def test_weights_that_are_missing_are_named(copy):
