@@ -73,7 +73,7 @@ def shard(copy):
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
-def test_the_weights_are_those_of_the_whole_model_or_the_shards_of_its_index(copy):
+def test_the_weights_are_the_single_file_or_the_shards_of_the_index(copy):
     names = {"open_clip_model.safetensors", "model_ema.safetensors", "adapter_model.safetensors"}
     for name in names:
         (copy / name).write_bytes(b"never read")
@@ -86,7 +86,7 @@ def test_the_weights_are_those_of_the_whole_model_or_the_shards_of_its_index(cop
     assert not files & names
 
 
-def test_a_shard_that_is_missing_and_an_index_that_is_none(copy):
+def test_a_missing_shard_and_an_invalid_index(copy):
     shard(copy)
     (copy / "model-00001-of-00002.safetensors").unlink()
     refused(copy, "model-00001-of-00002.safetensors is missing", "again")
@@ -102,7 +102,7 @@ def loaded(folder):
         return network.load(read_checkpoint(str(folder)))
 
 
-def test_labels_that_are_not_as_many_as_outputs(copy):
+def test_fewer_labels_than_outputs_are_refused(copy):
     edit(copy, id2label={str(index): f"class {index}" for index in range(7)}, label2id=None)
     with pytest.raises(CheckpointError) as caught:
         loaded(copy)
@@ -118,7 +118,7 @@ def test_weights_of_another_model_than_the_config(copy):
         loaded(copy)
 
 
-def test_weights_that_were_cut_off(copy):
+def test_truncated_weights_are_refused(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     refused(copy, "model.safetensors is corrupt", "again")
@@ -143,7 +143,7 @@ def test_no_processor(copy):
 @pytest.mark.parametrize(
     "kind", ["BertForSequenceClassification", "DetrForObjectDetection", "YolosForObjectDetection"]
 )
-def test_what_reads_texts_or_detects_objects(tmp_path, kind):
+def test_models_for_text_or_detection_are_refused(tmp_path, kind):
     import transformers
 
     config = getattr(transformers, f"{kind.partition('For')[0]}Config")
@@ -158,14 +158,14 @@ def test_another_head_of_a_family(copy):
 
 @pytest.mark.parametrize("labels", [{"0": "age"}, None])
 def test_a_head_for_regression_has_no_classes(copy, labels):
-    """transformers' pipeline tells its numbers as they are: no sigmoid, no softmax."""
+    """transformers' pipeline returns its outputs unchanged: no sigmoid, no softmax."""
     edit(copy, problem_type="regression", **({"id2label": labels} if labels else {}))
     refused(copy, "trained for regression", "--task image-feature-extraction --pooling mean")
     head = read_checkpoint(str(copy), Request("image-feature-extraction", "mean")).head
     assert (head.labels, head.pooling) == ((), "mean")
 
 
-def test_labels_with_a_hole(copy):
+def test_labels_with_a_missing_number_are_refused(copy):
     edit(copy, id2label={"0": "cat", "2": "dog"})
     refused(copy, "id2label")
 
@@ -214,7 +214,7 @@ def test_grey_pictures(copy):
         {"architectures": []},
     ],
 )
-def test_a_config_of_odd_types_is_refused(copy, change):
+def test_a_config_with_wrong_types_is_refused(copy, change):
     edit(copy, **change)
     refused(copy, next(iter(change)))
 
@@ -232,7 +232,7 @@ def test_a_config_of_odd_types_is_refused(copy, change):
         ("swin", {"depths": []}),
     ],
 )
-def test_a_config_of_odd_sizes_is_refused(name, change, tmp_path):
+def test_a_config_with_invalid_sizes_is_refused(name, change, tmp_path):
     folder = save(name, tmp_path / name, ("cat", "dog"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))

@@ -81,7 +81,7 @@ def test_transformers_names_the_same_processor_for_a_type_or_none(model_type):
     assert (model_type in IMAGE_PROCESSOR_MAPPING_NAMES) is (model_type not in NAMED)
 
 
-def test_of_two_processors_transformers_takes_that_of_texts_and_pictures(folder):
+def test_of_two_processors_the_one_for_texts_and_images_is_used(folder):
     inside = {**UNTYPED, "image_processor_type": "ViTImageProcessor", "image_mean": [0.1] * 3}
     made = folder(
         "vit",
@@ -96,7 +96,7 @@ def test_of_two_processors_transformers_takes_that_of_texts_and_pictures(folder)
     assert ours(made).tobytes() == theirs(made).tobytes()
 
 
-def test_a_processor_that_is_odd_is_named_with_its_file(folder):
+def test_an_invalid_processor_is_named_with_its_file(folder):
     from edge.errors import CheckpointError
 
     inside = {"image_processor_type": "ViTImageProcessor", "size": "big"}
@@ -118,6 +118,6 @@ def test_a_processor_that_is_odd_is_named_with_its_file(folder):
         },
     ],
 )
-def test_keys_that_change_no_byte_are_no_obstacle(folder, keys):
+def test_keys_without_effect_are_accepted(folder, keys):
     made = folder("vit", {"preprocessor_config.json": {**UNTYPED, **keys}})
     assert ours(made).tobytes() == theirs(made).tobytes()

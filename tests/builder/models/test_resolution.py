@@ -36,7 +36,7 @@ def pixels(side, count=2):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [24, 48])
-def test_a_vit_says_what_transformers_says_when_it_interpolates(checkpoint, side):
+def test_a_vit_equals_transformers_with_interpolation(checkpoint, side):
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -87,7 +87,7 @@ TOLD += ("siglip classifier",)
 
 
 def agrees(found):
-    """That a checkpoint's network says what transformers' says of pictures of this size."""
+    """Assert that a checkpoint's network equals transformers' for pictures of this size."""
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -103,7 +103,7 @@ def agrees(found):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_family_says_what_transformers_says(name, tmp_path):
+def test_every_family_equals_transformers(name, tmp_path):
     agrees(doubled(name, tmp_path / name))
 
 
@@ -116,21 +116,21 @@ def test_every_family_says_what_transformers_says(name, tmp_path):
     ],
 )
 @pytest.mark.parametrize("side", [24, 80])
-def test_a_beit_does_so_wherever_it_keeps_its_positions(changes, side, tmp_path):
+def test_a_beit_equals_transformers_for_every_kind_of_positions(changes, side, tmp_path):
     folder = save("beit", tmp_path / "beit/checkpoint", LABELS, **changes)
     agrees(read_checkpoint(str(folder), Request(image_size=side)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"pretrained_window_sizes": [6, 3]}])
 @pytest.mark.parametrize("side", [24, 80])
-def test_a_swinv2_does_so_whatever_of_its_windows_is_padding(changes, side, tmp_path):
+def test_a_swinv2_equals_transformers_with_padded_windows(changes, side, tmp_path):
     folder = save("swinv2", tmp_path / "swinv2/checkpoint", LABELS, **changes)
     agrees(read_checkpoint(str(folder), Request(image_size=side)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_its_graph_does_too(name, tmp_path):
+def test_the_exported_graph_equals_transformers(name, tmp_path):
     found = doubled(name, tmp_path)
     model, difference = exporting.export(found, pixels(found.image_size))
     assert difference < 1e-4
@@ -161,7 +161,7 @@ def test_timms_positions_are_those_that_timm_makes(tmp_path):
         assert torch.allclose(ours, theirs.eval()(pictures), atol=1e-5)
 
 
-def test_the_size_that_it_was_trained_with_changes_nothing(checkpoint):
+def test_the_trained_size_changes_nothing(checkpoint):
     found = read_checkpoint(str(checkpoint), Request(image_size=32))
     assert found.image_size is None
     assert found.preprocess == read_checkpoint(str(checkpoint)).preprocess
@@ -207,7 +207,7 @@ def test_patches_that_are_not_square_keep_their_pictures(tmp_path):
 
 
 def swin_of_four_stages(folder, side):
-    """Its last map is a 32nd of a side; its windows are 4 x 4."""
+    """The last map has 1/32 of the picture's side; the windows are 4 x 4."""
     save("swin", folder, LABELS, depths=[1] * 4, num_heads=[1] * 4, image_size=side)
     path = folder / "preprocessor_config.json"
     size = {"size": {"height": side, "width": side}}
@@ -216,7 +216,7 @@ def swin_of_four_stages(folder, side):
 
 
 def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
-    """transformers makes the window smaller then, but not what is known of positions in it."""
+    """transformers then shrinks the window, but not its table of positions."""
     folder = swin_of_four_stages(tmp_path / "swin/checkpoint", 128)
     agrees(read_checkpoint(folder, Request(image_size=160)))
     small = swin_of_four_stages(tmp_path / "small", 96)
@@ -230,7 +230,7 @@ def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
         assert caught.value.hint == hint
 
 
-def test_a_size_beyond_all_pictures(checkpoint):
+def test_a_size_beyond_the_limit_is_refused(checkpoint):
     refused(checkpoint, 16384, "not within 1 to 8192", "choose a smaller size")
 
 

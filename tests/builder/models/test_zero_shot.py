@@ -1,4 +1,4 @@
-"""Zero-shot: the text model runs once, and the engine says what transformers' pipeline says."""
+"""Zero-shot: the text model runs once, and the engine agrees with transformers' pipeline."""
 
 import shutil
 import sys
@@ -85,7 +85,7 @@ def test_probabilities_are_those_of_logits_per_image(saved, simple, name):
 
 
 @BOTH
-def test_an_engine_says_what_the_pipeline_says(saved, pictures, engines, name):
+def test_an_engine_agrees_with_the_pipeline(saved, pictures, engines, name):
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil, pipeline
 
     passport = Passport.read(engines / name)
@@ -192,23 +192,23 @@ def refused(folder, request, named, hint=""):
         (Request(labels=("a", "b" * 80)), "takes 77", "shorten"),
     ],
 )
-def test_labels_that_cannot_be(saved, request_, named, hint):
+def test_invalid_labels_are_refused(saved, request_, named, hint):
     refused(saved["clip"], request_, named, hint)
 
 
-def test_siglip_judges_one_label_by_itself_and_none_that_is_too_long(saved):
+def test_siglip_takes_a_single_label_and_refuses_one_that_is_too_long(saved):
     one = read_checkpoint(str(saved["siglip"]), Request(labels=("a cat",)))
     assert one.head.activation == "sigmoid"
     refused(saved["siglip"], Request(labels=("dog " * 64,)), "takes 64")  # the pipeline cuts it off
 
 
-def test_labels_are_not_for_a_classifier(checkpoint):
+def test_labels_are_refused_for_a_classifier(checkpoint):
     refused(checkpoint, Request(labels=LABELS), "--labels and --template are for zero-shot")
     refused(checkpoint, Request(templates=TWO), "--labels and --template are for zero-shot")
 
 
 @BOTH
-def test_a_tokenizer_that_is_missing_damaged_or_another_s(saved, tmp_path, name):
+def test_a_missing_damaged_or_foreign_tokenizer_is_refused(saved, tmp_path, name):
     words = {"clip": "tokenizer.json", "siglip": "spiece.model"}[name]
     folder = shutil.copytree(saved[name], tmp_path / "copy")
     (folder / words).write_bytes((saved[name] / words).read_bytes()[:99])
@@ -227,7 +227,7 @@ def test_a_model_of_sentencepiece_that_is_not_read_does_not_ask_for_it(
         assert network.load(read_checkpoint(str(folder), Request(labels=LABELS)))
 
 
-def test_a_tokenizer_of_more_words_than_the_model(saved, tmp_path):
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(saved, tmp_path):
     from transformers import CLIPTokenizer
 
     folder = shutil.copytree(saved["clip"], tmp_path / "copy")
@@ -248,12 +248,12 @@ def test_the_tokenizer_is_fetched_and_belongs_to_the_fingerprint(saved):
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "LABELS.TXT"])
-def test_a_file_of_labels_may_have_the_mark_of_an_editor(name, tmp_path):
+def test_a_file_of_labels_may_have_a_byte_order_mark(name, tmp_path):
     (tmp_path / name).write_bytes("\N{BYTE ORDER MARK}a cat\r\na dog\r\n".encode())
     assert read_labels(str(tmp_path / name)) == ["a cat", "a dog"]
 
 
-def test_what_is_named_like_a_file_is_no_label(tmp_path, monkeypatch):
+def test_file_names_are_refused_as_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cat").mkdir()
     for text, named in [

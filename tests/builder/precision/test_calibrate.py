@@ -78,25 +78,27 @@ def noise(seed):
     [lambda _: noise(0), lambda n: np.full((32, 32, 3), n, np.uint8), lambda n: noise(n) // 32],
     ids=["same", "plain", "almost black"],
 )
-def test_images_that_say_nothing_are_an_error(model, preprocess, tmp_path, recorder, draw):
+def test_equal_or_one_colour_images_are_an_error(model, preprocess, tmp_path, recorder, draw):
     files = folder_of(tmp_path, draw)
     with pytest.raises(CalibrationError, match=r"only [01] of 20 images are different and not of"):
         calibrating.from_images(model, files, preprocess, "auto", recorder)
 
 
-def test_dark_images_calibrate(model, preprocess, tmp_path, recorder):
+def test_dark_images_can_calibrate(model, preprocess, tmp_path, recorder):
     files = folder_of(tmp_path, lambda n: noise(n) // 16)
     assert calibrating.from_images(model, files, preprocess, "minmax", recorder).images == 20
 
 
-def test_one_picture_in_many_files_is_one_picture(model, preprocess, tmp_path, recorder):
+def test_copies_of_one_image_count_once(model, preprocess, tmp_path, recorder):
     for number in range(20):
         Image.fromarray(noise(0)).save(tmp_path / f"{number}.png", compress_level=number % 10)
     with pytest.raises(CalibrationError, match="only 1 of 20 images are different"):
         calibrating.from_images(model, image_sets.find(tmp_path), preprocess, "minmax", recorder)
 
 
-def test_images_that_preparing_breaks_are_an_error(model, checkpoint, tmp_path, recorder):
+def test_images_that_are_nan_after_preprocessing_are_an_error(
+    model, checkpoint, tmp_path, recorder
+):
     copy = shutil.copytree(checkpoint, tmp_path / "vit")
     path = copy / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rescale_factor": 1e300}))
@@ -107,7 +109,7 @@ def test_images_that_preparing_breaks_are_an_error(model, checkpoint, tmp_path, 
         calibrating.from_images(model, files, broken, "minmax", recorder)
 
 
-def test_what_is_kept_does_not_grow_with_the_images(model, monkeypatch):
+def test_samples_do_not_grow_with_the_images(model, monkeypatch):
     monkeypatch.setattr(calibrating, "SAMPLE_TOKENS", 40)
     kept, fit = [], calibrating.range_search.fit
 
@@ -143,7 +145,7 @@ def test_ranges_survive_their_file(tmp_path):
         '{"x": {"amax": 0, "method": "mse", "before": 1, "largest": 1}}}',
     ],
 )
-def test_a_file_that_holds_no_ranges_is_refused(tmp_path, text):
+def test_a_file_without_ranges_is_refused(tmp_path, text):
     (tmp_path / "ranges.json").write_text(text)
     with pytest.raises(CalibrationError, match="is not a range table"):
         Ranges.read(tmp_path / "ranges.json")

@@ -29,7 +29,7 @@ def types(model):
 
 
 def kinds(model, node):
-    """The float types that a node reads and makes."""
+    """The float types that a node reads and writes."""
     kind = types(model)
     return {kind[name] for name in (*node.input, *node.output)} & {FLOAT, FLOAT16}
 
@@ -50,7 +50,7 @@ def multiplied(model, factors):
 
 
 def residual(model, factor):
-    """All that is added to the residual stream, multiplied: every LayerNorm takes it back."""
+    """Multiply all that is added to the residual stream; every LayerNorm cancels the factor."""
     into = [f.weight for number, f in enumerate(linears(model)) if number % 4 in (1, 3)]
     into += [t.name for t in model.graph.initializer if "embeddings" in t.name]
     assert len(into) == 4 + 3
@@ -58,7 +58,7 @@ def residual(model, factor):
 
 
 def values(model, factor):
-    """The values of the first attention, multiplied; its output projection takes it back."""
+    """Multiply the values of the first attention; its output projection cancels the factor."""
     qkv, out, *_ = linears(model)
     return multiplied(model, {qkv.weight: [1] * 128 + [factor] * 64, out.weight: 1 / factor})
 
@@ -78,7 +78,7 @@ def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_computes_in_fp16_but_for_layernorm_and_softmax(fp32, int8, quantised):
+def test_computes_in_fp16_except_layernorm_and_softmax(fp32, int8, quantised):
     model = fp16.to_fp16(int8 if quantised else fp32)
     kind = types(model)
     assert kind["pixel_values"] == kind["logits"] == FLOAT
@@ -139,8 +139,8 @@ def test_nan_and_infinity_are_named(fp32, bad):
         fp16.peaks(fp32, images)
 
 
-def test_one_nan_among_many_numbers_is_seen():
-    """onnxruntime's own maximum passes over it."""
+def test_a_single_nan_is_found():
+    """onnxruntime's ReduceMax ignores NaN."""
     name, value = "made", helper.make_tensor_value_info
     node = helper.make_node("Neg", ["pixel_values"], [name], "neg")
     body = helper.make_graph(
@@ -242,7 +242,7 @@ def sum_of(fp32):
         (0.0, 0.0, 0.0, set()),
     ],
 )
-def test_what_is_a_risk(sum_of, bias, product, total, named):
+def test_tensors_at_risk_are_named(sum_of, bias, product, total, named):
     assert set(fp16.risks(sum_of(bias), {"product": product, "sum": total})) == named
 
 
@@ -265,7 +265,7 @@ def test_a_kept_linear_stays_int8_with_its_pair_in_fp32(int8, fp32):
 
 
 @pytest.mark.parametrize("damage", [residual, values])
-def test_a_quantised_graph_that_overflows_is_guarded_too(fp32, damage):
+def test_overflow_in_a_quantised_graph_is_found(fp32, damage):
     damaged = damage(fp32, 1e4)
     ranges = {
         li.activation: Range(
@@ -279,7 +279,7 @@ def test_a_quantised_graph_that_overflows_is_guarded_too(fp32, damage):
         assert sqnr(logits(model), logits(fp16.to_fp16(model, risks))) > 25
 
 
-def test_a_pair_that_two_linears_share_serves_each_in_its_type(int8, fp32):
+def test_a_pair_shared_by_two_linears_is_duplicated_for_their_types(int8, fp32):
     model = onnx.ModelProto()
     model.CopyFrom(int8)
     first = node_of(model, linears(fp32)[0].node.name)
@@ -298,8 +298,8 @@ def test_a_pair_that_two_linears_share_serves_each_in_its_type(int8, fp32):
     assert sqnr(exact, near) > 25
 
 
-def test_what_quantising_puts_between_two_kept_nodes_is_kept(fp32):
-    """A shift after GELU, and a bias: the list made of the FP32 graph does not name them."""
+def test_nodes_inserted_between_two_fp32_nodes_stay_fp32(fp32):
+    """A shift after GELU and a bias, which the FP32 graph's list does not contain."""
     ranges = {li.activation: Range(6.0, "minmax", 6.0, 6.0) for li in linears(fp32)}
     fc1, fc2 = linears(fp32)[2], linears(fp32)[3]
     ranges[fc2.activation] = Range(6.0, "minmax", 6.0, 6.0, shift=0.5)
@@ -317,7 +317,7 @@ def test_a_name_that_no_node_has_is_an_error(fp32):
         fp16.to_fp16(fp32, ["elsewhere"])
 
 
-def test_the_list_travels_with_the_graph(fp32, tmp_path):
+def test_the_list_of_fp32_nodes_is_stored_in_the_graph(fp32, tmp_path):
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     assert fp16.kept(model) == {}
@@ -338,7 +338,7 @@ def test_the_list_travels_with_the_graph(fp32, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_forms_of_an_engine_keep_what_the_graph_says(fp32, ranges, precision):
+def test_all_forms_of_an_engine_keep_the_graph_s_fp32_nodes(fp32, ranges, precision):
     model = onnx.ModelProto()
     model.CopyFrom(fp32)
     linear = linears(model)[1].node.name

@@ -22,7 +22,7 @@ def filled(*parts):
         max_size=6,
     )
 )
-def test_a_histogram_counts_every_value_and_knows_the_largest(parts):
+def test_a_histogram_counts_every_value_and_keeps_the_largest(parts):
     histogram = filled(*parts)
     everything = np.abs(np.concatenate(parts))
     assert histogram.amax == everything.max()
@@ -32,7 +32,7 @@ def test_a_histogram_counts_every_value_and_knows_the_largest(parts):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.001, 100), min_size=2, max_size=40), st.randoms())
-def test_a_histogram_is_as_fine_after_it_grew(values, random):
+def test_growing_a_histogram_keeps_its_resolution(values, random):
     shuffled = list(values)
     random.shuffle(shuffled)
     grown = filled(*([value] for value in shuffled))
@@ -44,7 +44,7 @@ def test_a_histogram_is_as_fine_after_it_grew(values, random):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused(bad):
+def test_nan_and_infinity_are_refused(bad):
     with pytest.raises(ValueError, match="NaN or infinity"):
         filled([1.0, bad])
 
@@ -57,7 +57,7 @@ def test_minmax_is_the_largest_value():
     assert METHODS["minmax"](filled(NORMAL)) == np.abs(NORMAL).max()
 
 
-def test_percentile_leaves_out_its_share():
+def test_percentile_clips_its_share():
     reach = METHODS["percentile"](filled(NORMAL))
     assert (np.abs(NORMAL) > reach).mean() == pytest.approx(1e-4, rel=0.3)
 

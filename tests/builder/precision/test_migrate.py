@@ -38,14 +38,14 @@ def channels(model, site):
     return graph.Index(model).weights[site.linears[0].weight].dims[0]
 
 
-def test_every_site_says_what_made_it(model):
+def test_every_site_names_the_node_before_it(model):
     kinds = [(site.norm is not None, site.values is not None) for site in sites(model)]
     # A LayerNorm before q, k and v; the attention; a LayerNorm before fc1; a GELU.
     assert kinds == [(True, False), (False, True), (True, False), (False, False)] * 2
     assert all(site.values.first == 2 * 64 for site in sites(model) if site.values)
 
 
-def test_a_bias_is_added_to_or_made(model, prepared):
+def test_a_bias_is_changed_or_created(model, prepared):
     """The fused projection's three biases are zeros, which the simplifier removed."""
     for site in sites(model):
         changed = graph.ModelProto()
@@ -79,7 +79,7 @@ def test_the_function_is_unchanged_to_float_precision(model, prepared, seed, spr
     assert set(named) == {site.activation for site in sites(moved)}
 
 
-def test_the_activation_is_what_the_range_says(model, prepared):
+def test_the_activation_is_shifted_and_scaled_as_the_range_defines(model, prepared):
     site = sites(model)[0]
     scale = tuple(np.linspace(0.5, 2, channels(model, site)))
     ranges = {s.activation: Range(1.0, "test", 1.0, 1.0) for s in sites(model)}
@@ -102,7 +102,7 @@ def test_a_scale_of_another_graph_is_refused(model):
         migrate(model, {**ranges, first: Range(1.0, "test", 1.0, 1.0, 0.5, (1.0, 2.0))})
 
 
-def test_a_scale_where_nothing_can_take_it_is_refused(model):
+def test_a_scale_that_no_node_can_take_is_refused(model):
     ranges = {site.activation: Range(1.0, "test", 1.0, 1.0) for site in sites(model)}
     gelu = next(site.activation for site in sites(model) if not can_scale(site))
     scale = (1.0,) * 128
@@ -130,7 +130,7 @@ def test_auto_is_as_good_as_the_best_single_method(model, prepared):
 
 
 @pytest.mark.parametrize("factor", [pytest.param(40.0, marks=pytest.mark.slow), 200.0])
-def test_outliers_cost_next_to_nothing(model, prepared, tmp_path, pictures, factor):
+def test_outliers_cost_almost_no_accuracy(model, prepared, tmp_path, pictures, factor):
     checkpoint = add_outliers(save_checkpoint(tmp_path / "vit"), factor)
     export(str(checkpoint), pictures, tmp_path / "a.onnx", Recorder())
     simplify(tmp_path / "a.onnx", pictures, tmp_path / "b.onnx", Recorder())

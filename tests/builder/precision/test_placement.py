@@ -1,4 +1,4 @@
-"""More places and FP8: off by default, right by the rules, and TensorRT takes them."""
+"""Further places and FP8: off by default, within the rules, and accepted by TensorRT."""
 
 from collections import Counter
 
@@ -54,7 +54,7 @@ def quantised(model):
 
 @pytest.mark.parametrize("also", EVERY)
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_every_place_is_quantised_and_right(setting, also, precision):
+def test_every_place_is_quantised_within_the_rules(setting, also, precision):
     forms = forms_of(setting, precision, also)
     assert placement.places(forms["portable"]) == sorted(also)
     assert placement.check(forms["portable"]) == placement.check(forms["device"]) == 8
@@ -66,7 +66,7 @@ def test_every_place_is_quantised_and_right(setting, also, precision):
 @needs_rtx
 @pytest.mark.parametrize("also", [[], *EVERY])
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_tensorrt_takes_every_place(setting, tmp_path, also, precision):
+def test_tensorrt_accepts_every_place(setting, tmp_path, also, precision):
     forms = forms_of(setting, precision, also)
     graph.save(forms["device"], tmp_path / "m.onnx")
     options = {"input_shape": (3, 32, 32), "max_batch": 2, "cache": tmp_path}
@@ -83,7 +83,7 @@ def test_fp8_stores_fp8_and_stays_near(setting):
     assert min(quality(setting, forms).values()) > LEAST["fp8"]
 
 
-def test_a_place_that_was_not_asked_for_is_named(setting):
+def test_a_place_that_was_not_requested_is_named(setting):
     portable = forms_of(setting, "int8", ["patch"])["portable"]
     data = graph.metadata(portable)
     graph.set_metadata(portable, {**data, "placements": []})

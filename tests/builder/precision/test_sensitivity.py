@@ -15,7 +15,7 @@ def setting(fp32_graph):
     return model, calibrate(model, iter(x), "auto", 24), list(x[:3])
 
 
-def test_is_what_a_graph_with_this_one_linear_in_int8_shows(setting):
+def test_equals_the_sqnr_of_a_graph_with_this_one_linear_in_int8(setting):
     model, ranges, pictures = setting
     steps = []
     measured = sensitivity.measure(model, ranges, pictures, lambda *step: steps.append(step))
