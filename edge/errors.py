@@ -145,7 +145,7 @@ _EXTRAS = {
     "tensorrt_rtx_libs": "rtx",
     "tensorrt_rtx_bindings": "rtx",
 }
-# Packages that are installed into a separate folder: see edge.builder.timm_library.
+# Packages that are installed into a separate folder: see edge.builder.models.timm_library.
 _SEPARATE = {"timm": "--no-deps --target .venv/timm timm torchvision"}
 # Packages of the system's Python.
 _SYSTEM = {

@@ -117,6 +117,9 @@ class RtspServer:
         self._server = self._server_types.RTSPServer()
         self._server.set_address(where.host)
         self._server.set_service(str(where.port))
+        # All clients are served on this server's own thread. A client that another thread closes
+        # leaves GStreamer reading a closed connection for ever.
+        self._server.get_thread_pool().set_max_threads(0)
         if where.user:
             self._server.set_auth(self._auth())
         if self._server.attach(self._context) == 0:
@@ -169,10 +172,17 @@ class RtspServer:
         for source in list(self._mounts):
             self.end(source)
         self._cleanup.destroy()
-        drop = self._server_types.RTSPFilterResult.REMOVE
-        self._server.client_filter(lambda *_: drop)
-        self._loop.quit()
+        last = self._glib.idle_source_new()
+        last.set_callback(self._disconnect_clients)
+        last.attach(self._context)
         self._thread.join(_JOIN)
+
+    def _disconnect_clients(self, _: Any) -> bool:
+        """Called on the server's thread, which ends with it."""
+        remove = self._server_types.RTSPFilterResult.REMOVE
+        self._server.client_filter(lambda *_: remove)
+        self._loop.quit()
+        return False
 
     def _serve(self, source: str) -> None:
         """Publish the stream of a source; its pipeline starts with the first viewer."""
