@@ -90,11 +90,12 @@ test: setup $(VENV)/.ready-tests lint types ## Lint, types and tests, under 8 mi
 	@VENV="$(VENV)" scripts/build_pycuda.sh
 	@$(PYTEST) -m "not slow and not gpu and not chaos"
 
-test-fast: setup $(VENV)/.ready-tests ## For the inner loop: no build, no browser, no emulated GPU; under 90 s
-	@$(PYTEST) -m "not slow and not gpu and not chaos and not build"
+test-fast: setup $(VENV)/.ready-tests ## For the inner loop, under 90 s: what builds, compiles, or waits for servers is left out
+	@$(PYTEST) -m "not slow and not gpu and not chaos and not heavy"
 
-test-slow: setup $(VENV)/.ready-tests ## Every family of models, ViT-B/16, leaks; the faults of make chaos, shortened
+test-slow: setup $(VENV)/.ready-tests ## Every family of models, ViT-B/16, leaks, new random examples, short chaos
 	@$(VENV)/bin/pytest -m "slow or chaos" -s
+	@$(PYTEST) -m "hypothesis and not gpu" --hypothesis-profile new
 
 soak: setup ## 200,000 frames from sources that come and go: does the run grow?
 	@$(PYTHON) -m scripts.soak

@@ -38,9 +38,11 @@ from tests.streams import (  # noqa: F401
 with suppress(ImportError):
     from hypothesis import settings
 
-    # An example takes as long as the machine's other work leaves it.
-    settings.register_profile("patient", deadline=None)
-    settings.load_profile("patient")
+    # An example takes as long as the machine's other work leaves it. `make test` tries the same
+    # examples each time, so that a change is what turns it red; `make test-slow` tries new ones.
+    settings.register_profile("same", deadline=None, derandomize=True)
+    settings.register_profile("new", deadline=None, max_examples=1000, print_blob=True)
+    settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("cat", "dog", "fox", "owl", "bee")
@@ -59,20 +61,25 @@ def frozen_modules() -> None:
 
 # Rooms with the longest files come first, so that no process ends long before another.
 LONGEST = ("builder", "cli", "engine", "preprocess", "hardware", "scripts", "gpu")
-# Rooms and fixtures of tests that take seconds each: left out of `make test-fast`.
-BUILDS = ("builder", "cli", "scripts", "hardware", "gpu", "trt_api", "chaos")
-BUILD_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
+# Rooms, files and fixtures of tests that take seconds each: left out of `make test-fast`.
+HEAVY = ("builder", "cli", "scripts", "hardware", "gpu", "trt_api", "chaos")
+HEAVY_FILES = (
+    *("test_fairness.py", "test_kernel.py", "test_mqtt.py", "test_recording.py", "test_rtsp.py"),
+    "test_video_files.py",
+)
+HEAVY_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what builds an engine, and begin with the longest files."""
+    """Mark what is heavy, and begin with the longest files."""
 
     def room(item: pytest.Item) -> str:
         return item.path.relative_to(ROOT / "tests").parts[0]
 
     for item in items:
-        if room(item) in BUILDS or BUILD_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.build)
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if room(item) in HEAVY or item.path.name in HEAVY_FILES or HEAVY_FIXTURES & fixtures:
+            item.add_marker(pytest.mark.heavy)
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(room(item), len(rank)))
 

@@ -20,6 +20,7 @@ from edge.sources.camera import Camera
 from edge.sources.credentials import resolve
 from edge.sources.gst import gstreamer
 from edge.sources.pipelines import PATTERNS, check_source, launch_line, pipeline
+from edge.sources.uris import is_live
 from tests.streams import FRAMES
 
 NEWEST = "queue name=edge-gate max-size-bytes=0 max-size-time=0 max-size-buffers=1 leaky=downstream"
@@ -233,10 +234,12 @@ def test_no_file_name_breaks_out(name: str) -> None:
 @given(rest=st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 @example(rest='" ! fakesink name="x')
 @example(rest="\\")
+@example(rest=".MKV")
 def test_no_address_breaks_out(scheme: str, rest: str) -> None:
     elements = elements_of(pipeline(Camera(f"{scheme}://camera/{rest}"), platform="pc"))
     source = {"rtsp": "rtspsrc", "http": "souphttpsrc"}[scheme]
-    parts = {"multipartdemux"} if scheme == "http" else set()
+    mjpeg = scheme == "http" and is_live(f"{scheme}://camera/{rest}")
+    parts = {"multipartdemux"} if mjpeg else set()
     wanted = {source, *parts, "decodebin", "queue", "videoconvert", "capsfilter", "appsink"}
     assert set(elements) == wanted
     location = elements[source].get_property("location")

@@ -17,7 +17,7 @@ from edge.run.status import Status, Transition
 from edge.sources.frame import Frame
 from tests.outputs.web.chromium import Browser, needs_chromium
 
-pytestmark = [needs_chromium, pytest.mark.build]
+pytestmark = [needs_chromium, pytest.mark.heavy]
 
 ATTACK = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 # The lowest WCAG 2 contrast of all visible texts with their background, and that text.
