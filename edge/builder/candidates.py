@@ -15,12 +15,14 @@ from edge.builder.evaluator import Evaluator
 from edge.builder.observer import Observer
 from edge.builder.plan import device_form, make_forms
 from edge.builder.precision import fp16, placement
-from edge.builder.verify import Gate
+from edge.engine.accuracy import FORMS, Accuracy, Gate, lowest, percent
 from edge.engine.bench import interleave
-from edge.engine.passport import Accuracy
 from edge.errors import GraphError
 
-__all__ = ["Candidate", "choose", "from_graph", "make", "make_quantised", "timed", "verdict"]
+__all__ = [
+    *("Candidate", "choose", "from_graph", "make", "make_quantised", "read_graph", "timed"),
+    "verdict",
+]
 
 ROUNDS = 10  # of the timing
 FASTER = 1.05  # smallest speed-up that counts: less is mostly measurement noise
@@ -51,9 +53,9 @@ class Candidate:
         return min(self.accuracy, key=rank)
 
     @property
-    def worst(self) -> Accuracy:
-        """The accuracy of that form."""
-        return self.accuracy[self.worst_form]
+    def lowest(self) -> Accuracy:
+        """Each figure of the form for which it is the worst."""
+        return lowest(self.accuracy)
 
     @property
     def note(self) -> str:
@@ -91,6 +93,7 @@ def make_quantised(
 
     def attempt(count: int) -> Candidate:
         if count not in tried:
+            observer.stage("quantize, verify")
             kept = order[:count]
             forms = build(kept)
             accuracy = evaluator(forms)
@@ -104,7 +107,8 @@ def make_quantised(
             )
             if count and tried[count].refused is not None:
                 tried[count] = replace(tried[count], forms={})  # frees the graphs, which are large
-            observer.progress("kept FP16", count, most)
+            refused = ", refused" if tried[count].refused else ""
+            observer.done(f"{_attempt(tried[count])}{refused}")
         return tried[count]
 
     if attempt(0).refused is None:
@@ -114,8 +118,11 @@ def make_quantised(
         low, high = high, 2 * high
     high = min(high, most)
     if high <= low or attempt(high).refused is not None:
-        plain = attempt(0)
-        return replace(plain, refused=f"{plain.refused} (nor with {most} Linears kept FP16)")
+        plain, mixed = attempt(0), [one for count, one in tried.items() if count]
+        if not mixed:
+            return plain
+        best = max(mixed, key=lambda one: (one.lowest.agreement, one.lowest.top1 or 0))
+        return replace(plain, refused=f"{plain.refused}; at best, {_attempt(best)}")
     while high - low > 1:
         middle = (low + high) // 2
         if attempt(middle).refused is None:
@@ -123,6 +130,30 @@ def make_quantised(
         else:
             low = middle
     return attempt(high)
+
+
+def read_graph(path: Path, input_shape: tuple[int, int, int]) -> tuple[ModelProto, int]:
+    """A graph that was quantised elsewhere, and the number of its quantised Linears.
+
+    input_shape: (3, H, W), the checkpoint's. Raises `GraphError` when the graph has no Q/DQ, breaks
+    a placement rule, or does not take batches of such images.
+    """
+    portable = graph.load(path)
+    graph.inline_constants(portable)
+    dims = portable.graph.input[0].type.tensor_type.shape.dim
+    if tuple(d.dim_value for d in dims[1:]) != input_shape or not dims[0].dim_param:
+        raise GraphError(
+            f"{path} does not take batches of {list(input_shape)}",
+            "export it with a dynamic batch and the checkpoint's picture size",
+        )
+    linears = placement.check(portable)
+    if not linears:
+        raise GraphError(
+            f"{path} has no quantised Linear",
+            "export it with the Q/DQ nodes of its training, or leave out --graph: edge build then "
+            "quantises the checkpoint",
+        )
+    return portable, linears
 
 
 def from_graph(
@@ -137,22 +168,13 @@ def from_graph(
     The graph is used unchanged when its Q/DQ pairs obey the placement rules.
 
     model: the FP32 graph, whose labels and preprocessing the candidate gets. probe: measures the
-    peaks of its tensors, for FP16. Raises `GraphError` when the graph has no Q/DQ, breaks a rule,
-    or does not take the same pictures.
+    peaks of its tensors, for FP16. Raises what `read_graph` raises.
     """
-    portable = graph.load(path)
-    graph.inline_constants(portable)
+    _, *dims = model.graph.input[0].type.tensor_type.shape.dim
+    channels, height, width = (d.dim_value for d in dims)
+    portable, linears = read_graph(path, (channels, height, width))
     own = placement.places(portable)
     graph.set_metadata(portable, {**graph.metadata(model), placement.KEY: own})
-    ours, theirs = (m.graph.input[0].type.tensor_type.shape.dim for m in (model, portable))
-    if [d.dim_value for d in ours] != [d.dim_value for d in theirs] or not theirs[0].dim_param:
-        raise GraphError(
-            f"{path} does not take batches of {[d.dim_value for d in ours][1:]}",
-            "export it with a dynamic batch and the checkpoint's picture size",
-        )
-    linears = placement.check(portable)
-    if not linears:
-        raise GraphError(f"{path} has no quantised Linear", "leave out --graph: edge quantises it")
     types = {t.data_type for t in portable.graph.initializer}
     precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
     fp16.set_kept(portable, fp16.risks(portable, probe(portable)))
@@ -195,17 +217,18 @@ def verdict(
 ) -> str:
     """A sentence with the chosen precision and the reasons for it and against the others."""
     name, parts = chosen.precision.upper(), []
+    measured = chosen.lowest
     if chosen.precision != "fp32" and "fp32" in ms:
         speed = _against(ms[chosen.precision], ms["fp32"])
         parts.append(f"{speed} FP32 with {backend} here")
-    parts.append(f"agreement {chosen.worst.agreement:.2f} %")
-    if chosen.worst.top1 is not None:
-        fp32 = "" if chosen.precision == "fp32" else f" (FP32 {chosen.worst.top1_fp32:.2f} %)"
-        parts.append(f"top-1 {chosen.worst.top1:.2f} %{fp32}")
-    if chosen.worst.cosine is not None:
-        parts.append(f"lowest cosine {chosen.worst.cosine:.5f}")
-    if chosen.worst.labels is not None:
-        parts.append(f"of labels {chosen.worst.labels:.2f} %")
+    parts.append(f"agreement {measured.agreement_text}{_whose(chosen, 'agreement')}")
+    if measured.top1 is not None:
+        fp32 = "" if chosen.precision == "fp32" else f" (FP32 {measured.top1_fp32:.2f} %)"
+        parts.append(f"top-1 {measured.top1:.2f} %{fp32}{_whose(chosen, 'top1')}")
+    if measured.cosine is not None:
+        parts.append(f"lowest cosine {measured.cosine:.5f}{_whose(chosen, 'cosine')}")
+    if measured.labels is not None:
+        parts.append(f"of labels {percent(measured.labels)}{_whose(chosen, 'labels')}")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"
@@ -220,6 +243,20 @@ def verdict(
             speed = _against(ms[other.precision], ms["fp32"])
             text += f"; {other.precision.upper()} is {speed} it"
     return text
+
+
+def _whose(candidate: Candidate, figure: str) -> str:
+    """The form that has the lowest value of a figure of `Accuracy`; "" where all have it."""
+    values = {form: getattr(one, figure) for form, one in candidate.accuracy.items()}
+    form = min(values, key=lambda name: values[name])
+    return f" in {FORMS[form]}" if len(set(values.values())) > 1 else ""
+
+
+def _attempt(candidate: Candidate) -> str:
+    """An attempt to quantise, and what the gate tested of it."""
+    measured = candidate.lowest
+    top1 = "" if measured.top1 is None else f", top-1 {measured.top1:.2f} %"
+    return f"{candidate.note}: agreement {percent(measured.agreement)}{top1}"
 
 
 def _against(ms: float, other: float) -> str:

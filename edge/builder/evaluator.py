@@ -19,8 +19,8 @@ from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
 from edge.builder.report.findings import Disagreement
+from edge.engine.accuracy import NEAR, Accuracy
 from edge.engine.heads import FEATURES, labels_agree
-from edge.engine.passport import Accuracy
 from edge.preprocess.images import load_image
 
 __all__ = ["Evaluator"]
@@ -87,7 +87,7 @@ class Evaluator:
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
         if self._embeds:
-            return [], int((verify.cosines(self._reference, logits) < verify.NEAR).sum())
+            return [], int((verify.cosines(self._reference, logits) < NEAR).sum())
         head = self._checkpoint.head
         fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
         differ = np.flatnonzero(~head.agree(fp32, engine))

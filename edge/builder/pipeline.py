@@ -18,7 +18,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge import __version__
-from edge.builder import cached_stages, candidates, image_sets, verify
+from edge.builder import cached_stages, candidates, image_sets
 from edge.builder import compile as compiling
 from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
@@ -31,6 +31,7 @@ from edge.builder.publish import publish, recover, replaced, unchanged
 from edge.builder.recipes import Recipe
 from edge.builder.report import page
 from edge.builder.report.outcome import Outcome, Setting, gather
+from edge.engine.accuracy import OPEN, Gate, images_needed
 from edge.engine.heads import FEATURES
 from edge.engine.passport import Passport
 from edge.errors import CalibrationError, EngineError, GateError, GraphError
@@ -39,7 +40,6 @@ from edge.files.storage import alone, digest, make_folder
 __all__ = ["Built", "build"]
 
 CACHE_SCHEMA = 6
-RECOMMENDED_HELDOUT = 100  # images; with fewer, one image is worth more than 1 % of the gate
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
             "--max-drop limits the loss of top-1, but features have no top-1",
             "leave out --max-drop; --min-agreement is the percent of embeddings near FP32's",
         )
+    if recipe.graph is not None:  # an unusable graph must fail before minutes of work, too
+        spec = checkpoint.preprocess
+        candidates.read_graph(recipe.graph, (3, spec.height, spec.width))
     calibration_files, heldout_files = _split_images(recipe)
     tools = _tools()
     setting = Setting(
@@ -94,7 +97,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         ),
         table=digest(recipe.ranges) if recipe.ranges else None,
         # Without a gate nothing is refused, and no Linear is kept FP16 to pass it.
-        gate=verify.Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else verify.OPEN,
+        gate=Gate(recipe.min_agreement, recipe.max_drop) if recipe.gate else OPEN,
         tools=tools,
     )
     fingerprint = _key(
@@ -185,12 +188,12 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
         def forms(kept: Sequence[str]) -> dict[str, ModelProto]:
             return make_forms(model, small, ranges, kept, recipe.also, probe)
 
-        observer.stage("quantize, verify")
         with _may_fail_in_auto(recipe, small, failed):
             evaluated.append(
                 candidates.make_quantised(small, forms, alone_db, evaluator, gate, observer)
             )
-        observer.done(failed.get(small, evaluated[-1].note))
+        if small in failed:
+            observer.done(failed[small])
 
     observer.stage("choose")
     ms = candidates.timed(evaluated)
@@ -198,11 +201,15 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
     verdict = candidates.verdict(chosen, evaluated, ms, "onnxruntime")
     verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(verdict)
-    if recipe.gate and (images := evaluator.fp32.images) < RECOMMENDED_HELDOUT:
-        observer.warn(
-            f"only {images} held-out images, each worth {100 / images:.1f} %; "
-            f"use {RECOMMENDED_HELDOUT} or more"
-        )
+    if gate != OPEN and gate.min_agreement < 100 and recipe.precision != "fp32":
+        images, needed = evaluator.fp32.images, images_needed(gate.min_agreement)
+        if images < needed:
+            observer.warn(
+                f"{images} held-out images are too few to show an agreement of "
+                f"{gate.min_agreement:g} %: when all agree, it is "
+                f"{evaluator.fp32.interval[0]:.1f} % or more with 95 % confidence; "
+                f"use {needed} or more (--heldout)"
+            )
     return Outcome(model, evaluator, evaluated, chosen, ms, verdict, ranges, alone_db, risks)
 
 

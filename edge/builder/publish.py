@@ -161,6 +161,7 @@ def _passport(
         tools=setting.tools,
         calibration=outcome.ranges.origin() if outcome.ranges else None,
         judged=recipe.gate,
+        gate=setting.gate if recipe.gate else None,
         accuracy=chosen.accuracy,
         verdict=outcome.verdict,
         kept_fp16=tuple(chosen.kept),

@@ -52,7 +52,8 @@ def _check_file(path: Any) -> None:
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Texts = tuple[str, ...]
-_Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+_Percent = Annotated[float, msgspec.Meta(gt=1, le=100)]  # a share such as 0.99 is refused
+_Points = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Batch = Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
 _Pixels = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -70,8 +71,8 @@ KEYS = {
     "method": _choice(Method, "auto"),
     "max_batch": Key(_Batch, f"a whole number from 1 to {MAX_BATCH}", "4"),
     "name": Key(_Text, "a name", '"my-engine"', _check_name),
-    "min_agreement": Key(_Percent, "a percent, 0 to 100", "99"),
-    "max_drop": Key(_Percent, "points of top-1, 0 to 100", "0.5"),
+    "min_agreement": Key(_Percent, "a percent above 1 (no gate: --no-gate, or gate = false)", "99"),
+    "max_drop": Key(_Points, "points of top-1, 0 to 100", "0.5"),
     "gate": Key(bool, "true or false", "true"),
     "ranges": Key(Path, "a table of edge calibrate", '"ranges.json"', _check_file),
     "graph": Key(Path, "an ONNX graph with Q/DQ", '"trained.onnx"', _check_file),

@@ -1,10 +1,10 @@
-"""Accuracy measures and the gate: outputs compared with the FP32 graph's on held-out images."""
+"""Accuracy measures: outputs compared with the FP32 graph's on held-out images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,24 +12,13 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edge.builder import graph
+from edge.engine.accuracy import EXACT_DB, NEAR, Accuracy
 from edge.engine.heads import Head, labels_agree
-from edge.engine.passport import EXACT_DB, FORMS, Accuracy
 from edge.errors import CalibrationError, GateError, GraphError
 
-__all__ = [
-    "NEAR",
-    "OPEN",
-    "Gate",
-    "compare",
-    "compare_embeddings",
-    "compare_labels",
-    "cosines",
-    "outputs",
-]
+__all__ = ["compare", "compare_embeddings", "compare_labels", "cosines", "outputs"]
 
 BATCH = 16
-NEAR = 0.99  # lowest cosine at which two embeddings agree: 8 degrees between them
-FEW = 20  # with fewer images the permitted number of differing ones is rounded down, not up
 
 Tensor = npt.NDArray[np.float32]
 
@@ -136,55 +125,3 @@ def _sqnr(reference: Tensor, found: Tensor) -> float:
     noise = float(((reference.astype(np.float64) - found) ** 2).sum())
     signal = float((reference.astype(np.float64) ** 2).sum())
     return 10 * math.log10(max(signal, 1e-300) / noise) if noise else EXACT_DB
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The thresholds that an engine must reach on the held-out images."""
-
-    # Percent of images that agree with FP32 (`Head.agree`), or of embeddings that are near.
-    min_agreement: float
-    max_drop: float | None  # points of top-1 that may be lost, where the classes are known
-
-    def __str__(self) -> str:
-        if self == OPEN:
-            return "none"
-        drop = "" if self.max_drop is None else f", at most {self.max_drop:g} points of top-1 lost"
-        return f"{self.min_agreement:g} % agreement{drop}"
-
-    def refuses(self, accuracy: dict[str, Accuracy]) -> str | None:
-        """The reason why an engine with these forms (form -> accuracy) is refused; None: it passes.
-
-        Every form must pass.
-        """
-        for form, measured in accuracy.items():
-            # One image of a small set is worth several percent, so the number of images that may
-            # differ is rounded up.
-            share = measured.images * (100 - self.min_agreement) / 100
-            few = measured.images < FEW
-            allowed = math.floor(share + 1e-9) if few else math.ceil(share - 1e-9)
-            if round(measured.images * (100 - measured.agreement) / 100) > allowed:
-                return (
-                    f"{FORMS[form]} agrees with FP32{_agreement_rule(measured)} on "
-                    f"{measured.agreement:.2f} % of {measured.images} images, the gate is "
-                    f"{self.min_agreement:g} %"
-                )
-            if self.max_drop is None or measured.top1 is None or measured.top1_fp32 is None:
-                continue
-            drop = measured.top1_fp32 - measured.top1
-            if drop > self.max_drop + 1e-9:
-                return (
-                    f"{FORMS[form]} loses {drop:.2f} points of top-1 on {measured.images} "
-                    f"images, {self.max_drop:g} are allowed"
-                )
-        return None
-
-
-def _agreement_rule(measured: Accuracy) -> str:
-    """What agreement means, where it is not "the same most probable class"."""
-    if measured.cosine is not None:
-        return f" (a cosine of {NEAR:g})"
-    return "" if measured.labels is None else " (yes or no to each label)"
-
-
-OPEN = Gate(0.0, None)  # refuses nothing

@@ -58,7 +58,7 @@ def build(
     engines: Annotated[Path | None, typer.Option(help="folder of all engines")] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="gate: percent agreement with FP32; default 99"),
+        typer.Option(help="gate: percent agreement with FP32; default 99"),
     ] = None,
     max_drop: Annotated[
         float | None,

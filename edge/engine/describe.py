@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.engine.passport import FORMS, Accuracy, Passport
+from edge.engine.accuracy import FORMS, Accuracy, percent
+from edge.engine.passport import Passport
 from edge.errors import printable
 
 __all__ = ["describe"]
@@ -35,7 +36,9 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
     for precision, carried in passport.candidates.items():
         speed = "" if carried.ms is None else f"; {carried.ms:.1f} ms on the build machine"
         lines.append((f"candidate {precision}", f"{carried.graph}{speed}"))
-    gate = "passed" if passport.judged else "not applied (--no-gate)"
+    gate = "not applied (--no-gate): the engine is unjudged"
+    if passport.judged:
+        gate = f"passed: {passport.gate}" if passport.gate else "passed"
     lines.append(("gate", gate))
     if plan:
         batches = _batches(plan.max_batch)
@@ -67,14 +70,14 @@ def _batches(largest: int) -> str:
 
 def _measured(accuracy: Accuracy) -> str:
     text = (
-        f"agrees with FP32 on {accuracy.agreement:.2f} % of {accuracy.images} images, "
+        f"agrees with FP32 on {accuracy.agreement_text}, "
         + (f"SQNR {accuracy.sqnr_db:.1f} dB, " if accuracy.max_error else "")
         + f"max error {accuracy.max_error:.3g}"
     )
     if accuracy.cosine is not None:
         text += f"; lowest cosine {accuracy.cosine:.5f}"
     if accuracy.labels is not None:
-        text += f"; same yes or no for {accuracy.labels:.2f} % of labels"
+        text += f"; same yes or no for {percent(accuracy.labels)} of labels"
     if accuracy.top1 is not None:
         text += f"; top-1 {accuracy.top1:.2f} % (FP32 {accuracy.top1_fp32:.2f} %)"
     return text

@@ -14,29 +14,17 @@ from typing import Any
 
 import msgspec
 
+from edge.engine.accuracy import Accuracy, Gate
 from edge.engine.heads import Head
 from edge.errors import EngineError
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
 
-__all__ = [
-    "EXACT_DB",
-    "FORMS",
-    "Accuracy",
-    "Calibration",
-    "Carried",
-    "File",
-    "Origin",
-    "Passport",
-    "Plan",
-]
+__all__ = ["Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
 
 SCHEMA = 4
 _OLDEST = 3  # deployed engines must stay readable after upgrades: docs/stability.md
-EXACT_DB = 999.0  # SQNR without any noise; JSON has no infinity
 NAME = "passport.json"
-# The forms of an engine that are evaluated -> their names in messages.
-FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
 
 
 @dataclass(frozen=True)
@@ -50,26 +38,6 @@ class File:
     def of(path: Path) -> File:
         """The entry for an existing file."""
         return File(digest(path), path.stat().st_size)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The accuracy of an engine, compared with the FP32 graph on the same held-out images."""
-
-    images: int
-    # Percent of images with the same prediction (`Head.agree`), or with similar embeddings.
-    agreement: float
-    sqnr_db: float  # 10 log10(sum reference^2 / sum (reference - output)^2) over the outputs
-    max_error: float  # largest absolute difference of the outputs
-    top1: float | None  # percent correct; None if the images' classes are unknown
-    top1_fp32: float | None  # the same for the FP32 graph
-    cosine: float | None = None  # embeddings only: the lowest similarity to FP32's
-    labels: float | None = None  # sigmoid only: percent of labels with the same yes or no
-
-    def __post_init__(self) -> None:
-        """Raises ValueError if only one of top1 and top1_fp32 is known."""
-        if (self.top1 is None) != (self.top1_fp32 is None):
-            raise ValueError("top1 without top1_fp32")
 
 
 @dataclass(frozen=True)
@@ -146,6 +114,7 @@ class Passport:
     candidates: dict[str, Carried] = field(default_factory=dict)  # by precision
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
+    gate: Gate | None = None  # what it had to reach; None: no gate, or built before 0.2.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for contents that no build writes."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from edge.engine.passport import Accuracy
+    from edge.engine.accuracy import Accuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "engines/.cache"

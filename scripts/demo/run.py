@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge.engine.passport import FORMS
+from edge.engine.accuracy import FORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "engines/.cache/demo"

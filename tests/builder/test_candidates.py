@@ -10,12 +10,12 @@ from edge.builder.candidates import Candidate
 from edge.builder.plan import make_forms
 from edge.builder.precision.calibrate import calibrate
 from edge.builder.precision.ranges import Ranges
-from edge.builder.verify import Gate
-from edge.engine.passport import Accuracy
+from edge.engine.accuracy import Accuracy, Gate
 from tests.conftest import Recorder
 
 GOOD = Accuracy(400, 99.75, 38.0, 0.1, 96.0, 96.5)
 GATE = Gate(99, None)
+AGREEMENT = "agreement 99.75 % of 400 images (95 % interval: 98.6 to 100.0 %)"
 
 
 def candidate(precision, refused=None, **changes):
@@ -36,17 +36,18 @@ def test_the_verdict_is_a_sentence_with_reasons():
     int8 = candidate("int8", linears=48, kept={"MatMul_3": 21.0, "MatMul_9": 22.5})
     ms = {"fp32": 10.0, "fp16": 12.0, "int8": 4.0}
     assert candidates.verdict(int8, [fp32, fp16, int8], ms, "onnxruntime") == (
-        "INT8: 2.5x faster than FP32 with onnxruntime here, agreement 99.75 %, "
+        "INT8: 2.5x faster than FP32 with onnxruntime here, "
+        f"{AGREEMENT}, "
         "top-1 96.00 % (FP32 96.50 %); 2 of 48 Linears kept FP16; "
         "not FP16: model.onnx is wrong"
     )
     assert candidates.verdict(fp32, [fp32, candidate("fp16")], ms, "onnxruntime") == (
-        "FP32: agreement 99.75 %, top-1 96.00 %; FP16 is 1.2x slower than it"
+        f"FP32: {AGREEMENT}, top-1 96.00 %; FP16 is 1.2x slower than it"
     )
     unknown = replace(GOOD, top1=None, top1_fp32=None)
     fp16 = Candidate("fp16", {}, {"portable": unknown}, "model.onnx is wrong")
     assert candidates.verdict(fp16, [fp32, fp16], ms, "onnxruntime") == (
-        "FP16: 1.2x slower than FP32 with onnxruntime here, agreement 99.75 %; "
+        f"FP16: 1.2x slower than FP32 with onnxruntime here, {AGREEMENT}; "
         "the gate refuses it: model.onnx is wrong"
     )
 
@@ -54,9 +55,20 @@ def test_the_verdict_is_a_sentence_with_reasons():
 def test_the_worst_form_disagrees_most_and_on_a_tie_is_noisier():
     noisy, wrong = replace(GOOD, sqnr_db=20.0), replace(GOOD, agreement=99.5)
     found = Candidate("int8", {}, {"portable": noisy, "device": wrong}, None)
-    assert (found.worst_form, found.worst) == ("device", wrong)
-    assert "agreement 99.50 %" in candidates.verdict(found, [found], {"int8": 1.0}, "onnxruntime")
+    assert found.worst_form == "device"
     assert Candidate("int8", {}, {"a": GOOD, "b": noisy}, None).worst_form == "b"
+
+
+def test_each_figure_of_the_verdict_is_the_lowest_and_says_of_which_form():
+    portable = replace(GOOD, cosine=0.99106, labels=98.5)
+    device = replace(GOOD, agreement=99.25, cosine=0.99602, labels=98.5)
+    found = Candidate("int8", {}, {"portable": portable, "device": device}, None)
+    said = candidates.verdict(found, [found], {"int8": 1.0}, "onnxruntime")
+    assert said == (
+        "INT8: agreement 99.25 % of 400 images (95 % interval: 97.8 to 99.7 %) in the FP16-cast "
+        "graph for model.plan, top-1 96.00 % (FP32 96.50 %), lowest cosine 0.99106 in model.onnx, "
+        "of labels 98.50 %"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +112,7 @@ def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
     model, ranges, alone = setting
     found = quantised(model, ranges, alone, scripted(5))
     assert "50.00 % of 400 images" in found.refused
-    assert "nor with 4 Linears kept FP16" in found.refused
+    assert "; at best, 1 of 8 Linears kept FP16: agreement 50.00 %" in found.refused
     assert found.forms  # a report compares them with FP32
 
 

@@ -263,10 +263,17 @@ def test_settings_out_of_range_are_refused(recipe, change):
         dataclasses.replace(recipe, **change)
 
 
-def test_fewer_than_100_held_out_images_give_a_warning(recipe):
+def test_too_few_held_out_images_to_show_the_gates_agreement_give_a_warning(recipe):
     observer = Recorder()
-    build(dataclasses.replace(recipe, max_batch=5), observer)
-    assert any("only 8 held-out images" in text for text in observer.warnings)
+    build(dataclasses.replace(recipe, max_batch=5, min_agreement=90), observer)
+    few = [text for text in observer.warnings if "8 held-out images are too few" in text]
+    assert few == [
+        "8 held-out images are too few to show an agreement of 90 %: when all agree, it is 67.6 % "
+        "or more with 95 % confidence; use 35 or more (--heldout)"
+    ]
+    observer = Recorder()
+    build(dataclasses.replace(recipe, max_batch=5, gate=False), observer)
+    assert not [text for text in observer.warnings if "held-out" in text]
 
 
 def test_an_engines_folder_that_cannot_be_written_fails_first(recipe, tmp_path):
@@ -312,9 +319,11 @@ def test_a_graph_quantised_in_training_is_used_unchanged(recipe, tmp_path):
     assert "calibrate" not in observer.stages
     assert built.passport.accuracy == first.passport.accuracy
     assert built.passport.precision == "int8"
+    fp32 = build(dataclasses.replace(recipe, precision="fp32", name="fp32"), Recorder())
+    observer = Recorder()
     with pytest.raises(GraphError, match="has no quantised Linear"):
-        fp32 = build(dataclasses.replace(recipe, precision="fp32", name="fp32"), Recorder())
-        build(dataclasses.replace(taken, graph=fp32.folder / "model.onnx"), Recorder())
+        build(dataclasses.replace(taken, graph=fp32.folder / "model.onnx"), observer)
+    assert observer.stages == []  # nothing ran before it
 
 
 def test_settings_that_contradict_each_other_are_refused(recipe, tmp_path):

@@ -45,7 +45,9 @@ def test_the_file_s_keys_are_the_schema(copy):
         "candidates",
         "files",
         "plan",
+        "gate",
     ]
+    assert list(data["gate"]) == ["min_agreement", "max_drop"]
     assert list(data["accuracy"]["portable"]) == [
         "images",
         "agreement",

@@ -60,6 +60,8 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
     architecture or processor is not supported.
     """
     folder = Path(name)
+    if folder.is_file():
+        raise _file_error(folder)
     if not folder.is_dir():
         folder = hub.fetch(name)
     config = folders.read_json(
@@ -135,3 +137,22 @@ def _image_size(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
             f"{name}: image_size in config.json is {size!r}", "write a number, or [height, width]"
         )
     return sides[0], sides[1]
+
+
+def _file_error(path: Path) -> CheckpointError:
+    """The error for a file that was given as a checkpoint."""
+    if path.suffix == ".onnx":
+        return CheckpointError(
+            f"{path} is an ONNX graph, not a checkpoint",
+            "give the folder of the checkpoint from which it was exported; if the graph has Q/DQ "
+            f"nodes, add: --graph {path}",
+        )
+    if path.suffix in (".plan", ".engine", ".trt"):
+        return CheckpointError(
+            f"{path} is a TensorRT plan, which cannot be built again",
+            "give the folder of the Hugging Face checkpoint",
+        )
+    return CheckpointError(
+        f"{path} is a file, not the folder of a checkpoint",
+        f"give the folder that has config.json, such as {path.parent}",
+    )

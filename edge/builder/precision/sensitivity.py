@@ -21,7 +21,7 @@ from edge.builder.precision.quantize import quantized
 from edge.builder.precision.range_search import fake_quantized
 from edge.builder.precision.ranges import Range
 from edge.builder.precision.sites import Linear, linears
-from edge.engine.passport import EXACT_DB
+from edge.engine.accuracy import EXACT_DB
 from edge.files.storage import write_bytes
 
 __all__ = ["images_for", "measure", "read", "write"]

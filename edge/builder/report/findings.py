@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edge.engine.passport import Accuracy
+from edge.engine.accuracy import Accuracy
 
 __all__ = ["CandidateFinding", "Disagreement", "Findings", "LinearFinding"]
 
@@ -17,7 +17,7 @@ class CandidateFinding:
     """One precision that was built and evaluated."""
 
     precision: str  # fp32, fp16, int8 or fp8
-    accuracy: Accuracy  # of the less accurate form
+    accuracy: Accuracy  # each figure is the lowest of all its forms
     megabytes: float  # weights of the portable graph
     ms: float | None  # median milliseconds of one picture here; None: not measured
     passed: bool  # whether the gate accepts it

@@ -17,8 +17,7 @@ from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears, roles
 from edge.builder.recipes import Recipe
 from edge.builder.report.findings import CandidateFinding, Findings, LinearFinding
-from edge.builder.verify import Gate
-from edge.engine.passport import FORMS
+from edge.engine.accuracy import FORMS, Gate
 
 __all__ = ["Outcome", "Setting", "gather"]
 
@@ -83,7 +82,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         candidates=[
             CandidateFinding(
                 one.precision,
-                one.worst,
+                one.lowest,
                 _megabytes(one.forms["portable"]),
                 outcome.ms.get(one.precision),
                 one.refused is None,

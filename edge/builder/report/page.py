@@ -16,9 +16,8 @@ from PIL import Image
 
 from edge.builder.report import plots
 from edge.builder.report.findings import CandidateFinding, Disagreement, Findings
-from edge.builder.verify import NEAR
+from edge.engine.accuracy import EXACT_DB, NEAR
 from edge.engine.heads import CROSSING
-from edge.engine.passport import EXACT_DB
 from edge.errors import printable, require
 from edge.files.storage import write_bytes
 

@@ -47,6 +47,23 @@ def test_a_missing_folder(tmp_path):
     refused(tmp_path / "nothing", "there is no checkpoint")
 
 
+@pytest.mark.parametrize(
+    ("name", "problem", "hint"),
+    [
+        ("model.onnx", "is an ONNX graph, not a checkpoint", "add: --graph {path}"),
+        ("model.plan", "is a TensorRT plan", "the folder of the Hugging Face checkpoint"),
+        ("model.safetensors", "is a file, not the folder of a checkpoint", "such as {folder}"),
+    ],
+)
+def test_a_file_is_named_as_what_it_is(tmp_path, name, problem, hint):
+    path = tmp_path / name
+    path.touch()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(str(path))
+    assert problem in caught.value.problem
+    assert hint.format(path=path, folder=tmp_path) in caught.value.hint
+
+
 def test_pickled_weights_are_refused_unopened(copy):
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"would run code")

@@ -15,8 +15,7 @@ from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears
 from edge.builder.recipes import Recipe
 from edge.builder.report.outcome import Outcome, Setting, gather
-from edge.builder.verify import Gate
-from edge.engine.passport import FORMS
+from edge.engine.accuracy import FORMS, Gate
 from tests.conftest import Recorder
 
 
@@ -70,7 +69,7 @@ def test_the_report_has_the_results_of_the_build(setting, outcome):
     assert (fp32.precision, fp32.ms, fp32.note) == ("fp32", 2.0, "")
     assert (int8.precision, int8.passed, int8.note) == ("int8", True, "2 of 8 Linears kept FP16")
     assert 0 < int8.megabytes < fp32.megabytes
-    assert int8.accuracy == outcome.chosen.worst
+    assert int8.accuracy == outcome.chosen.lowest
     # The first two Linears are kept FP16.
     assert found.quantised == (
         "0 of 1 convolution, 1 of 2 qkv, 0 of 4 attention, 1 of 2 proj, 2 of 2 fc1, 2 of 2 fc2, "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edge.builder.report import page, plots
 from edge.builder.report.findings import CandidateFinding, Disagreement, Findings, LinearFinding
-from edge.engine.passport import Accuracy
+from edge.engine.accuracy import Accuracy
 from edge.errors import MissingPackage, StorageError
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&$x^$\n\x1b[31m\udc80"
