@@ -34,6 +34,7 @@ from transformers import (
     set_seed,
 )
 
+from edge.builder.split import write as write_split
 from scripts.demo.digits import HELD_OUT_PHOTO, TRAIN_PHOTO, Digits, photo, render, split
 
 SEED = 20
@@ -175,8 +176,8 @@ def main() -> None:
     arguments.out = arguments.out or Path(__file__).parent / "demo/vit"
 
     set_seed(SEED)
-    train: Dataset
-    held: Dataset
+    train: DrawnDigits | ImageFolder
+    held: DrawnDigits | ImageFolder
     if arguments.images:
         files, names = list_images(arguments.images)
         model, processor = pretrained(arguments.checkpoint, names)
@@ -220,6 +221,10 @@ def main() -> None:
     # Half precision halves the file; edge and this script load it as float32.
     model.half().save_pretrained(arguments.out)
     processor.save_pretrained(arguments.out)
+    if isinstance(train, ImageFolder) and isinstance(held, ImageFolder):
+        # A build must not evaluate on images that trained.
+        parts = [[path for path, _ in part.files] for part in (train, held)]
+        write_split(arguments.out, arguments.images, *parts)
     print(f"saved {arguments.out}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from edge import __version__
-from edge.builder import cached_stages, candidates, image_sets
+from edge.builder import cached_stages, candidates, image_sets, split
 from edge.builder import compile as compiling
 from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
@@ -79,14 +79,14 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     if recipe.graph is not None:  # an unusable graph must fail before minutes of work, too
         spec = checkpoint.preprocess
         candidates.read_graph(recipe.graph, (3, spec.height, spec.width))
-    calibration_files, heldout_files = _split_images(recipe)
+    trained = split.read(checkpoint.folder)
+    sets = split.choose(recipe.calibration, recipe.heldout, trained)
     tools = _tools()
     setting = Setting(
         recipe=recipe,
         checkpoint=checkpoint,
-        calibration_files=calibration_files,
-        heldout_files=heldout_files,
-        set_sha256=image_sets.digest(calibration_files),
+        sets=sets,
+        set_sha256=image_sets.digest(sets.calibration),
         cache=cache,
         # The key covers the settings in effect, not the request: naming a default changes nothing.
         checkpoint_key=_key(
@@ -102,7 +102,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
     )
     fingerprint = _key(
         "engine",
-        [setting.checkpoint_key, setting.set_sha256, image_sets.digest(heldout_files)],
+        [setting.checkpoint_key, setting.set_sha256, image_sets.digest(sets.heldout), sets.origin],
         [recipe.precision, recipe.method, recipe.max_batch, list(recipe.also)],
         [recipe.min_agreement, recipe.max_drop, recipe.gate],
         [setting.table, digest(recipe.graph) if recipe.graph else None],
@@ -112,6 +112,9 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         return Built(folder, existing, fresh=False)
     if (other := replaced(folder, setting)) is not None:
         observer.warn(f"this will replace {folder} ({other}); to keep both, choose another --name")
+    observer.stage("compare images")
+    split.say_near_copies(sets, trained, observer.warn)
+    observer.done(f"{len(sets.calibration)} calibrate; {len(sets.heldout)} evaluate: {sets.origin}")
     outcome = _evaluate(setting, observer)
     report = cache / f"{recipe.engine}-refused.html"
     if (why_refused := outcome.chosen.refused) is not None:
@@ -132,7 +135,7 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
     Raises what a stage raises.
     """
     recipe, checkpoint, cache = setting.recipe, setting.checkpoint, setting.cache
-    calibration_files, heldout_files = setting.calibration_files, setting.heldout_files
+    calibration_files, heldout_files = setting.sets.calibration, setting.sets.heldout
     gate = setting.gate
     model = cached_stages.simplified(
         checkpoint, cache, setting.checkpoint_key, heldout_files, observer
@@ -225,46 +228,6 @@ def _may_fail_in_auto(recipe: Recipe, precision: str, failed: dict[str, str]) ->
         if recipe.precision != "auto":
             raise
         failed[precision] = error.problem
-
-
-def _split_images(recipe: Recipe) -> tuple[list[Path], list[Path]]:
-    """The calibration images and the held-out images.
-
-    No image is in both sets, compared by content and not by name.
-    """
-    candidate_files = found = image_sets.find(recipe.calibration)
-    if recipe.heldout is None:
-        candidate_files, heldout_files = image_sets.hold_out(found)
-    else:
-        heldout_files = image_sets.find(recipe.heldout)
-    heldout_contents = set(image_sets.contents(heldout_files)) - {image_sets.UNREADABLE}
-    calibration_files = [
-        path
-        for path, content in zip(candidate_files, image_sets.contents(candidate_files), strict=True)
-        if content not in heldout_contents
-    ]
-    copies = len(candidate_files) - len(calibration_files)
-    if recipe.heldout is not None and copies:
-        raise CalibrationError(
-            f"{copies} images of {recipe.calibration} are also in {recipe.heldout}",
-            "hold out images that are not used for calibration, or leave out --heldout",
-        )
-    if len(calibration_files) < image_sets.MINIMUM:
-        problem = f"{len(found)} images found in {recipe.calibration}"
-        needed = f"{image_sets.MINIMUM} are needed for calibration"
-        if recipe.heldout is not None:
-            raise CalibrationError(
-                f"{problem}; {needed}",
-                f"add {image_sets.MINIMUM - len(calibration_files)} or more",
-            )
-        raise CalibrationError(
-            f"{problem}: {len(heldout_files)} are held out, "
-            f"{f'{copies} are copies of these, ' if copies else ''}"
-            f"{len(calibration_files)} remain; {needed}",
-            f"put at least {image_sets.SPLIT_MINIMUM} different images into it, or name a separate "
-            "held-out folder: --heldout DIR",
-        )
-    return calibration_files, heldout_files
 
 
 def _tools() -> dict[str, str]:

@@ -162,6 +162,7 @@ def _passport(
         calibration=outcome.ranges.origin() if outcome.ranges else None,
         judged=recipe.gate,
         gate=setting.gate if recipe.gate else None,
+        heldout=setting.sets.origin,
         accuracy=chosen.accuracy,
         verdict=outcome.verdict,
         kept_fp16=tuple(chosen.kept),

@@ -29,6 +29,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append(("calibration", f"{calibration.images} images, {calibration.method}"))
     for form, measured in passport.accuracy.items():
         lines.append(("accuracy", f"{FORMS[form]} {_measured(measured)}"))
+    if passport.heldout:
+        lines.append(("evaluated on", passport.heldout))
     if passport.verdict:
         lines.append(("verdict", passport.verdict))
     if passport.kept_fp16:

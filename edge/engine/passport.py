@@ -115,6 +115,7 @@ class Passport:
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
     gate: Gate | None = None  # what it had to reach; None: no gate, or built before 0.2.0
+    heldout: str = ""  # the origin of the images on which it was evaluated
 
     def __post_init__(self) -> None:
         """Raises ValueError for contents that no build writes."""

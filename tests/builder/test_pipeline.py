@@ -82,6 +82,7 @@ def test_stages_come_in_order_and_report(recipe, tmp_path):
     build(dataclasses.replace(recipe, engines=tmp_path), observer)
     names = [name.partition(" ")[0] for name in observer.stages]
     stages = [
+        "compare",
         "export",
         "simplify",
         "FP16",
@@ -91,10 +92,10 @@ def test_stages_come_in_order_and_report(recipe, tmp_path):
         "quantize,",
         "choose",
     ]
-    assert names[:8] == stages
+    assert names[:9] == stages
     assert names[-1] == "report"
     assert len(observer.texts) == len(observer.stages)
-    assert "8 activations on 32 images" in observer.texts[4]
+    assert "8 activations on 32 images" in observer.texts[5]
     assert ("images", 32, 32) in observer.steps
 
 

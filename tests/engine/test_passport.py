@@ -46,6 +46,7 @@ def test_the_file_s_keys_are_the_schema(copy):
         "files",
         "plan",
         "gate",
+        "heldout",
     ]
     assert list(data["gate"]) == ["min_agreement", "max_drop"]
     assert list(data["accuracy"]["portable"]) == [

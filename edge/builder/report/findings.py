@@ -61,7 +61,9 @@ class Findings:
     verdict: str  # a sentence with the reasons
     backend: str  # with which the times were measured
     images: int  # number of held-out images
+    heldout: str  # their origin
     gate: str  # such as "99 % agreement"
+    judged: bool  # False: without a gate nothing passes, whatever was measured
     candidates: list[CandidateFinding] = field(default_factory=list)
     linears: list[LinearFinding] = field(default_factory=list)
     quantised: str = ""  # coverage by kind, such as "12 of 12 qkv, 0 of 1 convolution"

@@ -17,7 +17,8 @@ from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears, roles
 from edge.builder.recipes import Recipe
 from edge.builder.report.findings import CandidateFinding, Findings, LinearFinding
-from edge.engine.accuracy import FORMS, Gate
+from edge.builder.split import Sets
+from edge.engine.accuracy import FORMS, OPEN, Gate
 
 __all__ = ["Outcome", "Setting", "gather"]
 
@@ -28,8 +29,7 @@ class Setting:
 
     recipe: Recipe
     checkpoint: Checkpoint
-    calibration_files: list[Path]
-    heldout_files: list[Path]
+    sets: Sets
     set_sha256: str  # of the calibration set
     cache: Path
     checkpoint_key: str
@@ -78,7 +78,9 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         verdict=outcome.verdict,
         backend="onnxruntime",
         images=outcome.evaluator.fp32.images,
+        heldout=setting.sets.origin,
         gate=str(setting.gate),
+        judged=setting.recipe.gate,
         candidates=[
             CandidateFinding(
                 one.precision,
@@ -90,7 +92,9 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
             )
             for one in outcome.candidates
         ],
-        linears=_linears(outcome.model, outcome.candidates, outcome.ranges, outcome.alone_db),
+        linears=_linears(
+            outcome.model, outcome.candidates, outcome.ranges, outcome.alone_db, setting.gate
+        ),
         quantised=in_words(census(small.forms["portable"])) if small else "",
         fp32_nodes=outcome.risks,
         disagreements=disagreements,
@@ -104,6 +108,7 @@ def _linears(
     candidates: Sequence[Candidate],
     ranges: Ranges | None,
     alone_db: Mapping[str, float],
+    gate: Gate,
 ) -> list[LinearFinding]:
     """The Linears of the candidate that was quantised with these ranges, if there is one."""
     small = _small(candidates)
@@ -111,7 +116,9 @@ def _linears(
         return []
     names, found = roles(model), []
     number = small.precision.upper()
-    result = "refuses the engine" if small.refused else "passes"
+    why = f"the gate {'refuses the engine' if small.refused else 'passes'} with it in {number}"
+    if gate == OPEN:
+        why = f"{number}; without a gate nothing was kept"
     for linear in linears(model):
         name, activation = linear.node.name, ranges.ranges[linear.activation]
         kept = name in small.kept
@@ -119,9 +126,10 @@ def _linears(
             LinearFinding(
                 name=names[name],
                 precision="FP16" if kept else number,
-                why="kept FP16 to pass the gate: it degrades the output most"
+                why="kept to pass the gate: it degrades the output most; FP32 in model.onnx, FP16 "
+                "in the graph of model.plan"
                 if kept
-                else f"the gate {result} with it in {number}",
+                else why,
                 alone_db=alone_db.get(name),
                 output_db=activation.sqnr_db,
                 before=activation.before,

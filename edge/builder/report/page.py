@@ -16,7 +16,7 @@ from PIL import Image
 
 from edge.builder.report import plots
 from edge.builder.report.findings import CandidateFinding, Disagreement, Findings
-from edge.engine.accuracy import EXACT_DB, NEAR
+from edge.engine.accuracy import EXACT_DB, NEAR, percent
 from edge.engine.heads import CROSSING
 from edge.errors import printable, require
 from edge.files.storage import write_bytes
@@ -49,8 +49,7 @@ def _html(findings: Findings) -> str:
         lstrip_blocks=True,
         finalize=_on_one_line,
     )
-    environment.filters.update(db=_db, percent=_percent)
-    chosen = [one for one in findings.candidates if one.precision == findings.precision]
+    environment.filters.update(db=_db, percent=_percent, share=percent)
     drawn = {
         "speed": plots.speed(findings.candidates, findings.precision),
         "alone": plots.decibels(findings.linears, "alone_db", "SQNR with each Linear alone INT8"),
@@ -66,12 +65,27 @@ def _html(findings: Findings) -> str:
         alone=any(one.accuracy.labels is not None for one in findings.candidates),
         near=NEAR,
         crossing=f"{100 * CROSSING:g}",
-        state={True: "good", False: "bad"}[chosen[0].passed] if chosen else "",
+        state=_state(findings),
         rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,
         shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
     )
     return text
+
+
+def _state(findings: Findings) -> str:
+    """The colour of the verdict: "good" only for an engine that passed a gate.
+
+    One that is slower than FP32 is no success: it gets no colour.
+    """
+    chosen = [one for one in findings.candidates if one.precision == findings.precision]
+    if not chosen:
+        return ""
+    if not chosen[0].passed:
+        return "bad"
+    ratio = _ratio(chosen[0], findings.candidates)
+    slower = findings.precision != "fp32" and ratio is not None and ratio < 1
+    return "" if not findings.judged or slower else "good"
 
 
 def _on_one_line(value: Any) -> Any:

@@ -15,7 +15,8 @@ from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears
 from edge.builder.recipes import Recipe
 from edge.builder.report.outcome import Outcome, Setting, gather
-from edge.engine.accuracy import FORMS, Gate
+from edge.builder.split import Sets
+from edge.engine.accuracy import FORMS, OPEN, Gate
 from tests.conftest import Recorder
 
 
@@ -25,8 +26,7 @@ def setting(checkpoint, pictures, tmp_path_factory):
     return Setting(
         recipe=Recipe(str(checkpoint), pictures, name="tiny"),
         checkpoint=read_checkpoint(str(checkpoint)),
-        calibration_files=files[10:],
-        heldout_files=files[:10],
+        sets=Sets(files[10:], files[:10], "every fifth image"),
         set_sha256="",
         cache=tmp_path_factory.mktemp("cache"),
         checkpoint_key="",
@@ -39,7 +39,7 @@ def setting(checkpoint, pictures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(setting, fp32_graph):
     model = graph.load(fp32_graph)
-    evaluator = Evaluator(model, setting.heldout_files, setting.checkpoint, Recorder())
+    evaluator = Evaluator(model, setting.sets.heldout, setting.checkpoint, Recorder())
     x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
     ranges = Ranges("minmax", 16, "", calibrate(model, iter(x), "minmax", 16))
     names = [linear.node.name for linear in linears(model)]
@@ -80,7 +80,10 @@ def test_the_report_has_the_results_of_the_build(setting, outcome):
 def test_every_linear_has_its_precision_and_the_reason(setting, outcome):
     found = gather(setting, outcome).linears
     assert [one.precision for one in found] == ["FP16"] * 2 + ["INT8"] * 6
-    assert found[0].why == "kept FP16 to pass the gate: it degrades the output most"
+    assert found[0].why == (
+        "kept to pass the gate: it degrades the output most; FP32 in model.onnx, FP16 in the graph "
+        "of model.plan"
+    )
     assert found[2].why == "the gate passes with it in INT8"
     assert {one.alone_db for one in found} == {30.0}
     assert len({one.name for one in found}) == 8
@@ -92,6 +95,15 @@ def test_no_linear_of_a_refused_candidate_passes(setting, outcome):
     found = gather(setting, changed)
     assert {one.why for one in found.linears} == {"the gate refuses the engine with it in INT8"}
     assert (found.candidates[1].passed, found.candidates[1].note) == (False, "it is wrong")
+
+
+def test_without_a_gate_no_linear_passes(setting, outcome):
+    recipe = replace(setting.recipe, gate=False)
+    found = gather(replace(setting, recipe=recipe, gate=OPEN), outcome)
+    assert not found.judged and found.gate == "none"
+    assert {one.why for one in found.linears if one.precision == "INT8"} == {
+        "INT8; without a gate nothing was kept"
+    }
 
 
 def test_disagreements_are_those_of_the_chosen_candidate_or_else_of_the_smallest(setting, outcome):

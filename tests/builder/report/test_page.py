@@ -96,7 +96,9 @@ def findings():
         verdict="INT8 is twice as fast and passed.",
         backend="onnxruntime CPU",
         images=100,
+        heldout="every fifth image of photos",
         gate="99 % agreement",
+        judged=True,
         candidates=[
             CandidateFinding(
                 "fp32", accuracy(100.0, float("inf")), 17.5, 4.0, True, "the reference"
@@ -129,6 +131,26 @@ def test_the_page_shows_the_engine_and_its_verdict(findings, read):
     assert ("p", {"class": "verdict good"}) in found.tags
 
 
+@pytest.mark.parametrize(
+    ("judged", "passed", "ms", "state"),
+    [
+        (True, True, 2.0, " good"),
+        (True, False, 2.0, " bad"),
+        (True, True, 5.0, " "),  # slower than FP32
+        (False, True, 2.0, " "),
+    ],
+)
+def test_only_a_faster_engine_that_passed_the_gate_is_green(
+    findings, read, judged, passed, ms, state
+):
+    fp32, fp16, int8 = findings.candidates
+    candidates = [fp32, fp16, replace(int8, passed=passed, ms=ms)]
+    found = read(replace(findings, judged=judged, gate="none", candidates=candidates))
+    assert ("p", {"class": f"verdict{state}"}) in found.tags
+    assert ("unjudged" in found.text) == (not judged)
+    assert ("✓ passed" in found.text) == judged
+
+
 def test_the_page_shows_the_coverage_of_all_products(findings, read):
     coverage = "INT8 coverage of all matrix products: 12 of 12 qkv, 0 of 1 convolution."
     assert coverage in read(replace(findings, quantised="12 of 12 qkv, 0 of 1 convolution")).text
@@ -137,11 +159,12 @@ def test_the_page_shows_the_coverage_of_all_products(findings, read):
 
 def test_every_candidate_is_a_row(findings, read):
     header, fp32, _, int8 = read(findings).rows["candidates"]
-    assert len(header) == 11
-    assert fp32[0] == "fp32" and fp32[4] == "exact" and fp32[8] == "1.00×"
+    assert len(header) == 12
+    assert fp32[0] == "fp32" and fp32[5] == "exact" and fp32[9] == "1.00×"
     assert int8 == [
         "int8 (chosen)",
         "99.00 %",
+        "94.6 to 99.8 %",
         "97.50 %",
         "98.25 %",
         "30.0",
@@ -259,7 +282,7 @@ def test_missing_times_are_reported_as_not_measured(findings, read):
     untimed = [replace(one, ms=None) for one in findings.candidates]
     found = read(replace(findings, candidates=untimed))
     assert "were not measured, so there is no plot" in found.text
-    assert [row[7:9] for row in found.rows["candidates"][1:]] == [["–", "–"]] * 3
+    assert [row[8:10] for row in found.rows["candidates"][1:]] == [["–", "–"]] * 3
     assert plots.speed(untimed, "int8") is None
     some = [untimed[0], *findings.candidates[1:]]
     assert "fp32" not in plots.speed(some, "int8") and "fp16" in plots.speed(some, "int8")
