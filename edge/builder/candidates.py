@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from edge.builder.observer import Observer
 from edge.builder.plan import device_form, make_forms
 from edge.builder.precision import fp16, placement
 from edge.engine.accuracy import FORMS, Accuracy, Gate, lowest, percent
-from edge.engine.bench import interleave
+from edge.engine.timing import Timing, measure
 from edge.errors import GraphError
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "verdict",
 ]
 
-ROUNDS = 10  # of the timing
-FASTER = 1.05  # smallest speed-up that counts: less is mostly measurement noise
 MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
 
 Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
@@ -183,11 +180,8 @@ def from_graph(
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
 
 
-def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
-    """precision -> median milliseconds of one picture with onnxruntime on this machine.
-
-    The candidates run in turns, so that a change of the clock rate affects all of them.
-    """
+def timed(candidates: Sequence[Candidate]) -> Timing:
+    """The time of one picture with each candidate, by precision, with onnxruntime here."""
 
     def call(candidate: Candidate) -> Callable[[], object]:
         model = candidate.forms["portable"]
@@ -196,31 +190,29 @@ def timed(candidates: Sequence[Candidate]) -> dict[str, float]:
         batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         return lambda: session.logits(batch)
 
-    taken = interleave({candidate.precision: call(candidate) for candidate in candidates}, ROUNDS)
-    return {precision: statistics.median(times) for precision, times in taken.items()}
+    return measure({candidate.precision: call(candidate) for candidate in candidates})
 
 
-def choose(candidates: Sequence[Candidate], ms: Mapping[str, float]) -> Candidate:
-    """The fastest candidate that passes the gate; between equally fast ones the more exact.
+def choose(candidates: Sequence[Candidate], timing: Timing) -> Candidate:
+    """The fastest candidate that passes the gate; the more exact where speed does not tell.
 
-    candidates: the more exact first; FP32 always passes. ms: precision -> milliseconds.
+    candidates: the more exact first; FP32 always passes.
     """
     best, *others = [candidate for candidate in candidates if candidate.refused is None]
     for other in others:
-        if ms[other.precision] * FASTER < ms[best.precision]:
+        if timing.speed(other.precision, best.precision).faster:
             best = other
     return best
 
 
 def verdict(
-    chosen: Candidate, candidates: Sequence[Candidate], ms: Mapping[str, float], backend: str
+    chosen: Candidate, candidates: Sequence[Candidate], timing: Timing, backend: str
 ) -> str:
     """A sentence with the chosen precision and the reasons for it and against the others."""
     name, parts = chosen.precision.upper(), []
     measured = chosen.lowest
-    if chosen.precision != "fp32" and "fp32" in ms:
-        speed = _against(ms[chosen.precision], ms["fp32"])
-        parts.append(f"{speed} FP32 with {backend} here")
+    if chosen.precision != "fp32" and "fp32" in timing.times_ms:
+        parts.append(f"{timing.speed(chosen.precision, 'fp32')} FP32 with {backend} here")
     parts.append(f"agreement {measured.agreement_text}{_whose(chosen, 'agreement')}")
     if measured.top1 is not None:
         fp32 = "" if chosen.precision == "fp32" else f" (FP32 {measured.top1_fp32:.2f} %)"
@@ -239,9 +231,8 @@ def verdict(
             continue
         if other.refused:
             text += f"; not {other.precision.upper()}: {other.refused}"
-        elif chosen.precision == "fp32" and other.precision in ms:
-            speed = _against(ms[other.precision], ms["fp32"])
-            text += f"; {other.precision.upper()} is {speed} it"
+        elif chosen.precision == "fp32" and other.precision in timing.times_ms:
+            text += f"; {other.precision.upper()} is {timing.speed(other.precision, 'fp32')} it"
     return text
 
 
@@ -257,12 +248,3 @@ def _attempt(candidate: Candidate) -> str:
     measured = candidate.lowest
     top1 = "" if measured.top1 is None else f", top-1 {measured.top1:.2f} %"
     return f"{candidate.note}: agreement {percent(measured.agreement)}{top1}"
-
-
-def _against(ms: float, other: float) -> str:
-    """The speed of something that takes `ms` compared with something that takes `other`."""
-    if other > ms * FASTER:
-        return f"{other / ms:.2g}x faster than"
-    if ms > other * FASTER:
-        return f"{ms / other:.2g}x slower than"
-    return "as fast as"

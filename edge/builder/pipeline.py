@@ -199,9 +199,9 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
             observer.done(failed[small])
 
     observer.stage("choose")
-    ms = candidates.timed(evaluated)
-    chosen = candidates.choose(evaluated, ms) if recipe.precision == "auto" else evaluated[-1]
-    verdict = candidates.verdict(chosen, evaluated, ms, "onnxruntime")
+    timing = candidates.timed(evaluated)
+    chosen = candidates.choose(evaluated, timing) if recipe.precision == "auto" else evaluated[-1]
+    verdict = candidates.verdict(chosen, evaluated, timing, "onnxruntime")
     verdict += "".join(f"; not {name.upper()}: {why}" for name, why in failed.items())
     observer.done(verdict)
     if gate != OPEN and gate.min_agreement < 100 and recipe.precision != "fp32":
@@ -213,7 +213,7 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
                 f"{evaluator.fp32.interval[0]:.1f} % or more with 95 % confidence; "
                 f"use {needed} or more (--heldout)"
             )
-    return Outcome(model, evaluator, evaluated, chosen, ms, verdict, ranges, alone_db, risks)
+    return Outcome(model, evaluator, evaluated, chosen, timing, verdict, ranges, alone_db, risks)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from edge.builder.observer import Observer
 from edge.builder.precision import fp16, placement, quantize
 from edge.builder.precision.dtypes import NUMBERS
 from edge.builder.precision.ranges import Ranges
-from edge.engine.bench import interleave
 from edge.engine.passport import File, Passport, Plan
 from edge.engine.tensorrt import TensorRT
+from edge.engine.timing import interleave
 from edge.errors import CalibrationError, CompileError
 from edge.files.storage import alone, write_bytes, writing
 from edge.gpu import nvidia

@@ -163,6 +163,7 @@ def _passport(
         judged=recipe.gate,
         gate=setting.gate if recipe.gate else None,
         heldout=setting.sets.origin,
+        timing=outcome.timed(),
         accuracy=chosen.accuracy,
         verdict=outcome.verdict,
         kept_fp16=tuple(chosen.kept),
@@ -170,7 +171,7 @@ def _passport(
             one.precision: Carried(
                 names[one.precision],
                 one.accuracy,
-                round(outcome.ms[one.precision], 3),
+                round(outcome.timing.ms(one.precision), 3),
                 tuple(one.kept),
             )
             for one in outcome.carried(recipe.precision)

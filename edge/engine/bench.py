@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["interleave", "side_by_side"]
+from edge.engine.timing import Timing, interleave
 
-WARM_UP = 3
+__all__ = ["side_by_side"]
 
 
 class Timed(Protocol):
@@ -27,20 +25,6 @@ class Timed(Protocol):
     def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
 
 
-def interleave(calls: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, per round. Calls take turns: disturbances affect them all."""
-    for call in calls.values():
-        for _ in range(WARM_UP):
-            call()
-    times_ms: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times_ms[name].append((time.perf_counter() - start) * 1e3)
-    return times_ms
-
-
 def side_by_side(engines: Mapping[str, Timed], rounds: int) -> list[dict[str, Any]]:
     """A row per engine: median milliseconds for one image, and speed relative to the first."""
     generator = np.random.default_rng(0)
@@ -49,17 +33,20 @@ def side_by_side(engines: Mapping[str, Timed], rounds: int) -> list[dict[str, An
         batch = generator.standard_normal((1, *engine.input_shape)).astype(np.float32)
         return lambda: engine.infer(batch)
 
-    times_ms = interleave({name: call(engine) for name, engine in engines.items()}, rounds)
-    medians = {name: statistics.median(times) for name, times in times_ms.items()}
-    first = next(iter(medians.values()))
-    return [
-        {
-            "engine": name,
-            "backend": engines[name].backend,
-            "ms": round(median, 3),
-            "ms_min": round(min(times_ms[name]), 3),
-            "speed_ratio": round(first / median, 3),
-            "rounds": rounds,
-        }
-        for name, median in medians.items()
-    ]
+    calls = {name: call(engine) for name, engine in engines.items()}
+    timing, first = Timing(interleave(calls, rounds), ""), next(iter(calls))
+    rows = []
+    for name, engine in engines.items():
+        speed = timing.speed(name, first)
+        rows.append(
+            {
+                "engine": name,
+                "backend": engine.backend,
+                "ms": round(timing.ms(name), 3),
+                "ms_min": round(min(timing.times_ms[name]), 3),
+                "speed_ratio": round(speed.middle, 3),
+                "speed_ratio_interval": [round(speed.low, 3), round(speed.high, 3)],
+                "rounds": rounds,
+            }
+        )
+    return rows

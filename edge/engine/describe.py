@@ -29,6 +29,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append(("calibration", f"{calibration.images} images, {calibration.method}"))
     for form, measured in passport.accuracy.items():
         lines.append(("accuracy", f"{FORMS[form]} {_measured(measured)}"))
+    if timing := passport.timing:
+        lines.append(("timed on", f"{timing.machine}; {timing.rounds} rounds"))
     if passport.heldout:
         lines.append(("evaluated on", passport.heldout))
     if passport.verdict:

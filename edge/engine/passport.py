@@ -16,11 +16,12 @@ import msgspec
 
 from edge.engine.accuracy import Accuracy, Gate
 from edge.engine.heads import Head
+from edge.engine.timing import Speed
 from edge.errors import EngineError
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["Calibration", "Carried", "File", "Origin", "Passport", "Plan"]
+__all__ = ["Calibration", "Carried", "File", "Origin", "Passport", "Plan", "Timed"]
 
 SCHEMA = 4
 _OLDEST = 3  # deployed engines must stay readable after upgrades: docs/stability.md
@@ -94,6 +95,16 @@ class Carried:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """How fast the candidates were on the build machine, for one image."""
+
+    backend: str
+    machine: str  # its CPU, and its load at the beginning
+    rounds: int
+    speed: dict[str, Speed]  # precision -> compared with FP32
+
+
+@dataclass(frozen=True)
 class Passport:
     """The contents of `passport.json`."""
 
@@ -115,6 +126,7 @@ class Passport:
     files: dict[str, File] = field(default_factory=dict)
     plan: Plan | None = None
     gate: Gate | None = None  # what it had to reach; None: no gate, or built before 0.2.0
+    timing: Timed | None = None  # of all candidates on the build machine
     heldout: str = ""  # the origin of the images on which it was evaluated
 
     def __post_init__(self) -> None:

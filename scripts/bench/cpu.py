@@ -23,8 +23,8 @@ from transformers import ViTImageProcessorPil as Processor
 
 from edge.builder.pipeline import Recipe, build
 from edge.cli.console import Console
-from edge.engine.bench import interleave
 from edge.engine.engine import Engine
+from edge.engine.timing import interleave
 
 IMAGES = 32
 

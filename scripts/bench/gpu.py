@@ -28,12 +28,12 @@ import numpy as np
 import onnx
 
 from edge.builder.compile import compile_plan
-from edge.engine.bench import interleave
 from edge.engine.engine import Engine
 from edge.engine.heads import Head
 from edge.engine.onnxruntime_cuda import OrtCuda
 from edge.engine.runner import Runner
 from edge.engine.tensorrt import TensorRT
+from edge.engine.timing import interleave
 from edge.files.storage import write_bytes
 from edge.gpu import nvidia
 from edge.gpu.bindings import NoCapture

@@ -30,7 +30,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
-from edge.engine.bench import interleave
+from edge.engine.timing import interleave
 from edge.errors import EdgeError
 from edge.files.storage import check_target, write_bytes
 from edge.preprocess.cpu import Preprocessor, to_rgb

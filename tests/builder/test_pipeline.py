@@ -7,6 +7,7 @@ from edge.builder import graph, image_sets, pipeline, publish
 from edge.builder import verify as verifying
 from edge.builder.pipeline import build
 from edge.engine.passport import Passport
+from edge.engine.timing import Timing
 from edge.errors import (
     CalibrationError,
     CheckpointError,
@@ -299,7 +300,8 @@ def test_auto_carries_every_candidate_that_passed_and_says_why_one_was_chosen(
     recipe, monkeypatch, fastest
 ):
     clock = {"fp32": 9.0, "fp16": 5.0, "int8": 6.0, fastest: 1.25}
-    monkeypatch.setattr(pipeline.candidates, "timed", lambda _: clock)
+    timing = Timing({name: [ms] * 20 for name, ms in clock.items()}, "a CPU")
+    monkeypatch.setattr(pipeline.candidates, "timed", lambda _: timing)
     built = build(dataclasses.replace(recipe, precision="auto", name=fastest), Recorder())
     passport = built.passport
     assert set(passport.candidates) == {"fp32", "fp16", "int8"}

@@ -46,8 +46,10 @@ def test_the_file_s_keys_are_the_schema(copy):
         "files",
         "plan",
         "gate",
+        "timing",
         "heldout",
     ]
+    assert list(data["timing"]) == ["backend", "machine", "rounds", "speed"]
     assert list(data["gate"]) == ["min_agreement", "max_drop"]
     assert list(data["accuracy"]["portable"]) == [
         "images",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.engine.accuracy import Accuracy
+from edge.engine.timing import Speed
 
 __all__ = ["CandidateFinding", "Disagreement", "Findings", "LinearFinding"]
 
@@ -20,6 +21,7 @@ class CandidateFinding:
     accuracy: Accuracy  # each figure is the lowest of all its forms
     megabytes: float  # weights of the portable graph
     ms: float | None  # median milliseconds of one picture here; None: not measured
+    speed: Speed | None  # compared with FP32
     passed: bool  # whether the gate accepts it
     note: str  # such as "2 of 48 Linears kept FP16", or why the gate refuses it
 
@@ -60,6 +62,7 @@ class Findings:
     precision: str  # the chosen one
     verdict: str  # a sentence with the reasons
     backend: str  # with which the times were measured
+    machine: str  # on which
     images: int  # number of held-out images
     heldout: str  # their origin
     gate: str  # such as "99 % agreement"

@@ -19,6 +19,8 @@ from edge.builder.recipes import Recipe
 from edge.builder.report.findings import CandidateFinding, Findings, LinearFinding
 from edge.builder.split import Sets
 from edge.engine.accuracy import FORMS, OPEN, Gate
+from edge.engine.passport import Timed
+from edge.engine.timing import Timing
 
 __all__ = ["Outcome", "Setting", "gather"]
 
@@ -46,11 +48,16 @@ class Outcome:
     evaluator: Evaluator
     candidates: list[Candidate]
     chosen: Candidate
-    ms: dict[str, float]  # precision -> median milliseconds of one picture on this machine
+    timing: Timing  # of one picture, by precision
     verdict: str
     ranges: Ranges | None
     alone_db: dict[str, float]  # Linear -> SQNR of the output with it alone in INT8
     risks: dict[str, str]  # node -> why it stays FP32 in FP16
+
+    def timed(self) -> Timed:
+        """The timing, for the passport."""
+        speeds = {name: self.timing.speed(name, "fp32") for name in self.timing.times_ms}
+        return Timed("onnxruntime", self.timing.machine, self.timing.rounds, speeds)
 
     def carried(self, precision: str) -> list[Candidate]:
         """The candidates in the engine's folder, the chosen one first.
@@ -77,6 +84,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         precision=chosen.precision,
         verdict=outcome.verdict,
         backend="onnxruntime",
+        machine=outcome.timing.machine,
         images=outcome.evaluator.fp32.images,
         heldout=setting.sets.origin,
         gate=str(setting.gate),
@@ -86,7 +94,8 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
                 one.precision,
                 one.lowest,
                 _megabytes(one.forms["portable"]),
-                outcome.ms.get(one.precision),
+                outcome.timing.ms(one.precision),
+                outcome.timing.speed(one.precision, "fp32"),
                 one.refused is None,
                 one.refused or one.note,
             )

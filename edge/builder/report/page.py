@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from edge.builder.report import plots
-from edge.builder.report.findings import CandidateFinding, Disagreement, Findings
+from edge.builder.report.findings import Disagreement, Findings
 from edge.engine.accuracy import EXACT_DB, NEAR, percent
 from edge.engine.heads import CROSSING
 from edge.errors import printable, require
@@ -66,7 +66,6 @@ def _html(findings: Findings) -> str:
         near=NEAR,
         crossing=f"{100 * CROSSING:g}",
         state=_state(findings),
-        rows=[(one, _ratio(one, findings.candidates)) for one in findings.candidates],
         plots=markup,
         shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
     )
@@ -76,15 +75,15 @@ def _html(findings: Findings) -> str:
 def _state(findings: Findings) -> str:
     """The colour of the verdict: "good" only for an engine that passed a gate.
 
-    One that is slower than FP32 is no success: it gets no colour.
+    One that is not faster than FP32 is no success: it gets no colour.
     """
     chosen = [one for one in findings.candidates if one.precision == findings.precision]
     if not chosen:
         return ""
     if not chosen[0].passed:
         return "bad"
-    ratio = _ratio(chosen[0], findings.candidates)
-    slower = findings.precision != "fp32" and ratio is not None and ratio < 1
+    speed = chosen[0].speed
+    slower = findings.precision != "fp32" and speed is not None and not speed.faster
     return "" if not findings.judged or slower else "good"
 
 
@@ -103,12 +102,6 @@ def _db(value: float | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _ratio(one: CandidateFinding, candidates: list[CandidateFinding]) -> float | None:
-    """Speed relative to FP32; None when one of the two was not timed."""
-    fp32 = next((other.ms for other in candidates if other.precision == "fp32"), None)
-    return fp32 / one.ms if fp32 and one.ms else None
 
 
 def _thumbnail(one: Disagreement) -> tuple[str, bool]:

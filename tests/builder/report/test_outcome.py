@@ -17,6 +17,7 @@ from edge.builder.recipes import Recipe
 from edge.builder.report.outcome import Outcome, Setting, gather
 from edge.builder.split import Sets
 from edge.engine.accuracy import FORMS, OPEN, Gate
+from edge.engine.timing import Timing
 from tests.conftest import Recorder
 
 
@@ -52,7 +53,7 @@ def outcome(setting, fp32_graph):
         evaluator=evaluator,
         candidates=[fp32, int8],
         chosen=int8,
-        ms={"fp32": 2.0, "int8": 1.0},
+        timing=Timing({"fp32": [2.0] * 20, "int8": [1.0] * 20}, "a CPU, 2 cores, load 0.1"),
         verdict="INT8: why",
         ranges=ranges,
         alone_db=dict.fromkeys(names, 30.0),

@@ -14,8 +14,10 @@ from PIL import Image
 from edge.builder.report import page, plots
 from edge.builder.report.findings import CandidateFinding, Disagreement, Findings, LinearFinding
 from edge.engine.accuracy import Accuracy
+from edge.engine.timing import Speed
 from edge.errors import MissingPackage, StorageError
 
+SAME, TWICE = Speed(1.0, 1.0, 1.0), Speed(1.9, 2.0, 2.1)
 HOSTILE = "<img src=x onerror=alert(1)>\"'&$x^$\n\x1b[31m\udc80"
 VOID = {"meta", "img", "br", "link", "wbr"}
 # Attributes that make a browser fetch something.
@@ -95,16 +97,19 @@ def findings():
         precision="int8",
         verdict="INT8 is twice as fast and passed.",
         backend="onnxruntime CPU",
+        machine="a CPU, 2 cores, load 0.1",
         images=100,
         heldout="every fifth image of photos",
         gate="99 % agreement",
         judged=True,
         candidates=[
             CandidateFinding(
-                "fp32", accuracy(100.0, float("inf")), 17.5, 4.0, True, "the reference"
+                "fp32", accuracy(100.0, float("inf")), 17.5, 4.0, SAME, True, "the reference"
             ),
-            CandidateFinding("fp16", accuracy(100.0), 8.8, 4.0, True, "smaller"),
-            CandidateFinding("int8", accuracy(99.0), 5.1, 2.0, True, "1 of 16 Linears kept FP16"),
+            CandidateFinding("fp16", accuracy(100.0), 8.8, 4.0, SAME, True, "smaller"),
+            CandidateFinding(
+                "int8", accuracy(99.0), 5.1, 2.0, TWICE, True, "1 of 16 Linears kept FP16"
+            ),
         ],
         linears=[linear(number, "FP16" if number == 3 else "INT8") for number in range(16)],
         fp32_nodes={"/vit/norm": "overflows"},
@@ -132,19 +137,20 @@ def test_the_page_shows_the_engine_and_its_verdict(findings, read):
 
 
 @pytest.mark.parametrize(
-    ("judged", "passed", "ms", "state"),
+    ("judged", "passed", "speed", "state"),
     [
-        (True, True, 2.0, " good"),
-        (True, False, 2.0, " bad"),
-        (True, True, 5.0, " "),  # slower than FP32
-        (False, True, 2.0, " "),
+        (True, True, TWICE, " good"),
+        (True, False, TWICE, " bad"),
+        (True, True, SAME, " "),
+        (True, True, Speed(0.7, 0.8, 0.9), " "),
+        (False, True, TWICE, " "),
     ],
 )
 def test_only_a_faster_engine_that_passed_the_gate_is_green(
-    findings, read, judged, passed, ms, state
+    findings, read, judged, passed, speed, state
 ):
     fp32, fp16, int8 = findings.candidates
-    candidates = [fp32, fp16, replace(int8, passed=passed, ms=ms)]
+    candidates = [fp32, fp16, replace(int8, passed=passed, speed=speed)]
     found = read(replace(findings, judged=judged, gate="none", candidates=candidates))
     assert ("p", {"class": f"verdict{state}"}) in found.tags
     assert ("unjudged" in found.text) == (not judged)
@@ -160,7 +166,7 @@ def test_the_page_shows_the_coverage_of_all_products(findings, read):
 def test_every_candidate_is_a_row(findings, read):
     header, fp32, _, int8 = read(findings).rows["candidates"]
     assert len(header) == 12
-    assert fp32[0] == "fp32" and fp32[5] == "exact" and fp32[9] == "1.00×"
+    assert fp32[0] == "fp32" and fp32[5] == "exact" and fp32[9] == "1.00× (1.00 to 1.00)"
     assert int8 == [
         "int8 (chosen)",
         "99.00 %",
@@ -171,7 +177,7 @@ def test_every_candidate_is_a_row(findings, read):
         "0.25",
         "5.1",
         "2.00",
-        "2.00×",
+        "2.00× (1.90 to 2.10)",
         "✓ passed",
         "1 of 16 Linears kept FP16",
     ]
@@ -279,7 +285,7 @@ def test_colours_come_from_the_page_in_both_schemes(findings, tmp_path, read):
 
 
 def test_missing_times_are_reported_as_not_measured(findings, read):
-    untimed = [replace(one, ms=None) for one in findings.candidates]
+    untimed = [replace(one, ms=None, speed=None) for one in findings.candidates]
     found = read(replace(findings, candidates=untimed))
     assert "were not measured, so there is no plot" in found.text
     assert [row[8:10] for row in found.rows["candidates"][1:]] == [["–", "–"]] * 3
