@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from edge.errors import EdgeError
 from edge.files.storage import digest, write_bytes
 
-__all__ = ["is_kept", "keep"]
+__all__ = ["keep", "kept"]
+
+T = TypeVar("T")
 
 
 def keep(files: Sequence[Path]) -> None:
@@ -19,23 +23,32 @@ def keep(files: Sequence[Path]) -> None:
     write_bytes(_checksums(files[0]), "".join(lines).encode())
 
 
-def is_kept(path: Path, warn: Callable[[str], None]) -> bool:
-    """Whether the stage whose first file is `path` is in the cache with all its files intact.
+def kept(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]) -> T | None:
+    """What `read` returns for the stage whose first file is `path`; None if it must run again.
 
-    warn: called with a message when the files are damaged or cannot be read.
+    The note beside it must list this very file, and every listed file must be unchanged.
+
+    read: raises ValueError or an `EdgeError` for content that does not fit, such as another
+    graph's. warn: called with a message when a file is damaged, does not fit, or cannot be read.
     """
     try:
         lines = _checksums(path).read_text().splitlines()
         entries = [line.split("  ", 1) for line in lines]
-        if entries and all(digest(path.with_name(name)) == sha256 for sha256, name in entries):
-            return True
-        warn(f"{path} is damaged: the stage runs again")
+        names = [name for _, name in entries]
+        if names[:1] != [path.name] or any(Path(name).name != name for name in names):
+            warn(f"{_checksums(path)} is not a note of {path.name}: the stage runs again")
+        elif any(digest(path.with_name(name)) != sha256 for sha256, name in entries):
+            warn(f"{path} is damaged: the stage runs again")
+        else:
+            return read(path)
     except FileNotFoundError:
         if path.exists():
             warn(f"{path} may be incomplete (no checksum): the stage runs again")
-    except (OSError, ValueError) as error:
+    except EdgeError as error:
+        warn(f"{path} does not fit ({error.problem}): the stage runs again")
+    except (OSError, ValueError, RecursionError) as error:
         warn(f"{path} cannot be read ({error}): the stage runs again")
-    return False
+    return None
 
 
 def _checksums(path: Path) -> Path:

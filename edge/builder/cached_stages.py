@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
+import msgspec
 from onnx import ModelProto
 
 from edge.builder import export as exporting
 from edge.builder import graph, image_sets
-from edge.builder.cache import is_kept, keep
+from edge.builder.cache import keep, kept
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.observer import Observer
 from edge.builder.precision import fp16, sensitivity
 from edge.builder.precision.calibrate import from_images
 from edge.builder.precision.ranges import Ranges
+from edge.builder.precision.sites import linears
 from edge.builder.recipes import Recipe
 from edge.builder.simplify import simplify
 from edge.files.storage import write_bytes
@@ -33,10 +37,10 @@ def simplified(
     key: identifies the checkpoint and the tools in the cache.
     """
     path = cache / f"simplified-{key}.onnx"
-    if is_kept(path, observer.warn):
+    if (found := kept(path, graph.load, observer.warn)) is not None:
         observer.stage("export, simplify")
         observer.done("unchanged, from the cache")
-        return graph.load(path)
+        return found
     pictures = image_sets.prepare_first(
         heldout_files, checkpoint.preprocess, COMPARED, observer.warn
     )
@@ -69,9 +73,15 @@ def ranges(
         table.check(model)
         observer.done(f"ranges of {recipe.ranges}")
         return table
-    if is_kept(path, observer.warn):
+
+    def of_this_graph(path: Path) -> Ranges:
+        table = Ranges.read(path)
+        table.check(model)
+        return table
+
+    if (earlier := kept(path, of_this_graph, observer.warn)) is not None:
         observer.done("unchanged, from the cache")
-        return Ranges.read(path)
+        return earlier
     found = from_images(model, files, checkpoint.preprocess, recipe.method, observer)
     found.write(path)
     keep([path])
@@ -92,9 +102,10 @@ def sensitivities(
     Returns the Linear's MatMul -> SQNR of the outputs in dB with this Linear alone in INT8.
     """
     observer.stage("sensitivity")
-    if is_kept(path, observer.warn):
+    names = {linear.node.name for linear in linears(model)}
+    if (earlier := kept(path, partial(_numbers, names), observer.warn)) is not None:
         observer.done("unchanged, from the cache")
-        return sensitivity.read(path)
+        return earlier
     count = sensitivity.images_for(model)
     pictures = image_sets.prepare_first(files, checkpoint.preprocess, count, observer.warn)
     alone_db = sensitivity.measure(model, found.ranges, list(pictures), observer.progress)
@@ -110,9 +121,10 @@ def peaks(
 ) -> dict[str, float]:
     """The largest absolute value of each tensor on real images, measured or from the cache."""
     observer.stage("FP16 range")
-    if is_kept(path, observer.warn):
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    if (earlier := kept(path, partial(_numbers, names), observer.warn)) is not None:
         observer.done("unchanged, from the cache")
-        return dict(json.loads(path.read_text()))
+        return earlier
     pictures = image_sets.prepare_first(files, checkpoint.preprocess, PEAK_IMAGES, observer.warn)
     found = fp16.peaks(
         model, iter(pictures), lambda ran: observer.progress("images", ran, len(pictures))
@@ -121,4 +133,12 @@ def peaks(
     keep([path])
     largest = max(found, key=lambda name: found[name])
     observer.done(f"{len(found)} tensors; {largest} reaches {found[largest]:.4g}")
+    return found
+
+
+def _numbers(names: Collection[str], path: Path) -> dict[str, float]:
+    """A table of numbers by some names of a graph. Raises ValueError for any other content."""
+    found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+    if not found or (strange := set(found).difference(names)):
+        raise ValueError(f"it is of another graph: {min(strange)}" if found else "it is empty")
     return found

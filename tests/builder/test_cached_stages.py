@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from edge.builder.cache import keep
 from edge.builder.pipeline import build
 from edge.engine.heads import CLASSIFICATION, FEATURES
 from edge.errors import CalibrationError, GraphError
@@ -17,7 +18,7 @@ def test_another_setting_builds_again_from_the_cached_graph(recipe, change):
     build(recipe, Recorder())
     observer = Recorder()
     assert build(dataclasses.replace(recipe, **change), observer).fresh
-    assert observer.stages[0] == "export, simplify"
+    assert observer.stages[1] == "export, simplify"
     assert "export" not in observer.stages
 
 
@@ -57,6 +58,36 @@ def test_a_damaged_cached_stage_runs_again(recipe, warm, pattern):
     made = build(dataclasses.replace(recipe, engines=warm), observer).passport
     assert made.files["model.onnx"] == whole.files["model.onnx"]
     assert any("runs again" in text for text in observer.warnings)
+
+
+def ten_times(data):
+    for one in data["ranges"].values():
+        one["amax"] *= 10
+    return {**data, "graph_sha256": "of another graph"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change"),
+    [
+        ("ranges-*.json", ten_times),
+        ("ranges-*.json", lambda data: []),
+        ("sensitivity-*.json", lambda data: {}),
+        ("sensitivity-*.json", lambda data: {**data, "no Linear": 1.0}),
+        ("sensitivity-*.json", lambda data: [[[1]]]),
+        ("peaks-*.json", lambda data: {"no tensor": 1.0}),
+        ("peaks-*.json", lambda data: dict.fromkeys(data, "large")),
+    ],
+)
+def test_a_cached_table_that_does_not_fit_its_graph_runs_again(recipe, warm, pattern, change):
+    """Its note is intact: it was written by another program, or for another graph."""
+    whole = build(recipe, Recorder()).passport
+    (path,) = (warm / ".cache").glob(pattern)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    keep([path])
+    observer = Recorder()
+    made = build(dataclasses.replace(recipe, engines=warm), observer).passport
+    assert made.files["model.onnx"] == whole.files["model.onnx"]
+    assert any(f"{path} " in text and "runs again" in text for text in observer.warnings)
 
 
 def test_a_range_table_is_used_and_one_of_another_graph_refused(recipe, warm, tmp_path):

@@ -24,7 +24,7 @@ from edge.builder.precision.sites import Linear, linears
 from edge.engine.accuracy import EXACT_DB
 from edge.files.storage import write_bytes
 
-__all__ = ["images_for", "measure", "read", "write"]
+__all__ = ["images_for", "measure", "write"]
 
 RUNS = 96  # approximate number of runs of the graph; a large model has more Linears to measure
 
@@ -107,8 +107,3 @@ def _with_deltas(model: ModelProto, found: Sequence[Linear]) -> ModelProto:
 def write(path: Path, measured: Mapping[str, float]) -> None:
     """Write the result of `measure` as JSON. Raises `StorageError`."""
     write_bytes(path, (json.dumps(dict(measured), indent=1) + "\n").encode())
-
-
-def read(path: Path) -> dict[str, float]:
-    """Read what `write` wrote."""
-    return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
