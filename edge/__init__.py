@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from edge.engine.engine import Engine
+
+# Nothing phones home. Official builds of onnxruntime send events to Microsoft, and keep a device
+# id and a database under ~/.cache, unless this is set before they are imported; 1.29 used the
+# second name. See docs/privacy.md.
+for _name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "1")
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "load"]

@@ -104,7 +104,7 @@ apt_install() {  # name of the step, then packages
 if [ "${1:-}" = --tests ]; then
   # A real broker, keys for it, and a clock to turn. A board runs only the tests for a GPU.
   [ $board = no ] || exit 0
-  packages=(mosquitto openssl faketime)
+  packages=(mosquitto openssl faketime strace)
   # A browser, where it is a package: Ubuntu's is a snap, which a container cannot run.
   ! grep -qx 'ID=debian' "$root/etc/os-release" || packages+=(chromium)
   find_missing mosquitto

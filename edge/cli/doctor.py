@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -74,6 +75,8 @@ def examine() -> Iterator[Check]:
     yield _package("pycuda")
     yield from _gstreamer()
     yield from _frame_paths(gpu)
+    # Without a home matplotlib says at length that it keeps its fonts in a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     for name in ("torch", "transformers", "onnxsim", "jinja2", "matplotlib"):
         check = _package(name)
         yield (
@@ -86,9 +89,11 @@ def examine() -> Iterator[Check]:
 def _frame_paths(gpu: nvidia.Gpu | None) -> Iterator[Check]:
     """The memory paths from a source to the network, and what is missing for each."""
     numba = _package("numba")
-    engine = (
-        f"numba {numba.detail}" if numba.works else f"Pillow; faster with numba: {numba.detail}"
-    )
+    engine = f"Pillow; faster with numba: {numba.detail}"
+    if numba.works:
+        from edge.preprocess import compiled
+
+        engine = f"numba {numba.detail}{'' if compiled.CACHED else f', {compiled.NOT_CACHED}'}"
     yield Check("frame path system", True, f"the CPU prepares frames, with {engine}")
     needs: dict[str, tuple[str, tuple[Callable[[], object], ...]]] = {
         "pinned": ("one copy to memory that the GPU reads", ()),

@@ -152,8 +152,7 @@ class Engine:
         """How a frame reaches the network, as text for people."""
         if self.device is not None:
             return "GPU preprocessing, directly from the frame's memory"
-        resizer = "numba" if self.preprocess.compiled else "Pillow; faster with numba"
-        return f"system memory, CPU preprocessing ({resizer})"
+        return f"system memory, CPU preprocessing ({self.preprocess.resizer})"
 
     @property
     def device(self) -> Device | None:

@@ -187,8 +187,12 @@ def _compile_error(compiler: str, source: Path, arch: str, log: str) -> BackendE
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vit-edge/kernels"
+    """The folder of compiled kernels; one that cannot be written for a user without a home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        base = Path(os.devnull)
+    return base / "vit-edge/kernels"
 
 
 def _read(path: Path) -> bytes | None:

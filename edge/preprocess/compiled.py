@@ -6,6 +6,7 @@ arithmetic is that of `colour.py`, Pillow and `preprocess.cu`; a test compares t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,10 @@ from edge.preprocess.colour import chroma_siting
 from edge.preprocess.resample import PRECISION, Taps
 from edge.preprocess.surface import FORMATS, SHIFT, Layout, Surface, rgb_weights
 
-__all__ = ["Workspace"]
+__all__ = ["CACHED", "NOT_CACHED", "Workspace"]
+
+NOT_CACHED = "compiled at each start, as its cache cannot be written: set NUMBA_CACHE_DIR=FOLDER"
+CACHED = True  # whether the next process finds the machine code that this one compiles
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Ints: TypeAlias = npt.NDArray[np.int32]
@@ -98,7 +102,32 @@ class Workspace:
         )  # fmt: skip
 
 
-_compiled: Any = njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function at its first call, and keep the machine code for the next process.
+
+    numba refuses to compile when no folder for its cache can be written, as for a service without a
+    home (numba/numba#4032), and its call fails when the disk is full. Here it then compiles again
+    in each process, and `CACHED` is False.
+    """
+    global CACHED
+    try:
+        compiled = njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        CACHED = False
+        return njit(nogil=True)(function)
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*arguments: Any) -> None:
+        global CACHED
+        try:
+            save(*arguments)
+        except OSError:
+            CACHED = False
+
+    compiled._cache.save_overload = save_if_possible
+    return compiled
+
+
 # Unsigned indices: for signed ones numba checks at every access whether they count from the end.
 _U: Any = np.uintp
 

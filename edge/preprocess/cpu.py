@@ -58,6 +58,15 @@ class Preprocessor:
         self._place = lru_cache(maxsize=64)(spec.place)
         self._local = threading.local()
 
+    @property
+    def resizer(self) -> str:
+        """What resizes images, as text for people."""
+        if not self.compiled:
+            return "Pillow; faster with numba"
+        from edge.preprocess import compiled
+
+        return "numba" if compiled.CACHED else f"numba, {compiled.NOT_CACHED}"
+
     def __call__(self, image: Surface | Pixels, out: Tensor | None = None) -> Tensor:
         """Prepare a surface, or RGB pixels uint8 [H, W, 3].
 

@@ -163,3 +163,14 @@ def test_without_a_toolkit_there_is_no_nvcc(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert kernels.find_nvcc(tmp_path) is None
+
+
+def test_without_a_home_a_kernel_is_compiled_at_each_start(source, monkeypatch):
+    def home():
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    said = []
+    assert kernel_image(source, "8.7", said.append)
+    assert "twice.cu will be compiled at each start" in said[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ THUMBNAIL = 160  # pixels of the longer side
 def check() -> None:
     """Check that the packages that `write` needs are installed. Raises `MissingPackage`."""
     require("jinja2")
+    # Without a home matplotlib says at length that it keeps its fonts in a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     require("matplotlib.figure")
 
 
