@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ONLY_FOR_TESTS = ("mosquitto", "openssl", "faketime", "chromium")
+ONLY_FOR_TESTS = ("mosquitto", "openssl", "faketime", "strace", "chromium")
 
 
 def program(path: Path, text: str) -> None:
@@ -181,7 +181,7 @@ def test_tests_get_their_programs_and_no_python_packages(machine, os_id):
     log = machine.log.read_text()
     (line,) = (line for line in log.splitlines() if "install -y" in line)
     # Ubuntu's chromium is a snap.
-    expected = ONLY_FOR_TESTS if os_id == "debian" else ONLY_FOR_TESTS[:3]
+    expected = ONLY_FOR_TESTS if os_id == "debian" else ONLY_FOR_TESTS[:4]
     assert line.split()[-len(expected) :] == list(expected)
     assert "pip" not in log
 
