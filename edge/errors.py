@@ -138,6 +138,7 @@ _EXTRAS = {
     "onnx": "device",
     "onnxruntime": "device",
     "cv2": "demo",
+    "pillow_heif": "heic",
     "pycuda": "cuda",
     "cuda": "cuda",
     "paho": "service",

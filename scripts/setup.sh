@@ -102,7 +102,8 @@ apt_install() {  # name of the step, then packages
 }
 
 if [ "${1:-}" = --tests ]; then
-  # A real broker, keys for it, a clock to turn, and a list of system calls. A board runs only the tests for a GPU.
+  # A real broker, keys for it, a clock to turn, and a tracer of system calls. A board runs only the
+  # tests for a GPU.
   [ $board = no ] || exit 0
   packages=(mosquitto openssl faketime strace)
   # A browser, where it is a package: Ubuntu's is a snap, which a container cannot run.

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from transformers import (
     AutoImageProcessor,
@@ -35,10 +35,10 @@ from transformers import (
 )
 
 from edge.builder.split import write as write_split
+from edge.preprocess.images import load_image, suffixes
 from scripts.demo.digits import HELD_OUT_PHOTO, TRAIN_PHOTO, Digits, photo, render, split
 
 SEED = 20
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 @dataclass
@@ -85,7 +85,7 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.files[index]
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        image = Image.fromarray(load_image(path))
         if self.train:
             scale = self.rng.uniform(0.75, 1.0)
             width, height = (max(1, int(side * scale)) for side in image.size)
@@ -107,10 +107,10 @@ def list_images(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
         (path, label)
         for label, name in enumerate(names)
         for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes()
     ]
     if len(names) < 2 or len(files) < 10:
-        loose = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        loose = sum(path.suffix.lower() in suffixes() for path in root.iterdir())
         beside = f" ({loose} more are in no folder)" if loose else ""
         raise SystemExit(
             f"error: {root} has {len(names)} folders with {len(files)} images in them{beside}; "

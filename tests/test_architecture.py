@@ -56,7 +56,7 @@ ROOMS = {
     "run": room("numpy"),
     "engine": room("msgspec numpy", "onnxruntime pycuda"),
     "sources": room("numpy", "gi"),
-    "preprocess": room("msgspec numba numpy PIL"),
+    "preprocess": room("msgspec numba numpy PIL", "pillow_heif"),
     "gpu": room("numpy", "cuda pycuda tensorrt_rtx_libs"),
     "files": room("msgspec numpy tomli"),
     "errors": room(),

@@ -21,6 +21,7 @@ from edge.builder.observer import Observer
 from edge.builder.report.findings import Disagreement
 from edge.engine.accuracy import NEAR, Accuracy
 from edge.engine.heads import FEATURES, labels_agree
+from edge.errors import CalibrationError
 from edge.preprocess.images import load_image
 
 __all__ = ["Evaluator"]
@@ -46,6 +47,7 @@ class Evaluator:
         self._embeds = checkpoint.head.task == FEATURES
         self._independent = checkpoint.head.activation == "sigmoid"  # independent labels
         labels = checkpoint.head.labels
+        self._check_classes()
         twice = {path.parent.name for path in self._readable if labels.count(path.parent.name) > 1}
         if twice:
             observer.warn(
@@ -55,10 +57,17 @@ class Evaluator:
         classes = [image_sets.class_of(path, labels) for path in self._readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
-        unmatched = sorted({path.parent.name for path in self._readable}.difference(labels))
+        pairs = zip(self._readable, classes, strict=True)
+        unmatched = sorted({path.parent.name for path, at in pairs if at is None} - set(labels))
         near = [label for name in unmatched[:SHOWN] if (label := _closest(name, labels))][:1]
+        numbers = [int(name) for name in unmatched if name.isdecimal()]
+        if numbers and len(numbers) == len(unmatched) and max(numbers) < len(labels):
+            observer.warn(
+                f"the folders of the held-out images are numbers; top-1 not measured: name them "
+                f"like the labels, such as {labels[min(numbers)]!r} for {min(numbers)}"
+            )
         # Without any match the folders are not meant as classes: sorted by date, or only one.
-        if unmatched and (known or near):
+        elif unmatched and (known or near):
             folders = shortened([repr(name) for name in unmatched])
             observer.warn(
                 (f"folder {folders} matches" if len(unmatched) == 1 else f"folders {folders} match")
@@ -103,6 +112,17 @@ class Evaluator:
             for at in surest
         ]
         return shown, len(differ)
+
+    def _check_classes(self) -> None:
+        """Raises `CalibrationError` when no image of a class can be read: top-1 would be wrong."""
+        vanished = {path.parent for path in self._files}
+        vanished.difference_update(path.parent for path in self._readable)
+        for folder in sorted(vanished):
+            if image_sets.class_of(folder / "image", self._checkpoint.head.labels) is not None:
+                raise CalibrationError(
+                    f"none of the held-out images in {folder} can be read",
+                    "see the reasons above; replace them, or hold out other images: --heldout DIR",
+                )
 
     def _compare(self, found: Tensor) -> Accuracy:
         if self._embeds:

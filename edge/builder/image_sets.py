@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from edge.errors import CalibrationError, ImageError
 from edge.files import storage
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.images import load_image
+from edge.preprocess.images import load_image, suffixes
 from edge.preprocess.spec import Preprocess
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "digest",
     "find",
     "hold_out",
+    "others",
     "prepare",
     "prepare_first",
 ]
@@ -34,7 +36,6 @@ __all__ = [
 UNREADABLE = ""
 MINIMUM = 16  # images for calibration: fewer are not enough to determine activation ranges
 SPLIT_MINIMUM = 20  # images of which `hold_out` leaves `MINIMUM` for calibration
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
 Tensor = npt.NDArray[np.float32]
 
@@ -42,26 +43,35 @@ Tensor = npt.NDArray[np.float32]
 def find(folder: Path) -> list[Path]:
     """All images below a folder, sorted. Raises `CalibrationError` when there are none.
 
-    Files are found by their suffix. Unreadable ones, such as broken links, are included: they are
-    reported and skipped later.
+    Files are found by their suffix (see `others`). Unreadable ones, such as broken links, are
+    included: they are reported and skipped later.
     """
+    return _listed(folder)[0]
+
+
+def others(folder: Path) -> list[Path]:
+    """The files below a folder that `find` leaves out by their suffix, sorted; not hidden ones."""
+    return _listed(folder)[1]
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, other files) below a folder."""
+    known = suffixes()
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
         raise CalibrationError(what, "give a folder of images")
     try:
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.is_dir()
-        )
+        found = sorted(path for path in folder.rglob("*") if not path.is_dir())
     except OSError as error:
         raise CalibrationError(f"{folder} cannot be read ({error})", "check its owner") from error
+    files = [path for path in found if path.suffix.lower() in known]
     if not files:
         raise CalibrationError(
             f"{folder} has no images",
-            f"put at least {SPLIT_MINIMUM} into it ({' '.join(sorted(SUFFIXES))})",
+            f"put at least {SPLIT_MINIMUM} into it ({' '.join(sorted(known))})",
         )
-    return files
+    hidden = [path for path in found if path.name.startswith(".")]
+    return files, sorted(set(found).difference(files, hidden))
 
 
 def hold_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -105,10 +115,11 @@ def class_of(path: Path, labels: Sequence[str]) -> int | None:
     """The class of `folder/<label>/image.png`; None when it is unknown.
 
     It is unknown when the folder's name is no label, or the label of two classes, such as
-    ImageNet's crane, a bird and a machine.
+    ImageNet's crane, a bird and a machine. An accent may be composed or not: macOS decomposes it.
     """
-    name = path.parent.name
-    return labels.index(name) if labels.count(name) == 1 else None
+    name = normalize("NFC", path.parent.name)
+    plain = [normalize("NFC", label) for label in labels]
+    return plain.index(name) if plain.count(name) == 1 else None
 
 
 def contents(files: Sequence[Path]) -> list[str]:

@@ -112,6 +112,12 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         return Built(folder, existing, fresh=False)
     if (other := replaced(folder, setting)) is not None:
         observer.warn(f"this will replace {folder} ({other}); to keep both, choose another --name")
+    for images in filter(None, (recipe.calibration, recipe.heldout)):
+        if others := image_sets.others(images):
+            observer.warn(
+                f"{len(others)} files of {images} are left out, as their names are not those of "
+                f"images, such as {others[0]}"
+            )
     observer.stage("compare images")
     split.say_near_copies(sets, trained, observer.warn)
     observer.done(f"{len(sets.calibration)} calibrate; {len(sets.heldout)} evaluate: {sets.origin}")

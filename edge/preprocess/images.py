@@ -15,9 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edge.errors import ImageError
+from edge.errors import ImageError, MissingPackage, require
 
-__all__ = ["ImageInput", "as_pixels", "load_image"]
+__all__ = ["ImageInput", "as_pixels", "load_image", "suffixes"]
+
+# The formats that are decoded, whatever a file's name. Pillow has others, and reads EPS by running
+# Ghostscript on it.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+LONGEST = 1_000_000  # pixels of a side: the resampling tables grow with it
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # phones' photos
 
 Pixels = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = "str | PathLike[str] | Image.Image | Pixels"
@@ -34,16 +40,19 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
 
     Raises `ImageError` if the path is not a regular file, or not an intact image; also, before
     decoding, if it has more pixels than Pillow accepts (twice `Image.MAX_IMAGE_PIXELS`:
-    178,956,970).
+    178,956,970), or a side of more than `LONGEST`.
     """
     try:
         _check_file(path)
-        with Image.open(path) as image:
+        with _opened(path) as image:
+            _check_sides(f"{path}", image.size)
             pixels, transparent = _rgb(image, opaque)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image", "give a JPEG, PNG, WebP or BMP file") from None
+        raise ImageError(
+            f"{path} is not an image", "give a JPEG, PNG, WebP, AVIF, TIFF, GIF or BMP file"
+        ) from None
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist", "check the path") from None
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -68,6 +77,7 @@ def as_pixels(image: ImageInput, *, opaque: bool = False) -> Pixels:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, Image.Image):
+        _check_sides("a PIL image", image.size)
         try:
             pixels, transparent = _rgb(image, opaque)
         except Exception as error:  # Pillow decodes only now: the file may be damaged
@@ -84,6 +94,38 @@ def as_pixels(image: ImageInput, *, opaque: bool = False) -> Pixels:
         f"an image cannot be a {type(image).__name__}",
         "give a path, a PIL image or uint8 RGB [height, width, 3]",
     )
+
+
+def suffixes() -> frozenset[str]:
+    """The suffixes of the files that `load_image` decodes, in lower case: .jpg, .jfif, ..."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in known if name in FORMATS) | {".heic", ".heif"}
+
+
+def _opened(path: str | PathLike[str]) -> Image.Image:
+    """The image, not yet decoded. Raises `ImageError` for HEIC without its optional package."""
+    with Path(path).open("rb") as file:
+        head = file.read(64)
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF or b"avif" in head:
+        return Image.open(path, formats=FORMATS)
+    try:
+        require("pillow_heif").register_heif_opener()
+    except MissingPackage as error:
+        raise ImageError(
+            f"{path} is a HEIC image, which needs pillow-heif",
+            f"{error.hint}; or save it as JPEG",
+        ) from error
+    return Image.open(path, formats=("HEIF",))
+
+
+def _check_sides(name: str, size: tuple[int, int]) -> None:
+    """Raises `ImageError` if a side is longer than `LONGEST`."""
+    if max(size) > LONGEST:
+        raise ImageError(
+            f"{name} has {size[0]}x{size[1]} pixels, and no side may exceed {LONGEST:,}",
+            "use a less elongated image",
+        )
 
 
 def _rgb(image: Image.Image, opaque: bool) -> tuple[Pixels, bool]:

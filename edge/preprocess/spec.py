@@ -19,6 +19,7 @@ from edge.preprocess.resample import BICUBIC, BILINEAR, LANCZOS, NEAREST
 __all__ = ["Placement", "Preprocess", "Resize"]
 
 LARGEST = 8192  # pixels per side
+LARGEST_RESIZE = 178_956_970  # pixels of an image between the two steps of its resize
 
 
 class Placement(NamedTuple):
@@ -147,6 +148,13 @@ class Preprocess:
             raise ImageError(
                 f"an image of {width}x{height} pixels would be resized to "
                 f"{resized[1]}x{resized[0]}",
+                "use a less elongated image",
+            )
+        # Pillow's own bound for an image, here for each step of the resize: of 1x20,000,000 pixels
+        # gigabytes would be made.
+        if max(height, resized[0]) * resized[1] > LARGEST_RESIZE:
+            raise ImageError(
+                f"an image of {width}x{height} pixels is too elongated to be resized",
                 "use a less elongated image",
             )
         if self.pad is not None and (resized[0] > self.pad[0] or resized[1] > self.pad[1]):

@@ -12,6 +12,7 @@ from edge.builder import graph, image_sets
 from edge.builder.evaluator import Evaluator
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.engine.heads import Head
+from edge.errors import CalibrationError
 from tests.conftest import Recorder
 
 
@@ -110,6 +111,27 @@ def test_folders_that_almost_match_labels_are_named(model, checkpoint, pictures,
     (warning,) = observer.warnings
     assert warning.startswith("folders 'Cat', 'DOGS' match no label")
     assert warning.endswith("(did you mean 'cat'?); top-1 not measured")
+
+
+def test_a_class_of_which_no_image_can_be_read_is_an_error(model, checkpoint, pictures, tmp_path):
+    """Otherwise top-1 would be that of the other classes."""
+    shutil.copytree(pictures / "cat", tmp_path / "cat")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/1.png").write_text("no picture")
+    found, files = read_checkpoint(str(checkpoint)), image_sets.find(tmp_path)
+    with pytest.raises(CalibrationError, match="none of the held-out images in .*dog can be read"):
+        Evaluator(model, files, found, Recorder())
+
+
+def test_folders_that_are_numbers_of_classes_are_said(model, checkpoint, pictures, tmp_path):
+    for number, name in enumerate(("cat", "dog")):
+        shutil.copytree(pictures / name, tmp_path / str(number))
+    observer, found = Recorder(), read_checkpoint(str(checkpoint))
+    assert Evaluator(model, image_sets.find(tmp_path), found, observer).fp32.top1 is None
+    assert observer.warnings == [
+        "the folders of the held-out images are numbers; top-1 not measured: name them like the "
+        "labels, such as 'cat' for 0"
+    ]
 
 
 def test_folders_that_are_not_classes_at_all_give_no_warning(model, checkpoint, pictures, tmp_path):

@@ -141,3 +141,19 @@ def test_a_pipe_or_a_broken_link_is_not_opened(tmp_path, monkeypatch):
     files = image_sets.find(tmp_path)
     assert len(files) == 4
     assert image_sets.contents(files) == [image_sets.UNREADABLE] * 4
+
+
+def test_what_classify_reads_a_folder_reads_and_the_rest_is_named(pictures, tmp_path):
+    """24 .png of one class and 24 .jfif of the other gave a top-1 of 4 %, of 24 images."""
+    image = next(pictures.glob("*/*.png"))
+    names = ["a.PNG", "b.jfif", "c.jpe", "d.webp", "e.avif", "f.heic", "g.tiff", "h.apng"]
+    for name in [*names, "notes.txt", ".hidden", "raw.cr3"]:
+        shutil.copy(image, tmp_path / name)
+    assert [path.name for path in image_sets.find(tmp_path)] == names
+    assert [path.name for path in image_sets.others(tmp_path)] == ["notes.txt", "raw.cr3"]
+
+
+def test_an_accent_may_be_composed_or_not():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert image_sets.class_of(Path(decomposed) / "1.png", ["tea", composed]) == 1
+    assert image_sets.class_of(Path(composed) / "1.png", ["tea", decomposed]) == 1

@@ -265,6 +265,17 @@ def test_settings_out_of_range_are_refused(recipe, change):
         dataclasses.replace(recipe, **change)
 
 
+def test_files_that_are_left_out_are_counted_and_named(recipe, tmp_path):
+    photos = shutil.copytree(recipe.calibration, tmp_path / "photos")
+    (photos / "list.csv").write_text("a list")
+    observer = Recorder()
+    build(dataclasses.replace(recipe, calibration=photos, precision="fp32", name="b"), observer)
+    assert (
+        f"1 files of {photos} are left out, as their names are not those of images, such as "
+        f"{photos / 'list.csv'}"
+    ) in observer.warnings
+
+
 def test_too_few_held_out_images_to_show_the_gates_agreement_give_a_warning(recipe):
     observer = Recorder()
     build(dataclasses.replace(recipe, max_batch=5, min_agreement=90), observer)

@@ -1,6 +1,8 @@
 """Loading of images: the bytes equal those of transformers, or the file is refused by name."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -12,8 +14,9 @@ from transformers import CLIPImageProcessorPil, ViTImageProcessorPil, image_util
 
 from edge.errors import ImageError
 from edge.preprocess.cpu import Preprocessor
-from edge.preprocess.images import as_pixels, load_image
+from edge.preprocess.images import as_pixels, load_image, suffixes
 from edge.preprocess.processors import from_processor
+from edge.preprocess.spec import Preprocess, Resize
 from tests.preprocess.picture_files import CLEAR, READ, REFUSED, RGB, sized
 
 PROCESSORS = (
@@ -204,3 +207,71 @@ def test_what_cannot_be_a_picture_is_refused_by_its_type(picture):
     with pytest.raises(ImageError) as caught:
         as_pixels(picture)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".eps"])
+def test_the_format_is_one_of_a_list_whatever_the_name(tmp_path, monkeypatch, suffix):
+    """Pillow reads EPS by running Ghostscript on it."""
+    path = tmp_path / f"drawing{suffix}"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    started = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *words, **_: started.append(words))
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: started.append(words))
+    with pytest.raises(ImageError, match="is not an image"):
+        load_image(path)
+    assert started == []
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("AVIF", ".avif"), ("HEIF", ".heic")])
+def test_photos_of_phones_are_read(tmp_path, format, suffix):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    picture = Image.linear_gradient("L").convert("RGB")
+    picture.save(tmp_path / f"a{suffix}", format, quality=95)
+    pixels = load_image(tmp_path / f"a{suffix}")
+    assert abs(pixels.astype(int) - np.asarray(picture)).mean() < 3
+    assert suffix in suffixes()
+
+
+def test_heic_without_its_package_names_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError) as caught:
+        load_image(tmp_path / "photo.jpg")
+    assert "photo.jpg is a HEIC image, which needs pillow-heif" in caught.value.problem
+    assert "pip install -c constraints.txt '.[heic]'; or save it as JPEG" in caught.value.hint
+
+
+@pytest.mark.parametrize("size", [(1, 2_000_000), (2_000_000, 1), (1, 20_000_000)])
+def test_an_image_with_a_side_of_millions_of_pixels_is_refused_undecoded(
+    tmp_path, monkeypatch, size
+):
+    """39 KB of PNG took 4.3 GB and 27 seconds."""
+    path = tmp_path / "thin.png"
+    Image.new("L", size).save(path)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=r"no side may exceed 1,000,000"):
+        load_image(path)
+    monkeypatch.undo()
+    with pytest.raises(ImageError, match="a PIL image has"):
+        as_pixels(Image.new("L", size))
+
+
+@pytest.mark.parametrize(
+    ("how", "height", "width", "refused"),
+    [
+        ("stretch", 1_000_000, 1, True),  # 1,000,000 rows of 224 pixels between the two steps
+        ("stretch", 700_000, 1, False),
+        ("stretch", 1, 1_000_000, False),
+        ("shortest_edge", 1_000_000, 1, True),  # would become 224 x 224,000,000
+        ("shortest_edge", 1, 1_000_000, True),
+        ("shortest_edge", 20_000, 1000, False),
+    ],
+)
+def test_what_a_resize_needs_is_bounded(how, height, width, refused):
+    spec = Preprocess(224, 224, Resize(how, 224, 224), 2, (224, 224), None, None, None)
+    if not refused:
+        assert spec.place(height, width)
+        return
+    with pytest.raises(ImageError, match="too elongated to be resized"):
+        spec.place(height, width)
