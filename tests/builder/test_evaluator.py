@@ -119,7 +119,7 @@ def test_a_class_of_which_no_image_can_be_read_is_an_error(model, checkpoint, pi
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog/1.png").write_text("no picture")
     found, files = read_checkpoint(str(checkpoint)), image_sets.find(tmp_path)
-    with pytest.raises(CalibrationError, match="none of the held-out images in .*dog can be read"):
+    with pytest.raises(CalibrationError, match=r"none of the held-out images in .*dog can be read"):
         Evaluator(model, files, found, Recorder())
 
 
