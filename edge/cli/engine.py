@@ -9,8 +9,14 @@ from typing import Annotated
 import typer
 
 from edge.cli.app import app, console, open_engine, say_unjudged
-from edge.cli.options import BackendOption, EngineArgument, OutOption, ThreadsOption
-from edge.errors import ImageError, MissingPackage, require
+from edge.cli.options import (
+    BackendOption,
+    EngineArgument,
+    ImagesArgument,
+    OutOption,
+    ThreadsOption,
+)
+from edge.errors import EngineError, ImageError, MissingPackage, require
 
 __all__ = ["app"]
 
@@ -32,7 +38,7 @@ def preprocess(
 @app.command()
 def classify(
     engine: EngineArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    images: ImagesArgument,
     top: Annotated[int, typer.Option(min=1, help="classes in each result")] = 5,
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
@@ -59,7 +65,7 @@ def classify(
 @app.command()
 def embed(
     engine: EngineArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    images: ImagesArgument,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help=".npy file for all: float32 [N, channels]")
     ] = None,
@@ -123,7 +129,7 @@ def inspect(
 
 @app.command()
 def bench(
-    engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
+    engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...", readable=False)],
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="number of turns for each engine")] = 50,
@@ -133,12 +139,18 @@ def bench(
 
     from edge.engine.bench import side_by_side
 
+    failed, opened = 0, {}
     with ExitStack() as stack:
-        opened = {
-            str(path): stack.enter_context(open_engine(path, backend, threads)) for path in engines
-        }
-        for row in side_by_side(opened, rounds):
+        for path in engines:
+            try:
+                opened[str(path)] = stack.enter_context(open_engine(path, backend, threads))
+            except EngineError as error:
+                console.error(str(error))
+                failed += 1
+        for row in side_by_side(opened, rounds) if opened else []:
             print(json.dumps(row), flush=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

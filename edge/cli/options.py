@@ -15,6 +15,7 @@ __all__ = [
     "EngineArgument",
     "GraphArgument",
     "ImageSizeOption",
+    "ImagesArgument",
     "ImagesOption",
     "LabelsOption",
     "NormaliseOption",
@@ -30,6 +31,8 @@ EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder m
 GraphArgument = Annotated[
     Path, typer.Argument(metavar="GRAPH", help="ONNX graph made by edge export")
 ]
+# A file that may not be read is an error of this file, and not of the command.
+ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", readable=False)]
 ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images of your domain")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
 TaskOption = Annotated[

@@ -414,3 +414,15 @@ def test_debug_shows_the_traceback(edge_command):
     done = edge_command("--debug", "inspect", "absent")
     assert "Traceback" in done.stderr
     assert done.returncode == 1
+
+
+def test_an_engine_that_does_not_open_does_not_keep_the_others_from_being_timed(
+    edge_command, built_engine, tmp_path
+):
+    words = ["bench", built_engine, tmp_path, built_engine.parent / "none", "--rounds", 1]
+    done = edge_command(*words, "--backend", "onnxruntime")
+    assert done.returncode == 1
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert row["engine"] == str(built_engine)
+    assert f"{tmp_path} is not an engine" in done.stderr
+    assert "there is no engine at" in done.stderr

@@ -14,7 +14,14 @@ import pytest
 import edge
 
 ROOT = Path(edge.__file__).parents[1]
-NOBODY = 65534
+BECOME = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")  # nobody
+CAPTURED = {"capture_output": True, "text": True}
+
+
+def open_to_all(folder: Path) -> None:
+    """Let every user read what is in a folder of pytest's."""
+    for path in (folder, *folder.parents[:-2], *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
 def run(words: Sequence[str | Path], home: Path | str, before: Sequence[str] = ()) -> str:
@@ -60,12 +67,29 @@ def test_a_user_without_a_home_runs_and_hears_why_it_starts_slowly(
     """As with `docker run --user 65534`; numba found no folder for its cache and gave up."""
     folder = Path(shutil.copytree(built_engine, tmp_path_factory.mktemp("open") / "engine"))
     image = shutil.copy(next(pictures.glob("*/*")), folder.parent / "image.png")
-    for path in (*folder.parents[:-2], *folder.parent.rglob("*")):
-        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
-    become = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
-    said = run(["classify", folder, image], home, become)
+    open_to_all(folder.parent)
+    said = run(["classify", folder, image], home, BECOME)
     assert "Traceback" not in said
     assert said.count("NUMBA_CACHE_DIR") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_image_that_may_not_be_read_does_not_keep_the_others_from_being_labelled(
+    built_engine, pictures, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("open")
+    engine = Path(shutil.copytree(built_engine, folder / "engine"))
+    good, secret = folder / "good.png", folder / "secret.png"
+    for path in (good, secret):
+        shutil.copy(next(pictures.glob("*/*")), path)
+    open_to_all(folder)
+    secret.chmod(0o600)
+    words = [sys.executable, "-m", "edge", "classify", engine, good, secret, good]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([*BECOME, *map(str, words)], env=environment, cwd="/", **CAPTURED)
+    assert done.returncode == 1
+    assert done.stdout.count('"image"') == 2
+    assert f"{secret} cannot be read (Permission denied)" in done.stderr
 
 
 def test_numba_without_any_folder_for_its_cache_still_prepares_images():
