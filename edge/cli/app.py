@@ -27,6 +27,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 
 _PYDANTIC = re.compile(r"^Value error, |^Input (?=should be )|, unable to parse .*")
 
+_UsageError: Any = typer.BadParameter.__bases__[0]  # typer gives it no name of its own
+
 console = Console()
 
 
@@ -38,8 +40,11 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except typer.BadParameter as error:
-            error.message = _PYDANTIC.sub("", error.message)  # without the phrases of pydantic
+        except _UsageError as error:
+            from edge.files.redaction import redact_text
+
+            message = _PYDANTIC.sub("", error.message)  # without the phrases of pydantic
+            error.message = redact_text(message)  # a URI in the wrong place
             raise
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):

@@ -221,7 +221,7 @@ def run(
 
 def _warn_of_passwords(context: typer.Context) -> None:
     """Warn about options with a password that was typed on the command line."""
-    from edge.sources.uris import contains_password
+    from edge.files.redaction import contains_password
 
     shown = []
     for name in ("source", "mqtt", "record"):

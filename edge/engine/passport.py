@@ -18,6 +18,7 @@ from edge.engine.accuracy import Accuracy, Gate
 from edge.engine.heads import Head
 from edge.engine.timing import Speed
 from edge.errors import EngineError
+from edge.files.redaction import redact
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
 
@@ -230,11 +231,12 @@ def _not_found(path: Path) -> EngineError:
     """
     engines = Path("engines")
     places = (path.parent, engines / path.name, engines / path.stem)
-    near = [place for place in places if (place / NAME).is_file()]
+    shown, near = redact(str(path)), [place for place in places if (place / NAME).is_file()]
     if path.is_file():
-        what, hint = f"{path} is a file, not an engine folder", "give a folder made by edge build"
+        what, hint = f"{shown} is a file, not an engine folder", "give a folder made by edge build"
     else:
-        what, hint = f"there is no engine at {path}", "build one: edge build CHECKPOINT --name NAME"
+        what = f"there is no engine at {shown}"
+        hint = "build one: edge build CHECKPOINT --name NAME"
     return EngineError(
         what, f"did you mean {near[0]}?" if near else f"{hint} (ls engines/ shows yours)"
     )

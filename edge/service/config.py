@@ -22,12 +22,13 @@ from typing import Any
 
 from edge.errors import ConfigError, OptionError, SourceError
 from edge.files import toml
+from edge.files.redaction import redact
 from edge.outputs.record.rules import check_sources, read_rule
 from edge.run.config import Config
 from edge.service.keys import CAMERA, RUN, check_pairs, check_value, missing_partners, settings
 from edge.sources.camera import Camera, with_unique_names
 from edge.sources.pipelines import check_source
-from edge.sources.uris import as_uri, redact
+from edge.sources.uris import as_uri
 
 __all__ = ["Diff", "diff", "load", "merge"]
 

@@ -23,7 +23,6 @@ from edge.outputs.record.smoothing import smoothing
 from edge.outputs.telemetry.broker import Broker
 from edge.outputs.web.access import parse_address
 from edge.sources.camera import Transport
-from edge.sources.uris import redact_address
 
 __all__ = ["CAMERA", "RUN", "check_pairs", "check_value", "missing_partners", "settings"]
 
@@ -47,24 +46,27 @@ RUN = {
     "preview": Key(Path, "a file", '"frame.png"'),
     "web": Key(_Text, "an address", '":8080"', parse_address),
     "metrics": Key(_Text, "an address", '":9100"', parse_address),
-    "mqtt": Key(_Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url),
+    "mqtt": Key(
+        _Text, "the URL of a broker", '"mqtt://localhost:1883/cabinet"', Broker.from_url, uris=True
+    ),
     "smooth": Key(_Text, "a time, or a majority of frames", '"0.5s"', smoothing),
     "on": Key(
         tuple[_Text, ...],
         "a list of rules",
         '["label=dog and confidence>0.8 for 2s"]',
         read_rule,
+        uris=True,
     ),
     "snapshots": Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
     "keep": Key(_Count, "a whole number from 1", "1000"),
     "record": Key(
-        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record
+        _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record, uris=True
     ),
     "audit": Key(_Text, "one frame of how many", '"1/500"', parse_every),
     "reference": Key(Path, "the folder of an FP32 engine", '"/opt/vit-edge/engines/cats-fp32"'),
 }
 CAMERA = {
-    "source": Key(_Text, "a source", '"rtsp://10.0.0.5/stream1"'),
+    "source": Key(_Text, "a source", '"rtsp://10.0.0.5/stream1"', uris=True),
     "name": Key(_Name, "a name on one line", '"door"'),
     "every": Key(_Count, "a whole number from 1", "2"),
     "max_fps": Key(_Span, "a number above 0", "10"),
@@ -105,8 +107,8 @@ def check_value(name: str, value: Any) -> None:
         if isinstance(value, int | float):
             msgspec.convert(value, key.kind)
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                key.check(text)
+            if isinstance(text, str | Path):
+                key.check_value(text)
     except msgspec.ValidationError:
         raise OptionError(
             f"{option} cannot be {value}", f"write {key.wanted}, as in: {option} {key.example}"
@@ -122,7 +124,7 @@ def settings(
 ) -> dict[str, Any]:
     """The values of a table, converted and checked; errors redact passwords."""
     advice = partial(_advice, keys=keys)
-    return read_table(document, place, table, keys, advice, redact_address)
+    return read_table(document, place, table, keys, advice)
 
 
 def _advice(name: str, keys: dict[str, Key]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.files.redaction import redact_text
 from edge.run.config import Config
 from edge.run.scheduler import Control
 from edge.service.config import diff, load, merge
 from edge.sources.camera import Camera
 from edge.sources.feeds import Feed
-from edge.sources.uris import redact_text
 
 __all__ = ["Reload"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from edge.errors import SourceError
-from edge.sources.uris import VARIABLE, as_uri, is_live, is_network, is_rtsp, redact, redact_address
+from edge.files.redaction import VARIABLE, redact
+from edge.sources.uris import as_uri, is_live, is_network, is_rtsp
 
 __all__ = ["STALL", "Camera", "Thinning", "Transport", "unused_options", "with_unique_names"]
 
@@ -63,8 +64,7 @@ def with_unique_names(cameras: Iterable[Camera]) -> list[Camera]:
 
 
 def _name_of(typed: str) -> str:
-    uri = _uri_of(typed)
-    return redact_address(typed) if uri == "" else redact(uri)
+    return redact(_uri_of(typed) or typed)
 
 
 def _uri_of(typed: str) -> str:

@@ -17,13 +17,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from edge.errors import SourceError
+from edge.files.redaction import VARIABLE, redact, redact_text
 from edge.sources.uris import (
-    VARIABLE,
     address_of,
     as_uri,
     is_network,
-    redact,
-    redact_text,
     split_login,
 )
 

@@ -18,19 +18,17 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from edge.errors import SourceError
+from edge.files.redaction import VARIABLE, redact, redact_text
 from edge.preprocess.surface import FORMATS
 from edge.sources.camera import Camera
 from edge.sources.credentials import Access
 from edge.sources.uris import (
     KNOWN,
-    VARIABLE,
     check_scheme,
     device_of,
     is_live,
     options_of,
     path_of,
-    redact,
-    redact_text,
     split_login,
 )
 
@@ -153,7 +151,7 @@ def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
     if scheme == "csi":
         if platform == "pc":
             raise SourceError(
-                f"{uri} needs a Jetson: this is a PC", "use a USB camera: /dev/video0"
+                f"{redact(uri)} needs a Jetson: this is a PC", "use a USB camera: /dev/video0"
             )
         sensor, mode = options_of(uri, _MODE)
         asked = {"width": "1920", "height": "1080", "fps": "30"} | mode
@@ -188,7 +186,8 @@ def _usb(uri: str, platform: str) -> str:
     kind = mode.pop("format", None)
     if kind is not None and kind not in _KINDS:
         raise SourceError(
-            f"{uri} has an unknown format {kind!r}", f"use one of: {', '.join(_KINDS)}"
+            f"{uri} has an unknown format {kind!r}",
+            f"use one of: {', '.join(_KINDS)}",
         )
     source = f"v4l2src device={_word(device_of(uri), uri)}"
     if kind is None and not mode:
@@ -206,7 +205,8 @@ def _caps(media: str, mode: dict[str, str], uri: str) -> str:
         pattern = r"[1-9]\d{0,5}(/[1-9]\d{0,5})?" if name == "fps" else r"[1-9]\d{0,5}"
         if not re.fullmatch(pattern, value, re.ASCII):
             raise SourceError(
-                f"{uri} has an invalid {name}={value}", "for example: ?width=1280&height=720&fps=30"
+                f"{uri} has an invalid {name}={value}",
+                "for example: ?width=1280&height=720&fps=30",
             )
         if name == "fps":
             fields.append(f"framerate={value if '/' in value else value + '/1'}")

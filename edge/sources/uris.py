@@ -1,4 +1,4 @@
-"""Source URIs: parse what a person typed, check it, and redact secrets.
+"""Source URIs: parse what a person typed, and check it.
 
 Pure functions, except `as_uri` and `check`, which access the file system.
 """
@@ -13,15 +13,14 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edge.errors import SourceError
+from edge.files.redaction import VARIABLE, redact
 
 __all__ = [
     "KNOWN",
-    "VARIABLE",
     "address_of",
     "as_uri",
     "check",
     "check_scheme",
-    "contains_password",
     "device_of",
     "is_live",
     "is_network",
@@ -29,13 +28,9 @@ __all__ = [
     "is_tls",
     "options_of",
     "path_of",
-    "redact",
-    "redact_address",
-    "redact_text",
     "split_login",
 ]
 
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 KNOWN = (
     "test://ball, file:///a.mp4, /dev/video0, v4l2:///dev/video0, csi://0, rtsp://..., "
     "rtsps://..., http://..., https://..., gst:..."
@@ -94,14 +89,19 @@ def split_login(uri: str) -> tuple[str, str]:
 def options_of(uri: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     """`uri` without its query, and the options in the query, by name.
 
-    Raises SourceError for an option that is not among `names`.
+    Raises SourceError for an option that is not among `names`, and for a login or a key.
     """
+    if (shown := redact(uri)) != uri:  # not taken apart: a part of a password may be an option
+        raise SourceError(
+            f"{shown} has a password or a key, which only rtsp and http take", "remove it"
+        )
     plain, _, query = uri.partition("?")
     found = dict(parse_qsl(query, keep_blank_values=True))
     for name in found:
         if name not in names:
             raise SourceError(
-                f"{uri} has an unknown option {name!r}", f"use one of: {', '.join(names)}"
+                f"{uri} has an unknown option {name!r}",
+                f"use one of: {', '.join(names)}",
             )
     return plain, found
 
@@ -110,7 +110,7 @@ def path_of(uri: str) -> Path:
     """The path of a `file://` URI. Raises SourceError if it is not absolute."""
     path = Path(unquote(uri[len("file://") :], errors="surrogateescape"))
     if not path.is_absolute():
-        raise SourceError(f"{uri} has no absolute path", "write file:///folder/video.mp4")
+        raise SourceError(f"{redact(uri)} has no absolute path", "write file:///folder/video.mp4")
     return path
 
 
@@ -136,7 +136,7 @@ def as_uri(text: str) -> str:
         raise SourceError(f"a source must not begin with {typo[0]}", f"write {typo[1]}://...")
     if not text.strip():
         raise SourceError("the source is empty", f"use one of: {KNOWN}")
-    shown, path = redact_address(text) if ":" in text else text, Path(text)
+    shown, path = redact(text), Path(text)
     with suppress(RuntimeError, ValueError):  # ~cam stays, as in a shell, if there is no user cam
         path = path.expanduser()
     path = path.absolute()
@@ -174,50 +174,21 @@ def check(uri: str) -> None:
         if not os.access(path, os.R_OK):
             raise SourceError(f"you have no permission to read {path}", f"run: chmod +r '{path}'")
     elif uri.startswith(("/dev/", "v4l2://")):
-        device = Path(device_of(uri))
+        device, shown = Path(device_of(uri)), device_of(redact(uri))
         if not device.exists():
             raise SourceError(
-                f"there is no camera {device}",
+                f"there is no camera {shown}",
                 "plug it in, and run: gst-device-monitor-1.0 Video/Source",
             )
         if not stat.S_ISCHR(device.stat().st_mode):
             raise SourceError(
-                f"{device} is not a camera", "run: gst-device-monitor-1.0 Video/Source"
+                f"{shown} is not a camera", "run: gst-device-monitor-1.0 Video/Source"
             )
         if not os.access(device, os.R_OK | os.W_OK):
             raise SourceError(
-                f"you have no permission to open {device}",
+                f"you have no permission to open {shown}",
                 "run: sudo usermod -aG video $USER, and log in again",
             )
-
-
-def redact(uri: str) -> str:
-    """`uri` without user name, password and keys; in doubt it hides too much."""
-    if uri.startswith(("file://", "test://", "/dev/", "v4l2://", "csi://")):
-        return uri
-    if uri.startswith("gst:"):
-        return redact_text(uri)
-    shown = _SHORT_IN_QUERY.sub(r"\1***", _USER.sub(_without_login, uri))
-    return _IN_QUERY.sub(r"\1***", shown)
-
-
-def redact_address(text: str) -> str:
-    """A text that may or may not be a URI: without a scheme, all before an '@' is hidden."""
-    return redact(text) if "://" in text else re.sub(r"\A.*@", "***@", text, flags=re.S)
-
-
-def contains_password(uri: str) -> bool:
-    """Whether `uri` contains a password or a key itself, not a variable for it."""
-    plain = VARIABLE.sub("\0", uri)
-    return bool(_LOGIN.search(plain) or _VALUE.search(plain))
-
-
-def redact_text(text: str) -> str:
-    """The text of a pipeline, or a message of GStreamer, without user names, passwords and keys."""
-    quoted = _QUOTED.sub(lambda found: f'"{redact("x:" + found[1])[2:]}"', text)
-    shown = _PROPERTY.sub(r"\1***", _SHORT.sub(r"\1***", quoted))
-    # Element by element, so that an '@' hides only its own element.
-    return " ! ".join(_USER.sub(_without_login, part) for part in re.split(r"\s+!\s+", shown))
 
 
 def address_of(uri: str) -> tuple[str, int] | None:
@@ -233,28 +204,3 @@ def address_of(uri: str) -> tuple[str, int] | None:
 
 
 _SCHEME = re.compile(r"\A(?:gst:|[a-z][\w+.-]*://)", re.I)
-_USER = re.compile(r"([a-z][\w+.-]*://)(.*@)", re.I | re.S)
-_QUOTED = re.compile(r'"((?:\\.|[^"\\])*)"', re.S)
-_KEY = (
-    r"[\w-]*(?:p(?:s?w|s?wd|sd|word)|pas\w*|pin|token|secret|key|auth\w*|cred\w*|sig\w*|jwt|sid"
-    r"|session\w*|(?<!en)(?<!de)(?<!ns)code|user-id)"  # but not encode, decode, transcode
-)
-# In a URI a value ends at the next '&'; as a property of an element, at an unquoted space.
-_IN_QUERY = re.compile(rf"({_KEY}=)[^&]*", re.I)
-# Next to a `u`, the user, `p` is a password and not a page.
-_BESIDE = r"[?&]u=.*[?&]p=|[?&]p=(?=.*[?&]u=)"
-_SHORT_IN_QUERY = re.compile(rf"({_BESIDE})[^&]*", re.I | re.S)
-_SHORT = re.compile(rf"({_BESIDE})[^&\s\"']*", re.I | re.S)
-_PROPERTY = re.compile(
-    rf"""({_KEY}\s*=\s*)("(?:\\.|[^"\\])*("|$)|'(?:\\.|[^'\\])*('|$))?(\\.|[^\s\\])*""", re.I | re.S
-)
-# In a text whose variables are replaced by NUL.
-_LOGIN = re.compile(r"://[^/?#@\s:]*:\0*[^/?#@\s\0][^/?#@\s]*@")
-_VALUE = re.compile(rf"(?:{_KEY}\s*=\s*[\"']?|{_BESIDE})[^\s&\"'\0]", re.I | re.S)
-# An '@' after a plain host and a slash belongs to the path. After a host with a port that is not
-# certain: it may as well be a user and a password with a slash in it.
-_PLAIN_HOST = re.compile(r"([^\s/?#@:]+|\[[\da-f:.]+\])[/?#]", re.I)
-
-
-def _without_login(found: re.Match[str]) -> str:
-    return found[0] if _PLAIN_HOST.match(found[2]) else f"{found[1]}***@"

@@ -35,6 +35,14 @@ def test_a_password_that_is_typed_is_warned_of_once_and_not_repeated(edge_comman
     assert "s3cret" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("words", [[CAMERA], ["--backend", CAMERA], ["--web", CAMERA]])
+def test_a_uri_in_the_wrong_place_is_repeated_without_its_password(edge_command, words):
+    done = edge_command("run", "engine", "--source", "test://ball", *words)
+    assert done.returncode in (1, 2)
+    assert "rtsp://***" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
 def test_a_password_that_is_not_typed_is_not_warned_of(edge_command, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGE_MQTT", BROKER)
     monkeypatch.setenv("PASSWORD", "s3cret")

@@ -79,7 +79,7 @@ def test_of_a_long_value_the_beginning_is_shown_and_no_secret() -> None:
         read_value("batch", "x" * 10_000, KEYS["batch"])
     assert len(fault.value.problem) < 300
     with pytest.raises(Fault) as fault:
-        read_value("batch", "secret", KEYS["batch"], lambda text: text.replace("secret", "***"))
+        read_value("batch", ["joe:secret@host", {"token=secret": 1}], KEYS["batch"])
     assert "secret" not in str(fault.value)
 
 

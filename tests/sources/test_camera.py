@@ -66,7 +66,10 @@ def test_names_are_the_uris_without_credentials_and_never_twice():
 def test_a_source_that_cannot_be_has_a_name_without_a_password():
     """A dry run says what is wrong with it, and goes on to the next."""
     cameras = [Camera("nothing.mp4"), Camera("rtsp:/joe:pw@h/s")]
-    assert [camera.name for camera in with_unique_names(cameras)] == ["nothing.mp4", "***@h/s"]
+    assert [camera.name for camera in with_unique_names(cameras)] == [
+        "nothing.mp4",
+        "rtsp:/***@h/s",
+    ]
 
 
 RTSP, FILM = "rtsp://door/1", "file:///a.mp4"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.builder.models import folders
 from edge.errors import CheckpointError, require
+from edge.files.redaction import redact
 
 __all__ = ["fetch"]
 
@@ -21,7 +22,7 @@ def fetch(name: str) -> Path:
     near = _near(name)
     hint = f"did you mean {near}?" if near else "check the path"
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise CheckpointError(f"there is no checkpoint at {name}", hint)
+        raise CheckpointError(f"there is no checkpoint at {redact(name)}", hint)
     hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     try:
         folder = Path(

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import SourceError
+from edge.files.redaction import redact
 from edge.outputs.audit.auditor import Job, Verdict
 from edge.outputs.audit.findings import SourceAudit
 from edge.outputs.audit.reference import Reference
@@ -44,7 +45,7 @@ def parse_every(text: str) -> int:
     """`1/500` -> 500. Raises ValueError."""
     numerator, _, every = text.partition("/")
     if numerator != "1" or not every.isdecimal() or int(every) < 1:
-        raise ValueError(f"{text!r} is not of the form 1/N, such as 1/500")
+        raise ValueError(f"{redact(text)!r} is not of the form 1/N, such as 1/500")
     return int(every)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edge.errors import OptionError
+from edge.files.redaction import redact_address
 from edge.outputs.preview import caption_lines
 from edge.outputs.record.overlay import READABLE, captioned, enlarged
 from edge.outputs.record.rtsp import RtspServer, address
@@ -26,7 +27,6 @@ from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
 from edge.sources.frame import Frame
-from edge.sources.uris import redact_address
 
 __all__ = ["Recording", "VideoOutput", "check_record", "record"]
 

@@ -14,13 +14,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.errors import AddressError, EdgeError, MissingPackage, require
+from edge.files.redaction import redact
 from edge.outputs.record.encoder import buffer_of, caps_of, encoder
 from edge.outputs.record.fault_log import FaultLog
 from edge.outputs.record.retention import file_name
 from edge.preprocess.surface import Layout, Surface
 from edge.sources.frame import Frame
 from edge.sources.gst import gstreamer
-from edge.sources.uris import redact
 
 __all__ = ["Address", "RtspServer", "address"]
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from edge.errors import OptionError, require
+from edge.files.redaction import redact
 from edge.outputs.record.cadence import Cadence, frame_time
 from edge.outputs.record.durations import seconds
 from edge.run.interfaces import Result
@@ -218,7 +219,7 @@ def _check_names(rule: Rule, names: Iterable[str], known: Sequence[str], problem
         if name not in known:
             near = difflib.get_close_matches(name, known, cutoff=0.4) or known[:3]
             raise OptionError(
-                f"{problem} {name!r}, which the rule {rule.text!r} names",
+                f"{problem} {redact(name)!r}, which the rule {redact(rule.text)!r} names",
                 f"write an existing name, such as: {', '.join(map(repr, near))}",
             )
 
@@ -238,6 +239,8 @@ def _unexpected(text: str, error: Any) -> OptionError:
 
 
 def _syntax_error(text: str, position: int, hint: str) -> OptionError:
-    rest = text[position:].split()
-    where = f"at {rest[0]!r}" if rest else "at its end"
-    return OptionError(f"the rule {text!r} is not understood {where}, column {position + 1}", hint)
+    rest, shown = text[position:].split(), redact(text)
+    where = f" at {rest[0]!r}" if rest else " at its end"
+    if shown != text:  # the mistake may be inside a password
+        where = ""
+    return OptionError(f"the rule {shown!r} is not understood{where}, column {position + 1}", hint)

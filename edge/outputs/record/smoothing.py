@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from edge.engine.engine import Prediction
 from edge.errors import OptionError
+from edge.files.redaction import redact
 from edge.outputs.record.cadence import Cadence
 from edge.outputs.record.durations import seconds
 from edge.run.interfaces import Sink
@@ -83,7 +84,7 @@ def smoothing(text: str) -> Smooth:
         without_unit = re.fullmatch(r"[2-9]|[1-9]\d\d?", text)
         time, count = (f"{text}s", text) if without_unit else ("0.5s", "15")
         raise OptionError(
-            f"--smooth {text} is not understood",
+            f"--smooth {redact(text)} is not understood",
             f"write {time}, or majority:{count} (2 to {_MAX_FRAMES} frames)",
         ) from error
     return Smooth(lambda: _Exponential(constant))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import EdgeError, OptionError
+from edge.files.redaction import redact
 from edge.files.storage import check_target, make_folder, writing
 from edge.outputs.record.encoder import encoder
 from edge.outputs.record.fault_log import FaultLog
@@ -71,9 +72,10 @@ def parse_target(target: str) -> tuple[Path, bool]:
     with writing(path):
         is_folder = target.endswith("/") or path.is_dir() or not path.suffix
     if not is_folder and path.suffix not in SUFFIXES:
+        shown = Path(redact(target))
         raise OptionError(
-            f"--record {target} is neither {' nor '.join(SUFFIXES)}",
-            f"write {path.with_suffix('.mkv')}, or a folder: {path.with_suffix('')}/",
+            f"--record {shown} is neither {' nor '.join(SUFFIXES)}",
+            f"write {shown.with_suffix('.mkv')}, or a folder: {shown.with_suffix('')}/",
         )
     return path, is_folder
 

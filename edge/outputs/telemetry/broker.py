@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.errors import AddressError, require
-from edge.sources.uris import redact, redact_address
+from edge.files.redaction import redact, redact_address
 
 __all__ = ["OFFLINE", "ONLINE", "Broker", "Link", "Message", "refusal_reason"]
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from edge.errors import AddressError
+from edge.files.redaction import redact_address
 
 __all__ = ["Access", "parse_address"]
 
@@ -31,9 +33,10 @@ def parse_address(text: str) -> tuple[str, int]:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     # int() raises for thousands of digits, and accepts digits of any script.
     is_number = port.isascii() and port.isdecimal() and len(port) <= 5
-    if not is_number or int(port) > 65535 or (":" in bare and bare == host):
+    is_name = re.fullmatch(r"[\w.-]*", host) or (":" in bare and bare != host)
+    if not is_number or int(port) > 65535 or not is_name:
         raise AddressError(
-            f"{text!r} is not a listen address",
+            f"{redact_address(text)!r} is not a listen address",
             "write, for example, :8080, 0.0.0.0:8080 or [::]:8080",
         )
     return bare or "127.0.0.1", int(port)
