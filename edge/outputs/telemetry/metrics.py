@@ -24,6 +24,7 @@ from edge.run.summary import Histogram
 __all__ = ["RunMetrics", "serve"]
 
 # Upper bounds in seconds: from one inference of a fast network to a camera that lags far behind.
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 _COUNTERS: tuple[tuple[str, str, Callable[[SourceStatus], int]], ...] = (
@@ -177,6 +178,7 @@ def serve(address: str, *metrics: Any) -> Iterator[str]:
     prometheus-client.
     """
     client = require("prometheus_client")
+    openmetrics = require("prometheus_client.openmetrics.exposition")
     host, port = parse_address(address)
     registry = client.CollectorRegistry()
     client.ProcessCollector(registry=registry)
@@ -184,8 +186,13 @@ def serve(address: str, *metrics: Any) -> Iterator[str]:
         registry.register(collector)
 
     def answer(_path: str, headers: Message) -> Reply:
-        encode, kind = client.exposition.choose_encoder(headers.get("Accept", ""))
-        return Reply(HTTPStatus.OK, encode(registry), kind)
+        # Not `choose_encoder`, which fails for a version that is not a number. The version that a
+        # client asks for makes no difference to these metrics.
+        if "application/openmetrics-text" in headers.get("Accept", ""):
+            body, kind = openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
+        else:
+            body, kind = client.generate_latest(registry), _TEXT
+        return Reply(HTTPStatus.OK, body, kind)
 
     # Not prometheus-client's own server, which has no limit on threads of idle clients.
     with closing(Server("the metrics", host, port, answer)) as server:

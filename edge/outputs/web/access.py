@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from edge.errors import AddressError
 from edge.files.redaction import redact_address
 
-__all__ = ["Access", "parse_address"]
+__all__ = ["Access", "accepts_host", "parse_address"]
 
 # Characters of a chosen token: at the server's request rate it cannot be guessed.
 MIN_TOKEN_LENGTH = 16
@@ -50,6 +50,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def accepts_host(listening: str, header: str) -> bool:
+    """Whether a request's Host header names a server: protects against DNS rebinding.
+
+    Another site may let its own name resolve to 127.0.0.1, and the browser then considers this
+    server a part of that site. listening: the server's listen address; on other addresses than
+    loopback any name is accepted. There the cookie, which is not sent to that site, protects the
+    live page.
+    """
+    if not is_loopback(listening):
+        return True
+    name = header.rpartition(":")[0] if header[-1:].isdigit() and ":" in header else header
+    name = name.removeprefix("[").removesuffix("]").lower()
+    return is_loopback(name) or name == listening
+
+
 @dataclass(frozen=True)
 class Access:
     """The credentials that a request must have.
@@ -77,19 +92,6 @@ class Access:
         if token or is_loopback(host):
             return Access(host, token)
         return Access(host, secrets.token_urlsafe(24), generated=True)
-
-    def accepts_host(self, header: str) -> bool:
-        """Whether a request's Host header names this server: protects against DNS rebinding.
-
-        Another site may let its own name resolve to 127.0.0.1, and the browser then considers this
-        server a part of that site. On other addresses the cookie, which is not sent to that site,
-        protects the page.
-        """
-        if not is_loopback(self.host):
-            return True
-        name = header.rpartition(":")[0] if header[-1:].isdigit() and ":" in header else header
-        name = name.removeprefix("[").removesuffix("]").lower()
-        return is_loopback(name) or name == self.host
 
     def is_token(self, value: str) -> bool:
         """Whether `value`, from the URL, is the token; False if no token is needed."""

@@ -87,8 +87,6 @@ class LivePage(Sink):
 
     def _answer(self, path: str, headers: Message) -> Reply:
         """The reply to a request; called on the thread of its connection."""
-        if not self._access.accepts_host(headers.get("Host", "")):
-            return _reply(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host name\n")
         route, _, parameters = path.partition("?")
         query = {name: values[-1] for name, values in parse_qs(parameters).items()}
         if route == "/" and self._access.is_token(query.get("token", "")):

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any, TypeAlias
 
 from edge.errors import AddressError
+from edge.outputs.web.access import accepts_host
 
 __all__ = ["Answer", "Reply", "Server"]
 
@@ -52,7 +54,8 @@ class Server:
     """Listens and answers from its construction until it is closed.
 
     what: name of the service in errors. port: 0 selects a free one. answer: makes the replies.
-    Raises AddressError when it cannot listen at this address.
+    On loopback only requests are answered that name the host as such (`accepts_host`). Raises
+    AddressError when it cannot listen at this address.
     """
 
     def __init__(self, what: str, host: str, port: int, answer: Answer):
@@ -120,7 +123,8 @@ class _Listener(ThreadingTCPServer):
     request_queue_size = 64
 
     def __init__(self, host: str, port: int, answer: Answer):
-        self.answer = answer
+        self._answer, self._host = answer, host
+        self._failed = False
         self.rate_limit = _RateLimit(REQUESTS_PER_SECOND)
         self._clients: dict[socket.socket, _Client] = {}
         self._lock = threading.Lock()
@@ -173,6 +177,18 @@ class _Listener(ThreadingTCPServer):
                         connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that uses it
                     ended.append(client.thread)
         return ended
+
+    def answer(self, path: str, headers: Message) -> Reply:
+        """The reply to a request: never an exception."""
+        if not accepts_host(self._host, headers.get("Host", "")):
+            return Reply(HTTPStatus.MISDIRECTED_REQUEST, b"unknown host name\n")
+        try:
+            return self._answer(path, headers)
+        except Exception:
+            if not self._failed:  # a client that repeats its request must not fill the journal
+                traceback.print_exc()
+            self._failed = True
+            return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnect; report any other exception, which is a bug."""

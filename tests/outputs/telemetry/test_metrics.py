@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import sys
@@ -254,7 +255,10 @@ def test_idle_clients_are_limited_and_disconnected(
     ("wanted", "kind"),
     [
         ("text/plain", "text/plain; version=0.0.4"),
+        ("text/plain; version=abc, */*", "text/plain; version=0.0.4"),
         ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version="),
+        ("application/openmetrics-text; version=abc", "application/openmetrics-text; version=1"),
+        ("application/openmetrics-text; version=9; escaping=x", "application/openmetrics-text; v"),
     ],
 )
 def test_the_format_is_negotiated(wanted: str, kind: str, status: Status) -> None:
@@ -263,6 +267,18 @@ def test_the_format_is_negotiated(wanted: str, kind: str, status: Status) -> Non
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.headers["Content-Type"].startswith(kind)
             assert answer.read().endswith(b"# EOF\n") == ("openmetrics" in wanted)
+
+
+@pytest.mark.parametrize(("host", "status_code"), [("localhost:1", 200), ("evil.example", 421)])
+def test_a_site_with_a_name_for_loopback_cannot_read_the_metrics(
+    host: str, status_code: int, status: Status
+) -> None:
+    with serve(":0", RunMetrics(status)) as url:
+        connection = http.client.HTTPConnection(url.split("/")[2], timeout=30)
+        connection.request("GET", "/metrics", headers={"Host": host})
+        reply = connection.getresponse()
+        assert (reply.status, b"gate" in reply.read()) == (status_code, status_code == 200)
+        connection.close()
 
 
 def test_without_prometheus_client_the_hint_names_the_extra(
