@@ -146,6 +146,27 @@ def test_a_room_imports_the_packages_of_the_table_and_no_others(name):
     assert set().union(*map(required, paths)) == ROOMS[name].requires
 
 
+# Files of the system or of this package, which are no pipes.
+OWN_FILES = {
+    "edge.builder.compile",
+    "edge.builder.report.page",
+    "edge.engine.onnxruntime",
+    "edge.gpu.kernels",
+    "edge.gpu.nvidia",
+    "edge.outputs.telemetry.board",
+    "edge.outputs.web.live",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_read_by_the_guarded_reader(path):
+    """`edge.files.reading` refuses pipes and devices, which might never end."""
+    if name_of(path) in OWN_FILES | {"edge.files.reading"}:
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not {getattr(call.func, "attr", "") for call in calls} & {"read_text", "read_bytes"}
+
+
 def test_every_package_of_the_table_is_declared():
     """One that only another package brings is gone when that package drops it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edge.errors import EdgeError
+from edge.files.reading import read_text
 from edge.files.storage import digest, write_bytes
 
 __all__ = ["keep", "kept"]
@@ -32,7 +33,7 @@ def kept(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]) -> 
     graph's. warn: called with a message when a file is damaged, does not fit, or cannot be read.
     """
     try:
-        lines = _checksums(path).read_text().splitlines()
+        lines = read_text(_checksums(path)).splitlines()
         entries = [line.split("  ", 1) for line in lines]
         names = [name for _, name in entries]
         if names[:1] != [path.name] or any(Path(name).name != name for name in names):

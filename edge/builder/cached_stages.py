@@ -21,6 +21,7 @@ from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears
 from edge.builder.recipes import Recipe
 from edge.builder.simplify import simplify
+from edge.files.reading import read_bytes
 from edge.files.storage import write_bytes
 
 __all__ = ["peaks", "ranges", "sensitivities", "simplified"]
@@ -138,7 +139,7 @@ def peaks(
 
 def _numbers(names: Collection[str], path: Path) -> dict[str, float]:
     """A table of numbers by some names of a graph. Raises ValueError for any other content."""
-    found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+    found = msgspec.json.decode(read_bytes(path), type=dict[str, float])
     if not found or (strange := set(found).difference(names)):
         raise ValueError(f"it is of another graph: {min(strange)}" if found else "it is empty")
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 from edge.engine.passport import Plan
 from edge.errors import CompileError
+from edge.files.reading import read_bytes
 from edge.files.storage import write_bytes
 from edge.gpu import nvidia
 
@@ -183,7 +184,7 @@ def _use_timing_cache(config: Any, path: Path) -> Any:
 
     Returns the timing cache in use, or None.
     """
-    for start in (path.read_bytes() if path.is_file() else b"", b""):
+    for start in (read_bytes(path) if path.is_file() else b"", b""):
         timing = config.create_timing_cache(start)
         # A cache that TensorRT rejects collects no timings, so an empty one is tried next.
         if timing is not None and config.set_timing_cache(timing, False):

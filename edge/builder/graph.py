@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edge.engine.onnxruntime import Session
 from edge.errors import GraphError, StorageError
+from edge.files.reading import ACCESS, check_regular
 from edge.files.storage import atomic, writing
 
 __all__ = [
@@ -51,11 +52,14 @@ def load(path: Path) -> ModelProto:
     """Read a graph with its weights. Raises `GraphError` when it is missing, cut off or corrupt."""
     try:
         # External weights are in the folder of the file itself, not of a link to it.
+        check_regular(path)
         model = onnx.load(str(path.resolve()))
     except FileNotFoundError as error:
         raise GraphError(
             f"{path} cannot be read ({error})", "check the path; run the previous stage first"
         ) from error
+    except OSError as error:
+        raise GraphError(f"{path} cannot be read ({error.strerror or error})", ACCESS) from error
     except Exception as error:  # protobuf and onnx raise classes of their own
         raise GraphError(
             f"{path} is not a complete ONNX graph ({type(error).__name__})", "run edge export again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -128,8 +127,6 @@ def contents(files: Sequence[Path]) -> list[str]:
     def content(path: Path) -> str:
         try:
             state = path.stat()
-            if not stat.S_ISREG(state.st_mode):  # reading a pipe would block
-                return UNREADABLE
             return _content(path, state.st_size, state.st_mtime_ns)
         except OSError:
             return UNREADABLE

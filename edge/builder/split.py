@@ -17,6 +17,7 @@ import msgspec
 from edge.builder import image_sets, near_copies
 from edge.builder.image_sets import MINIMUM, SPLIT_MINIMUM, UNREADABLE
 from edge.errors import CalibrationError, CheckpointError
+from edge.files.reading import read_bytes
 from edge.files.storage import write_bytes
 
 __all__ = ["NAME", "Sets", "Split", "TrainingImage", "choose", "read", "say_near_copies", "write"]
@@ -85,7 +86,7 @@ def read(checkpoint: Path) -> Split | None:
     if not path.is_file():
         return None
     try:
-        data = msgspec.json.decode(path.read_bytes())
+        data = msgspec.json.decode(read_bytes(path))
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema {data.get('schema')!r}, not {SCHEMA}")
         return msgspec.convert(data, Split)

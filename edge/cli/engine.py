@@ -108,12 +108,13 @@ def inspect(
     """Show what an engine is, its origin and measurements, and check that it is intact."""
     from edge.engine import describe
     from edge.engine.passport import Passport
+    from edge.files.reading import read_text
 
     passport = Passport.read(engine)
     for name in passport.files:
         passport.check_file(engine, name)
     if as_json:
-        print((engine / "passport.json").read_text(), end="")
+        print(read_text(engine / "passport.json"), end="")
     else:
         try:
             require("onnx")

@@ -18,6 +18,7 @@ from edge.engine.accuracy import Accuracy, Gate
 from edge.engine.heads import Head
 from edge.engine.timing import Speed
 from edge.errors import EngineError
+from edge.files.reading import ACCESS, read_text
 from edge.files.redaction import redact
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
@@ -173,12 +174,14 @@ class Passport:
         if not folder.is_dir():
             raise _not_found(folder)
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(read_text(path))
         except FileNotFoundError:
             raise EngineError(
                 f"{folder} is not an engine: it has no {NAME}", "give a folder made by edge build"
             ) from None
-        except (ValueError, OSError, RecursionError) as error:
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except (ValueError, RecursionError) as error:
             raise _damaged(path, error) from error
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
@@ -207,7 +210,11 @@ class Passport:
                 f"{path} is damaged: it has {size} bytes, expected {known.bytes}",
                 "copy the engine folder again, or build it again",
             )
-        if digest(path) != known.sha256:
+        try:
+            found = digest(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if found != known.sha256:
             raise EngineError(
                 f"{path} is damaged: its SHA-256 differs from the passport's",
                 "copy the engine folder again, or build it again",
@@ -240,6 +247,10 @@ def _not_found(path: Path) -> EngineError:
     return EngineError(
         what, f"did you mean {near[0]}?" if near else f"{hint} (ls engines/ shows yours)"
     )
+
+
+def _unreadable(path: Path, error: OSError) -> EngineError:
+    return EngineError(f"{path} cannot be read ({error.strerror or error})", ACCESS)
 
 
 def _damaged(path: Path, error: Exception) -> EngineError:

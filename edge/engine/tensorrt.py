@@ -9,6 +9,7 @@ from typing import Any
 from edge.engine.passport import Passport
 from edge.engine.runner import Execution, Runner
 from edge.errors import BackendError, EngineError
+from edge.files.reading import read_bytes
 from edge.gpu import nvidia
 from edge.gpu.bindings import NoCapture
 from edge.gpu.device import Stream
@@ -97,7 +98,7 @@ class TensorRT(Runner):
 
     def _load(self, trt: Any, plan: Path) -> None:
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self.engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        self.engine = self._runtime.deserialize_cuda_engine(read_bytes(plan))
         if self.engine is None:
             raise EngineError(
                 f"{self.name} {trt.__version__} cannot load {plan}",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from edge.errors import StorageError
+from edge.files.reading import opened
 
 __all__ = [
     "alone",
@@ -166,9 +167,9 @@ def drop_unread(stream: IO[str]) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a regular file, in hexadecimal. Raises OSError."""
     result = hashlib.sha256()
-    with path.open("rb") as file:
+    with opened(path) as file:
         while block := file.read(1 << 20):
             result.update(block)
     return result.hexdigest()

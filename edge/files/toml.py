@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
+from edge.files.reading import ACCESS, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,15 +54,9 @@ class Document:
 def read(path: Path) -> Document:
     """Read a TOML file. Raises ConfigError if it does not exist or is invalid."""
     try:
-        # A device never ends, and a pipe can be read only once, so a reload would find it empty.
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is not a file", "give the path of a TOML file")
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror or error})",
-            "check the path and its permissions",
-        ) from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error})", ACCESS) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: this is not UTF-8", "save the file as UTF-8") from error

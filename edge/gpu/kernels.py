@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import BackendError, EdgeError, MissingPackage, StorageError, require
+from edge.files.reading import read_bytes
 from edge.files.storage import make_folder, write_bytes
 
 __all__ = ["OPTIONS", "Nvcc", "Nvrtc", "compiler", "find_nvcc", "kernel_image"]
@@ -198,7 +199,7 @@ def _cache() -> Path:
 def _read(path: Path) -> bytes | None:
     """A cached cubin; None if there is none, or it does not match the SHA-256 in front of it."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError:
         return None
     cubin = data[_DIGEST:]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge.errors import ImageError, MissingPackage, require
+from edge.files.reading import ACCESS
 
 __all__ = ["ImageInput", "as_pixels", "load_image", "suffixes"]
 
@@ -60,8 +61,7 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
         raise ImageError(f"{path} is too large ({why})", "use a smaller image") from None
     except Exception as error:  # Pillow raises many types, such as struct.error for damaged EXIF
         if isinstance(error, OSError) and error.strerror:  # raised by the system, not by Pillow
-            hint = "check the path, its owner and its permissions"
-            raise ImageError(f"{path} cannot be read ({error.strerror})", hint) from None
+            raise ImageError(f"{path} cannot be read ({error.strerror})", ACCESS) from None
         raise ImageError(f"{path} cannot be decoded ({error})", "replace the file") from None
     if transparent:
         raise _transparent(str(path))

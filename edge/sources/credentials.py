@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from edge.errors import SourceError
+from edge.files.reading import check_regular
 from edge.files.redaction import VARIABLE, redact, redact_text
 from edge.sources.uris import (
     address_of,
@@ -150,7 +151,8 @@ def _from_netrc(path: Path, host: str, service: str | None, alternative: str) ->
     with suppress(RuntimeError, ValueError):  # ~NAME stays as it is if there is no such user
         path = path.expanduser()
     try:
-        mode, found = path.stat().st_mode, netrc.netrc(path).authenticators(host)
+        mode = check_regular(path).st_mode
+        found = netrc.netrc(path).authenticators(host)
     except netrc.NetrcParseError as error:
         # Not chained: what could not be parsed may be part of a password.
         raise SourceError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import AccessError, SilenceError, SourceError
+from edge.files.reading import check_regular
 from edge.sources.conversions import alternate_error
 from edge.sources.credentials import Access
 from edge.sources.gst import gstreamer
@@ -222,6 +223,7 @@ def trusted_file() -> Path | None:
     if not path:
         return None
     try:
+        check_regular(Path(path))
         ssl.create_default_context(cafile=path)
     except OSError as error:  # ssl.SSLError is one
         raise SourceError(

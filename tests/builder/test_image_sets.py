@@ -133,9 +133,7 @@ def test_a_clear_colour_is_left_out_where_the_processor_may_paint_it(tmp_path):
 
 
 def test_a_pipe_or_a_broken_link_is_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        image_sets.storage, "digest", lambda path: pytest.fail(f"{path} was opened")
-    )
+    monkeypatch.setattr(Path, "open", lambda path, *_: pytest.fail(f"{path} was opened"))
     for name in ("pipe.jpg", "device.jpg", "dangling.jpg", "circle.jpg"):
         REFUSED[name][0](tmp_path / name)
     files = image_sets.find(tmp_path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import CheckpointError, require
+from edge.files.reading import ACCESS, opened, read_text
 
 __all__ = [
     "FETCHED",
@@ -72,16 +73,23 @@ def weights(folder: Path) -> list[Path]:
 def read_json(path: Path, hint: str) -> dict[str, Any]:
     """Read a JSON object. Raises `CheckpointError`, with `hint` when the file does not exist."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}", hint) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error})", "download the checkpoint again"
+            f"{path} is damaged ({error})", "download the checkpoint again"
         ) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is not a JSON object", "download the checkpoint again")
     return data
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not let this user read."""
+    return CheckpointError(f"{path} cannot be read ({error.strerror or error})", ACCESS)
 
 
 def read_processor(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -138,6 +146,11 @@ def check_weights(name: str, folder: Path) -> None:
             raise CheckpointError(
                 f"{path} is missing, but {_SHARDS} lists it", "download the checkpoint again"
             )
+        try:
+            with opened(path):
+                pass
+        except OSError as error:
+            raise _unreadable(path, error) from error
         try:
             with safetensors.safe_open(str(path), framework="np"):
                 pass

@@ -15,6 +15,7 @@ from typing import Any
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.features import unit
 from edge.errors import CheckpointError, reason, require
+from edge.files.reading import read_text
 
 __all__ = ["read_labels", "similarity"]
 
@@ -34,7 +35,7 @@ def read_labels(text: str) -> list[str]:
         return _words(text)
     try:
         # utf-8-sig, since some editors write a byte order mark.
-        lines = Path(text).read_text("utf-8-sig").splitlines()
+        lines = read_text(Path(text), "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"the labels in {text} cannot be read ({error})",

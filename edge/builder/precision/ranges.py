@@ -13,6 +13,7 @@ from onnx import ModelProto
 from edge.builder import graph
 from edge.engine.passport import Calibration
 from edge.errors import CalibrationError
+from edge.files.reading import ACCESS, read_text
 from edge.files.storage import write_bytes
 
 __all__ = ["Range", "Ranges"]
@@ -83,7 +84,7 @@ class Ranges:
     def read(path: Path) -> Ranges:
         """Read a table. Raises `CalibrationError` when the file is missing or not a range table."""
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(read_text(path))
             if not isinstance(data, dict) or data.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
             return msgspec.convert(data, Ranges)
@@ -91,7 +92,11 @@ class Ranges:
             raise CalibrationError(
                 f"there is no file {path}", "create it with edge calibrate"
             ) from None
-        except (ValueError, OSError, RecursionError) as error:
+        except OSError as error:
+            raise CalibrationError(
+                f"{path} cannot be read ({error.strerror or error})", ACCESS
+            ) from error
+        except (ValueError, RecursionError) as error:
             raise CalibrationError(
                 f"{path} is not a range table ({error})", "create it with edge calibrate"
             ) from error
