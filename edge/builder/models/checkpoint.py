@@ -67,6 +67,12 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
     config = folders.read_json(
         folder / "config.json", "give the folder of a Hugging Face checkpoint"
     )
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise CheckpointError(
+            f"{name} is quantized already ({method or 'quantization_config in config.json'})",
+            "use the checkpoint that it was made from: edge build quantizes it",
+        )
     family, architecture = family_of(name, config)
     task = task_of(name, family, architecture, request.task)
     folders.check_weights(name, folder)

@@ -11,7 +11,7 @@ from typing import Any
 from edge.builder.models import attention, features, resolution, texts, timm_models
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.families import FAMILIES, TIMM
-from edge.builder.models.weights import check_missing, check_shapes
+from edge.builder.models.weights import check_missing, check_shapes, not_loaded
 from edge.engine.heads import CLASSIFICATION, ZERO_SHOT
 from edge.errors import CheckpointError, reason, require
 
@@ -103,12 +103,10 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
             **more,
         )
     except Exception as error:  # invalid values in a config can raise anything in transformers
-        raise CheckpointError(
-            f"{checkpoint.name} cannot be loaded ({reason(error)})", "download the checkpoint again"
-        ) from error
+        raise not_loaded(checkpoint, error) from error
     wrong = {name: (saved, built) for name, saved, built in info["mismatched_keys"]}
     check_shapes(checkpoint, wrong)
-    check_missing(checkpoint, info["missing_keys"])
+    check_missing(checkpoint, info["missing_keys"], info["unexpected_keys"])
     if checkpoint.image_size is not None:
         _interpolate(checkpoint, model, checkpoint.image_size)
     return model

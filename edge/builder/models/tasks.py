@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge.builder.models import timm_library
 from edge.builder.models.families import FAMILIES, TIMM, Family
+from edge.builder.models.labels import labels, timm_labels
 from edge.engine.heads import FEATURES, ZERO_SHOT, Head, Pooling, Task
 from edge.errors import CheckpointError
 
@@ -61,9 +61,9 @@ def head_of(
             f"{name} was trained for regression: its outputs are not probabilities of classes",
             f"build its features instead: --task {FEATURES} --pooling mean",
         )
-    labels = (timm_library.labels if family is FAMILIES[TIMM] else _labels)(name, config)
-    independent = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
-    return Head(task, labels, "sigmoid" if independent else "softmax")
+    names = (timm_labels if family is FAMILIES[TIMM] else labels)(name, config)
+    independent = config.get("problem_type") == "multi_label_classification" or len(names) == 1
+    return Head(task, names, "sigmoid" if independent else "softmax")
 
 
 def _check_texts(name: str, family: Family, request: Request) -> None:
@@ -85,25 +85,3 @@ def _check_texts(name: str, family: Family, request: Request) -> None:
             f"the template {invalid[0]!r} must contain {{}} once, for the label",
             'for example --template "a photo of a {}."',
         )
-
-
-def _labels(name: str, config: dict[str, Any]) -> tuple[str, ...]:
-    names, count = config.get("id2label"), config.get("num_labels", 2)
-    if not names:
-        if type(count) is not int or count < 1:
-            raise CheckpointError(
-                f"{name}: num_labels in config.json is {count!r}", "write the number of classes"
-            )
-        # The default names of transformers.
-        names = {str(index): f"LABEL_{index}" for index in range(count)}
-    if not isinstance(names, dict):
-        raise CheckpointError(
-            f"{name}: id2label in config.json is {names!r:.40}, not an object",
-            'write {"0": "cat", "1": "dog"}',
-        )
-    try:
-        return tuple(str(names[str(index)]) for index in range(len(names)))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{name}: id2label in config.json has no class {error}", "number classes from 0"
-        ) from error

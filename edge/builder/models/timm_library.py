@@ -1,4 +1,4 @@
-"""The timm package, which is installed in a folder of its own, and its labels of checkpoints.
+"""The timm package, which is installed in a folder of its own.
 
 timm needs only Python code of torchvision. But transformers imports any torchvision that it finds,
 and fails with one that was made for another build of torch, as PyPI's is for a CPU build of torch.
@@ -8,14 +8,13 @@ So make setup installs both packages into `FOLDER`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edge.errors import CheckpointError, require
+from edge.errors import require
 
-__all__ = ["labels", "library"]
+__all__ = ["library"]
 
 FOLDER = Path(sys.prefix) / "timm"
 
@@ -48,28 +47,3 @@ def _declare_operators() -> None:
             if not hasattr(torch.ops.torchvision, name):
                 signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 torch.library.define(f"torchvision::{name}", signature)
-
-
-def labels(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a checkpoint, found as in transformers.
-
-    They are `label_names` of config.json, or ImageNet's, chosen by the number of classes. Raises
-    `CheckpointError` when their number is not that of the classes.
-    """
-    count, names = config.get("num_classes"), config.get("label_names")
-    if type(count) is not int or count < 1:
-        raise CheckpointError(
-            f"{name}: num_classes in config.json is {count!r}", "write the number of classes"
-        )
-    if names is None:
-        data = library().data
-        subset = data.infer_imagenet_subset({"num_classes": count})
-        if subset is None:
-            return tuple(f"LABEL_{index}" for index in range(count))
-        return tuple(data.ImageNetInfo(subset).label_descriptions())
-    if not isinstance(names, list) or len(names) != count:
-        raise CheckpointError(
-            f"{name}: label_names in config.json is not a list of {count} names",
-            'write a list such as ["cat", "dog"] with num_classes names',
-        )
-    return tuple(str(each) for each in names)

@@ -14,7 +14,7 @@ from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.features import unit
 from edge.builder.models.resolution import check_side
 from edge.builder.models.timm_library import library
-from edge.builder.models.weights import check_shapes, shortened
+from edge.builder.models.weights import check_missing, check_shapes, not_loaded
 from edge.errors import CheckpointError, require
 from edge.preprocess.timm_config import from_timm
 
@@ -54,10 +54,7 @@ def load(checkpoint: Checkpoint) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # invalid values in a config can raise anything in timm
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(
-            f"{name} cannot be loaded ({reason})", "download the checkpoint again"
-        ) from error
+        raise not_loaded(checkpoint, error) from error
     return model
 
 
@@ -89,12 +86,8 @@ def _fill(checkpoint: Checkpoint, model: Any) -> None:
         key: (saved[key].shape, shape) for key, shape in built.items() if saved[key].shape != shape
     }
     check_shapes(checkpoint, wrong)
-    missing = sorted(model.load_state_dict(saved, strict=False).missing_keys)
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.name} has no weights for {shortened(missing)}",
-            "download the checkpoint again",
-        )
+    keys = model.load_state_dict(saved, strict=False)
+    check_missing(checkpoint, keys.missing_keys, keys.unexpected_keys)
 
 
 def _check_size(name: str, model: Any, size: tuple[int, int]) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.families import FAMILIES, TIMM
 from edge.engine.heads import FEATURES
-from edge.errors import CheckpointError
+from edge.errors import CheckpointError, reason
+from edge.files.reading import ACCESS
 
-__all__ = ["check_missing", "check_shapes", "shortened"]
+__all__ = ["check_missing", "check_shapes", "not_loaded", "shortened"]
 
 Shape = Sequence[int]
 
@@ -36,29 +37,57 @@ def check_shapes(checkpoint: Checkpoint, wrong: Mapping[str, tuple[Shape, Shape]
         )
 
 
-def check_missing(checkpoint: Checkpoint, names: Iterable[str]) -> None:
-    """Raise `CheckpointError` when a transformers model lacks weights that its task needs.
+def check_missing(checkpoint: Checkpoint, names: Iterable[str], unused: Iterable[str]) -> None:
+    """Raise `CheckpointError` when a model lacks weights that its task needs.
 
-    names: tensors that are in no weight file, which transformers initialised itself.
+    names: tensors that are in no weight file. unused: tensors of the files that it does not have.
     """
     # Pictures are masked in pretraining only, so the mask token is not needed.
-    missing = [name for name in sorted(names) if not name.endswith("embeddings.mask_token")]
+    missing = needed = [
+        name for name in sorted(names) if not name.endswith("embeddings.mask_token")
+    ]
     if checkpoint.head.task == FEATURES:
         # Models trained for classification or masked-image modelling have no pooler.
-        pooler = [name for name in missing if name.startswith("pooler.")]
-        if pooler and checkpoint.head.pooling == "own":
-            raise CheckpointError(
-                f"{checkpoint.name} was saved without the weights of its pooler",
-                "add --pooling cls (or mean)",
-            )
-        missing = [name for name in missing if name not in pooler]
-    if missing:
+        needed = [name for name in missing if not name.startswith("pooler.")]
+    if needed and (wrapper := _wrapper(needed, set(unused))):
         raise CheckpointError(
-            f"{checkpoint.name} has no weights for {shortened(missing)}",
-            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
-            if all("classifier" in name for name in missing)
-            else "download the checkpoint again",
+            f"{checkpoint.name} has weights whose names begin with {wrapper!r}: not the model was "
+            "saved, but an object around it",
+            f"save the model itself: model.{wrapper}save_pretrained(folder)",
         )
+    if missing != needed and checkpoint.head.pooling == "own":
+        raise CheckpointError(
+            f"{checkpoint.name} was saved without the weights of its pooler",
+            "add --pooling cls (or mean)",
+        )
+    if needed:
+        raise CheckpointError(
+            f"{checkpoint.name} has no weights for {shortened(needed)}",
+            "fine-tune it for your classes first: scripts/train_demo.py --images DIR"
+            if all("classifier" in name for name in needed)
+            else "use config.json and weights of the same model, or download it again",
+        )
+
+
+def _wrapper(missing: Sequence[str], unused: set[str]) -> str:
+    """What all missing names begin with in the files, such as `module.`; "" if they are not there.
+
+    torch's DataParallel and compile, among others, hold the model in an attribute.
+    """
+    found = (name.removesuffix(missing[0]) for name in unused if name.endswith(f".{missing[0]}"))
+    return next(
+        (start for start in found if unused.issuperset(start + name for name in missing)), ""
+    )
+
+
+def not_loaded(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+    """The error for whatever another library raises while it loads a checkpoint."""
+    hint = "correct the values in its config.json, or download it again"
+    if isinstance(error, ImportError):
+        hint = "install the package that it needs, or use another checkpoint"
+    elif isinstance(error, OSError) and error.errno is not None:
+        hint = ACCESS
+    return CheckpointError(f"{checkpoint.name} cannot be loaded ({reason(error)})", hint)
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from edge.builder.models.tasks import Request
 from edge.errors import CheckpointError
 from edge.preprocess.spec import Resize
 from scripts.models.tiny_models import save
+
+DEFAULT = Request()
 
 
 @pytest.fixture
@@ -112,11 +115,11 @@ def test_a_missing_shard_and_an_invalid_index(copy):
         refused(copy, "model.safetensors.index.json lists no weight files")
 
 
-def loaded(folder):
+def loaded(folder, request=DEFAULT):
     from edge.builder.models import network
 
     with network.quiet():
-        return network.load(read_checkpoint(str(folder)))
+        return network.load(read_checkpoint(str(folder), request))
 
 
 def test_fewer_labels_than_outputs_are_refused(copy):
@@ -145,6 +148,78 @@ def test_truncated_weights_are_refused(copy):
 def test_a_corrupt_config(copy, text):
     (copy / "config.json").write_text(text)
     refused(copy, "config.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_file_of_another_user_is_no_fault_of_the_download(copy, name, monkeypatch):
+    """As root, who may run this test, one may read everything."""
+
+    def refuse(path, *words, **options):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *words, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", refuse)
+    refused(copy, f"{copy / name} cannot be read (Permission denied)", "check the path, its owner")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "net.backbone."])
+@pytest.mark.parametrize("request_", [DEFAULT, Request("image-feature-extraction", "own")])
+def test_weights_of_an_object_around_the_model(copy, prefix, request_):
+    from safetensors.numpy import load_file, save_file
+
+    path = copy / "model.safetensors"
+    weights = {f"{prefix}{key}": value for key, value in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        loaded(copy, request_)
+    assert f"weights whose names begin with '{prefix}" in caught.value.problem
+    assert f"model.{prefix}" in caught.value.hint
+    assert "save_pretrained" in caught.value.hint
+
+
+def test_weights_of_another_architecture_are_not_those_of_an_object_around_it(copy):
+    from safetensors.numpy import load_file, save_file
+
+    path = copy / "model.safetensors"
+    weights = load_file(path)
+    weights.pop("classifier.bias")
+    weights["decoder.classifier.bias"] = weights.pop("classifier.weight")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"has no weights for classifier\.bias, class.*fine-tune"
+    ):
+        loaded(copy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"), [({"quant_method": "bitsandbytes"}, "bitsandbytes"), ("x", "quantizat")]
+)
+def test_a_quantized_checkpoint_is_refused(copy, settings, method):
+    edit(copy, quantization_config=settings)
+    refused(copy, f"is quantized already ({method}", "edge build quantizes it")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ImportError("needs accelerate"), "install the package"),
+        (PermissionError(13, "Permission denied", "x"), "check the path, its owner"),
+        (ValueError("a bad value"), "correct the values in its config.json"),
+    ],
+)
+def test_what_transformers_raises_has_a_hint_of_its_own(copy, error, hint, monkeypatch):
+    import transformers
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", fail)
+    with pytest.raises(CheckpointError) as caught:
+        loaded(copy)
+    assert str(error) in caught.value.problem
+    assert hint in caught.value.hint
 
 
 def test_no_config(copy):

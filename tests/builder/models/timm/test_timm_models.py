@@ -243,6 +243,26 @@ def test_classes_without_names_are_numbered(copy):
     assert read_checkpoint(str(copy(label_names=None))).head.labels[4] == "LABEL_4"
 
 
+def test_classes_have_the_names_of_id2label_where_label_names_are_absent(copy):
+    """As in transformers, where ImageNet's names come before them."""
+    names = {str(index): f"class {index}" for index in reversed(range(5))}
+    head = read_checkpoint(str(copy(label_names=None, id2label=names))).head
+    assert head.labels == tuple(f"class {index}" for index in range(5))
+    assert read_checkpoint(str(copy(id2label=names))).head.labels == tuple(LABELS)
+    thousand = {str(index): "x" for index in range(1000)}
+    found = read_checkpoint(str(copy(num_classes=1000, label_names=None, id2label=thousand)))
+    assert found.head.labels[0] == "tench, Tinca tinca"
+    refused(copy(label_names=None, id2label={"0": "a"}), "has 1 labels in id2label and 5 num_c")
+    refused(copy(label_names=None, id2label={"0": "a", "2": "b"}), "id2label in config.json has no")
+
+
+def test_weights_of_an_object_around_the_model(copy):
+    folder = copy()
+    path = folder / "model.safetensors"
+    save_file({f"module.{key}": value for key, value in load_file(path).items()}, path)
+    refused(folder, "weights whose names begin with 'module.'")
+
+
 def test_a_checkpoint_without_a_classifier_gives_features(copy):
     folder = copy(num_classes=0, label_names=None)
     found = read_checkpoint(str(folder))
