@@ -151,6 +151,7 @@ OWN_FILES = {
     "edge.builder.compile",
     "edge.builder.report.page",
     "edge.engine.onnxruntime",
+    "edge.engine.timing",
     "edge.gpu.kernels",
     "edge.gpu.nvidia",
     "edge.outputs.telemetry.board",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.builder.cache import is_kept
+from edge.builder.cache import kept
 from edge.builder.graph import load
 from edge.builder.models.checkpoint import read_checkpoint
 from edge.builder.models.texts import read_labels
@@ -104,5 +104,5 @@ def test_a_pipe_in_a_cache_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     assert _read(tmp_path / "kernel") is None
     os.mkfifo(tmp_path / "stage.onnx.sha256")
     warnings: list[str] = []
-    assert not is_kept(tmp_path / "stage.onnx", warnings.append)
+    assert kept(tmp_path / "stage.onnx", Path.read_bytes, warnings.append) is None
     assert "a pipe or a device" in warnings[0]
