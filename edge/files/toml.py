@@ -1,15 +1,15 @@
 """`read`: TOML files with the line number of every key, which `tomllib` does not provide.
 
-A TOML statement ends at the end of a line, and no leading part of it is a valid statement. So each
-statement is the smallest number of lines that `tomllib` accepts. Parsed alone, it shows the keys
-that it sets; multi-line strings, quotes, dots and comments are left to the parser.
+A statement ends at the end of a line outside of strings and brackets. Parsed alone, it shows the
+keys that it sets: quotes, dots and values are left to `tomllib`. Every line is parsed twice, so the
+time is linear in the length of a file.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,18 @@ else:
 __all__ = ["Document", "KeyPath", "read"]
 
 _DEEPEST = 32  # nesting depth of one statement; a configuration needs two
+# What opens and closes brackets, ends a line, or may contain such characters.
+_TOKEN = re.compile(
+    r'''"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\\n])*"'''
+    r"""|'''.*?'{3,5}|'[^'\n]*'|\#[^\n]*|[][{}\n]""",
+    re.S,
+)
+_COMMA = re.compile(r"\A\s*,")
 
 KeyPath = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
+Part = tuple[int, str]  # one or more lines, and the number of the first, from 1
+# One part; or, for an array over several lines, parts after each of which it could end.
+Statement = list[Part]
 
 
 class _TooDeep(Exception):
@@ -79,48 +89,70 @@ def read(path: Path) -> Document:
 
 def _parsed(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """The values of a document, and the line of each place."""
-    try:
-        data = tomllib.loads(text)
-    except RecursionError:
-        data = {}  # `_lines` raises _TooDeep for the statement
-    return data, _lines(text)
+    statements = list(_statements(text))
+    return tomllib.loads(text), _lines(statements)
 
 
-def _lines(text: str) -> dict[KeyPath, int]:
+def _lines(statements: Iterable[Statement]) -> dict[KeyPath, int]:
     """The line of each place in a valid document."""
     lines: dict[KeyPath, int] = {}
     counts: dict[KeyPath, int] = {}  # number of elements so far of each array of tables
     table: KeyPath = ()
-    for first, statement in _statements(text):
-        is_header = statement[0].lstrip().startswith("[")
-        if is_header:
-            is_element = statement[0].lstrip().startswith("[[")
-            table = _table(tomllib.loads(statement[0]), counts, is_element)
+    for (first, opening), *parts in statements:
+        values = _loads(first, opening + "\n]" if parts else opening)
+        if opening.lstrip().startswith("["):
+            table = _table(values, counts, opening.lstrip().startswith("[["))
             for end in range(1, len(table) + 1):
                 lines.setdefault(table[:end], first)
             continue
-        for line, values in _growing(first, statement):
-            for place in _places(values):
-                lines.setdefault((*table, *place), line)
+        for place in _places(values):
+            lines.setdefault((*table, *place), first)
+        if parts:
+            array, elements = _array(values)
+            _add_elements(lines, (*table, *array), len(elements), parts)
     return lines
 
 
-def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The first line's number and the lines of each statement; no blank lines or comments."""
-    start, lines = 0, text.split("\n")
-    for end in range(1, len(lines) + 1):
-        statement = lines[start:end]
-        try:
-            values = tomllib.loads("\n".join(statement))
-        except ValueError:
-            continue
-        except RecursionError as error:
-            raise _TooDeep(start + 1) from error
-        if _is_deep(values):
-            raise _TooDeep(start + 1)
-        if values:
-            yield start + 1, statement
-        start = end
+def _add_elements(
+    lines: dict[KeyPath, int], array: KeyPath, count: int, parts: Sequence[Part]
+) -> None:
+    """Add the places in the further parts of an array, which has `count` elements before them."""
+    for number, (line, part) in enumerate(parts, 1):
+        ending = "" if number == len(parts) else "\n]"
+        elements = _loads(line, f"x = [{_COMMA.sub('', part)}{ending}")["x"]
+        for index, element in enumerate(elements, count):
+            lines.setdefault((*array, index), line)
+            for place in _places(element):
+                lines.setdefault((*array, index, *place), line)
+        count += len(elements)
+
+
+def _statements(text: str) -> Iterator[Statement]:
+    """The statements of a document, also blank lines and comments. Raises _TooDeep."""
+    brackets, line, begun, start = "", 1, 1, 0
+    statement: Statement = []
+    for token in _TOKEN.finditer(f"{text}\n"):
+        if token[0] in ("[", "{"):
+            brackets += token[0]
+            if len(brackets) > _DEEPEST:
+                raise _TooDeep(statement[0][0] if statement else begun)
+        elif token[0] in ("]", "}"):
+            brackets = brackets[:-1]
+        line += token[0].count("\n")
+        if token[0] == "\n" and brackets in ("", "["):
+            statement.append((begun, text[start : token.start()]))
+            begun, start = line, token.end()
+            if not brackets:
+                yield statement
+                statement = []
+
+
+def _loads(line: int, text: str) -> dict[str, Any]:
+    """The values of a valid statement. Raises _TooDeep; line: the statement's first one."""
+    values: dict[str, Any] = tomllib.loads(text)
+    if _is_deep(values):
+        raise _TooDeep(line)
+    return values
 
 
 def _is_deep(value: Any) -> bool:
@@ -155,17 +187,13 @@ def _table(header: dict[str, Any], counts: dict[KeyPath, int], is_element: bool)
     return place
 
 
-def _growing(first: int, statement: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The values set after each line of a statement; a multi-line array is closed for parsing."""
-    begun = first
-    for size in range(1, len(statement) + 1):
-        ending = [] if size == len(statement) else ["]"]
-        try:
-            values = tomllib.loads("\n".join(statement[:size] + ending))
-        except ValueError:
-            continue
-        yield begun, values
-        begun = first + size
+def _array(values: Any) -> tuple[KeyPath, list[Any]]:
+    """The place of the array that a statement sets, and its elements."""
+    place: KeyPath = ()
+    while isinstance(values, dict):
+        ((key, values),) = values.items()
+        place = (*place, key)
+    return place, values
 
 
 def _places(value: Any) -> Iterator[KeyPath]:

@@ -222,6 +222,42 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
     assert toml.read(path).data == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        lambda count: "x = [\n" + '  "one",  # 1\n' * count + "]\n",
+        lambda count: "x = [" + "\n{a = [1,\n2]} ,\n" * count + "]\n",
+        lambda count: "x = [" + "1\n\n," * count + "]\n",
+        lambda count: 'x = """\n' + "[[camera]]\n" * count + '"""\n',
+        lambda count: "x = 1\n" + "# none\n" * count,
+        lambda count: "[[x]]\n" * count,
+    ],
+    ids=["array", "tables", "commas", "string", "comments", "headers"],
+)
+def test_the_time_is_linear_in_the_lines(statement, tmp_path, monkeypatch):
+    """Counted in characters that are parsed: an array of 4000 lines took minutes."""
+    parsed, loads = [], toml.tomllib.loads
+    monkeypatch.setattr(toml.tomllib, "loads", lambda text: parsed.append(text) or loads(text))
+    path = tmp_path / "a.toml"
+    path.write_text(f"a = 1\n{statement(500)}b = 2\n")
+    assert ("b",) in toml.read(path).lines or ("x", 499, "b") in toml.read(path).lines
+    assert sum(map(len, parsed)) < 10 * len(path.read_text())
+
+
+def test_elements_of_an_array_with_commas_anywhere_have_their_lines(tmp_path):
+    found = lines_of(tmp_path, "x = [1\n# ,\n , 2,\n[3,\n4], 5 # ]\n, '''\n,\n''', ]\n")
+    assert found == {
+        ("x",): 1,
+        ("x", 0): 1,
+        ("x", 1): 3,
+        ("x", 2): 4,
+        ("x", 2, 0): 4,
+        ("x", 2, 1): 4,
+        ("x", 3): 4,
+        ("x", 4): 6,
+    }
+
+
 def test_a_device_that_never_ends_is_no_file():
     with pytest.raises(ConfigError, match=r"/dev/zero cannot be read \(it is a pipe or a device"):
         toml.read(Path("/dev/zero"))
