@@ -20,6 +20,7 @@ ONLINE, OFFLINE = "online", "offline"
 KEEPALIVE = 20  # seconds of silence after which either side considers the connection lost
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
+_MAX_URL = 1000  # of each of its parts MQTT allows 65,535 bytes
 _CONNECT = 5.0  # seconds for the TCP connection, and again for the TLS handshake
 # At least once: a message that the broker has not acknowledged is sent again.
 _QOS = 1
@@ -47,6 +48,11 @@ class Broker:
     @classmethod
     def from_url(cls, url: str) -> Broker:
         """Read mqtt[s]://[user:password@]host[:port][/prefix]. Raises AddressError."""
+        if len(url) > _MAX_URL:
+            raise AddressError(
+                f"the address of the MQTT broker has more than {_MAX_URL} characters",
+                "choose a shorter topic prefix, or another user or password",
+            )
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -55,7 +61,13 @@ class Broker:
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.path:
             raise _invalid_url(url)
         prefix = unquote(parts.path).strip("/")
-        if set(url) & set("?#") or prefix.startswith("$") or set(prefix) & set("+#\0"):
+        is_printable = prefix.isprintable()  # brokers close the connection for anything else
+        if (
+            set(url) & set("?#")
+            or prefix.startswith("$")
+            or set(prefix) & set("+#")
+            or not is_printable
+        ):
             raise AddressError(
                 f"{redact(url)} has an invalid topic prefix",
                 "use one without + # ? and $, such as mqtt://host/site/line1",

@@ -28,12 +28,16 @@ QUEUE = 1000  # results that are queued while the broker is away
 # Messages in flight: with a round trip of 100 ms this allows 1000 messages per second.
 _WINDOW = 100
 _MAX_BACKOFF = 30.0  # seconds between two attempts to connect
+_MAX_LEVEL = 200  # characters
 _CLOSE_TIMEOUT = 0.8  # seconds that `close` waits for the broker
 
 
 def topic_part(name: str) -> str:
-    """A source's name as one topic level: letters, digits, `_` and `.`; `-` replaces the rest."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-") or "source"
+    """A source's name as one topic level: letters, digits, `_` and `.`; `-` replaces the rest.
+
+    Of a long name the first 200 characters: no broker accepts a topic of more than 65,535 bytes.
+    """
+    return re.sub(r"[^\w.]+", "-", name)[:_MAX_LEVEL].strip("-") or "source"
 
 
 class Mqtt(Sink):

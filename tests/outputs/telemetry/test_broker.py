@@ -41,10 +41,19 @@ def test_an_invalid_url_is_refused_with_an_example(url: str) -> None:
         Broker.from_url(url)
 
 
-@pytest.mark.parametrize("prefix", ["a/+", "a#", "a%23", "%2B", "a?b", "$SYS", "a%00"])
+@pytest.mark.parametrize(
+    "prefix", ["a/+", "a#", "a%23", "%2B", "a?b", "$SYS", "a%00", "a%0A", "a%7F", "a%C2%80"]
+)
 def test_an_invalid_topic_prefix_is_refused(prefix: str) -> None:
     with pytest.raises(AddressError, match="has an invalid topic prefix"):
         Broker.from_url(f"mqtt://host/{prefix}")
+
+
+@pytest.mark.parametrize("part", ["s3cret", "ann:s3cret@host/", "host/"])
+def test_an_address_that_is_too_long_for_mqtt_is_refused_and_not_shown(part: str) -> None:
+    with pytest.raises(AddressError, match=r"has more than 1000 characters; choose") as caught:
+        Broker.from_url(f"mqtt://{part}{'x' * 70_000}")
+    assert len(str(caught.value)) < 200
 
 
 def test_str_and_repr_do_not_show_user_and_password() -> None:

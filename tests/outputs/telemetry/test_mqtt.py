@@ -150,6 +150,21 @@ def test_sources_whose_topic_level_would_be_the_same_get_different_topics(
     ]
 
 
+def test_names_longer_than_a_topic_can_be_are_published(
+    broker: Mosquitto, listen: Any, publish: Publish, result: Any
+) -> None:
+    listener, sink = listen(broker), publish(f"{broker.url}/{'p' * 900}")
+    names = ["ü" * 65_500, "ü" * 65_501, "/" * 70_000]
+    for name in names:
+        sink.changed(Transition(name, "playing"))
+        sink.write(result(0, name))
+    wait_until(lambda: len(listener.frames()) == 3)
+    assert [
+        message.content["source"] for message in listener.received if "result" in message.topic
+    ] == names
+    assert len({message.topic for message in listener.received}) == 7
+
+
 def test_later_subscribers_receive_the_retained_state_of_each_source(
     broker: Mosquitto, listen: Any, publish: Publish
 ) -> None:
