@@ -64,6 +64,7 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
         raise _file_error(folder)
     if not folder.is_dir():
         folder = hub.fetch(name)
+    folders.check_adapter(name, folder)
     config = folders.read_json(
         folder / "config.json", "give the folder of a Hugging Face checkpoint"
     )

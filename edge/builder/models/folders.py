@@ -18,6 +18,7 @@ from edge.files.reading import ACCESS, opened, read_text
 
 __all__ = [
     "FETCHED",
+    "check_adapter",
     "check_pickles",
     "check_tokenizer",
     "check_weights",
@@ -40,9 +41,10 @@ _TOKENIZERS = (
 _PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 # All weights in one file; the index of weights in several shards.
 _WEIGHTS, _SHARDS = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"  # of PEFT
 _SMALL = ("config.json", _PROCESSOR, _PROCESSORS, *_TOKENIZERS, _SHARDS)
 # The files that are downloaded from the hub; there, a star also matches slashes.
-FETCHED = (*_SMALL, _WEIGHTS, "model-*-of-*.safetensors")
+FETCHED = (*_SMALL, _ADAPTER, _WEIGHTS, "model-*-of-*.safetensors")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -113,6 +115,30 @@ def check_tokenizer(name: str, folder: Path) -> None:
             f"{name} has no tokenizer, which zero-shot labels need",
             "save it with the model: tokenizer.save_pretrained(folder)",
         )
+
+
+def check_adapter(name: str, folder: Path) -> None:
+    """Raise `CheckpointError` when the folder has a PEFT adapter.
+
+    transformers applies it if peft is installed, and ignores it without a word if it is not.
+    """
+    if not (folder / _ADAPTER).is_file():
+        return
+    found = read_json(folder / _ADAPTER, "")
+    mapping = found.get("auto_mapping")
+    model = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    code = (
+        "import transformers as t; from peft import PeftModel; "
+        f"b = {json.dumps(found.get('base_model_name_or_path'))}; "
+        f"d = {json.dumps(folder.name + '-merged')}; "
+        f"m = t.{model or 'AutoModelForImageClassification'}.from_pretrained(b); "
+        f"PeftModel.from_pretrained(m, {json.dumps(name)}).merge_and_unload().save_pretrained(d); "
+        "t.AutoImageProcessor.from_pretrained(b).save_pretrained(d)"
+    )
+    raise CheckpointError(
+        f"{name} is a PEFT adapter ({_ADAPTER}), which belongs on top of another checkpoint",
+        f"merge the two, with peft installed: python -c {shlex.quote(code)}",
+    )
 
 
 def check_pickles(name: str, names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,26 @@ def test_a_file_is_named_as_what_it_is(tmp_path, name, problem, hint):
         read_checkpoint(str(path))
     assert problem in caught.value.problem
     assert hint.format(path=path, folder=tmp_path) in caught.value.hint
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_a_peft_adapter_is_refused_with_the_command_that_merges_it(copy, base):
+    """Beside its base it was ignored, or applied if peft was installed, and not in the key."""
+    adapter = {
+        "base_model_name_or_path": "google/vit-base-patch16-224",
+        "auto_mapping": {"base_model_class": "ViTForImageClassification"},
+    }
+    (copy / "adapter_config.json").write_text(json.dumps(adapter))
+    if not base:
+        (copy / "config.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(str(copy))
+    assert "is a PEFT adapter (adapter_config.json)" in caught.value.problem
+    code = shlex.split(caught.value.hint.partition("python -c ")[2])
+    assert len(code) == 1
+    compile(code[0], "", "exec")
+    assert "t.ViTForImageClassification.from_pretrained(b)" in code[0]
+    assert f'PeftModel.from_pretrained(m, "{copy}").merge_and_unload()' in code[0]
 
 
 def test_pickled_weights_are_refused_unopened(copy):
