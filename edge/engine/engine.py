@@ -239,6 +239,9 @@ class Engine:
     def __call__(self, image: ImageInput) -> Prediction:
         """Classify an image: a path, a PIL image, or RGB uint8 [H, W, 3].
 
+        The order of an array's channels cannot be seen: OpenCV's `imread` returns BGR, so give
+        `cv2.imread(path)[..., ::-1]`, or the path.
+
         Raises `ImageError` for the image, `EngineError` if the engine returns embeddings.
         """
         self.check_labels()
