@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from edge.engine.external_data import external_files
 from edge.errors import EdgeError
 from edge.files.reading import read_text
 from edge.files.storage import digest, write_bytes
@@ -40,6 +41,8 @@ def kept(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]) -> 
             warn(f"{_checksums(path)} is not a note of {path.name}: the stage runs again")
         elif any(digest(path.with_name(name)) != sha256 for sha256, name in entries):
             warn(f"{path} is damaged: the stage runs again")
+        elif path.suffix == ".onnx" and not external_files(path) <= set(names):
+            warn(f"{_checksums(path)} does not list its weights: the stage runs again")
         else:
             return read(path)
     except FileNotFoundError:

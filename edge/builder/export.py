@@ -12,6 +12,7 @@ from onnx import ModelProto
 from edge.builder import graph
 from edge.builder.models import network
 from edge.builder.models.checkpoint import Checkpoint
+from edge.engine.choices import MAX_BATCH
 from edge.engine.heads import FEATURES
 from edge.errors import CheckpointError, GraphError, reason, require
 
@@ -20,7 +21,6 @@ __all__ = ["export"]
 OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3 documents
 # Permitted difference between graph and checkpoint, times the largest output (at least 1).
 TOLERANCE = 1e-4
-MAX_BATCH = 4096  # of the graph's dynamic batch
 
 
 def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:

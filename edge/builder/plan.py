@@ -155,9 +155,7 @@ def compile_engine(
     damaged engine and `CompileError` when no installed backend can compile it.
     """
     passport = Passport.read(folder)
-    for name in passport.files:
-        if name != "model.plan":
-            passport.check_file(folder, name)
+    passport.check_files(folder, set(passport.files) - {"model.plan"})
     best, why_none = compiling.available()
     backend = backend or best
     if backend is None:

@@ -32,8 +32,7 @@ def unchanged(folder: Path, fingerprint: str) -> Passport | None:
         passport = Passport.read(folder)
         if passport.fingerprint != fingerprint:
             return None
-        for name in passport.files:
-            passport.check_file(folder, name)
+        passport.check_files(folder)
     except EngineError:
         return None
     return passport

@@ -10,10 +10,9 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-from edge.builder.export import MAX_BATCH
 from edge.builder.models.tasks import Request
 from edge.builder.precision.placement import PLACES
-from edge.engine.choices import Method, PrecisionChoice
+from edge.engine.choices import MAX_BATCH, Method, PrecisionChoice
 from edge.engine.heads import FEATURES, ZERO_SHOT, Pooling, Task
 from edge.errors import ConfigError, OptionError
 from edge.files import toml

@@ -111,8 +111,7 @@ def inspect(
     from edge.files.reading import read_text
 
     passport = Passport.read(engine)
-    for name in passport.files:
-        passport.check_file(engine, name)
+    passport.check_files(engine)
     if as_json:
         print(read_text(engine / "passport.json"), end="")
     else:

@@ -34,7 +34,15 @@ class Accuracy:
     labels: float | None = None  # sigmoid only: percent of labels with the same yes or no
 
     def __post_init__(self) -> None:
-        """Raises ValueError if only one of top1 and top1_fp32 is known."""
+        """Raises ValueError for figures that no evaluation gives."""
+        percents = [self.agreement, self.top1, self.top1_fp32, self.labels]
+        known = [share for share in percents if share is not None]
+        if self.images < 1 or not all(0 <= share <= 100 for share in known):
+            raise ValueError(f"{known} % of {self.images} images")
+        if not (math.isfinite(self.sqnr_db) and 0 <= self.max_error < math.inf):
+            raise ValueError(f"an SQNR of {self.sqnr_db} dB, an error of {self.max_error}")
+        if self.cosine is not None and not abs(self.cosine) <= 1.001:  # a rounded one exceeds 1
+            raise ValueError(f"a cosine of {self.cosine}")
         if (self.top1 is None) != (self.top1_fp32 is None):
             raise ValueError("top1 without top1_fp32")
 
@@ -112,6 +120,11 @@ class Gate:
     # Percent of images that agree with FP32 (`Head.agree`), or of embeddings that are near.
     min_agreement: float
     max_drop: float | None = None  # points of top-1 that may be lost, where the classes are known
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for shares that are none."""
+        if not (0 <= self.min_agreement <= 100 and 0 <= (self.max_drop or 0) <= 100):
+            raise ValueError(f"a gate of {self}")
 
     def __str__(self) -> str:
         if self == OPEN:

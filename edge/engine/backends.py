@@ -9,7 +9,7 @@ from edge.engine.passport import Passport
 from edge.errors import EdgeError, EngineError
 from edge.gpu import nvidia
 
-__all__ = ["BACKENDS", "check_graph", "check_plan", "choose"]
+__all__ = ["BACKENDS", "check_plan", "choose"]
 
 BACKENDS = ("onnxruntime", "onnxruntime-cuda", *nvidia.BACKENDS)
 
@@ -53,13 +53,6 @@ def _without_plan() -> str:
             onnxruntime_cuda.check()
             return "onnxruntime-cuda"
     return "onnxruntime"
-
-
-def check_graph(folder: Path, passport: Passport) -> Path:
-    """The path of the portable graph. Raises `EngineError` unless it and its weights are intact."""
-    if "model.onnx.data" in passport.files:
-        passport.check_file(folder, "model.onnx.data")
-    return passport.check_file(folder, "model.onnx")
 
 
 def check_plan(folder: Path, passport: Passport, backend: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edge.engine.backends import check_graph, check_plan, choose
+from edge.engine.backends import check_plan, choose
 from edge.engine.cpu_path import CpuPath, CpuSlot
 from edge.engine.heads import FEATURES
 from edge.engine.onnxruntime import OnnxRuntime
@@ -127,14 +127,14 @@ class Engine:
         passport = Passport.read(folder)
         name, reason = choose(folder, passport, backend)
         if name == "onnxruntime":
-            graph = check_graph(folder, passport)
+            graph = passport.check_file(folder, "model.onnx")
             return Engine(
                 passport, OnnxRuntime(graph, threads, fp8=passport.precision == "fp8"), reason
             )
         if name == "onnxruntime-cuda":
             from edge.engine.onnxruntime_cuda import OrtCuda
 
-            graph = check_graph(folder, passport)
+            graph = passport.check_file(folder, "model.onnx")
             return Engine(passport, OrtCuda(graph, passport), reason, info)
         from edge.engine.tensorrt import TensorRT
 
@@ -160,8 +160,19 @@ class Engine:
         return getattr(self._backend, "device", None)
 
     def infer(self, batch: Tensor) -> Tensor:
-        """Images float32 [N, 3, H, W] -> logits or embeddings, float32 [N, outputs]."""
-        return self._backend.infer(batch)
+        """Images float32 [N, 3, H, W] -> logits or embeddings, float32 [N, outputs].
+
+        Raises `EngineError` if the graph returns anything else, `BackendError` if it fails.
+        """
+        found = self._backend.infer(batch)
+        shape, expected = np.shape(found), (len(batch), self.passport.outputs)
+        if shape != expected or found.dtype != np.float32:
+            raise EngineError(
+                f"the graph of {self.passport.name} returns {list(shape)} numbers for "
+                f"{len(batch)} images, its passport says {list(expected)}",
+                "build the engine again: edge build CHECKPOINT",
+            )
+        return found
 
     @property
     def depth(self) -> int:

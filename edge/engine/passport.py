@@ -8,17 +8,20 @@ belongs to one TensorRT version and one GPU, and loading a truncated file could 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
-from edge.engine.accuracy import Accuracy, Gate
+from edge.engine.accuracy import FORMS, Accuracy, Gate
+from edge.engine.choices import MAX_BATCH, PlanBackend, Precision
+from edge.engine.external_data import external_files
 from edge.engine.heads import Head
 from edge.engine.timing import Speed
 from edge.errors import EngineError
-from edge.files.reading import ACCESS, read_text
+from edge.files.reading import ACCESS, read_bytes
 from edge.files.redaction import redact
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
@@ -29,13 +32,23 @@ SCHEMA = 4
 _OLDEST = 3  # deployed engines must stay readable after upgrades: docs/stability.md
 NAME = "passport.json"
 
+# `Passport.read` checks these; a file's name cannot lead out of the engine's folder.
+_FileName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Precision = Annotated[str, msgspec.Meta(pattern=rf"\A({'|'.join(get_args(Precision))})\Z")]
+_Backend = Annotated[str, msgspec.Meta(pattern=rf"\A({'|'.join(get_args(PlanBackend))})\Z")]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Outputs = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+_Batch = Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
+_Ms = Annotated[float, msgspec.Meta(ge=0)]
+
 
 @dataclass(frozen=True)
 class File:
     """A file of the engine: its SHA-256 and its size in bytes."""
 
-    sha256: str
-    bytes: int
+    sha256: _Sha256
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
 
     @staticmethod
     def of(path: Path) -> File:
@@ -49,8 +62,8 @@ class Origin:
 
     name: str  # as typed: a path or a hub id
     architecture: str
-    sha256: dict[str, str]  # of its files
-    image_size: int | None = None  # pixels per side, if other than in training
+    sha256: dict[str, _Sha256]  # of its files
+    image_size: _Count | None = None  # pixels per side, if other than in training
 
 
 @dataclass(frozen=True)
@@ -58,22 +71,22 @@ class Calibration:
     """The source of an engine's INT8 ranges."""
 
     method: str
-    images: int
-    sha256: str  # of the set of images
+    images: _Count
+    sha256: _Sha256  # of the set of images
 
 
 @dataclass(frozen=True)
 class Plan:
     """A compiled plan, and the TensorRT version and GPU that it needs."""
 
-    backend: str  # tensorrt or tensorrt-rtx
+    backend: _Backend
     graph: str  # the file from which it was compiled
     version: str  # exact version of TensorRT
     gpu: str | None  # None: compiled by TensorRT-RTX on a machine without GPU, for several GPUs
     compute_capability: str | None  # such as 8.7
-    max_batch: int
-    model_sha256: str  # of the graph file
-    ms: float | None = None  # median time for one image, on the machine that compiled it
+    max_batch: _Batch
+    model_sha256: _Sha256  # of the graph file
+    ms: _Ms | None = None  # median time for one image, on the machine that compiled it
     why: str = ""  # why this candidate's graph was compiled
 
     @property
@@ -92,7 +105,7 @@ class Carried:
 
     graph: str  # file name; model.onnx for the chosen candidate
     accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
-    ms: float | None  # median time for one image with onnxruntime, on the build machine
+    ms: _Ms | None  # median time for one image with onnxruntime, on the build machine
     kept_fp16: tuple[str, ...] = ()  # the Linears that are most sensitive to its INT8 or FP8
 
 
@@ -102,8 +115,8 @@ class Timed:
 
     backend: str
     machine: str  # its CPU, and its load at the beginning
-    rounds: int
-    speed: dict[str, Speed]  # precision -> compared with FP32
+    rounds: _Count
+    speed: dict[_Precision, Speed]  # precision -> compared with FP32
 
 
 @dataclass(frozen=True)
@@ -112,20 +125,20 @@ class Passport:
 
     name: str
     fingerprint: str  # of all inputs of the build: if equal, a rebuild is not needed
-    precision: str  # fp32, fp16 or int8
+    precision: _Precision
     checkpoint: Origin
     head: Head
-    outputs: int  # numbers per image
+    outputs: _Outputs  # numbers per image
     preprocess: Preprocess
-    max_batch: int
+    max_batch: _Batch
     tools: dict[str, str]  # package -> version on the build machine
     calibration: Calibration | None
     judged: bool  # False: built with --no-gate; accuracy unknown or below the gate
     accuracy: dict[str, Accuracy]  # of `FORMS` -> measured
     verdict: str = ""  # the chosen precision and the reason
     kept_fp16: tuple[str, ...] = ()  # the Linears that are most sensitive to INT8
-    candidates: dict[str, Carried] = field(default_factory=dict)  # by precision
-    files: dict[str, File] = field(default_factory=dict)
+    candidates: dict[_Precision, Carried] = field(default_factory=dict)
+    files: dict[_FileName, File] = field(default_factory=dict)
     plan: Plan | None = None
     gate: Gate | None = None  # what it had to reach; None: no gate, or built before 0.2.0
     timing: Timed | None = None  # of all candidates on the build machine
@@ -133,8 +146,11 @@ class Passport:
 
     def __post_init__(self) -> None:
         """Raises ValueError for contents that no build writes."""
-        if self.outputs < 1 or self.max_batch < 1 or "model.onnx" not in self.files:
-            raise ValueError("no outputs, no batch or no model.onnx")
+        if "model.onnx" not in self.files:
+            raise ValueError("no model.onnx")
+        for accuracy in (self.accuracy, *(one.accuracy for one in self.candidates.values())):
+            if unknown := set(accuracy).difference(FORMS):
+                raise ValueError(f"accuracy of {min(unknown)}, which is no form of an engine")
         if self.labels and len(self.labels) != self.outputs:
             raise ValueError(f"{len(self.labels)} labels for {self.outputs} outputs")
         graphs = {carried.graph for carried in self.candidates.values()}
@@ -174,7 +190,8 @@ class Passport:
         if not folder.is_dir():
             raise _not_found(folder)
         try:
-            data = json.loads(read_text(path))
+            # Not by `json`, which reads NaN, Infinity and halves of a surrogate pair.
+            data = msgspec.json.decode(read_bytes(path))
         except FileNotFoundError:
             raise EngineError(
                 f"{folder} is not an engine: it has no {NAME}", "give a folder made by edge build"
@@ -184,12 +201,14 @@ class Passport:
         except (ValueError, RecursionError) as error:
             raise _damaged(path, error) from error
         schema = data.pop("schema", None) if isinstance(data, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
+        if type(schema) is not int:
+            raise _damaged(path, f"its schema is {schema!r}")
+        if schema > SCHEMA:
             raise EngineError(
                 f"{path} has schema {schema}, but this vit-edge reads up to {SCHEMA}",
                 "upgrade vit-edge, or build the engine again",
             )
-        if isinstance(schema, int) and schema < _OLDEST:
+        if schema < _OLDEST:
             raise EngineError(
                 f"{path} has schema {schema}, but this vit-edge reads {_OLDEST} to {SCHEMA}",
                 "build the engine again: edge build CHECKPOINT",
@@ -199,27 +218,47 @@ class Passport:
         except msgspec.ValidationError as error:
             raise _damaged(path, error) from error
 
+    def check_files(self, folder: Path, names: Iterable[str] | None = None) -> None:
+        """Raises `EngineError` unless files of the engine are intact; by default all are checked.
+
+        With a graph its external weights are checked, too: they must be files of the engine.
+        """
+        waiting, checked = sorted(self.files if names is None else names), set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in checked:
+                continue
+            checked.add(name)
+            try:
+                self._check_bytes(folder / name)
+                weights = external_files(folder / name) if name.endswith(".onnx") else set()
+            except EngineError:
+                raise
+            except (OSError, ValueError) as error:
+                raise _damaged(folder / name, error) from error
+            if unlisted := weights.difference(self.files):
+                raise _damaged(folder / name, f"{min(unlisted)} is no file of the engine")
+            waiting += sorted(weights)
+
     def check_file(self, folder: Path, name: str) -> Path:
-        """The path of an intact file of the engine. Raises `EngineError` otherwise."""
-        path, known = folder / name, self.files.get(name)
+        """The path of a file that `check_files` accepts. Raises `EngineError`."""
+        self.check_files(folder, [name])
+        return folder / name
+
+    def _check_bytes(self, path: Path) -> None:
+        """Raises `EngineError` unless a file has the size and the checksum in the passport."""
+        known = self.files.get(path.name)
         if known is None or not path.is_file():
             raise EngineError(f"{path} is missing", "copy the complete engine folder again")
         size = path.stat().st_size
         if size != known.bytes:
-            raise EngineError(
-                f"{path} is damaged: it has {size} bytes, expected {known.bytes}",
-                "copy the engine folder again, or build it again",
-            )
+            raise _damaged(path, f"it has {size} bytes, expected {known.bytes}")
         try:
             found = digest(path)
         except OSError as error:
             raise _unreadable(path, error) from error
         if found != known.sha256:
-            raise EngineError(
-                f"{path} is damaged: its SHA-256 differs from the passport's",
-                "copy the engine folder again, or build it again",
-            )
-        return path
+            raise _damaged(path, "its SHA-256 differs from the passport's")
 
 
 def _migrated(data: Any, schema: Any) -> Any:
@@ -253,8 +292,8 @@ def _unreadable(path: Path, error: OSError) -> EngineError:
     return EngineError(f"{path} cannot be read ({error.strerror or error})", ACCESS)
 
 
-def _damaged(path: Path, error: Exception) -> EngineError:
+def _damaged(path: Path, error: Exception | str) -> EngineError:
     return EngineError(
-        f"{path} is damaged ({error})",
+        f"{path} is damaged: {error}",
         "copy the engine folder again, or build it again",
     )

@@ -117,6 +117,17 @@ class TensorRT(Runner):
                 "compile it again: edge compile ENGINE",
             )
         self.input_name, self.output_name = inputs[0], outputs[0]
+        # A plan that returns more than the passport says would write beyond the output's memory.
+        wanted = {self.input_name: self.input_shape, self.output_name: (self.outputs,)}
+        for name, shape in wanted.items():
+            found = tuple(engine.get_tensor_shape(name))[1:]
+            if len(found) != len(shape) or not all(
+                side in (-1, known) for side, known in zip(found, shape, strict=True)
+            ):
+                raise EngineError(
+                    f"the plan has {name} of {list(found)}, the passport says {list(shape)}",
+                    "compile it again: edge compile ENGINE",
+                )
 
     def _kind_of_contexts(self, trt: Any) -> Any:
         """The argument of `create_execution_context`.

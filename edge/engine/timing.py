@@ -31,6 +31,11 @@ class Speed:
     middle: float
     high: float
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an interval that no measurement gives."""
+        if not 0 < self.low <= self.middle <= self.high < math.inf:
+            raise ValueError(f"a speed of {self.middle} ({self.low} to {self.high})")
+
     @staticmethod
     def of(ms: Sequence[float], other: Sequence[float]) -> Speed:
         """The speed of a call compared with another, from their times in the same rounds.

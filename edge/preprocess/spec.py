@@ -113,7 +113,8 @@ class Preprocess:
         resize = self.resize
         sizes = [self.height, self.width, *(self.crop or ()), *(self.pad or ())]
         if resize is not None:
-            sizes += [resize.height, resize.width, resize.longest_edge or 1]
+            sizes += [resize.height, resize.width]
+            sizes += [] if resize.longest_edge is None else [resize.longest_edge]
         if invalid := [size for size in sizes if not 1 <= size <= LARGEST]:
             raise ValueError(f"a side of {invalid[0]} pixels, which is not within 1 to {LARGEST}")
         stretched = resize is not None and resize.how == "stretch"
@@ -128,6 +129,16 @@ class Preprocess:
             raise ValueError(f"resample {self.resample}, which is not 0, 1, 2 or 3")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ValueError(f"image_std {self.std}, which is not positive")
+        if (self.mean is None) is not (self.std is None):
+            raise ValueError(f"mean {self.mean} with std {self.std}")
+        if not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError(f"a fill of {self.fill}, which is not within 0 to 255")
+        with np.errstate(all="ignore"):
+            table = self.table()
+        if not (np.isfinite(table).all() and (table[:, 255] > table[:, 0]).all()):
+            raise ValueError(
+                f"scale {self.scale}, mean {self.mean} and std {self.std}, which leave no image"
+            )
 
     def __str__(self) -> str:
         filters = {NEAREST: "nearest", LANCZOS: "lanczos", BILINEAR: "bilinear", BICUBIC: "bicubic"}

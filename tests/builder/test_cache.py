@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
+from edge.builder import graph
 from edge.builder.cache import keep, kept
 from edge.errors import CalibrationError
 from edge.files.storage import digest
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
     """A stage's graph, and its weights beside it."""
-    made = [tmp_path / "a.onnx", tmp_path / "a.onnx.data"]
-    for path in made:
-        path.write_bytes(path.name.encode() * 100)
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 1000)
+    weights = numpy_helper.from_array(np.arange(1000, dtype=np.float32), "weights")
+    made = graph.save(
+        helper.make_model(helper.make_graph([], "a", [], [], [weights])), tmp_path / "a.onnx"
+    )
     keep(made)
     return made
 
@@ -73,6 +78,14 @@ def test_a_note_that_does_not_name_the_file_first_is_not_trusted(files, tmp_path
     told = []
     assert kept(files[0], Path.read_bytes, told.append) is None
     assert told == [f"{files[0]}.sha256 is not a note of a.onnx: the stage runs again"]
+
+
+def test_a_note_that_leaves_out_the_weights_is_not_trusted(files):
+    keep(files[:1])
+    files[1].write_bytes(b"?" + files[1].read_bytes()[1:])
+    told = []
+    assert kept(files[0], Path.read_bytes, told.append) is None
+    assert told == [f"{files[0]}.sha256 does not list its weights: the stage runs again"]
 
 
 def test_a_note_that_also_lists_files_elsewhere_is_not_trusted(files):

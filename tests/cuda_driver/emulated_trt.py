@@ -73,6 +73,12 @@ class Plan:
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name == "pixel_values" else TensorIOMode.OUTPUT
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        session = self.session._session
+        tensors = (*session.get_inputs(), *session.get_outputs())
+        shape = next(one.shape for one in tensors if one.name == name)
+        return tuple(side if isinstance(side, int) else -1 for side in shape)
+
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType.FLOAT
 

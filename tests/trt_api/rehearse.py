@@ -20,7 +20,7 @@ import numpy as np
 
 from edge.builder.compile import compile_plan
 from edge.engine.passport import Passport
-from edge.errors import CompileError
+from edge.errors import CompileError, EngineError
 from edge.gpu import nvidia
 from edge.gpu.bindings import NoCapture
 from tests.trt_api.surface import Surface, describe
@@ -250,10 +250,18 @@ def rehearse_run(stage: Stage, backend: str, folder: Path) -> None:
         "ICudaEngine.get_tensor_name": lambda number: ("in", "out")[number],
         "ICudaEngine.get_tensor_mode": {"in": modes.INPUT, "out": modes.OUTPUT}.__getitem__,
         "ICudaEngine.get_tensor_dtype": types.FLOAT,
+        "ICudaEngine.get_tensor_shape": {"in": (-1, 3, 8, 8), "out": (-1, 2)}.__getitem__,
         "ICudaEngine.device_memory_size_v2": 5120,
         "EngineInspector.get_engine_information": json.dumps({"Layers": ["one"]}),
     }
     known = SimpleNamespace(plan=None, max_batch=4, input_shape=(3, 8, 8), outputs=2)
+    fewer = SimpleNamespace(**{**vars(known), "outputs": 1})
+    try:
+        tensorrt.TensorRT(backend, folder / "model.plan", cast(Passport, fewer))
+    except EngineError as error:
+        assert "the plan has out of [2], the passport says [1]" in str(error), error
+    else:
+        raise AssertionError("a plan that writes beyond its memory was taken")
     runner = tensorrt.TensorRT(backend, folder / "model.plan", cast(Passport, known))
     assert runner.infer(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
     assert runner.layers() == ["one"]

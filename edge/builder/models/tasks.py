@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,6 +56,7 @@ def head_of(
         _check_texts(name, family, request)
         activation: Literal["softmax", "sigmoid"] = "sigmoid" if family.sigmoid else "softmax"
         templates = request.templates or (TEMPLATE,)
+        _check_characters(name, (*request.labels, *templates))
         return Head(task, request.labels, activation, templates=templates)
     if config.get("problem_type") == "regression":
         raise CheckpointError(
@@ -62,6 +64,7 @@ def head_of(
             f"build its features instead: --task {FEATURES} --pooling mean",
         )
     names = (timm_labels if family is FAMILIES[TIMM] else labels)(name, config)
+    _check_characters(name, names)
     independent = config.get("problem_type") == "multi_label_classification" or len(names) == 1
     return Head(task, names, "sigmoid" if independent else "softmax")
 
@@ -85,3 +88,10 @@ def _check_texts(name: str, family: Family, request: Request) -> None:
             f"the template {invalid[0]!r} must contain {{}} once, for the label",
             'for example --template "a photo of a {}."',
         )
+
+
+def _check_characters(name: str, texts: Iterable[str]) -> None:
+    """Refuse halves of a surrogate pair, which JSON can name and no file in UTF-8 can hold."""
+    for text in texts:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise CheckpointError(f"{name}: the text {text!r} is not UTF-8", "write it in UTF-8")

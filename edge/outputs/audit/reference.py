@@ -50,8 +50,7 @@ class Reference:
         if (passport.head, passport.preprocess) != (engine.head, engine.preprocess):
             problem = f"{folder} and {engine.name} differ in task, labels or preprocessing"
             raise EngineError(problem, build)
-        for name in {graph, f"{graph}.data"} & set(passport.files):
-            passport.check_file(folder, name)
+        passport.check_file(folder, graph)
         return Reference(folder.resolve(), graph)
 
 

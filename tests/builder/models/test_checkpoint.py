@@ -283,6 +283,12 @@ def test_labels_with_a_missing_number_are_refused(copy):
     refused(copy, "id2label")
 
 
+def test_a_label_that_no_file_can_hold_is_refused(copy):
+    """The engine was published with a passport that could not be read."""
+    edit(copy, id2label={"0": "cat", "1": "\ud800", "2": "fox", "3": "owl", "4": "bee"})
+    refused(copy, r"the text '\ud800' is not UTF-8", "UTF-8")
+
+
 def test_json_is_utf8_whatever_the_locale(copy):
     path = copy / "config.json"
     config = json.loads(path.read_text())

@@ -177,6 +177,7 @@ def refused(folder, request, named, hint=""):
     [
         (Request(), "which needs labels", '--labels "a cat,a dog"'),
         (Request(labels=("a", "")), "one of the labels is empty", "--labels"),
+        (Request(labels=("a", "\udce9")), r"'\udce9' is not UTF-8", "UTF-8"),
         (Request(labels=("a", "b", "a")), "'a' is given twice", "once"),
         (Request(labels=("a",)), "a single label always has 100 %", "add"),
         (
