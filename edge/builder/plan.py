@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,18 +19,17 @@ from edge.builder.observer import Observer
 from edge.builder.precision import fp16, placement, quantize
 from edge.builder.precision.dtypes import NUMBERS
 from edge.builder.precision.ranges import Ranges
-from edge.engine.passport import File, Passport, Plan
+from edge.engine.passport import File, Passport
 from edge.engine.tensorrt import TensorRT
-from edge.engine.timing import interleave
+from edge.engine.timing import Timing, measure
 from edge.errors import CalibrationError, CompileError
 from edge.files.storage import alone, write_bytes, writing
 from edge.gpu import nvidia
 
-__all__ = ["add_plan", "compile_engine", "describe", "device_form", "make_forms", "time_on_gpu"]
+__all__ = ["add_plan", "compile_engine", "describe", "device_form", "gpu_timer", "make_forms"]
 
-ROUNDS = 50  # of the timing on a GPU
-
-Timer = Callable[[Path, Passport], float | None]  # (plan file, passport that lists it) -> ms
+# Plans by name, each with a passport that lists it -> their times.
+Timer = Callable[[Mapping[str, tuple[Path, Passport]]], Timing]
 
 
 def make_forms(
@@ -83,22 +81,21 @@ def add_plan(
     backend: str,
     cache: Path,
     observer: Observer,
-    timer: Timer = lambda *_: None,
+    timer: Timer | None = None,
 ) -> Passport:
     """Write `folder/model.plan`; returns the passport that lists it.
 
     graphs: precision -> (its file in the passport, a function that loads the graph to compile), the
-    preferred one first. Graphs are loaded one by one, since a board cannot hold all of them. With a
-    GPU all are compiled and the fastest is kept; without, the first is. cache: folder of TensorRT's
-    timing cache. timer: the milliseconds that a plan takes here; None where it cannot be measured.
-    Raises `MissingPackage`, `CompileError`, `StorageError`.
+    preferred one first. Graphs are loaded one by one, since a board cannot hold all of them. cache:
+    folder of TensorRT's timing cache. timer: times two plans side by side; a plan replaces the
+    preferred one only if it is faster for certain. Without a timer the preferred one is compiled
+    alone. Raises `MissingPackage`, `CompileError`, `StorageError`.
     """
-    best: tuple[float, str, Plan, bytes] | None = None
-    taken: dict[str, float] = {}
-    path = folder / "model.plan"
-    for precision, (name, load) in graphs.items():
-        observer.stage(f"compile {precision} ({backend})")
-        with writing(folder), tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+    best, duels = "", list[str]()
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".plans-", dir=folder) as scratch:
+        made: dict[str, tuple[Path, Passport]] = {}
+        for precision, (name, load) in graphs.items():
+            observer.stage(f"compile {precision} ({backend})")
             source = Path(scratch) / "model.onnx"
             graph.save(load(), source)
             compiled = compiling.compile_plan(
@@ -109,40 +106,54 @@ def add_plan(
                 cache=cache,
                 progress=observer.progress,
             )
-        plan = compiled.plan(backend, name, passport.max_batch, passport.files[name].sha256)
-        write_bytes(path, compiled.data)
-        with_plan = passport.with_plan(plan, {"model.plan": File.of(path)})
-        ms = timer(path, with_plan) if len(graphs) > 1 else None
-        speed = f", {ms:.2f} ms" if ms is not None else ""
-        observer.done(f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpus}{speed}")
-        if ms is None:
-            if best is None:
-                best = (0.0, precision, plan, compiled.data)
-            break  # without times the preferred one is kept
-        taken[precision] = ms
-        if best is None or ms < best[0]:
-            best = (ms, precision, plan, compiled.data)
-    assert best is not None
-    _, precision, plan, data = best
-    if taken:
-        others = ", ".join(f"{name.upper()} {ms:.2f} ms" for name, ms in taken.items())
-        why = f"{precision.upper()} is the fastest that passed the gate on {plan.gpu}: {others}"
-        plan = replace(plan, ms=taken[precision], why=why)
-        write_bytes(path, data)
-    return passport.with_plan(plan, {"model.plan": File.of(path)})
+            plan = compiled.plan(backend, name, passport.max_batch, passport.files[name].sha256)
+            path = Path(scratch) / f"{precision}.plan"
+            write_bytes(path, compiled.data)
+            made[precision] = path, passport.with_plan(plan, {"model.plan": File.of(path)})
+            text = f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpus}"
+            best = best or precision
+            if timer is not None and precision != best:
+                timing = timer({one: made[one] for one in (best, precision)})
+                made = {one: (made[one][0], _timed(made[one][1], timing.ms(one))) for one in made}
+                speed = timing.speed(precision, best)
+                duels.append(f"{precision.upper()} is {speed} {best.upper()}")
+                text += f", {duels[-1]}"
+                best = precision if speed.faster else best
+                made = {best: made[best]}
+            observer.done(text)
+            if timer is None:
+                break
+        path, found = made[best]
+        path.replace(folder / "model.plan")
+    if duels and found.plan:
+        why = f"{best.upper()} was chosen by speed on {found.plan.gpu}: {'; '.join(duels)}"
+        found = replace(found, plan=replace(found.plan, why=why))
+    return found
 
 
-def time_on_gpu(plan: Path, passport: Passport) -> float | None:
-    """Median milliseconds of one picture with this plan; None on a machine without a GPU."""
-    if nvidia.gpu() is None or passport.plan is None:
-        return None
-    runner = TensorRT(passport.plan.backend, plan, passport)
-    try:
-        batch = np.random.default_rng(0).standard_normal((1, *passport.input_shape))
-        calls = {"plan": lambda: runner.infer(batch.astype(np.float32))}
-        return statistics.median(interleave(calls, ROUNDS)["plan"])
-    finally:
-        runner.close()
+def _timed(passport: Passport, ms: float) -> Passport:
+    """The passport of a plan that takes `ms` for one image."""
+    assert passport.plan is not None
+    return replace(passport, plan=replace(passport.plan, ms=ms))
+
+
+def time_on_gpu(plans: Mapping[str, tuple[Path, Passport]]) -> Timing:
+    """Time one picture with each plan (name -> its file and a passport that lists it), in turns."""
+    with ExitStack() as stack:
+
+        def call(path: Path, passport: Passport) -> Callable[[], object]:
+            assert passport.plan is not None
+            runner = TensorRT(passport.plan.backend, path, passport)
+            stack.callback(runner.close)
+            batch = np.random.default_rng(0).standard_normal((1, *passport.input_shape))
+            return partial(runner.infer, batch.astype(np.float32))
+
+        return measure({name: call(*plan) for name, plan in plans.items()})
+
+
+def gpu_timer() -> Timer | None:
+    """`time_on_gpu` on a machine with a GPU."""
+    return time_on_gpu if nvidia.gpu() is not None else None
 
 
 def compile_engine(
@@ -151,7 +162,7 @@ def compile_engine(
     """Compile the plan of an engine on the machine that will run it; needs no torch.
 
     backend: None for the best that is installed. An engine that carries candidates gets the plan
-    of the fastest one, measured by `timer` (default: `time_on_gpu`). Raises `EngineError` for a
+    of the fastest one, measured by `timer` (default: `gpu_timer`). Raises `EngineError` for a
     damaged engine and `CompileError` when no installed backend can compile it.
     """
     passport = Passport.read(folder)
@@ -170,7 +181,7 @@ def compile_engine(
     graphs = {precision: (name, partial(load, precision)) for precision, name in files.items()}
     with alone(folder), _scratch(folder) as scratch:
         compiled = add_plan(
-            scratch, passport, graphs, backend, folder, observer, timer or time_on_gpu
+            scratch, passport, graphs, backend, folder, observer, timer or gpu_timer()
         )
         # The passport first drops the old plan, so that it is correct at every moment.
         passport.with_plan(None, {}).write(folder)

@@ -13,7 +13,7 @@ from edge.builder import compile as compiling
 from edge.builder import graph
 from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
-from edge.builder.plan import add_plan, time_on_gpu
+from edge.builder.plan import add_plan, gpu_timer
 from edge.builder.report import page
 from edge.builder.report.outcome import Outcome, Setting, gather
 from edge.engine.passport import Carried, File, Origin, Passport
@@ -101,7 +101,7 @@ def publish(
                 for one in carried
             }
             passport = add_plan(
-                scratch, passport, graphs, backend, setting.cache, observer, time_on_gpu
+                scratch, passport, graphs, backend, setting.cache, observer, gpu_timer()
             )
         observer.stage("report")
         page.write(gather(setting, outcome), scratch / "report.html")

@@ -1,9 +1,12 @@
 """`edge compile` on the board: the plan is made from the portable engine, without torch."""
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -11,10 +14,14 @@ from edge.builder import graph, plan
 from edge.builder.pipeline import build
 from edge.builder.precision import fp16
 from edge.builder.recipes import Recipe
-from edge.engine.passport import Passport
+from edge.engine.passport import File, Passport, Plan
+from edge.engine.timing import WARM_UP, Timing
 from edge.errors import CompileError, EngineError
+from edge.gpu import nvidia
 from edge.gpu.nvidia import Gpu
 from tests.conftest import needs_rtx
+from tests.cuda_driver import emulated_trt
+from tests.cuda_driver.standin import emulated
 
 
 @pytest.fixture
@@ -125,17 +132,65 @@ def test_the_board_keeps_the_candidate_that_is_fastest_there(
     )
     folder = build(recipe, recorder).folder
     clock = {"fp32": 9.0, "fp16": 5.0, "int8": 6.0, fastest: 1.25}
-
-    def timer(path, passport):
-        assert path.is_file()
-        precision = {c.graph: name for name, c in passport.candidates.items()}
-        return clock[precision[passport.plan.graph]]
-
-    plan.compile_engine(folder, None, recorder, timer)
+    plan.compile_engine(folder, None, recorder, timer_of(clock))
     passport = Passport.read(folder)
     assert passport.plan.graph == passport.candidates[fastest].graph
     assert passport.plan.ms == 1.25
-    assert passport.plan.why.startswith(f"{fastest.upper()} is the fastest that passed the gate")
-    assert "INT8" in passport.plan.why and "FP16" in passport.plan.why
+    assert passport.plan.why.startswith(f"{fastest.upper()} was chosen by speed on ")
+    for other in {"fp32", "fp16", "int8"} - {fastest}:
+        assert other.upper() in passport.plan.why
     assert passport.plan.model_sha256 == passport.files[passport.plan.graph].sha256
     passport.check_file(folder, "model.plan")
+    assert not list(folder.glob(".plans-*"))
+
+
+@needs_rtx
+def test_plans_that_are_not_told_apart_leave_the_build_s_choice(
+    checkpoint, pictures, warm, recorder
+):
+    """Under load the times of a plan vary more than plans differ."""
+    recipe = Recipe(
+        str(checkpoint), pictures, precision="auto", name="a", engines=warm, min_agreement=50
+    )
+    folder = build(recipe, recorder).folder
+    chosen = Passport.read(folder).precision
+    rng = np.random.default_rng(0)
+
+    def noisy(plans):
+        return Timing({name: rng.lognormal(0, 1, 20).tolist() for name in plans}, "busy")
+
+    plan.compile_engine(folder, None, recorder, noisy)
+    passport = Passport.read(folder)
+    assert passport.plan.graph == "model.onnx"
+    assert passport.plan.why.startswith(f"{chosen.upper()} was chosen by speed")
+    assert passport.plan.why.count("not told apart by speed") == 2
+
+
+def timer_of(clock):
+    """A timer for which each plan takes its milliseconds."""
+
+    def timer(plans):
+        assert len(plans) == 2
+        for precision, (path, passport) in plans.items():
+            assert path.is_file()
+            assert passport.plan.graph == passport.candidates[precision].graph
+        return Timing({name: [clock[name]] * 20 for name in plans}, "a board")
+
+    return timer
+
+
+@emulated
+def test_plans_take_turns_on_the_gpu_and_are_closed(driver, built_engine, tmp_path):
+    trt = emulated_trt.Trt(driver)
+    nvidia.tensorrt = lambda name: trt
+    passport = Passport.read(Path(built_engine))
+    graph_sha256 = passport.files["model.onnx"].sha256
+    about = Plan("tensorrt", "model.onnx", "10.3.0", "X", "8.7", 4, graph_sha256)
+    path = Path(tmp_path) / "model.plan"
+    path.write_bytes(os.fsencode(Path(built_engine) / "model.onnx"))
+    planned = passport.with_plan(about, {"model.plan": File.of(path)})
+    timing = plan.time_on_gpu({"fp16": (path, planned), "int8": (path, planned)})
+    assert set(timing.times_ms) == {"fp16", "int8"}
+    assert len(timing.times_ms["int8"]) == timing.rounds
+    assert set(trt.queued) == {1}
+    assert len(trt.queued) == 2 * (WARM_UP + timing.rounds)
