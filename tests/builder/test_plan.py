@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
@@ -148,16 +147,16 @@ def test_the_board_keeps_the_candidate_that_is_fastest_there(
 def test_plans_that_are_not_told_apart_leave_the_build_s_choice(
     checkpoint, pictures, warm, recorder
 ):
-    """Under load the times of a plan vary more than plans differ."""
+    """The other plan is 1.25x as fast by the median, but each is faster in half of the rounds."""
     recipe = Recipe(
         str(checkpoint), pictures, precision="auto", name="a", engines=warm, min_agreement=50
     )
     folder = build(recipe, recorder).folder
     chosen = Passport.read(folder).precision
-    rng = np.random.default_rng(0)
 
     def noisy(plans):
-        return Timing({name: rng.lognormal(0, 1, 20).tolist() for name in plans}, "busy")
+        best, other = plans
+        return Timing({best: [1.0, 4.0] * 10, other: [2.0] * 20}, "busy")
 
     plan.compile_engine(folder, None, recorder, noisy)
     passport = Passport.read(folder)
