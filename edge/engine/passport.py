@@ -234,7 +234,9 @@ class Passport:
                 weights = external_files(folder / name) if name.endswith(".onnx") else set()
             except EngineError:
                 raise
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise _unreadable(folder / name, error) from error
+            except ValueError as error:
                 raise _damaged(folder / name, error) from error
             if unlisted := weights.difference(self.files):
                 raise _damaged(folder / name, f"{min(unlisted)} is no file of the engine")
@@ -253,11 +255,7 @@ class Passport:
         size = path.stat().st_size
         if size != known.bytes:
             raise _damaged(path, f"it has {size} bytes, expected {known.bytes}")
-        try:
-            found = digest(path)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        if found != known.sha256:
+        if digest(path) != known.sha256:
             raise _damaged(path, "its SHA-256 differs from the passport's")
 
 

@@ -258,12 +258,12 @@ def test_a_file_with_a_right_checksum_that_is_no_graph_is_damaged(copy: Path) ->
         Engine.open(copy, "onnxruntime")
 
 
-def test_a_file_that_cannot_be_read_is_no_damage(copy: Path, monkeypatch: Any) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(copy: Path, monkeypatch: Any) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("edge.engine.passport.digest", refuse)
-    with pytest.raises(EngineError, match=r"model\.onnx cannot be read \(Permission denied\)"):
+    with pytest.raises(EngineError, match=r"model\.onnx cannot be read \(Permission denied"):
         Engine.open(copy, "onnxruntime")
 
 
