@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -173,7 +177,7 @@ def stopped_while_starting(request):
         command = [sys.executable, "-m", "edge", "run", *map(str, words)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
-            begun()
+            begun(process)
             process.send_signal(request.param)
             _, stderr = process.communicate(timeout=60)
         finally:
@@ -184,17 +188,28 @@ def stopped_while_starting(request):
 
 
 def test_stopped_while_its_engine_is_opened_it_says_so_in_one_line(
-    stopped_while_starting, tmp_path
+    stopped_while_starting, built_engine, tmp_path
 ):
-    os.mkfifo(tmp_path / "passport.json")
-    # This waits until somebody reads it; and nobody who reads it comes to its end.
-    writers = []
+    """Its graph takes a minute to read: 64 GB of zeros, which are not on the disk."""
+    engine = shutil.copytree(built_engine, tmp_path / "engine")
+    graph, passport = engine / "model.onnx", engine / "passport.json"
+    os.truncate(graph, 64 << 30)
+    data = json.loads(passport.read_text())
+    data["files"]["model.onnx"]["bytes"] = 64 << 30
+    passport.write_text(json.dumps(data))
+
+    def reads(process):
+        files = Path(f"/proc/{process.pid}/fd")
+        while process.poll() is None:
+            for file in files.iterdir():
+                with suppress(OSError):
+                    if file.readlink() == graph:
+                        return
+            time.sleep(0.01)
+
     code, said = stopped_while_starting(
-        lambda: writers.append((tmp_path / "passport.json").open("w")),
-        tmp_path,
-        *("--source", "test://ball"),
+        reads, engine, *("--backend", "onnxruntime", "--source", "test://ball")
     )
-    writers.pop().close()
     assert code == 130
     assert said == ["error: stopped"]
 
@@ -207,7 +222,7 @@ def test_stopped_before_its_first_frame_it_says_no_more(stopped_while_starting, 
         taken = []
         code, said = stopped_while_starting(
             # The first connection only knocks.
-            lambda: taken.extend(server.accept() for _ in range(2)),
+            lambda _: taken.extend(server.accept() for _ in range(2)),
             *(built_engine, "--backend", "onnxruntime", "--source", url),
         )
         for connection, _ in taken:
