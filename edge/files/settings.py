@@ -45,7 +45,7 @@ class Key:
         the value would show it in their errors.
         """
         if not self.uris and isinstance(value, str | Path) and holds_secret(str(value)):
-            raise ValueError(f"{redact(str(value))} is not {self.wanted}")
+            raise ValueError(f"cannot be {redact(str(value))}")
         self.check(value)
 
 

@@ -61,16 +61,14 @@ class Broker:
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.path:
             raise _invalid_url(url)
         prefix = unquote(parts.path).strip("/")
-        is_printable = prefix.isprintable()  # brokers close the connection for anything else
-        if (
-            set(url) & set("?#")
-            or prefix.startswith("$")
-            or set(prefix) & set("+#")
-            or not is_printable
-        ):
+        # Brokers close the connection for a control character.
+        is_topic = (
+            prefix.isprintable() and not prefix.startswith("$") and not set(prefix) & set("+#")
+        )
+        if set(url) & set("?#") or not is_topic:
             raise AddressError(
                 f"{redact(url)} has an invalid topic prefix",
-                "use one without + # ? and $, such as mqtt://host/site/line1",
+                "use one without + # ? $ and control characters, such as mqtt://host/site/line1",
             )
         return cls(
             host=parts.hostname,
