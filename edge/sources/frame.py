@@ -61,7 +61,7 @@ class Frame:
     def pixels(self) -> npt.NDArray[np.uint8]:
         """The frame for display: RGB uint8 [H, W, 3], read-only, with any row stride.
 
-        For packed RGB in any order it is a view, for other formats a new array each time.
+        For packed RGB and BGR it is a view, for other formats a new array each time.
         Raises SourceError if the frame cannot be copied from the memory of the GPU.
         """
         pixels = to_rgb(self.host_surface)
