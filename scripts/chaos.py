@@ -36,7 +36,8 @@ cameras, their servers and the run.
 
 * **noticed**: seconds from the fault until stderr reports it: p50, largest. Of a camera that comes
   and goes all the time not every fault is reported
-* **again**: seconds from the server's return until the label of an image taken after it: p50, p99
+* **recovered**: seconds from the server's return until the label of an image taken after it: p50,
+  p99
 * **lost**: images taken while the server was there and not labelled, including those taken while
   nothing could pass
 * **wrong**: labels of another camera's image
@@ -44,9 +45,9 @@ cameras, their servers and the run.
   of one that already had its label
 * **too old**: labels of images that were stale by more than 30 ms: older than two frame intervals
   and the time that labelling took. With damaged data a decoder shows old images again
-* **needs**: memory in MB, open files and threads of the process, before and after
+* **resources**: memory in MB, open files and threads of the process, before and after
 
-| fault | times | noticed | again | labels | lost | wrong | damaged | too old | needs | |
+| fault | times | noticed | recovered | labels | lost | wrong | damaged | too old | resources | |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 

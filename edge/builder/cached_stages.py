@@ -42,15 +42,13 @@ def simplified(
         observer.stage("export, simplify")
         observer.done("unchanged, from the cache")
         return found
-    pictures = image_sets.prepare_first(
-        heldout_files, checkpoint.preprocess, COMPARED, observer.warn
-    )
+    images = image_sets.prepare_first(heldout_files, checkpoint.preprocess, COMPARED, observer.warn)
     observer.stage("export")
-    model, difference = exporting.export(checkpoint, pictures)
+    model, difference = exporting.export(checkpoint, images)
     nodes = len(model.graph.node)
     observer.done(f"{nodes} nodes; max difference to the checkpoint {difference:.2g}")
     observer.stage("simplify")
-    model, difference = simplify(model, pictures)
+    model, difference = simplify(model, images)
     observer.done(f"{len(model.graph.node)} nodes; max difference {difference:.2g}")
     keep(graph.save(model, path))
     return model
@@ -108,13 +106,15 @@ def sensitivities(
         observer.done("unchanged, from the cache")
         return earlier
     count = sensitivity.images_for(model)
-    pictures = image_sets.prepare_first(files, checkpoint.preprocess, count, observer.warn)
-    alone_db = sensitivity.measure(model, found.ranges, list(pictures), observer.progress)
-    sensitivity.write(path, alone_db)
+    images = image_sets.prepare_first(files, checkpoint.preprocess, count, observer.warn)
+    sensitivity_db = sensitivity.measure(model, found.ranges, list(images), observer.progress)
+    sensitivity.write(path, sensitivity_db)
     keep([path])
-    worst = min(alone_db, key=lambda name: alone_db[name])
-    observer.done(f"{len(alone_db)} Linears alone; the worst is {worst}, {alone_db[worst]:.1f} dB")
-    return alone_db
+    worst = min(sensitivity_db, key=lambda name: sensitivity_db[name])
+    observer.done(
+        f"{len(sensitivity_db)} Linears alone; the worst is {worst}, {sensitivity_db[worst]:.1f} dB"
+    )
+    return sensitivity_db
 
 
 def peaks(
@@ -126,9 +126,9 @@ def peaks(
     if (earlier := kept(path, partial(_numbers, names), observer.warn)) is not None:
         observer.done("unchanged, from the cache")
         return earlier
-    pictures = image_sets.prepare_first(files, checkpoint.preprocess, PEAK_IMAGES, observer.warn)
+    images = image_sets.prepare_first(files, checkpoint.preprocess, PEAK_IMAGES, observer.warn)
     found = fp16.peaks(
-        model, iter(pictures), lambda ran: observer.progress("images", ran, len(pictures))
+        model, iter(images), lambda ran: observer.progress("images", ran, len(images))
     )
     write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     keep([path])

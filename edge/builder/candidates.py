@@ -51,7 +51,7 @@ class Candidate:
 
     @property
     def lowest(self) -> Accuracy:
-        """Each figure of the form for which it is the worst."""
+        """The worst value of each figure over all forms."""
         return lowest(self.accuracy)
 
     @property
@@ -141,7 +141,7 @@ def read_graph(path: Path, input_shape: tuple[int, int, int]) -> tuple[ModelProt
     if tuple(d.dim_value for d in dims[1:]) != input_shape or not dims[0].dim_param:
         raise GraphError(
             f"{path} does not take batches of {list(input_shape)}",
-            "export it with a dynamic batch and the checkpoint's picture size",
+            "export it with a dynamic batch and the checkpoint's image size",
         )
     linears = placement.check(portable)
     if not linears:
@@ -174,14 +174,14 @@ def from_graph(
     graph.set_metadata(portable, {**graph.metadata(model), placement.KEY: own})
     types = {t.data_type for t in portable.graph.initializer}
     precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
-    fp16.set_kept(portable, fp16.risks(portable, probe(portable)))
+    fp16.set_kept(portable, fp16.find_fp32_nodes(portable, probe(portable)))
     forms = {"portable": portable, "device": device_form(portable, precision)}
     accuracy = evaluator(forms)
     return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
 
 
 def timed(candidates: Sequence[Candidate]) -> Timing:
-    """The time of one picture with each candidate, by precision, with onnxruntime here."""
+    """The time of one image with each candidate, by precision, with onnxruntime here."""
 
     def call(candidate: Candidate) -> Callable[[], object]:
         model = candidate.forms["portable"]
@@ -194,9 +194,9 @@ def timed(candidates: Sequence[Candidate]) -> Timing:
 
 
 def choose(candidates: Sequence[Candidate], timing: Timing) -> Candidate:
-    """The fastest candidate that passes the gate; the more exact where speed does not tell.
+    """The fastest candidate that passes the gate; of two that are not told apart, the more exact.
 
-    candidates: the more exact first; FP32 always passes.
+    candidates: sorted by exactness, the most exact first. FP32 always passes.
     """
     best, *others = [candidate for candidate in candidates if candidate.refused is None]
     for other in others:
@@ -213,14 +213,14 @@ def verdict(
     measured = chosen.lowest
     if chosen.precision != "fp32" and "fp32" in timing.times_ms:
         parts.append(f"{timing.speed(chosen.precision, 'fp32')} FP32 with {backend} here")
-    parts.append(f"agreement {measured.agreement_text}{_whose(chosen, 'agreement')}")
+    parts.append(f"agreement {measured.agreement_text}{_lowest_form(chosen, 'agreement')}")
     if measured.top1 is not None:
         fp32 = "" if chosen.precision == "fp32" else f" (FP32 {measured.top1_fp32:.2f} %)"
-        parts.append(f"top-1 {measured.top1:.2f} %{fp32}{_whose(chosen, 'top1')}")
+        parts.append(f"top-1 {measured.top1:.2f} %{fp32}{_lowest_form(chosen, 'top1')}")
     if measured.cosine is not None:
-        parts.append(f"lowest cosine {measured.cosine:.5f}{_whose(chosen, 'cosine')}")
+        parts.append(f"lowest cosine {measured.cosine:.5f}{_lowest_form(chosen, 'cosine')}")
     if measured.labels is not None:
-        parts.append(f"of labels {percent(measured.labels)}{_whose(chosen, 'labels')}")
+        parts.append(f"of labels {percent(measured.labels)}{_lowest_form(chosen, 'labels')}")
     text = f"{name}: {', '.join(parts)}"
     if chosen.note:
         text += f"; {chosen.note}"
@@ -236,8 +236,8 @@ def verdict(
     return text
 
 
-def _whose(candidate: Candidate, figure: str) -> str:
-    """The form that has the lowest value of a figure of `Accuracy`; "" where all have it."""
+def _lowest_form(candidate: Candidate, figure: str) -> str:
+    """ " in " and the form with the lowest value of an `Accuracy` figure; "" if all are equal."""
     values = {form: getattr(one, figure) for form, one in candidate.accuracy.items()}
     form = min(values, key=lambda name: values[name])
     return f" in {FORMS[form]}" if len(set(values.values())) > 1 else ""

@@ -89,7 +89,7 @@ def compile_plan(
     cache: Path,
     progress: Progress,
 ) -> Compiled:
-    """Compile a graph for batches of 1 to `max_batch` pictures of `input_shape` (C, H, W).
+    """Compile a graph for batches of 1 to `max_batch` images of `input_shape` (C, H, W).
 
     cache: folder of TensorRT's timing cache. Raises `MissingPackage`, or `CompileError` with
     TensorRT's own message. Ctrl-C stops the build at its next step.

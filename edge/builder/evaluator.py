@@ -26,7 +26,7 @@ from edge.preprocess.images import load_image
 
 __all__ = ["Evaluator"]
 
-SHOWN = 24  # at most so many disagreements are shown
+SHOWN = 24  # the most disagreements that are shown
 
 Tensor = npt.NDArray[np.float32]
 Answer: TypeAlias = tuple[str, float]  # label, confidence
@@ -91,7 +91,7 @@ class Evaluator:
         """The images on which FP32 and `model` disagree: up to `SHOWN` of them, and the count.
 
         Sorted by FP32's confidence, highest first: a disagreement is worse where FP32 is sure.
-        Embeddings have no label to show: only the number that are not near is returned. With
+        Embeddings have no label to show: only the number below a cosine of `NEAR` is returned. With
         independent labels the label that differs most is shown.
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
@@ -101,7 +101,7 @@ class Evaluator:
         fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
         differ = np.flatnonzero(~head.agree(fp32, engine))
         answers = {at: self._answers(fp32[at], engine[at]) for at in differ}
-        surest = sorted(differ, key=lambda at: -answers[at][2])[:SHOWN]
+        most_confident = sorted(differ, key=lambda at: -answers[at][2])[:SHOWN]
         shown = [
             Disagreement(
                 image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
@@ -109,7 +109,7 @@ class Evaluator:
                 fp32=answers[at][0],
                 engine=answers[at][1],
             )
-            for at in surest
+            for at in most_confident
         ]
         return shown, len(differ)
 

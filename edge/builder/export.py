@@ -23,10 +23,10 @@ OPSET = 20  # the first with a single Gelu node, and the last that TensorRT 10.3
 TOLERANCE = 1e-4
 
 
-def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
+def export(checkpoint: Checkpoint, images: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
     """Export a checkpoint with a dynamic batch.
 
-    pictures: prepared images, float32 [N, 3, H, W], on which graph and checkpoint must agree.
+    images: prepared images, float32 [N, 3, H, W], on which graph and checkpoint must agree.
     Returns the graph and the largest absolute difference of an output. Raises `CheckpointError` for
     weights that do not match the config, `GraphError` when the graph breaks a rule or disagrees.
     """
@@ -34,7 +34,7 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
     head = checkpoint.head
     with network.quiet():
         model = network.load(checkpoint)
-        reference = _reference(checkpoint, model, pictures)
+        reference = _reference(checkpoint, model, images)
         if not np.isfinite(reference).all():
             raise CheckpointError(
                 f"{checkpoint.name} itself outputs NaN or infinity on real images",
@@ -45,8 +45,8 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
                 f"{checkpoint.name} has {reference.shape[1]} outputs and {len(head.labels)} labels",
                 "correct id2label in its config.json",
             )
-        network.for_export(model, torch.from_numpy(pictures[:1]))
-        proto = _trace(model, pictures, head.output)
+        network.for_export(model, torch.from_numpy(images[:1]))
+        proto = _trace(model, images, head.output)
     del model
     graph.set_metadata(
         proto,
@@ -57,23 +57,23 @@ def export(checkpoint: Checkpoint, pictures: npt.NDArray[np.float32]) -> tuple[M
         },
     )
     graph.check_operators(proto, checkpoint.fused)
-    difference = compare(proto, pictures, reference, "the exported graph", "the checkpoint")
+    difference = compare(proto, images, reference, "the exported graph", "the checkpoint")
     return proto, difference
 
 
 def _reference(
-    checkpoint: Checkpoint, model: Any, pictures: npt.NDArray[np.float32]
+    checkpoint: Checkpoint, model: Any, images: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """The outputs of the checkpoint in torch, float32 [N, outputs]. Raises `CheckpointError`."""
-    torch, (height, width) = require("torch"), pictures.shape[2:]
+    torch, (height, width) = require("torch"), images.shape[2:]
     try:
         with torch.inference_mode():
-            outputs: npt.NDArray[np.float32] = model(torch.from_numpy(pictures)).numpy()
+            outputs: npt.NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
     except CheckpointError:
         raise
     except Exception as error:  # for example windows larger than the last map of a Swin
         raise CheckpointError(
-            f"{checkpoint.name} cannot process pictures of {width}x{height} ({reason(error)})",
+            f"{checkpoint.name} cannot process images of {width}x{height} ({reason(error)})",
             "choose another --image-size"
             if checkpoint.image_size
             else "correct its config.json, or download it again",
@@ -88,26 +88,24 @@ def _reference(
     else:
         hint = f"add --task {FEATURES} --pooling cls (or mean)"
     shape = list(outputs.shape[1:])
-    raise CheckpointError(
-        f"{checkpoint.name} outputs {shape} numbers per picture, not one row", hint
-    )
+    raise CheckpointError(f"{checkpoint.name} outputs {shape} numbers per image, not one row", hint)
 
 
 def compare(
     model: ModelProto,
-    pictures: npt.NDArray[np.float32],
+    images: npt.NDArray[np.float32],
     reference: npt.NDArray[np.float32],
     this: str,
     that: str,
 ) -> float:
     """The largest absolute difference between a graph's outputs and `reference` [N, outputs].
 
-    The pictures run both as one batch and one by one. this, that: names of the two for the error.
+    The images run both as one batch and one by one. this, that: names of the two for the error.
     Raises `GraphError` when it is above `TOLERANCE` times the largest output (at least 1).
     """
     session = graph.session(model)
-    together = session.logits(pictures)
-    alone = np.concatenate([session.logits(picture[None]) for picture in pictures])
+    together = session.logits(images)
+    alone = np.concatenate([session.logits(image[None]) for image in images])
     difference = float(max(abs(together - reference).max(), abs(alone - reference).max()))
     bound = TOLERANCE * max(1.0, float(abs(reference).max()))
     if not difference <= bound:  # written so that NaN fails, too
@@ -118,11 +116,11 @@ def compare(
     return difference
 
 
-def _trace(model: Any, pictures: npt.NDArray[np.float32], output: str) -> ModelProto:
+def _trace(model: Any, images: npt.NDArray[np.float32], output: str) -> ModelProto:
     """Export a torch module to ONNX with a dynamic batch and an output named `output`."""
     torch = require("torch")
     outside = f"{output}_of_the_graph"  # a tensor inside the model may have the output's name
-    example = torch.from_numpy(np.repeat(pictures[:1], 2, axis=0))
+    example = torch.from_numpy(np.repeat(images[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.onnx.export(
         model,

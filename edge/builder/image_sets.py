@@ -114,7 +114,7 @@ def class_of(path: Path, labels: Sequence[str]) -> int | None:
     """The class of `folder/<label>/image.png`; None when it is unknown.
 
     It is unknown when the folder's name is no label, or the label of two classes, such as
-    ImageNet's crane, a bird and a machine. An accent may be composed or not: macOS decomposes it.
+    ImageNet's crane, a bird and a machine. Unicode NFC and NFD names match: macOS writes NFD.
     """
     name = normalize("NFC", path.parent.name)
     plain = [normalize("NFC", label) for label in labels]

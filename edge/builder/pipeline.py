@@ -147,14 +147,14 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
         checkpoint, cache, setting.checkpoint_key, heldout_files, observer
     )
     key = _key(setting.checkpoint_key, setting.set_sha256)
-    risks: dict[str, str] = {}
+    fp32_nodes: dict[str, str] = {}
     if recipe.precision != "fp32":
         path = cache / f"peaks-{key}.json"
-        risks = fp16.risks(
+        fp32_nodes = fp16.find_fp32_nodes(
             model, cached_stages.peaks(model, path, calibration_files, checkpoint, observer)
         )
-        fp16.set_kept(model, risks)
-        for name, why in risks.items():
+        fp16.set_kept(model, fp32_nodes)
+        for name, why in fp32_nodes.items():
             observer.warn(f"{name} stays FP32 in FP16: {why}")
 
     observer.stage("reference")
@@ -170,13 +170,13 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
     evaluated = [candidates.make(model, "fp32", evaluator, gate)]
     failed: dict[str, str] = {}
     ranges: Ranges | None = None
-    alone_db: dict[str, float] = {}
+    sensitivity_db: dict[str, float] = {}
 
     def probe(portable: ModelProto) -> dict[str, float]:
-        pictures = image_sets.prepare_first(
+        images = image_sets.prepare_first(
             calibration_files, checkpoint.preprocess, cached_stages.PEAK_IMAGES, observer.warn
         )
-        return fp16.peaks(portable, iter(pictures))
+        return fp16.peaks(portable, iter(images))
 
     if "fp16" in wanted:
         with _may_fail_in_auto(recipe, "fp16", failed):
@@ -190,7 +190,7 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
         path = cache / f"ranges-{key}.json"
         ranges = cached_stages.ranges(model, path, calibration_files, checkpoint, recipe, observer)
         path = cache / f"sensitivity-{key}.json"
-        alone_db = cached_stages.sensitivities(
+        sensitivity_db = cached_stages.sensitivities(
             model, path, ranges, calibration_files, checkpoint, observer
         )
 
@@ -199,7 +199,7 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
 
         with _may_fail_in_auto(recipe, small, failed):
             evaluated.append(
-                candidates.make_quantised(small, forms, alone_db, evaluator, gate, observer)
+                candidates.make_quantised(small, forms, sensitivity_db, evaluator, gate, observer)
             )
         if small in failed:
             observer.done(failed[small])
@@ -219,7 +219,9 @@ def _evaluate(setting: Setting, observer: Observer) -> Outcome:
                 f"{evaluator.fp32.interval[0]:.1f} % or more with 95 % confidence; "
                 f"use {needed} or more (--heldout)"
             )
-    return Outcome(model, evaluator, evaluated, chosen, timing, verdict, ranges, alone_db, risks)
+    return Outcome(
+        model, evaluator, evaluated, chosen, timing, verdict, ranges, sensitivity_db, fp32_nodes
+    )
 
 
 @contextmanager

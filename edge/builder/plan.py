@@ -42,11 +42,13 @@ def make_forms(
 ) -> dict[str, ModelProto]:
     """The graphs of an engine, by form: `portable` is its model.onnx, `device` is compiled.
 
-    Without `device` the portable form is compiled. What is not quantised in an INT8 engine is FP32
-    in the portable form, which is fast on a CPU, and FP16 in the device form, except the nodes that
-    the graph itself keeps FP32 (`fp16.set_kept`). not_quantised: MatMuls of Linears that stay
-    unquantised. also: further places to quantise, of `placement.PLACES`; peaks: measures the
-    tensors of a graph for those. Raises `CalibrationError` when `ranges` are missing.
+    Without `device` the portable form is compiled. The nodes of an INT8 engine that are not
+    quantised are FP32 in the portable form, which is fast on a CPU, and FP16 in the device form,
+    except those that the graph itself keeps FP32 (`fp16.set_kept`).
+
+    not_quantised: MatMuls of Linears that stay unquantised. also: further places to quantise, of
+    `placement.PLACES`; peaks: measures the tensors of a graph for those. Raises `CalibrationError`
+    when `ranges` are missing.
     """
     if precision == "fp32":
         return {"portable": model}
@@ -138,7 +140,7 @@ def _timed(passport: Passport, ms: float) -> Passport:
 
 
 def time_on_gpu(plans: Mapping[str, tuple[Path, Passport]]) -> Timing:
-    """Time one picture with each plan (name -> its file and a passport that lists it), in turns."""
+    """Time one image with each plan (name -> its file and a passport that lists it), in turns."""
     with ExitStack() as stack:
 
         def call(path: Path, passport: Passport) -> Callable[[], object]:

@@ -21,10 +21,10 @@ SKIPPED = (
 )
 
 
-def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
+def simplify(model: ModelProto, images: npt.NDArray[np.float32]) -> tuple[ModelProto, float]:
     """Fold constants and remove nodes without effect.
 
-    pictures: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
+    images: prepared images, float32 [N, 3, H, W], on which both graphs must agree. Returns the
     simpler graph and the largest absolute difference of an output. Raises `GraphError` when onnxsim
     fails, the result breaks a rule of `graph.check_operators`, or the two graphs disagree.
     """
@@ -39,6 +39,6 @@ def simplify(model: ModelProto, pictures: npt.NDArray[np.float32]) -> tuple[Mode
     graph.set_metadata(simpler, graph.metadata(model))
     operators = {node.op_type for node in model.graph.node}
     graph.check_operators(simpler, operators.intersection(graph.FUSED))
-    reference = graph.session(model).logits(pictures)
-    difference = compare(simpler, pictures, reference, "the simplified graph", "the exported graph")
+    reference = graph.session(model).logits(images)
+    difference = compare(simpler, images, reference, "the simplified graph", "the exported graph")
     return simpler, difference

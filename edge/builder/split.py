@@ -44,7 +44,7 @@ class Split:
     images: tuple[TrainingImage, ...]
 
     def contents(self, use: Literal["train", "heldout"]) -> dict[str, TrainingImage]:
-        """SHA-256 -> image, of the images with this use. An image in both sets trained."""
+        """SHA-256 -> image, of the images with this use; one in both sets counts as trained."""
         trained = {one.sha256: one for one in self.images if one.use == "train"}
         if use == "train":
             return trained

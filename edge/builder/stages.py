@@ -39,8 +39,8 @@ def export(
     found = read_checkpoint(checkpoint, request)
     observer.stage("export")
     files = image_sets.find(folder)
-    pictures = image_sets.prepare_first(files, found.preprocess, COMPARED, observer.warn)
-    model, difference = exporting.export(found, pictures)
+    images = image_sets.prepare_first(files, found.preprocess, COMPARED, observer.warn)
+    model, difference = exporting.export(found, images)
     graph.save(model, out)
     observer.done(f"{out}; max difference to the checkpoint {difference:.2g}")
 
@@ -54,8 +54,8 @@ def simplify(source: Path, folder: Path, out: Path, observer: Observer) -> None:
     model = graph.load(source)
     observer.stage("simplify")
     files = image_sets.find(folder)
-    pictures = image_sets.prepare_first(files, _preprocess(model), COMPARED, observer.warn)
-    simpler, difference = simplifying.simplify(model, pictures)
+    images = image_sets.prepare_first(files, _preprocess(model), COMPARED, observer.warn)
+    simpler, difference = simplifying.simplify(model, images)
     graph.save(simpler, out)
     observer.done(f"{out}; {len(simpler.graph.node)} nodes; max difference {difference:.2g}")
 

@@ -25,17 +25,17 @@ Tensor = npt.NDArray[np.float32]
 
 def outputs(
     models: dict[str, ModelProto],
-    pictures: Iterable[Tensor],
+    images: Iterable[Tensor],
     ran: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """Run models on prepared images: model name -> outputs, float32 [N, outputs].
 
-    pictures: float32 [3, H, W] each, streamed in batches of `BATCH`. ran: called after each batch
+    images: float32 [3, H, W] each, streamed in batches of `BATCH`. ran: called after each batch
     with its number of images. Raises `CalibrationError` when there is no image.
     """
     sessions = {name: graph.session(model) for name, model in models.items()}
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
-    stream = iter(pictures)
+    stream = iter(images)
     while chunk := list(islice(stream, BATCH)):
         batch = np.stack(chunk)
         for name, session in sessions.items():

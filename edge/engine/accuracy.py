@@ -16,7 +16,7 @@ NEAR = 0.99  # lowest cosine at which two embeddings agree: 8 degrees between th
 # The forms of an engine that are evaluated -> their names in messages.
 FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
 
-_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+_Z = 1.959964  # 95 % of a normal distribution lie within this number of standard deviations
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Accuracy:
 
 
 def percent(share: float) -> str:
-    """A percentage rounded down: only what is complete is 100 %.
+    """A percentage rounded down, so 100 % means every image.
 
     >>> percent(99.999), percent(100.0)
     ('99.99 %', '100.00 %')
@@ -85,9 +85,9 @@ def percent(share: float) -> str:
 
 
 def images_needed(agreement: float) -> int:
-    """The number of images that show an agreement (percent, below 100) if they all agree.
+    """The fewest images, all agreeing, whose interval's lower end reaches `agreement`.
 
-    With so many the lower end of `Accuracy.interval` reaches it.
+    agreement: percent, below 100. The interval is `Accuracy.interval`.
 
     >>> images_needed(99.0)
     381
@@ -117,7 +117,8 @@ def lowest(accuracy: Mapping[str, Accuracy]) -> Accuracy:
 class Gate:
     """The thresholds that an engine must reach on the held-out images."""
 
-    # Percent of images that agree with FP32 (`Head.agree`), or of embeddings that are near.
+    # Percent of images that agree with FP32 (`Head.agree`), or of embeddings whose cosine is at
+    # least `NEAR`.
     min_agreement: float
     max_drop: float | None = None  # points of top-1 that may be lost, where the classes are known
 

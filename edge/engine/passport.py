@@ -101,7 +101,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Carried:
-    """A further candidate that passed the gate: only the board can tell which is fastest."""
+    """A candidate that passed the gate and was not chosen: the board may find it the fastest."""
 
     graph: str  # file name; model.onnx for the chosen candidate
     accuracy: dict[str, Accuracy]  # of `FORMS` -> measured

@@ -17,7 +17,7 @@ __all__ = ["Speed", "Timing", "interleave", "measure"]
 
 WARM_UP = 3
 FASTER = 1.05  # smallest speed-up that counts
-_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+_Z = 1.959964  # 95 % of a normal distribution lie within this number of standard deviations
 _NARROW = 0.05  # width of an interval, as a share of its middle, that ends the measurement
 _FEWEST, _MOST = 10, 200  # rounds
 _SECONDS = 20.0  # after which no more rounds begin
@@ -97,7 +97,8 @@ def measure(
 ) -> Timing:
     """Time calls in turns until the speed of each compared with the first is narrow.
 
-    Ends after `_SECONDS`, too: on a machine with other work the intervals stay wide, and say so.
+    Measuring ends after `_SECONDS` at the latest. On a machine with other work the intervals are
+    then still wide, and `Speed` reports the two as not told apart.
     """
     begun, first = clock(), next(iter(calls))
 

@@ -14,7 +14,7 @@ from edge.sources.frame import FramePath
 __all__ = ["ConsoleLog"]
 
 # A source that disconnects more often than this is reported as a whole, not each time.
-_MAX_LOSSES, _PERIOD = 6, 60.0  # disconnects, per so many seconds
+_MAX_LOSSES, _PERIOD = 6, 60.0  # disconnects, per this number of seconds
 
 
 class ConsoleLog(Sink):

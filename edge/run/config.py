@@ -13,27 +13,27 @@ __all__ = ["Config"]
 
 @dataclass(frozen=True)
 class Config:
-    """One run, as asked for. None and () stand for what was not: the command's default holds.
+    """The settings of one run. None or (): not given; the command's default applies.
 
-    engine     its folder
-    backend    what executes it
-    threads    of the CPU, for onnxruntime
-    frames     end after so many
-    reconnect  open a camera again that ended or failed; else it ends the run
-    wait       go on trying when no camera has ever come
-    summary    JSON file for what was measured
+    engine     folder of the engine
+    backend    what executes the engine
+    threads    CPU threads of onnxruntime
+    frames     stop after N frames
+    reconnect  open a camera that ended or failed again; False: its end ends the run
+    wait       keep trying even if no camera has ever connected
+    summary    JSON file for the measurements of the run
     preview    PNG file for a labelled frame
     web        address of the live page
     metrics    address for Prometheus
     mqtt       URL of a broker
-    smooth     over time, such as 0.5s or majority:15
-    on         rules; when one comes true, a picture is written to `snapshots`
-    snapshots  folder for them
-    keep       only the newest so many stay there
+    smooth     smoothing over time, such as 0.5s or majority:15
+    on         rules; when one becomes true, a snapshot is written to `snapshots`
+    snapshots  folder of the snapshots
+    keep       keep the N newest snapshots
     record     annotated video: a file, or rtsp://
-    audit      compare one frame of so many with `reference`, such as 1/500
+    audit      compare one frame in N with `reference`, such as 1/500
     reference  folder of the FP32 engine
-    cameras    each with a name of its own
+    cameras    the sources, each with a unique name
     """
 
     engine: Path | None = None

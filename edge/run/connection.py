@@ -32,7 +32,7 @@ class Connection:
 
     @contextmanager
     def open(self, within: float) -> Iterator[None]:
-        """Open the source within so many seconds, and close it at the end. Raises SourceError."""
+        """Open the source within `within` seconds, and close it at the end. Raises SourceError."""
         with self._watchdog.call(within):
             self._source.__enter__()
         try:

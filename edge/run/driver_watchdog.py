@@ -43,7 +43,7 @@ class DriverWatchdog:
 
     @contextmanager
     def call(self, within: float = 0.0) -> Iterator[None]:
-        """Time a call that should return within so many seconds. Raises as `source_faults`."""
+        """Time a call that should return within `within` seconds. Raises as `source_faults`."""
         self._deadline = self._clock() + within + CALL_TIMEOUT
         try:
             with source_faults(self._name):

@@ -18,13 +18,13 @@ MAX_DELAY = 1.0
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.1, 1.0  # seconds between two attempts to open a source
 _BACKOFF_MAX_REFUSED = 60.0  # cameras block an address after a few wrong passwords
 
-_MISSED_FRAMES = 60  # a fast camera stalls when it has missed so many frames
-_MISSED_INTERVALS = 3  # a slow one, when it is silent for so many intervals
+_MISSED_FRAMES = 60  # a fast camera stalls when it has missed this number of frames
+_MISSED_INTERVALS = 3  # a slow one, when it is silent for this number of intervals
 _MIN_STALL = 2.0  # seconds of silence that Wi-Fi or a switch may cause
 _MAX_FACTOR = 16  # by which the stall timeout grows at most for a camera of unknown rate
 
 _WINDOW = 2.0  # seconds over which the delay of the youngest frame is measured
-_STALE_INTERVALS = 2  # a frame is stale so many frame intervals after a fresh one
+_STALE_INTERVALS = 2  # a frame is stale this number of frame intervals after a fresh one
 _MEDIAN_OF = 3  # intervals: a hold-up makes one of them longer, not their median
 _MAX_START_DELAY = 0.25  # seconds: a longer delay at first is this program's own start
 _ASSUMED_INTERVAL = 0.05  # seconds, before two frames have come
@@ -79,9 +79,10 @@ class Freshness:
 
     A frame is stale two frame intervals after a fresh frame would have arrived. Cameras and
     decoders add a constant delay, so lateness is measured against the youngest frame seen. The
-    delay of a network may change: over a network (or an unknown link) only the youngest frame of
-    the last seconds counts, since a delay that all of them share is the network's. For a thinned
-    source the interval is that between wanted frames, so its frames stay fresh for longer.
+    delay of a network may change: over a network (or an unknown link) lateness is measured against
+    the youngest frame of the last seconds only, since the delay that these share is the network's.
+    For a thinned source the interval is that between wanted frames, so its frames stay fresh for
+    longer.
 
     delay  seconds by which the latest frame was later than the freshest frame of the connection
     """

@@ -190,8 +190,8 @@ class Reader(threading.Thread):
     def _prepare(self, slot: Slot, frame: Frame) -> float:
         """Put a frame into its slot; returns the seconds by which this extends its expiry.
 
-        The usual time of preparation makes no frame stale: up to four times the fastest one, since
-        the first also loads code, or `_MIN_ALLOWANCE`.
+        Preparation itself makes no frame stale: its time counts as an extension, up to four times
+        the fastest preparation (the first one also loads code) or `_MIN_ALLOWANCE`.
         """
         started = self._clock()
         with source_faults(self.feed.name):

@@ -101,7 +101,7 @@ class Scheduler:
         reader.start()
 
     def next(self, most: float, *, wait: bool, heartbeat: Callable[[], None]) -> list[Scheduled]:
-        """At most so many frames that are ready, one per reader in turn; none when the run is over.
+        """Up to `most` frames that are ready, one per reader in turn; none when the run is over.
 
         Without `wait` the list is also empty when no frame is ready.
         """

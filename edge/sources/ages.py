@@ -53,10 +53,10 @@ class Ages:
 class TimestampAges(Ages):
     """The ages of frames with timestamps from a network, some of which may be wrong.
 
-    A timestamp is not trusted if it is not after the previous one, or if it is ahead of all that is
-    known of the clock and the next one is not. Such a frame gets the age of the previous one.
+    A timestamp is not trusted if it is not later than the previous one, or if it alone is ahead of
+    the clock: the next one is not. Such a frame gets the age of the previous frame.
 
-    frozen_for  seconds since the timestamp last changed; after a while no age is known any more
+    frozen_for  seconds since the timestamp last changed; after some seconds the age is unknown
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class Camera:
     uri          test://, file://, /dev/video0, v4l2://, csi://, rtsp(s)://, http(s)://, gst:
     name         its name in results; by default the URI without credentials
     every        label every N-th frame; the others are dropped before any work is done on them
-    max_fps      label at most so many frames per second
+    max_fps      label at most this number of frames per second
     stall        seconds without a frame after which a camera is reconnected
     realtime     read a video at its own speed and drop late frames, like a camera
     loop         start a video over at its end
@@ -91,7 +91,7 @@ def unused_options(cameras: Sequence[Camera]) -> list[str]:
 
 
 class Thinning:
-    """Decides which frames of a source are labelled: every N-th, at most so many per second."""
+    """Decides which frames of a source are labelled: every N-th, at most `max_fps` per second."""
 
     def __init__(self, every: int = 1, max_fps: float | None = None):
         self._every = every

@@ -38,7 +38,8 @@ class Access:
 
     name      the URI as it was typed, without credentials
     uri       for GStreamer: variables replaced, user and password removed
-    template  the same with its variables; with their values where no secret can be in them
+    template  `uri` with its variables in place of their values; only values that cannot hold a
+              secret are filled in
     user      and password: "" if the source has none
     secrets   texts that no message may contain
     """

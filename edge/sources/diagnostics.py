@@ -156,7 +156,7 @@ def _explain_network_error(access: Access, error: Any, reason: str, debug: str) 
 
 
 def stall_error(uri: str, name: str, seconds: float, not_converted: bool) -> SilenceError:
-    """The error for a source that sent no frame for so many seconds.
+    """The error for a source that sent no frame for some seconds.
 
     not_converted: frames were decoded, but their conversion returned none.
     """

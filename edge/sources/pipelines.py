@@ -73,8 +73,8 @@ def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
     """The description of a pipeline that delivers the frames of `camera.uri` to the appsink `SINK`.
 
     platform  "pc" or "jetson"
-    gpu       on a Jetson frames stay in NVMM memory, and those of a custom pipeline in whatever
-              memory they are; otherwise all frames are copied to system memory
+    gpu       frames stay in the memory in which they arrive: NVMM on a Jetson, any of a custom
+              pipeline; otherwise all frames are copied to system memory
 
     Of a live source, and of a video with `realtime`, only the newest frame is kept; otherwise every
     frame is delivered. A user and a password in the URI are omitted. Raises SourceError for an
@@ -120,7 +120,7 @@ def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
     """
     if platform not in _TO_SYSTEM:
         raise SourceError(f"unknown platform {platform!r}", "use pc or jetson")
-    head, to_system = _head(camera, platform, live)
+    head, to_system = _source_elements(camera, platform, live)
     pace = "clocksync ! " if camera.realtime and not live else ""
     newest = live or camera.realtime
     limits = "max-size-buffers=1 leaky=downstream" if newest else "max-size-buffers=2"
@@ -133,7 +133,7 @@ def _elements(camera: Camera, platform: str, gpu: bool, live: bool) -> str:
     return f"{head} ! {pace}{_GATE} {limits} ! {end}"
 
 
-def _head(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
+def _source_elements(camera: Camera, platform: str, live: bool) -> tuple[str, str]:
     """The elements before the gate, and the copy to system memory that goes after it."""
     uri, decoded = camera.uri, _TO_SYSTEM[platform]
     scheme = uri.partition("://")[0]

@@ -107,7 +107,7 @@ def _precisions(
 ) -> Iterator[Row]:
     """The measurements of each precision of a checkpoint."""
     model, _ = simplify(export.export(found, images[:4])[0], images[:4])
-    fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(images))))
+    fp16.set_kept(model, fp16.find_fp32_nodes(model, fp16.peaks(model, iter(images))))
     ranges = Ranges(
         "minmax", len(images), "", calibrate.calibrate(model, iter(images), "minmax", 12)
     )

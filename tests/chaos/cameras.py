@@ -30,7 +30,7 @@ from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 from edge.sources.probes import Buffer, probe_buffers  # noqa: E402
 from tests.chaos.stamps import Stamp, now_ms, paint  # noqa: E402
 
-# zerolatency: a picture is sent as soon as it is taken. A key picture comes each second at 30 fps.
+# zerolatency: a picture is sent as soon as it is taken. A keyframe comes each second at 30 fps.
 ENCODE = (
     "appsrc name=source caps={caps} is-live=true format=time do-timestamp=true max-buffers=100 "
     "leaky-type=downstream ! "

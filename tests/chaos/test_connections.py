@@ -92,7 +92,7 @@ def test_a_frozen_camera_is_noticed_and_opened_anew(
         with watched(fault, stamp_reader, {url: 0}) as run:
             for _ in range(times(10, 1)):
                 suffer(fault, run, url, *both, down=5)
-    fault.remark = "a camera of 30 fps is missed after 2 s"
+    fault.remark = "the stall timeout of a 30 fps camera is 2 s"
     assert fault.noticed, "rtspsrc itself gives up only after 20 s"
     keep(fault)
 
@@ -131,7 +131,7 @@ def test_a_network_too_slow_for_the_camera(stamp_reader: Path, times: Times, kee
             mended = time.monotonic()
             fault.back.append(run.await_picture(mended) - mended)
             fault.lost = lost(run.seen, 0, [(began, mended)], FPS)
-    fault.remark = "opened anew whenever it is a second behind; a key picture alone takes 0.3 s"
+    fault.remark = "reconnected whenever it is a second behind; a keyframe alone takes 0.3 s"
     keep(fault)
 
 
@@ -196,7 +196,9 @@ def test_wrong_credentials_then_right_ones(stamp_reader: Path, keep: Keep) -> No
             cameras.kill()
             cameras.options = ["--user", f"me:{secret}"]
             returned = cameras.start()
-            fault.remark = f"again {run.await_picture(returned) - returned:.1f} s after it was so"
+            fault.remark = (
+                f"labels {run.await_picture(returned) - returned:.1f} s after it was accepted"
+            )
         fault.exit, fault.truth = run.exit, truth(run.seen, {hidden: 0}, FPS)
     assert secret not in run.text()
     keep(fault)

@@ -58,7 +58,7 @@ def test_a_broker_that_is_away(
     hearer.close()
     told = re.findall(r"(\d+) results (?:were dropped|did not reach)", run.text())
     missing = {one.frame for one in run.seen} - set(hearer.frames())
-    fault.remark = f"{seconds} s; found again after {again:.1f} s; {len(missing)} results lost"
+    fault.remark = f"{seconds} s; reconnected after {again:.1f} s; {len(missing)} results lost"
     assert len(missing) <= sum(map(int, told)), "each that is lost is counted"
     keep(fault)
 

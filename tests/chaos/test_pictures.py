@@ -180,7 +180,7 @@ def test_a_camera_whose_clock_is_set_back(
 
 
 def test_who_joins_gets_old_pictures_first(stamp_reader: Path, times: Times, keep: Keep) -> None:
-    """As of servers that begin with the latest key picture: what came at once is not current."""
+    """As of servers that begin with the latest keyframe: what came at once is not current."""
     fault = Fault("2 s of old pictures at each connection")
     with (
         Cameras(["--cached", 2]) as cameras,

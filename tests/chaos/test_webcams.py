@@ -38,6 +38,6 @@ def test_a_web_camera_comes_back_and_the_other_plays_on(
                 assert meanwhile, "the other played on"
                 time.sleep(0.5)
             fault.lost = lost(run.seen, 4, [(began, time.monotonic())], FPS)
-    assert fault.noticed, "a camera of 15 fps is missed after 4 s at most"
-    fault.remark = "two web cameras of 15 fps; lost are pictures of the one that was well"
+    assert fault.noticed, "the stall timeout of a 15 fps camera is 4 s at most"
+    fault.remark = "two web cameras of 15 fps; lost images are those of the unaffected one"
     keep(fault)

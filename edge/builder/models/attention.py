@@ -36,7 +36,7 @@ def interface(
 def rewrite(model: Any) -> None:
     """Change the modules of a torch model that would not be exported in the form above.
 
-    The model must then run once before it is traced: values that do not depend on the picture are
+    The model must then run once before it is traced: values that do not depend on the image are
     computed in that run, and are constants in the trace.
     """
     torch = require("torch")
@@ -60,7 +60,7 @@ def rewrite(model: Any) -> None:
 
 
 def _once(make: Any) -> Any:
-    """A function that always returns the first result of `make`; an engine has one picture size."""
+    """A function that always returns the first result of `make`; an engine has one image size."""
     results: list[Any] = []
 
     def call(*arguments: Any, **keywords: Any) -> Any:

@@ -89,7 +89,7 @@ def read_checkpoint(name: str, request: Request = Request()) -> Checkpoint:  # n
 
 
 def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family) -> Preprocess:
-    """The preprocessing for pictures of the size that the checkpoint was trained with."""
+    """The preprocessing for images of the size that the checkpoint was trained with."""
     if family is FAMILIES[TIMM]:
         settings = config.get("pretrained_cfg")
         if not isinstance(settings, dict):
@@ -109,15 +109,15 @@ def _preprocess(name: str, folder: Path, config: dict[str, Any], family: Family)
 def _resized(
     name: str, config: dict[str, Any], family: Family, preprocess: Preprocess, side: int
 ) -> Preprocess:
-    """The preprocessing for pictures of `side` x `side`.
+    """The preprocessing for images of `side` x `side`.
 
-    Raises `CheckpointError` if the checkpoint cannot take pictures of that size.
+    Raises `CheckpointError` if the checkpoint cannot take images of that size.
     """
     width, height = preprocess.width, preprocess.height
     # transformers assumes that every table of positions is that of a square.
     if width != height and family is not FAMILIES[TIMM]:
         raise CheckpointError(
-            f"{name} is a {family.name} that only takes pictures of {width}x{height}",
+            f"{name} is a {family.name} that only takes images of {width}x{height}",
             "leave out --image-size",
         )
     try:

@@ -27,12 +27,12 @@ class Family:
     tasks    transformers class that saved the checkpoint -> tasks that can be built from it, the
              default first
     fused    operators that its graph must have as single nodes; see `fused_of`
-    sized    pictures must have config.json's image_size; False: that is the size of pretraining,
+    sized    images must have config.json's image_size; False: that is the size of pretraining,
              and the processor defines the size that the checkpoint is used with
     special  number of tokens before the patch tokens, the class token first; 0: there are none, or
              the last layer outputs a map. Registers are counted in config.json and come on top
     step     function of `vision_of` config.json: the number of pixels of which the sides of
-             pictures must be multiples, for another size than it was trained with (1: the model
+             images must be multiples, for another size than it was trained with (1: the model
              itself checks more). Raises ValueError for invalid values in config.json
     sigmoid  for zero-shot: labels are independent, and prompts are padded to full length
     processor  default image processor where a checkpoint names none: the one of transformers for
@@ -87,7 +87,7 @@ _POINTWISE = ("LayerNormalization", "Gelu")
 
 
 def _map(name: str, prefix: str, processor: str, fused: tuple[str, ...], step: int) -> Family:
-    """A family whose layers output maps, for any picture size.
+    """A family whose layers output maps, for any image size.
 
     step: pixels per element of the last map.
     """

@@ -1,4 +1,4 @@
-"""Pooling: one embedding per picture from the output of a backbone."""
+"""Pooling: one embedding per image from the output of a backbone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["pooled", "unit"]
 def unit(vectors: Any) -> Any:
     """Vectors, torch [N, channels], scaled to length 1.
 
-    Without the epsilon of torch's normalize, which FP16 cannot represent; no picture gives 0.
+    Without the epsilon of torch's normalize, which FP16 cannot represent; no image gives 0.
     """
     return vectors / vectors.norm(dim=-1, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""The torch module of a checkpoint that is exported: pictures in, logits or an embedding out."""
+"""The torch module of a checkpoint that is exported: images in, logits or an embedding out."""
 
 from __future__ import annotations
 
@@ -43,24 +43,22 @@ def load(checkpoint: Checkpoint) -> Any:
     transformers = require("transformers")
     if checkpoint.head.task == CLASSIFICATION:
         model = _pretrained(transformers.AutoModelForImageClassification, checkpoint)
-        return Network(model, lambda pictures: model(pixel_values=pictures).logits).eval()
+        return Network(model, lambda images: model(pixel_values=images).logits).eval()
     model = _backbone(checkpoint)
     encode = getattr(model, "get_image_features", model)  # the image encoder of a CLIP or SigLIP
     if checkpoint.head.task == ZERO_SHOT:
         model.similarity = texts.similarity(checkpoint, model)
-        return Network(
-            model, lambda pictures: model.similarity(encode(pixel_values=pictures))
-        ).eval()
+        return Network(model, lambda images: model.similarity(encode(pixel_values=images))).eval()
     if hasattr(model, "get_text_features"):
         model.text_model = model.text_projection = None  # not needed; frees its memory
     pooled = features.pooled(checkpoint, model)
-    return Network(model, lambda pictures: pooled(encode(pixel_values=pictures))).eval()
+    return Network(model, lambda images: pooled(encode(pixel_values=images))).eval()
 
 
 def for_export(network: Any, example: Any) -> None:
     """Change the attention of a network of `load` to the form that TensorRT fuses.
 
-    example: a batch of pictures, torch float32 [N, 3, H, W], of the size that will be traced.
+    example: a batch of images, torch float32 [N, 3, H, W], of the size that will be traced.
     """
     network.rewrite(network.model)
     with require("torch").no_grad():
@@ -82,7 +80,7 @@ def _backbone(checkpoint: Checkpoint) -> Any:
         vision = getattr(config, "vision_config", config)
         return _pretrained(transformers.AutoModel, checkpoint, config=vision)
     if checkpoint.family.name == "ViTMAE":
-        # Its own class masks most of a picture and shuffles the rest; the trained network is a ViT.
+        # Its own class masks most of an image and shuffles the rest; the trained network is a ViT.
         config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
         return _pretrained(transformers.ViTModel, checkpoint, config=config)
     return _pretrained(getattr(transformers, checkpoint.architecture), checkpoint)
@@ -113,12 +111,12 @@ def _pretrained(auto: Any, checkpoint: Checkpoint, **more: Any) -> Any:
 
 
 def _interpolate(checkpoint: Checkpoint, model: Any, side: int) -> None:
-    """Adapt a transformers model to pictures of `side` x `side`. Raises `CheckpointError`."""
+    """Adapt a transformers model to images of `side` x `side`. Raises `CheckpointError`."""
     try:
         resolution.interpolate(model, side)
     except Exception as error:  # for example patches that are not square
         raise CheckpointError(
-            f"{checkpoint.name} cannot be built for pictures of {side}x{side} ({reason(error)})",
+            f"{checkpoint.name} cannot be built for images of {side}x{side} ({reason(error)})",
             "leave out --image-size",
         ) from error
 

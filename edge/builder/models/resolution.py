@@ -1,9 +1,9 @@
-"""Support for picture sizes other than the one that a checkpoint was trained with.
+"""Support for image sizes other than the one that a checkpoint was trained with.
 
 Position embeddings belong to a number of patches. They are interpolated once, in the build, as
 transformers does on every call with `interpolate_pos_encoding=True`; in the graph they are
 constants. BEiT adapts its tables of relative positions itself. Windows (Swin, Swinv2) keep their
-size, so their positions fit any picture.
+size, so their positions fit any image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["check_side", "interpolate"]
 
 
 def check_side(name: str, side: int, step: int) -> None:
-    """Check that pictures of `side` x `side` pixels divide into patches of `step` pixels.
+    """Check that images of `side` x `side` pixels divide into patches of `step` pixels.
 
     Raises `CheckpointError` with the nearest valid sizes.
     """
@@ -24,7 +24,7 @@ def check_side(name: str, side: int, step: int) -> None:
         below = side // step * step
         valid = " or ".join(str(size) for size in (below, below + step) if size)
         raise CheckpointError(
-            f"{name} takes pictures whose sides are multiples of {step}, not {side}",
+            f"{name} takes images whose sides are multiples of {step}, not {side}",
             f"use --image-size {valid}",
         )
 
@@ -33,7 +33,7 @@ def interpolate(model: Any, side: int) -> None:
     """Interpolate the position embeddings of a transformers model for `side` x `side`, in place.
 
     All modules with `interpolate_pos_encoding` are changed. A model without such modules, such as a
-    ConvNeXt or most BEiTs, takes pictures of any size unchanged.
+    ConvNeXt or most BEiTs, takes images of any size unchanged.
     """
     torch = require("torch")
     for module in model.modules():

@@ -81,7 +81,7 @@ def _check_texts(name: str, family: Family, request: Request) -> None:
     if len(labels) == 1 and not family.sigmoid:
         raise CheckpointError(
             f"{name} is a {family.name}, which compares labels: a single label always has 100 %",
-            f"add labels for what else a picture may show, {hint}",
+            f"add labels for what else an image may show, {hint}",
         )
     if invalid := [template for template in request.templates if template.count("{}") != 1]:
         raise CheckpointError(

@@ -91,17 +91,17 @@ def _fill(checkpoint: Checkpoint, model: Any) -> None:
 
 
 def _check_size(name: str, model: Any, size: tuple[int, int]) -> None:
-    """Check that pretrained_cfg prepares pictures of the model's input size (height, width)."""
+    """Check that pretrained_cfg prepares images of the model's input size (height, width)."""
     taken = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if taken is not None and tuple(taken) != size and model.patch_embed.strict_img_size:
         raise CheckpointError(
-            f"{name} prepares pictures of {size[1]}x{size[0]} and takes {taken[1]}x{taken[0]}",
+            f"{name} prepares images of {size[1]}x{size[0]} and takes {taken[1]}x{taken[0]}",
             'correct input_size in pretrained_cfg, or add "img_size" to model_args, in config.json',
         )
 
 
 def _resize(name: str, model: Any, side: int) -> None:
-    """Adapt the model to pictures of `side` x `side`; timm resamples its position embeddings."""
+    """Adapt the model to images of `side` x `side`; timm resamples its position embeddings."""
     embed: Any = getattr(model, "patch_embed", None)
     if hasattr(embed, "feat_ratio"):
         check_side(name, side, embed.feat_ratio())
@@ -109,12 +109,12 @@ def _resize(name: str, model: Any, side: int) -> None:
         model.set_input_size(img_size=(side, side))
     elif getattr(embed, "strict_img_size", False):
         raise CheckpointError(
-            f"timm cannot build {name} for pictures of another size", "leave out --image-size"
+            f"timm cannot build {name} for images of another size", "leave out --image-size"
         )
 
 
 def output(checkpoint: Checkpoint, model: Any) -> Any:
-    """A function from pictures, float32 [N, 3, H, W], to logits or one vector per picture.
+    """A function from images, float32 [N, 3, H, W], to logits or one vector per image.
 
     Raises `CheckpointError` for a pooling that the model does not have.
     """
@@ -132,8 +132,8 @@ def output(checkpoint: Checkpoint, model: Any) -> Any:
             "choose --pooling mean, or leave it out",
         )
 
-    def vector(pictures: Any) -> Any:
-        tokens = model.forward_features(pictures)
+    def vector(images: Any) -> Any:
+        tokens = model.forward_features(images)
         found = {
             "own": lambda: model.forward_head(tokens),
             "cls": lambda: tokens[:, 0],

@@ -53,7 +53,7 @@ def from_images(
     # The prepared values are levels of 0 to 255, times `scale`, divided by `std`.
     least = CONTRAST * abs(preprocess.scale or 1.0) / np.array(preprocess.std or 1.0)
 
-    def pictures() -> Iterable[Tensor]:
+    def images() -> Iterable[Tensor]:
         nonlocal count
         for path, tensor in image_sets.prepare(files, preprocess, observer.warn):
             if not np.isfinite(tensor).all():
@@ -67,7 +67,7 @@ def from_images(
             yield tensor
             observer.progress("images", count, len(files))
 
-    found = calibrate(model, pictures(), method, len(files), observer.progress)
+    found = calibrate(model, images(), method, len(files), observer.progress)
     if count < image_sets.MINIMUM:
         raise CalibrationError(
             f"only {count} of {len(files)} images could be read, {image_sets.MINIMUM} are needed",
@@ -90,14 +90,14 @@ def from_images(
 
 def calibrate(
     model: ModelProto,
-    pictures: Iterable[Tensor],
+    images: Iterable[Tensor],
     method: str,
     count: int,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Range]:
     """The range of every activation that a Linear of the transformer reads: activation -> range.
 
-    pictures: prepared images, float32 [3, H, W] each, streamed. count: their expected number.
+    images: prepared images, float32 [3, H, W] each, streamed. count: their expected number.
     method: one of `METHODS`. Raises `CalibrationError` for NaN, for an activation that is always 0,
     and for too few images.
     """
@@ -111,7 +111,7 @@ def calibrate(
         site.activation: Sample(tokens, every) if method == "auto" else Histogram()
         for site in found
     }
-    ran = _run(model, pictures, counters)
+    ran = _run(model, images, counters)
     if ran < (FOLDS if method == "auto" else 1):
         raise CalibrationError(
             f"only {ran} images could be read", "give other images: --calibration DIR"
@@ -141,9 +141,9 @@ def calibrate(
 
 
 def _run(
-    model: ModelProto, pictures: Iterable[Tensor], counters: dict[str, Histogram | Sample]
+    model: ModelProto, images: Iterable[Tensor], counters: dict[str, Histogram | Sample]
 ) -> int:
-    """Run the pictures and add each activation to its counter; returns the number of pictures."""
+    """Run the images and add each activation to its counter; returns the number of images."""
     tensors = sorted(counters)
     probed = graph.skeleton(model)
     probed.graph.output.extend(
@@ -151,8 +151,8 @@ def _run(
     )
     session = graph.session(probed, weights=model)
     ran = 0
-    for picture in pictures:
-        for name, values in zip(tensors, session.run(picture[None], tensors), strict=True):
+    for image in images:
+        for name, values in zip(tensors, session.run(image[None], tensors), strict=True):
             try:
                 counters[name].add(values)
             except ValueError as error:

@@ -1,10 +1,10 @@
 """FP16 conversion of graphs, and the choice of the nodes that must stay FP32.
 
 FP16 ends at 65504 and loses precision below 2**-14; the activations of large ViTs exceed both
-limits. `peaks` measures them on real images, `risks` names the nodes that must stay FP32, and
-`to_fp16` keeps those nodes in FP32, together with the operators that sum many values (LayerNorm,
-Softmax, norms). The list is stored in the graph's metadata (`set_kept`, `kept`), since a board
-casts the portable graph without any images.
+limits. `peaks` measures them on real images, `find_fp32_nodes` names the nodes that must stay FP32,
+and `to_fp16` keeps those nodes in FP32, together with the operators that sum many values
+(LayerNorm, Softmax, norms). The list is stored in the graph's metadata (`set_kept`, `kept`), since
+a board casts the portable graph without any images.
 
 Casts are explicit and strongly typed, as TensorRT requires: QuantizeLinear reads the type of its
 scale, and DequantizeLinear writes it.
@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edge.builder import graph
 from edge.errors import CalibrationError, GraphError
 
-__all__ = ["MARGIN", "kept", "peaks", "risks", "set_kept", "to_fp16"]
+__all__ = ["MARGIN", "find_fp32_nodes", "kept", "peaks", "set_kept", "to_fp16"]
 
 # Sums over many squares or exponentials: computed in FP32 inside an FP16 graph.
 FP32_OPERATORS = (
@@ -33,7 +33,7 @@ FP32_OPERATORS = (
 )
 LARGEST = 65504.0  # of FP16
 SMALLEST = 2.0**-14  # of FP16's normal numbers; below, precision is lost or a GPU flushes to zero
-MARGIN = 4.0  # two of FP16's 15 exponents: other pictures may have larger values
+MARGIN = 4.0  # two of FP16's 15 exponents: other images may have larger values
 ROUNDED = 2.0**-3  # a sum this large has steps of 2**-13, in which SMALLEST is lost anyway
 KEY = "fp32_nodes"  # of the graph's metadata
 
@@ -48,15 +48,15 @@ Tensor = npt.NDArray[np.float32]
 
 def peaks(
     model: ModelProto,
-    pictures: Iterable[Tensor],
+    images: Iterable[Tensor],
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """The largest absolute value of the pictures and of each float tensor that a node writes.
+    """The largest absolute value of the images and of each float tensor that a node writes.
 
-    model: FP32, or FP32 with Q/DQ. pictures: prepared images, float32 [3, H, W] each, streamed.
-    progress: called with the number of pictures that have run. Only scalars leave the graph, so
+    model: FP32, or FP32 with Q/DQ. images: prepared images, float32 [3, H, W] each, streamed.
+    progress: called with the number of images that have run. Only scalars leave the graph, so
     memory does not grow with the images. Raises `CalibrationError` for NaN or infinity, and when
-    there is no picture.
+    there is no image.
     """
     floats = graph.floats(model)
     names = [name for node in model.graph.node for name in node.output if name in floats]
@@ -79,10 +79,10 @@ def peaks(
     session = graph.session(probed, weights=model)
     found = dict.fromkeys(names, 0.0)
     ran = 0
-    for picture in pictures:
-        largest = float(np.abs(picture).max())
+    for image in images:
+        largest = float(np.abs(image).max())
         found[session.input] = max(found.get(session.input, 0.0), largest)
-        values = session.run(picture[None], wanted)
+        values = session.run(image[None], wanted)
         for name, peak, total in zip(names, values[::2], values[1::2], strict=True):
             if not np.isfinite(peak) or np.isnan(total):
                 raise CalibrationError(
@@ -100,12 +100,12 @@ def peaks(
     return found
 
 
-def risks(model: ModelProto, peaks: Mapping[str, float]) -> dict[str, str]:
+def find_fp32_nodes(model: ModelProto, peaks: Mapping[str, float]) -> dict[str, str]:
     """The nodes that must stay FP32 in an FP16 graph: name -> reason.
 
     peaks: of the tensors of this graph. A node must stay FP32 when a tensor that it reads or writes
     comes within `MARGIN` of FP16's largest number or is smaller than its smallest normal one. The
-    same holds for weights, but without the margin, as they do not depend on the picture.
+    same holds for weights, but without the margin, as they do not depend on the image.
     """
     index = graph.Index(model)
     weights = {
@@ -144,7 +144,7 @@ def _lost(node: NodeProto, name: str, peaks: Mapping[str, float]) -> bool:
 
 
 def kept(model: ModelProto) -> dict[str, str]:
-    """The `risks` that are stored in the graph, {} without any: node -> reason.
+    """The nodes that the graph's metadata keeps FP32, {} without any: node -> reason.
 
     Raises `GraphError` if the list is damaged.
     """
@@ -158,13 +158,13 @@ def kept(model: ModelProto) -> dict[str, str]:
     return found
 
 
-def set_kept(model: ModelProto, risks: Mapping[str, str]) -> None:
-    """Store `risks` in the graph's metadata; an empty list removes the entry.
+def set_kept(model: ModelProto, fp32_nodes: Mapping[str, str]) -> None:
+    """Store the nodes that stay FP32 in the graph's metadata; an empty list removes the entry.
 
     Raises `GraphError` when the graph has no metadata, which edge export writes.
     """
     data = {key: value for key, value in graph.metadata(model).items() if key != KEY}
-    graph.set_metadata(model, {**data, KEY: dict(risks)} if risks else data)
+    graph.set_metadata(model, {**data, KEY: dict(fp32_nodes)} if fp32_nodes else data)
 
 
 def to_fp16(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:

@@ -71,15 +71,15 @@ def _mse(histogram: Histogram) -> float:
     first = np.concatenate([[0], np.cumsum(counts * values)])
     second = np.concatenate([[0], np.cumsum(counts * values**2)])
     costs = []
-    for reach in candidates:
-        cut = min(int(reach * BINS / histogram.limit), BINS - 1)
+    for amax in candidates:
+        cut = min(int(amax * BINS / histogram.limit), BINS - 1)
         outside = inside[-1] - inside[cut]
         clipped = (
             (second[-1] - second[cut + 1])
-            - 2 * reach * (first[-1] - first[cut + 1])
-            + outside * reach**2
+            - 2 * amax * (first[-1] - first[cut + 1])
+            + outside * amax**2
         )
-        costs.append(inside[cut] * (reach / (LEVELS - 1)) ** 2 / 12 + max(clipped, 0.0))
+        costs.append(inside[cut] * (amax / (LEVELS - 1)) ** 2 / 12 + max(clipped, 0.0))
     return float(candidates[int(np.argmin(costs))])
 
 

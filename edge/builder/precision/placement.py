@@ -134,11 +134,11 @@ def add(
 
 def _targets(index: Index, place: str) -> Iterator[tuple[NodeProto, int]]:
     """The inputs that a place quantises: (node, position)."""
-    pictures = {value.name for value in index.model.graph.input}
+    images = {value.name for value in index.model.graph.input}
     logits = {value.name for value in index.model.graph.output}
     for node in index.model.graph.node:
         takes_two = {
-            "patch": node.op_type == "Conv" and node.input[0] in pictures,
+            "patch": node.op_type == "Conv" and node.input[0] in images,
             "head": node.op_type == "Gemm" and node.output[0] in logits,
             "attention": False,
             "residual": _is_residual(index, node),

@@ -88,10 +88,10 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
         made = []
         for fold in range(FOLDS):
             low, high = sample.extremes(without=fold)
-            reach = np.maximum(high - shift, shift - low)
-            scale = _scale(reach, weight, strength)
+            magnitude = np.maximum(high - shift, shift - low)
+            scale = _scale(magnitude, weight, strength)
             stored, weight_scale = quantized_weight(weight * scale[:, None])
-            values, largest = inputs[fold] / scale, float((reach / scale).max())
+            values, largest = inputs[fold] / scale, float((magnitude / scale).max())
             made.append(_Part(values, outputs[fold], stored * weight_scale, largest))
         return made
 
@@ -102,20 +102,20 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
             strength, best, cost = candidate, tried, found
 
     amaxes = [part.amax for part in best]
-    reaches = {f"{share:g} of the largest": [share * a for a in amaxes] for share in SHARES}
+    ranges = {f"{share:g} of the largest": [share * a for a in amaxes] for share in SHARES}
     for name, read in methods.items():
         histograms = [_histogram(best, but=fold) for fold in range(FOLDS)]
-        reaches[name] = [min(read(h), a) for h, a in zip(histograms, amaxes, strict=True)]
-    method = min(reaches, key=lambda name: _cost(best, reaches[name]))
+        ranges[name] = [min(read(h), a) for h, a in zip(histograms, amaxes, strict=True)]
+    method = min(ranges, key=lambda name: _cost(best, ranges[name]))
 
-    reach = np.maximum(high - shift, shift - low)
-    scale = _scale(reach, weight, strength)
+    magnitude = np.maximum(high - shift, shift - low)
+    scale = _scale(magnitude, weight, strength)
     values = np.concatenate(inputs).astype(np.float32) / scale
-    largest = float((reach / scale).max())
+    largest = float((magnitude / scale).max())
     if method in methods:
         amax = min(methods[method](_histogram(best)), largest)
     else:
-        amax = largest * reaches[method][0] / amaxes[0]
+        amax = largest * ranges[method][0] / amaxes[0]
     error = fake_quantized(values, amax) - values
     return Range(
         amax=amax,
@@ -130,19 +130,19 @@ def fit(sample: Sample, weight: Floats, methods: Methods, *, scaled: bool, shift
         clip=tuple(
             _clip(values[:: -(-len(values) // CLIP_TOKENS)], weight * scale[:, None]).tolist()
         ),
-        sqnr_db=round(_sqnr(best, reaches[method]), 2),
+        sqnr_db=round(_sqnr(best, ranges[method]), 2),
     )
 
 
-def _scale(reach: Floats, weight: Floats, strength: float | None) -> Floats:
-    """The divisor of each channel, [C]. reach: the largest magnitude of each channel, [C].
+def _scale(magnitude: Floats, weight: Floats, strength: float | None) -> Floats:
+    """The divisor of each channel, [C]. magnitude: the largest magnitude of each channel, [C].
 
     SmoothQuant's max|x|^strength / max|w|^(1 - strength), times a constant so that the range after
     migration is that of the median channel before it.
     """
     if strength is None:
-        return np.ones_like(reach)
-    size = np.maximum(reach, reach.max() * SMALLEST).astype(np.float64)
+        return np.ones_like(magnitude)
+    size = np.maximum(magnitude, magnitude.max() * SMALLEST).astype(np.float64)
     rows = np.abs(weight).max(axis=1).astype(np.float64)
     rows = np.maximum(rows, rows.max() * SMALLEST)
     scale = size**strength / rows ** (1 - strength)
@@ -162,19 +162,19 @@ def _clip(values: Floats, weight: Floats) -> Floats:
     return best
 
 
-def _cost(parts: list[_Part], reaches: list[float]) -> float:
+def _cost(parts: list[_Part], ranges: list[float]) -> float:
     """The sum over tokens of (squared error)²: few large errors outweigh many small ones.
 
-    reaches: the range with which each part is quantised.
+    ranges: the range with which each part is quantised.
     """
     return sum(
-        float((part.errors(reach) ** 2).sum()) for part, reach in zip(parts, reaches, strict=True)
+        float((part.errors(amax) ** 2).sum()) for part, amax in zip(parts, ranges, strict=True)
     )
 
 
-def _sqnr(parts: list[_Part], reaches: list[float]) -> float:
+def _sqnr(parts: list[_Part], ranges: list[float]) -> float:
     """SQNR of the Linears' output, in dB."""
-    noise = sum(part.errors(reach).sum() for part, reach in zip(parts, reaches, strict=True))
+    noise = sum(part.errors(amax).sum() for part, amax in zip(parts, ranges, strict=True))
     signal = sum((part.output.astype(np.float64) ** 2).sum() for part in parts)
     return 10 * math.log10(max(float(signal), 1e-300) / max(float(noise), 1e-300))
 

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 class Sample:
     """One activation: the extremes of its channels over all tokens, and some complete tokens.
 
-    tokens: how many rows to keep of an image. every: one of so many images keeps rows.
+    tokens: how many rows to keep of an image. every: one image in `every` keeps rows.
     """
 
     tokens: int

@@ -39,12 +39,12 @@ def images_for(model: ModelProto) -> int:
 def measure(
     model: ModelProto,
     ranges: Mapping[str, Range],
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
     """SQNR of the outputs with only one Linear in INT8: MatMul's name -> dB; the lowest is worst.
 
-    pictures: prepared images, float32 [3, H, W] each. Raises `GraphError` for ranges that do not
+    images: prepared images, float32 [3, H, W] each. Raises `GraphError` for ranges that do not
     fit the graph.
     """
     migrated, named = migrate(model, ranges)
@@ -55,8 +55,8 @@ def measure(
     tensors = sorted({linear.activation for linear in found})
     noise = dict.fromkeys((linear.node.name for linear in found), 0.0)
     signal, done = 0.0, 0
-    for picture in pictures:
-        reference, *values = session.run(picture[None], [logits, *tensors])
+    for image in images:
+        reference, *values = session.run(image[None], [logits, *tensors])
         activations = dict(zip(tensors, values, strict=True))
         signal += float((reference.astype(np.float64) ** 2).sum())
         for linear in found:
@@ -64,10 +64,10 @@ def measure(
             x = activations[linear.activation]
             y = fake_quantized(x, named[linear.activation].amax) @ part.restored
             delta = y + part.correction.astype(np.float32) - x @ index.array(linear.weight)
-            (changed,) = session.run(picture[None], [logits], {_delta(linear): delta})
+            (changed,) = session.run(image[None], [logits], {_delta(linear): delta})
             noise[name] += float(((changed.astype(np.float64) - reference) ** 2).sum())
             done += 1
-            progress("Linears alone", done, len(found) * len(pictures))
+            progress("Linears alone", done, len(found) * len(images))
     return {
         name: round(10 * math.log10(max(signal, 1e-300) / value), 2) if value else EXACT_DB
         for name, value in noise.items()

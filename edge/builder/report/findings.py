@@ -20,7 +20,7 @@ class CandidateFinding:
     precision: str  # fp32, fp16, int8 or fp8
     accuracy: Accuracy  # each figure is the lowest of all its forms
     megabytes: float  # weights of the portable graph
-    ms: float | None  # median milliseconds of one picture here; None: not measured
+    ms: float | None  # median milliseconds of one image here; None: not measured
     speed: Speed | None  # compared with FP32
     passed: bool  # whether the gate accepts it
     note: str  # such as "2 of 48 Linears kept FP16", or why the gate refuses it
@@ -34,7 +34,7 @@ class LinearFinding:
     precision: str  # INT8 or FP8; FP16 where it was kept
     why: str  # the reason for the precision
     # Sensitivity: SQNR in dB of the network's outputs when it alone is INT8; None: not measured
-    alone_db: float | None
+    sensitivity_db: float | None
     output_db: float | None  # SQNR in dB of its own output, on images not used to choose its range
     before: float  # largest absolute value of its input as exported
     after: float  # largest absolute value of its input after migration

@@ -48,11 +48,11 @@ class Outcome:
     evaluator: Evaluator
     candidates: list[Candidate]
     chosen: Candidate
-    timing: Timing  # of one picture, by precision
+    timing: Timing  # of one image, by precision
     verdict: str
     ranges: Ranges | None
-    alone_db: dict[str, float]  # Linear -> SQNR of the output with it alone in INT8
-    risks: dict[str, str]  # node -> why it stays FP32 in FP16
+    sensitivity_db: dict[str, float]  # Linear -> SQNR of the output with it alone in INT8
+    fp32_nodes: dict[str, str]  # node -> why it stays FP32 in FP16
 
     def timed(self) -> Timed:
         """The timing, for the passport."""
@@ -102,10 +102,10 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
             for one in outcome.candidates
         ],
         linears=_linears(
-            outcome.model, outcome.candidates, outcome.ranges, outcome.alone_db, setting.gate
+            outcome.model, outcome.candidates, outcome.ranges, outcome.sensitivity_db, setting.gate
         ),
         quantised=in_words(census(small.forms["portable"])) if small else "",
-        fp32_nodes=outcome.risks,
+        fp32_nodes=outcome.fp32_nodes,
         disagreements=disagreements,
         differing=differing,
         compared=f"{shown.precision.upper()} ({FORMS[shown.worst_form]})",
@@ -116,7 +116,7 @@ def _linears(
     model: ModelProto,
     candidates: Sequence[Candidate],
     ranges: Ranges | None,
-    alone_db: Mapping[str, float],
+    sensitivity_db: Mapping[str, float],
     gate: Gate,
 ) -> list[LinearFinding]:
     """The Linears of the candidate that was quantised with these ranges, if there is one."""
@@ -139,7 +139,7 @@ def _linears(
                 "in the graph of model.plan"
                 if kept
                 else why,
-                alone_db=alone_db.get(name),
+                sensitivity_db=sensitivity_db.get(name),
                 output_db=activation.sqnr_db,
                 before=activation.before,
                 after=activation.largest,

@@ -55,7 +55,9 @@ def _html(findings: Findings) -> str:
     environment.filters.update(db=_db, percent=_percent, share=percent)
     drawn = {
         "speed": plots.speed(findings.candidates, findings.precision),
-        "alone": plots.decibels(findings.linears, "alone_db", "SQNR with each Linear alone INT8"),
+        "alone": plots.decibels(
+            findings.linears, "sensitivity_db", "SQNR with each Linear alone INT8"
+        ),
         "output": plots.decibels(findings.linears, "output_db", "SQNR of each Linear's output"),
         "ranges": plots.ranges(findings.linears, "Activation ranges before and after migration"),
     }
@@ -108,11 +110,11 @@ def _percent(share: float) -> str:
 
 
 def _thumbnail(one: Disagreement) -> tuple[str, bool]:
-    """The picture as a data URI, scaled down to `THUMBNAIL`, and whether it is tiny."""
-    picture = Image.fromarray(one.pixels)
-    tiny = max(picture.size) <= THUMBNAIL // 2  # the page enlarges its pixels
+    """The image as a data URI, scaled down to `THUMBNAIL`, and whether it is tiny."""
+    image = Image.fromarray(one.pixels)
+    tiny = max(image.size) <= THUMBNAIL // 2  # the page enlarges its pixels
     if not tiny:
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", tiny

@@ -71,7 +71,7 @@ _PLACES = (
 
 
 def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
-    """SVG of agreement with FP32 over the time of one picture; None when no time was measured."""
+    """SVG of agreement with FP32 over the time of one image; None when no time was measured."""
     timed = [one for one in candidates if one.ms is not None]
     if not timed:
         return None
@@ -82,7 +82,7 @@ def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
         axes.set_ylim(100 - span * 1.2, 100 + span * 0.2)
         axes.set_yticks([tick for tick in axes.get_yticks() if tick < 100 + span * 0.01])
         axes.set_ylim(100 - span * 1.2, 100 + span * 0.2)
-        axes.set_xlabel("ms per picture (further left is faster)")
+        axes.set_xlabel("ms per image (further left is faster)")
         axes.set_ylabel("agreement with FP32, %")
         points = [
             axes.transData.transform((one.ms, one.accuracy.agreement)).tolist() for one in timed
@@ -110,7 +110,7 @@ def speed(candidates: Sequence[CandidateFinding], chosen: str) -> str | None:
                 fontweight="bold" if one.precision == chosen else "normal",
                 parse_math=False,
             )
-        return finish("speed", "Agreement with FP32 against the time of one picture")
+        return finish("speed", "Agreement with FP32 against the time of one image")
 
 
 def decibels(linears: Sequence[LinearFinding], what: str, title: str) -> str | None:

@@ -103,7 +103,7 @@ def _library() -> ctypes.CDLL:
 def find_memory(buffer: Any, offset: int, size: int) -> tuple[int, int, int]:
     """The memories with `size` bytes from `offset`: (first memory, count, offset in it).
 
-    The caller has checked that the buffer has so many bytes.
+    The caller has checked that the buffer is large enough.
     """
     first, count, skip = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_size_t()
     _library().gst_buffer_find_memory(

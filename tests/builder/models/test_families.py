@@ -87,7 +87,7 @@ class Made:
     def forms(self, precision):
         model = type(self.fp32)()
         model.CopyFrom(self.fp32)
-        fp16.set_kept(model, fp16.risks(model, fp16.peaks(model, iter(self.prepared))))
+        fp16.set_kept(model, fp16.find_fp32_nodes(model, fp16.peaks(model, iter(self.prepared))))
         return plan.make_forms(model, precision, self.ranges if precision == "int8" else None)
 
 

@@ -203,7 +203,7 @@ def test_patches_that_are_not_square_keep_their_pictures(tmp_path):
     folder = save("vit", tmp_path / "vit", LABELS, patch_size=[8, 4])
     with network.quiet():
         network.load(read_checkpoint(str(folder)))
-    refused(folder, 48, "cannot be built for pictures of 48x48 (unsupp", "leave out --image-size")
+    refused(folder, 48, "cannot be built for images of 48x48 (unsupp", "leave out --image-size")
 
 
 def swin_of_four_stages(folder, side):
@@ -226,7 +226,7 @@ def test_pictures_whose_last_map_is_smaller_than_a_window_are_refused(tmp_path):
     ):
         with pytest.raises(CheckpointError) as caught:
             exporting.export(found, pixels(96))
-        assert "cannot process pictures of 96x96 (The size of tensor a" in caught.value.problem
+        assert "cannot process images of 96x96 (The size of tensor a" in caught.value.problem
         assert caught.value.hint == hint
 
 
@@ -240,7 +240,7 @@ def test_positions_of_pictures_that_are_not_square_are_refused(checkpoint, tmp_p
         path = folder / f"{name}.json"
         key = "image_size" if name == "config" else "size"
         path.write_text(json.dumps({**json.loads(path.read_text()), key: size}))
-    refused(folder, 48, "only takes pictures of 64x32", "leave out --image-size")
+    refused(folder, 48, "only takes images of 64x32", "leave out --image-size")
 
 
 @pytest.mark.slow

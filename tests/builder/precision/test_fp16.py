@@ -64,7 +64,7 @@ def values(model, factor):
 
 
 def measured(model):
-    return fp16.risks(model, fp16.peaks(model, prepared()))
+    return fp16.find_fp32_nodes(model, fp16.peaks(model, prepared()))
 
 
 def test_tiny_ranges_keep_scales_that_fp16_can_hold(fp32, ranges):
@@ -105,10 +105,10 @@ def test_a_weight_that_fp16_cannot_hold_is_named_unless_its_node_is_kept(fp32):
     model = multiplied(fp32, {linear.weight: 1e6})
     with pytest.raises(GraphError, match=linear.weight):
         fp16.to_fp16(model)
-    risks = fp16.risks(model, {})
-    assert list(risks) == [linear.node.name]
-    assert risks[linear.node.name].startswith(f"the weight {linear.weight} reaches ")
-    types(fp16.to_fp16(model, risks))
+    fp32_nodes = fp16.find_fp32_nodes(model, {})
+    assert list(fp32_nodes) == [linear.node.name]
+    assert fp32_nodes[linear.node.name].startswith(f"the weight {linear.weight} reaches ")
+    types(fp16.to_fp16(model, fp32_nodes))
 
 
 def test_a_healthy_graph_has_no_risks(fp32, int8):
@@ -165,15 +165,15 @@ def test_a_residual_stream_that_overflows_stays_fp32_from_add_to_layernorm(fp32)
     model = residual(fp32, 3e4)
     assert sqnr(logits(fp32), logits(model)) > 90  # the same function
     assert not sqnr(logits(model), logits(fp16.to_fp16(model))) > 20  # NaN, too
-    risks = measured(model)
+    fp32_nodes = measured(model)
     adds = [node for node in model.graph.node if node.op_type == "Add"]
-    assert {node.name for node in adds} < set(risks)
-    assert all("FP16 holds 65504" in why for why in risks.values())
-    guarded = fp16.to_fp16(model, risks)
+    assert {node.name for node in adds} < set(fp32_nodes)
+    assert all("FP16 holds 65504" in why for why in fp32_nodes.values())
+    guarded = fp16.to_fp16(model, fp32_nodes)
     assert sqnr(logits(model), logits(guarded)) > 50
     index = graph.Index(guarded)
     for node in guarded.graph.node:
-        if node.name in risks or node.op_type == "LayerNormalization":
+        if node.name in fp32_nodes or node.op_type == "LayerNormalization":
             assert kinds(guarded, node) == {FLOAT}
         if node.op_type == "LayerNormalization":
             assert index.maker[node.input[0]].op_type == "Add"  # and no Cast between them
@@ -186,12 +186,12 @@ def test_a_linear_that_overflows_stays_fp32_and_its_neighbours_fp16(fp32):
     qkv, out, fc1, *_ = (linear.node.name for linear in linears(model))
     assert sqnr(logits(fp32), logits(model)) > 90
     assert not sqnr(logits(model), logits(fp16.to_fp16(model))) > 20
-    risks = measured(model)
-    assert {qkv, out} <= set(risks) and fc1 not in risks
+    fp32_nodes = measured(model)
+    assert {qkv, out} <= set(fp32_nodes) and fc1 not in fp32_nodes
     made = node_of(model, qkv).output[0]
-    reach = float(risks[qkv].removeprefix(f"{made} reaches ").partition(",")[0])
+    reach = float(fp32_nodes[qkv].removeprefix(f"{made} reaches ").partition(",")[0])
     assert reach == pytest.approx(fp16.peaks(model, prepared())[made], rel=1e-5)
-    guarded = fp16.to_fp16(model, risks)
+    guarded = fp16.to_fp16(model, fp32_nodes)
     assert sqnr(logits(model), logits(guarded)) > 50
     assert kinds(guarded, node_of(guarded, out)) == {FLOAT}
     assert kinds(guarded, node_of(guarded, fc1)) == {FLOAT16}
@@ -200,10 +200,10 @@ def test_a_linear_that_overflows_stays_fp32_and_its_neighbours_fp16(fp32):
 def test_tensors_of_subnormals_stay_fp32(fp32):
     model = residual(fp32, 2e-6)
     assert sqnr(logits(model), logits(fp16.to_fp16(model))) < 20
-    risks = measured(model)
-    assert {node.name for node in model.graph.node if node.op_type == "Add"} < set(risks)
-    assert all(", FP16 is exact from 6.1e-05" in why for why in risks.values())
-    assert sqnr(logits(model), logits(fp16.to_fp16(model, risks))) > 50
+    fp32_nodes = measured(model)
+    assert {node.name for node in model.graph.node if node.op_type == "Add"} < set(fp32_nodes)
+    assert all(", FP16 is exact from 6.1e-05" in why for why in fp32_nodes.values())
+    assert sqnr(logits(model), logits(fp16.to_fp16(model, fp32_nodes))) > 50
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def sum_of(fp32):
     ],
 )
 def test_tensors_at_risk_are_named(sum_of, bias, product, total, named):
-    assert set(fp16.risks(sum_of(bias), {"product": product, "sum": total})) == named
+    assert set(fp16.find_fp32_nodes(sum_of(bias), {"product": product, "sum": total})) == named
 
 
 def test_a_kept_linear_stays_int8_with_its_pair_in_fp32(int8, fp32):
@@ -275,8 +275,8 @@ def test_overflow_in_a_quantised_graph_is_found(fp32, damage):
     }
     model = quantize.to_qdq(damaged, ranges)
     assert not sqnr(logits(model), logits(fp16.to_fp16(model))) > 20
-    for risks in (measured(damaged), measured(model)):  # of either graph
-        assert sqnr(logits(model), logits(fp16.to_fp16(model, risks))) > 25
+    for fp32_nodes in (measured(damaged), measured(model)):  # of either graph
+        assert sqnr(logits(model), logits(fp16.to_fp16(model, fp32_nodes))) > 25
 
 
 def test_a_pair_shared_by_two_linears_is_duplicated_for_their_types(int8, fp32):

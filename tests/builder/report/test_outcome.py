@@ -56,8 +56,8 @@ def outcome(setting, fp32_graph):
         timing=Timing({"fp32": [2.0] * 20, "int8": [1.0] * 20}, "a CPU, 2 cores, load 0.1"),
         verdict="INT8: why",
         ranges=ranges,
-        alone_db=dict.fromkeys(names, 30.0),
-        risks={"Add_1": "too large"},
+        sensitivity_db=dict.fromkeys(names, 30.0),
+        fp32_nodes={"Add_1": "too large"},
     )
 
 
@@ -86,7 +86,7 @@ def test_every_linear_has_its_precision_and_the_reason(setting, outcome):
         "of model.plan"
     )
     assert found[2].why == "the gate passes with it in INT8"
-    assert {one.alone_db for one in found} == {30.0}
+    assert {one.sensitivity_db for one in found} == {30.0}
     assert len({one.name for one in found}) == 8
 
 

@@ -211,7 +211,7 @@ def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, r
         "entropy",
     ]
     assert f"{count - 1} of {count} Linears {small}, 1 kept FP16" in found.text
-    for drawn in (plots.decibels(linears, "alone_db", ""), plots.ranges(linears, "")):
+    for drawn in (plots.decibels(linears, "sensitivity_db", ""), plots.ranges(linears, "")):
         fills = [one.get("style", "") for one in ElementTree.fromstring(drawn).iter("use")]
         assert sum("fill: var(--int8)" in style for style in fills) == count - 1
         assert sum("fill: var(--fp16)" in style for style in fills) == 1
@@ -223,7 +223,7 @@ def test_row_names_of_a_plot_omit_the_parts_that_all_share(findings):
         for number in range(12)
     ]
     linears[5] = replace(linears[5], name="/vit/encoder/layer.5/output/dense/MatMul")
-    drawn = ElementTree.fromstring(plots.decibels(linears, "alone_db", ""))
+    drawn = ElementTree.fromstring(plots.decibels(linears, "sensitivity_db", ""))
     names = [text.text for text in drawn.iter("text")]
     assert {"11/…/attention/query", "5/output/dense"} <= set(names)
 
@@ -295,7 +295,7 @@ def test_missing_times_are_reported_as_not_measured(findings, read):
 
 
 def test_missing_decibels_are_reported_as_not_measured(findings, read):
-    linears = [replace(linear(0), alone_db=None, output_db=float("inf"), strength=None)]
+    linears = [replace(linear(0), sensitivity_db=None, output_db=float("inf"), strength=None)]
     found = read(replace(findings, linears=linears))
     assert found.rows["linears"][1][3:7] == ["–", "exact", "100 → 10", "–"]
     assert "The sensitivity of the Linears was not measured." in found.text
@@ -351,7 +351,7 @@ def test_equal_findings_give_equal_bytes_in_every_process_and_style(findings, tm
         "import sys; from edge.builder.report import plots;"
         "from edge.builder.report.findings import LinearFinding;"
         "one = LinearFinding('a', 'INT8', '', 30.0, None, 9.0, 3.0, None, 'mse');"
-        "sys.stdout.write(plots.ranges([one], 'A') + plots.decibels([one], 'alone_db', 'A'))"
+        "sys.stdout.write(plots.ranges([one], 'A') + plots.decibels([one], 'sensitivity_db', 'A'))"
     )
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.markeredgewidth: 5\n")
     outputs = [

@@ -134,7 +134,7 @@ def test_tensorrt_compiles_embeddings_of_pictures_of_another_size_in_fp16(pictur
     folder = tiny_timm.save("patch32", tmp_path / "patch32", LABELS)
     _, model, pictures = export(folder, picture, Request(FEATURES, "mean", image_size=128))
     model, _ = simplify(model, pictures)
-    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    half = fp16.to_fp16(model, fp16.find_fp32_nodes(model, fp16.peaks(model, pictures)))
     assert pictures.shape[2:] == (128, 128)
     assert (cosines(*(graph.session(one).logits(pictures) for one in (model, half))) > 0.999).all()
     assert compiled(half, tmp_path)
@@ -147,7 +147,7 @@ def test_tensorrt_compiles_what_else_is_published_in_fp16(kind, picture, tmp_pat
     folder = tiny_timm.save(kind, tmp_path / "checkpoint", LABELS)
     _, model, pictures = export(folder, picture)
     model, _ = simplify(model, pictures)
-    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    half = fp16.to_fp16(model, fp16.find_fp32_nodes(model, fp16.peaks(model, pictures)))
     assert sqnr(*(graph.session(one).logits(pictures) for one in (model, half))) > 30
     assert compiled(half, tmp_path)
 
@@ -179,7 +179,7 @@ def test_a_hybrids_convolutions_have_standardised_constants(simplified):
 def test_a_hybrid_is_right_in_fp16(simplified, exported, tmp_path):
     """Its GroupNorm is an InstanceNormalization, which sums up what may be beyond FP16."""
     model, pictures = simplified("hybrid"), exported("hybrid")[2]
-    half = fp16.to_fp16(model, fp16.risks(model, fp16.peaks(model, pictures)))
+    half = fp16.to_fp16(model, fp16.find_fp32_nodes(model, fp16.peaks(model, pictures)))
     index = graph.Index(half)
     (norm,) = (node for node in half.graph.node if node.op_type == "InstanceNormalization")
     while (before := index.maker[norm.input[0]]).op_type == "Reshape":
@@ -319,7 +319,7 @@ def test_pictures_of_another_size_than_the_model_takes(copy):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, 48, 48]
     (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "prepares pictures of 48x48 and takes 32x32")
+    refused(folder, "prepares images of 48x48 and takes 32x32")
 
 
 def test_what_does_not_say_how_pictures_are_prepared(copy):
