@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from edge.sources.conversions import alternate_error
 from edge.sources.credentials import Access
 from edge.sources.gst import gstreamer
 from edge.sources.pipelines import GATE, SINK
-from edge.sources.uris import address_of, device_of, is_network, is_tls
+from edge.sources.uris import address_of, device_of, is_live, is_network, is_tls
 
 __all__ = ["connection_error", "explain", "stall_error", "trusted_file"]
 
@@ -109,21 +110,12 @@ def _explain_network_error(access: Access, error: Any, reason: str, debug: str) 
     """The SourceError for an error of rtspsrc, souphttpsrc, or the elements after them."""
     name, camera, resource = access.name, access.camera, gstreamer().ResourceError
     code = error.code if error.domain == "gst-resource-error-quark" else None
-    if code == resource.NOT_AUTHORIZED and (access.user or access.password):
-        return AccessError(
-            f"{camera} refuses this user name or password",
-            "check them; in a URI write %40 for @ and %2F for /, or use a variable: ${PASSWORD}",
-        )
+    if status := _status(debug):
+        return _explain_status(access, status)
     if code == resource.NOT_AUTHORIZED:
-        return AccessError(
-            f"{camera} requires a user name and a password",
-            "write ://${USER}:${PASSWORD}@HOST/... and export both, or use a netrc file: "
-            "--credentials FILE",
-        )
+        return _explain_status(access, http.HTTPStatus.UNAUTHORIZED)
     if code == resource.NOT_FOUND:
-        return SourceError(
-            f"{camera} has no stream at this path: {name}", "find the path in the camera's manual"
-        )
+        return _explain_status(access, http.HTTPStatus.NOT_FOUND)
     if "any UDP packets" in debug:
         return SourceError(
             f"{camera} is connected, but none of its UDP packets arrive",
@@ -135,10 +127,14 @@ def _explain_network_error(access: Access, error: Any, reason: str, debug: str) 
             # GStreamer does not report which transport it was, or whether there is any video.
             "try again with --transport udp, or without it; or use another path of the camera",
         )
-    if "multipartdemux" in debug:
+    is_web_camera = access.uri.startswith("http") and is_live(access.uri)
+    if is_web_camera and re.search("multipartdemux|typefind|not-linked|jpegparse", debug):
+        known = f"{reason}, " if "/" in reason and "typefind" in debug else ""
         return SourceError(
-            f"{name} is not an MJPEG stream",
-            "find the address of its MJPEG stream in the camera's manual",
+            f"{name} is {known}not an MJPEG stream",
+            "find the address of its MJPEG stream in the camera's manual; other streams need a "
+            "pipeline: --source 'gst:souphttpsrc location=URL is-live=true do-timestamp=true ! "
+            "decodebin'",
         )
     if "not-linked" in debug:
         return SourceError(f"{name} has no video stream", "use another path of the camera")
@@ -147,12 +143,73 @@ def _explain_network_error(access: Access, error: Any, reason: str, debug: str) 
             f"{name} has no valid host and port",
             "write rtsp://HOST:PORT/..., and in a password %2F for /, %3F for ? and %23 for #",
         )
-    if code == resource.OPEN_READ and access.uri.startswith("http"):
-        return SourceError(f"{camera} answers: {reason}", "restart the camera, or try again later")
     return connection_error(access) or SourceError(
         f"the stream of {camera} was interrupted ({reason})",
         "test the camera alone, with the pipeline that edge run --dry-run prints",
     )
+
+
+_UNSUPPORTED_TRANSPORT = 461  # of RTSP
+
+
+def _status(debug: str) -> int | None:
+    """The status code of a camera's reply in GStreamer's debug text; None without one.
+
+    >>> _status("gstrtspsrc.c(6954): gst_rtspsrc_send (): /...:\\nService Unavailable (503)")
+    503
+    >>> _status("gstrtspsrc.c(7867): ...:\\nError (403): Forbidden")
+    403
+    >>> _status("gstsouphttpsrc.c(1542): ...:\\nForbidden (403), URL: http://h/(404)")
+    403
+    """
+    found = re.search(r"\n[^\n]*?\(([345]\d\d)\)", debug)
+    return int(found[1]) if found and int(found[1]) != _UNSUPPORTED_TRANSPORT else None
+
+
+def _explain_status(access: Access, status: int) -> SourceError:
+    """The SourceError for a reply of a camera that is no stream."""
+    camera = access.camera
+    if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED):
+        if access.user or access.password:
+            return AccessError(
+                f"{camera} refuses this user name or password",
+                "check them; in a URI write %40 for @ and %2F for /, or use a variable: "
+                "${PASSWORD}",
+            )
+        return AccessError(
+            f"{camera} requires a user name and a password",
+            "write ://${USER}:${PASSWORD}@HOST/... and export both, or use a netrc file: "
+            "--credentials FILE",
+        )
+    if status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE):
+        return SourceError(
+            f"{camera} has no stream at this path: {access.name}",
+            "find the path in the camera's manual",
+        )
+    hints = {
+        403: "allow this user, or this computer's address, in the settings of the camera",
+        453: "close other viewers of the camera, or choose its stream with the lower bit rate",
+        503: "close other viewers of the camera; if it is starting, wait",
+    }
+    default = "restart the camera" if status >= 500 else "check the path in the camera's manual"
+    phrase = _PHRASES.get(status, "")
+    return SourceError(
+        f"{camera} answers {f'{status} {phrase}'.rstrip()}", hints.get(status, default)
+    )
+
+
+# The reason phrases of HTTP, and those that RTSP adds (RFC 2326, section 7.1.1).
+_PHRASES = {int(status): status.phrase for status in http.HTTPStatus} | {
+    452: "Conference Not Found",
+    453: "Not Enough Bandwidth",
+    454: "Session Not Found",
+    455: "Method Not Valid in This State",
+    456: "Header Field Not Valid for Resource",
+    457: "Invalid Range",
+    459: "Aggregate Operation Not Allowed",
+    460: "Only Aggregate Operation Allowed",
+    551: "Option Not Supported",
+}
 
 
 def stall_error(uri: str, name: str, seconds: float, not_converted: bool) -> SilenceError:

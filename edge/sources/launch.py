@@ -12,7 +12,7 @@ from edge.sources.camera import Camera
 from edge.sources.credentials import Access
 from edge.sources.diagnostics import explain, trusted_file
 from edge.sources.gst import gstreamer, parse_pipeline
-from edge.sources.pipelines import CAMERA, pipeline
+from edge.sources.pipelines import CAMERA, JPEG, MULTIPART, pipeline
 from edge.sources.uris import is_rtsp, is_tls
 
 __all__ = ["decoder_of", "has_camera", "launch"]
@@ -38,7 +38,32 @@ def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) 
         built.get_by_name(CAMERA).set_property("tls-database", database)
     if is_rtsp(access.uri):
         built.get_by_name(CAMERA).connect("select-stream", _FirstVideo())
+    if built.get_by_name(MULTIPART) is not None:
+        _accept_bare_jpegs(built)
     return built
+
+
+def _accept_bare_jpegs(built: Any) -> None:
+    """Let the first bytes of a web camera decide between multipart and JPEGs without parts."""
+    camera, typefind = built.get_by_name(CAMERA), gstreamer().ElementFactory.make("typefind")
+    camera.unlink(built.get_by_name(MULTIPART))
+    built.add(typefind)
+    camera.link(typefind)
+    typefind.connect("have-type", _link_stream)
+
+
+def _link_stream(typefind: Any, _probability: int, caps: Any) -> None:
+    """Link a stream of a known type; for any other type post an error."""
+    elements, kind = typefind.get_parent(), caps.get_structure(0).get_name()
+    if kind == "image/jpeg":
+        typefind.link(elements.get_by_name(JPEG))
+    elif kind.startswith("multipart/"):
+        typefind.link(elements.get_by_name(MULTIPART))
+    else:
+        gst, glib = gstreamer(), require("gi.repository.GLib")
+        wrong = int(gst.StreamError.WRONG_TYPE)
+        error = glib.Error.new_literal(gst.StreamError.quark(), kind, wrong)
+        typefind.post_message(gst.Message.new_error(typefind, error, "typefind"))
 
 
 class _FirstVideo:

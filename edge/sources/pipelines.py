@@ -32,7 +32,10 @@ from edge.sources.uris import (
     split_login,
 )
 
-__all__ = ["CAMERA", "GATE", "PATTERNS", "SINK", "check_source", "launch_line", "pipeline"]
+__all__ = [
+    *("CAMERA", "GATE", "JPEG", "MULTIPART", "PARSED", "PATTERNS", "SINK"),
+    *("check_source", "launch_line", "pipeline"),
+]
 
 # Copies decoded frames to system memory.
 _TO_SYSTEM = {"pc": "", "jetson": "nvvidconv ! video/x-raw,format=NV12 ! "}
@@ -44,9 +47,12 @@ _ANY_MEMORY = ";".join(
     for memory in ("(memory:NVMM)", "(memory:CUDAMemory)", "")
 )
 # On a Jetson decodebin finds the JPEG decoder, but not the parser that it needs.
-_JPEG = {"pc": "decodebin", "jetson": "jpegparse ! nvv4l2decoder mjpeg=1"}
+_JPEG_DECODER = {"pc": "decodebin", "jetson": "nvv4l2decoder mjpeg=1"}
+_JPEG = {"pc": "decodebin", "jetson": f"jpegparse ! {_JPEG_DECODER['jetson']}"}
 # Names that a custom pipeline is unlikely to use.
 CAMERA, GATE, SINK = "edge-camera", "edge-gate", "edge-sink"
+# The elements of a web camera's stream: its demuxer, its JPEGs, and the parser that frames them.
+MULTIPART, JPEG, PARSED = "edge-multipart", "edge-jpeg", "edge-parsed"
 _GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
 _SINK = f"name={SINK} sync=false qos=false enable-last-sample=false"
 
@@ -174,9 +180,13 @@ def _source_elements(camera: Camera, platform: str, live: bool) -> tuple[str, st
         # Frames of a web camera have no timestamp: they get their time of arrival. The demuxer is
         # outside decodebin, which would wait for more streams forever. timeout=0, because after
         # 15 s souphttpsrc would reconnect: a camera with a frame every 20 s would never get to the
-        # second one. The stall timeout covers silence.
-        parts = "is-live=true do-timestamp=true timeout=0 retries=0 ! multipartdemux"
-        return f"{source} {parts} ! {_JPEG[platform]}", decoded
+        # second one. The stall timeout covers silence. Some cameras call their parts image/jpg, or
+        # anything else: the caps are replaced, and the parser checks that they are JPEGs.
+        source += " is-live=true do-timestamp=true timeout=0 retries=0"
+        parts = f"multipartdemux name={MULTIPART}"
+        jpegs = f"capssetter name={JPEG} caps=image/jpeg replace=true join=false"
+        frames = f"jpegparse name={PARSED} ! {_JPEG_DECODER[platform]}"
+        return f"{source} ! {parts} ! {jpegs} ! {frames}", decoded
     raise SourceError(f"{redact(uri)!r} is not a source", f"use one of: {KNOWN}")
 
 

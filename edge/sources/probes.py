@@ -12,14 +12,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["Buffer", "probe_buffers"]
+__all__ = ["NO_TIME", "Buffer", "probe_buffers"]
 
+NO_TIME = (1 << 64) - 1  # GST_CLOCK_TIME_NONE
 _BUFFER = 1 << 4  # GST_PAD_PROBE_TYPE_BUFFER
 _DROP, _PASS_ON = 0, 1  # GstPadProbeReturn
 
 
 class Buffer(ctypes.Structure):
-    """GstBuffer, on 64-bit systems: times in nanoseconds, or CLOCK_TIME_NONE."""
+    """GstBuffer, on 64-bit systems: times in nanoseconds, or `NO_TIME`."""
 
     _fields_ = [
         ("mini_object", ctypes.c_byte * 64),

@@ -14,6 +14,7 @@ from typing import Any
 
 from edge.errors import SourceError
 from edge.sources.ages import TimestampAges
+from edge.sources.arrivals import arrival_times
 from edge.sources.camera import STALL, Camera, Thinning
 from edge.sources.containers import check_complete
 from edge.sources.conversions import check_not_alternate, conversions
@@ -24,7 +25,7 @@ from edge.sources.frame import Frame
 from edge.sources.gst import detect_platform, gstreamer, trim_heap
 from edge.sources.launch import decoder_of, has_camera, launch
 from edge.sources.memory.gpu_reader import GpuReader
-from edge.sources.pipelines import GATE, SINK
+from edge.sources.pipelines import GATE, PARSED, SINK
 from edge.sources.probes import Buffer, probe_buffers
 from edge.sources.samples import frame_from_sample, stream_seconds
 from edge.sources.uris import check, is_live, is_network, is_rtsp, path_of
@@ -174,6 +175,8 @@ class Source:
                 bus.post(gst.Message.new_application(None, first))
             return True
 
+        if (parsed := self._pipeline.get_by_name(PARSED)) is not None:
+            probe_buffers(parsed.get_static_pad("src"), arrival_times(self._pipeline))
         probe_buffers(self._gate, at_gate)
         probe_buffers(self._sink.get_static_pad("sink"), at_sink)
 

@@ -73,13 +73,36 @@ def test_what_a_web_camera_answers() -> None:
         home = url.replace("//", "//joe:s3cret@")
         for path, said in {
             "404": f"{place} has no stream at this path: http://***@127.0.0.1:{port}/404",
-            "500": f"{place} answers: Internal Server Error; restart the camera",
-            "page": f"http://***@127.0.0.1:{port}/page is not an MJPEG stream; find the address",
+            "401/other": f"{place} refuses this user name or password",
+            "403": f"{place} answers 403 Forbidden; allow this user",
+            "500": f"{place} answers 500 Internal Server Error; restart the camera",
+            "503": f"{place} answers 503 Service Unavailable; close other viewers of the camera",
+            "page": f"http://***@127.0.0.1:{port}/page is text/html, not an MJPEG stream; find",
             "404/film.mp4": "has no stream at this path",
         }.items():
             error = said_of(f"{home}/{path}")
             assert said in str(error)
             assert "s3cret" not in repr(error)
+
+
+@pytest.mark.parametrize("verb", ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("401 Unauthorized", " requires a user name and a password; write"),
+        ("403 Forbidden", " answers 403 Forbidden; allow this user"),
+        ("404 Not Found", " has no stream at this path: rtsp://127.0.0.1"),
+        ("453 Not Enough Bandwidth", " answers 453 Not Enough Bandwidth; close other viewers"),
+        ("500 Oops", " answers 500 Internal Server Error; restart the camera"),
+        ("503 Busy", " answers 503 Service Unavailable; close other viewers of the camera"),
+        ("599 Made Up", " answers 599; restart the camera"),
+    ],
+)
+def test_what_an_rtsp_camera_answers(verb: str, status: str, said: str) -> None:
+    with mute_camera(statuses={verb: status}) as url:
+        error = said_of(url)
+    assert str(error).startswith(f"the camera at {url.split('/')[2]}{said}")
+    assert isinstance(error, AccessError) == (status[:3] == "401")
 
 
 def test_a_page_is_no_film() -> None:

@@ -26,7 +26,7 @@ from edge.sources.launch import has_camera, launch
 from edge.sources.source import Source
 from tests.conftest import descriptors
 from tests.sources.test_source import python
-from tests.sources.webcam import webcam
+from tests.sources.webcam import FORMS, webcam
 from tests.streams import FRAMES
 from tests.streams import launch as convert
 
@@ -90,11 +90,20 @@ def test_a_web_camera_is_live(jpegs: list[bytes], number_in: NumberIn) -> None:
     assert said == [f"{source.name}: decoded by jpegdec, in software"]
     assert len(frames) == 5
     assert agree(frames, number_in)
-    # Its pictures bear no time of their own: they get that of their arrival.
+    assert all(0 <= time.monotonic() - frame.captured < 10 for frame in frames)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_mjpeg_is_read(form: str, jpegs: list[bytes], number_in: NumberIn) -> None:
+    """Each frame has a time of its own, that of its arrival, even if several arrive at once."""
+    with webcam(jpegs) as url, Source(f"{url}/video/{form}") as source:
+        frames = some(source)
+    assert len(frames) == 5
+    assert agree(frames, number_in)
     times = [frame.pts for frame in frames]
     assert None not in times
     assert times == sorted(set(times))
-    assert all(0 <= time.monotonic() - frame.captured < 10 for frame in frames)
+    assert all(0 <= one.captured - frames[0].captured < 10 for one in frames)
 
 
 @pytest.mark.parametrize("way", ["in the URI", "variables", "file"])

@@ -37,7 +37,8 @@ RTSP = 'rtspsrc name=edge-camera location="rtsp://h/s" protocols=tcp latency=50 
 RTP = "application/x-rtp,media=video ! decodebin"
 WEB = (
     'souphttpsrc name=edge-camera location="http://h/v?a=1" is-live=true do-timestamp=true '
-    "timeout=0 retries=0 ! multipartdemux"
+    "timeout=0 retries=0 ! multipartdemux name=edge-multipart ! "
+    "capssetter name=edge-jpeg caps=image/jpeg replace=true join=false ! jpegparse name=edge-parsed"
 )
 MODE = "width=1280,height=720,framerate=15/2"
 
@@ -67,7 +68,7 @@ HEADS = {
     ("rtsp://u:p@h/s", "pc"): f"{RTSP} ! {RTP}",
     ("rtsp://u:p@h/s", "jetson"): f"{RTSP} ! {RTP}",
     ("http://u:p@h/v?a=1", "pc"): f"{WEB} ! decodebin",
-    ("http://u:p@h/v?a=1", "jetson"): f"{WEB} ! jpegparse ! nvv4l2decoder mjpeg=1",
+    ("http://u:p@h/v?a=1", "jetson"): f"{WEB} ! nvv4l2decoder mjpeg=1",
     (
         "https://h/a.mp4",
         "pc",
@@ -239,7 +240,7 @@ def test_no_address_breaks_out(scheme: str, rest: str) -> None:
     elements = elements_of(pipeline(Camera(f"{scheme}://camera/{rest}"), platform="pc"))
     source = {"rtsp": "rtspsrc", "http": "souphttpsrc"}[scheme]
     mjpeg = scheme == "http" and is_live(f"{scheme}://camera/{rest}")
-    parts = {"multipartdemux"} if mjpeg else set()
+    parts = {"multipartdemux", "capssetter", "jpegparse"} if mjpeg else set()
     wanted = {source, *parts, "decodebin", "queue", "videoconvert", "capsfilter", "appsink"}
     assert set(elements) == wanted
     location = elements[source].get_property("location")

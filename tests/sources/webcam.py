@@ -7,15 +7,50 @@ import http.server
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 BOUNDARY = "picture"
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a camera sends its JPEGs: what stands before the first and around each.
+
+    burst  this many at once, as a network delivers them after a delay
+    """
+
+    head: bytes = b"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: LENGTH\r\n\r\n"
+    tail: bytes = b"\r\n"
+    begin: bytes = b""
+    burst: int = 1
+
+
+FORMS = {
+    "": Form(),
+    "burst": Form(burst=4),
+    "image-jpg": Form(Form.head.replace(b"jpeg", b"jpg")),
+    "parameters": Form(Form.head.replace(b"jpeg", b"jpeg; charset=binary")),
+    "no-length": Form(b"--picture\r\nContent-Type: image/jpeg\r\n\r\n"),
+    "type-last": Form(b"--picture\r\nContent-Length: LENGTH\r\nContent-Type: image/jpeg\r\n\r\n"),
+    # Of the ESP32: the boundary ends a part.
+    "esp32": Form(
+        b"Content-Type: image/jpeg\r\nContent-Length: LENGTH\r\n\r\n",
+        b"\r\n--picture\r\n",
+        b"\r\n--picture\r\n",
+    ),
+    "bare": Form(b"", b""),  # without parts
+    "bare-burst": Form(b"", b"", burst=4),
+}
+
+
 class _Web(http.server.BaseHTTPRequestHandler):
-    """`/video` is its stream, `/page` its settings, `/500` and such are answered so."""
+    """`/video` is its stream, `/page` its settings, `/500` and such are answered so.
+
+    `/video/FORM` is the stream as some cameras send it, see `FORMS`.
+    """
 
     server: Any
 
@@ -28,9 +63,11 @@ class _Web(http.server.BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path.startswith("/video"):
             self.send_response(200)
-            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+            form = FORMS[self.path.split("?")[0].removeprefix("/video").removeprefix("/")]
+            kind = f"multipart/x-mixed-replace; boundary={BOUNDARY}" if form.head else "video/mjpeg"
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self._stream()
+            self._stream(form)
         elif self.path.startswith("/page"):
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
@@ -41,17 +78,20 @@ class _Web(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def _stream(self) -> None:
+    def _stream(self, form: Form) -> None:
         """The pictures, 30 a second, until the client has enough or the server stops."""
         number = 0
-        while not self.server.stopped.wait(1 / 30):
-            picture = self.server.pictures[number % len(self.server.pictures)]
-            head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}"
-            try:
-                self.wfile.write(f"{head}\r\n\r\n".encode() + picture + b"\r\n")
-            except OSError:
-                return
-            number += 1
+        try:
+            self.wfile.write(form.begin)
+            while not self.server.stopped.wait(form.burst / 30):
+                sent = b""
+                for _ in range(form.burst):
+                    picture = self.server.pictures[number % len(self.server.pictures)]
+                    sent += form.head.replace(b"LENGTH", b"%d" % len(picture)) + picture + form.tail
+                    number += 1
+                self.wfile.write(sent)
+        except OSError:
+            return
 
     def log_message(self, *_: object) -> None:
         """Say nothing: stderr is the test's."""
@@ -91,8 +131,10 @@ class _Mute(socketserver.StreamRequestHandler):
             while line := self.rfile.readline().decode().strip():
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
-            status, extra, body = "200 OK", "Session: 1\r\n", ""
-            if verb == "DESCRIBE":
+            status, extra, body = self.server.statuses.get(verb, "200 OK"), "Session: 1\r\n", ""
+            if status != "200 OK":
+                pass
+            elif verb == "DESCRIBE":
                 body = SDP
                 extra = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
             elif verb == "SETUP":
@@ -105,11 +147,16 @@ class _Mute(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def mute_camera(*, refuses_tcp: bool = False) -> Iterator[str]:
-    """An RTSP camera of which no packet arrives, as behind a firewall; its URL."""
+def mute_camera(
+    *, refuses_tcp: bool = False, statuses: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """An RTSP camera of which no packet arrives, as behind a firewall; its URL.
+
+    statuses: what it answers to a method, such as {"DESCRIBE": "403 Forbidden"}.
+    """
     server: Any = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Mute)
     server.daemon_threads = True
-    server.refuses_tcp = refuses_tcp
+    server.refuses_tcp, server.statuses = refuses_tcp, statuses or {}
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield f"rtsp://127.0.0.1:{server.server_address[1]}/stream"
     server.shutdown()
