@@ -14,6 +14,11 @@ from edge.sources.frame import FramePath
 __all__ = ["ConsoleLog"]
 
 # A source that disconnects more often than this is reported as a whole, not each time.
+_TURNED = {
+    **{2: "mirrored", 3: "turned by 180 degrees", 4: "mirrored and turned by 180 degrees"},
+    **{5: "mirrored and turned by 270 degrees", 6: "turned by 90 degrees"},
+    **{7: "mirrored and turned by 90 degrees", 8: "turned by 270 degrees"},
+}  # by the EXIF orientation, clockwise
 _MAX_LOSSES, _PERIOD = 6, 60.0  # disconnects, per this number of seconds
 
 
@@ -39,7 +44,8 @@ class ConsoleLog(Sink):
         if self._formats.get(frame.source) != (layout, frame.path):  # first frame, or a new mode
             self._formats[frame.source] = layout, frame.path
             shape = f"{layout.width}x{layout.height} {layout.format}"
-            self._info(f"{frame.source}: {shape} in {frame.path} memory")
+            turned = f", {_TURNED[layout.orientation]}" if layout.orientation != 1 else ""
+            self._info(f"{frame.source}: {shape} in {frame.path} memory{turned}")
 
     def changed(self, transition: Transition) -> None:
         self.heartbeat()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edge.preprocess.surface import FORMATS, SHIFT, Colour, Surface, rgb_weights
 
-__all__ = ["Siting", "chroma_siting", "to_rgb"]
+__all__ = ["Siting", "chroma_siting", "to_rgb", "upright"]
 
 Pixels = npt.NDArray[np.uint8]
 _BAND = 16  # rows at a time, so that the working set stays in the CPU's cache
@@ -40,10 +40,22 @@ def chroma_siting(pixels: int, reach: int, cosited: bool) -> Siting:
 
 
 def to_rgb(surface: Surface) -> Pixels:
-    """An image or a frame as RGB uint8 [H, W, 3]; for RGB formats a view, without a copy.
+    """An image or a frame, upright, as RGB uint8 [H, W, 3]; for RGB formats a view, without a copy.
 
     YUV is converted by the integer formula. Its error: see `rgb_weights`.
     """
+    pixels, (transposed, across, down) = _to_rgb(surface), surface.layout.turn
+    pixels = pixels[:: -1 if down else 1, :: -1 if across else 1]
+    return pixels.transpose(1, 0, 2) if transposed else pixels
+
+
+def upright(surface: Surface) -> Surface:
+    """The surface itself, if it is upright; otherwise an upright copy in RGB."""
+    return surface if surface.layout.orientation == 1 else Surface.from_rgb(to_rgb(surface))
+
+
+def _to_rgb(surface: Surface) -> Pixels:
+    """The stored image as RGB uint8 [H, W, 3]."""
     layout, form = surface.layout, FORMATS[surface.layout.format]
     if form.is_rgb:
         plane, step = surface.planes[0], form.samples[0].step

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge.files.npy import check_npy, write_npy
-from edge.preprocess.colour import to_rgb
+from edge.preprocess.colour import to_rgb, upright
 from edge.preprocess.images import load_image
 from edge.preprocess.resample import NEAREST, taps
 from edge.preprocess.spec import Placement, Preprocess
@@ -74,7 +74,7 @@ class Preprocessor:
         Raises `ImageError` if the pixels are not 8-bit RGB, the image is empty, or it is too
         elongated to be resized.
         """
-        surface = image if isinstance(image, Surface) else Surface.from_rgb(image)
+        surface = upright(image) if isinstance(image, Surface) else Surface.from_rgb(image)
         spec, layout = self.spec, surface.layout
         placement = self._place(layout.height, layout.width)
         if out is None:

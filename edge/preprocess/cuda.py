@@ -72,6 +72,11 @@ IMAGE = np.dtype(
         ("order", "i4", 3),
         ("staged", "i4"),
         ("span", "i4"),
+        ("stored_width", "i4"),
+        ("stored_height", "i4"),
+        ("transposed", "i4"),
+        ("mirrored_across", "i4"),
+        ("mirrored_down", "i4"),
     ],
     align=True,
 )
@@ -112,7 +117,7 @@ class Geometry:
 
 
 def geometry(spec: Preprocess, width: int, height: int) -> Geometry:
-    """The geometry for images of width x height pixels.
+    """The geometry for upright images of width x height pixels.
 
     Raises `ImageError` if they are too elongated to be resized, or too wide for a block's shared
     memory.
@@ -173,6 +178,8 @@ def describe(
     out["height"], out["width"] = made.placement.window[2:]
     out["order"] = [2, 1, 0] if spec.bgr else [0, 1, 2]
     out["staged"], out["span"] = made.staged, made.span
+    out["stored_width"], out["stored_height"] = layout.width, layout.height
+    out["transposed"], out["mirrored_across"], out["mirrored_down"] = layout.turn
 
 
 def grid(spec: Preprocess, batch: int) -> tuple[int, int, int]:
@@ -227,7 +234,7 @@ class CudaPreprocessor:
 
         Raises `ImageError` if the image cannot be resized on this GPU.
         """
-        made, memory = self._geometry(surface.layout.width, surface.layout.height)
+        made, memory = self._geometry(*surface.layout.upright)
         addresses = [memory.address + start for start in made.pack()[1]]
         describe(self.spec, surface, made, addresses, record)
         return made.shared

@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from edge.errors import ImageError, MissingPackage, require
 from edge.files.reading import ACCESS
 
-__all__ = ["ImageInput", "as_pixels", "load_image", "suffixes"]
+__all__ = ["ImageInput", "as_pixels", "exif_orientation", "load_image", "suffixes"]
 
 # The formats that are decoded, whatever a file's name. Pillow has others, and reads EPS by running
 # Ghostscript on it.
@@ -94,6 +94,16 @@ def as_pixels(image: ImageInput, *, opaque: bool = False) -> Pixels:
         f"an image cannot be a {type(image).__name__}",
         "give a path, a PIL image or uint8 RGB [height, width, 3]",
     )
+
+
+def exif_orientation(path: Path) -> int:
+    """EXIF's orientation of an image file, 1 to 8; 1 for a file that has none or is no image."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            orientation: object = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises many types; whoever decodes the file reports it
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def suffixes() -> frozenset[str]:

@@ -54,6 +54,8 @@ struct Image {
   int order[3];       // which of R, G, B each channel of the tensor is
   int staged;         // source rows at a time
   int span;           // most source pixels of a row that a tile needs
+  int stored_width, stored_height;
+  int transposed, mirrored_across, mirrored_down; // how the image is stored: surface.py's Turn
 };
 
 struct Launch {
@@ -96,8 +98,11 @@ __device__ static inline int chroma(const Image& p, int component, Siting x, Sit
   return left * (4 - x.f) + right * x.f;
 }
 
-// A source pixel, one byte each for R, G and B.
-__device__ static inline u32 pixel(const Image& p, int x, int y) {
+// A pixel of the upright source image, one byte each for R, G and B.
+__device__ static inline u32 pixel(const Image& p, int column, int row) {
+  int x = p.transposed ? row : column, y = p.transposed ? column : row;
+  if (p.mirrored_across) x = p.stored_width - 1 - x;
+  if (p.mirrored_down) y = p.stored_height - 1 - y;
   if (p.kind == RGB) {
     return sample(p, 0, x, y) | sample(p, 1, x, y) << 8 | sample(p, 2, x, y) << 16;
   }

@@ -7,6 +7,8 @@ and meant for occasional frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,11 +21,22 @@ Doubles = npt.NDArray[np.float64]
 # ITU-R BT.601-7, BT.709-6 and BT.2020-2: the weights of red and blue in luma.
 _RED = {"bt601": 0.299, "bt709": 0.2126, "bt2020": 0.2627}
 _BLUE = {"bt601": 0.114, "bt709": 0.0722, "bt2020": 0.0593}
+# EXIF 2.32, orientation: how the stored image is turned upright.
+_TURNS: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: np.fliplr(np.rot90(image, -1)),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.fliplr(np.rot90(image)),
+    8: np.rot90,
+}
 _BAND = 64  # rows at a time: in float64 a complete 4K frame takes half a gigabyte
 
 
 def rgb_by_the_standard(surface: Surface) -> npt.NDArray[np.uint8]:
-    """An image or a frame as RGB uint8 [H, W, 3], computed in float64 and rounded once."""
+    """An image or a frame, upright, as RGB uint8 [H, W, 3], computed in float64, rounded once."""
     height, width = surface.layout.height, surface.layout.width
     out = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _BAND):
@@ -33,7 +46,7 @@ def rgb_by_the_standard(surface: Surface) -> npt.NDArray[np.uint8]:
             parts = _from_yuv(surface, *parts)
         band = np.stack(parts, axis=-1)
         out[rows] = np.floor(np.clip(band, 0, 255) + 0.5).astype(np.uint8)
-    return out
+    return np.ascontiguousarray(_TURNS[surface.layout.orientation](out))
 
 
 def _parts(surface: Surface) -> int:

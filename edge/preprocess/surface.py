@@ -26,6 +26,7 @@ __all__ = [
     "Layout",
     "Samples",
     "Surface",
+    "Turn",
     "rgb_weights",
 ]
 
@@ -109,14 +110,51 @@ class Colour:
     cosited_down: bool = False
 
 
+class Turn(NamedTuple):
+    """Where an image stores its upright pixel (x, y): `mirrored` of (y, x) if it is `transposed`.
+
+    transposed       x and y are exchanged first
+    mirrored_across  then x counts from the right end of the stored rows
+    mirrored_down    and y from the last stored row
+    """
+
+    transposed: bool
+    mirrored_across: bool
+    mirrored_down: bool
+
+
 @dataclass(frozen=True)
 class Layout:
-    """The pixel format, size in pixels and colours of an image; RGB formats ignore `colour`."""
+    """The pixel format, size in pixels and colours of an image; RGB formats ignore `colour`.
+
+    width, height  of the stored image, in pixels
+    orientation    of EXIF, 1 to 8: how to turn the stored image upright; 1: it is upright
+    """
 
     format: str
     width: int
     height: int
     colour: Colour = Colour()
+    orientation: int = 1
+
+    @property
+    def turn(self) -> Turn:
+        """How the stored image is turned, from its orientation."""
+        return Turn(
+            transposed=self.orientation in (5, 6, 7, 8),
+            mirrored_across=self.orientation in (2, 3, 7, 8),
+            mirrored_down=self.orientation in (3, 4, 6, 7),
+        )
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the upright image.
+
+        >>> Layout("NV12", 1920, 1080, orientation=6).upright
+        (1080, 1920)
+        """
+        size = self.width, self.height
+        return size[::-1] if self.turn.transposed else size
 
     def __post_init__(self) -> None:
         """Raises `ImageError` for a format that is not in `FORMATS`, and for an empty image."""

@@ -7,7 +7,9 @@ from typing import IO
 
 from edge.errors import SourceError
 
-__all__ = ["check_complete", "missing_bytes"]
+__all__ = ["EBML", "check_complete", "missing_bytes", "vint"]
+
+EBML = b"\x1a\x45\xdf\xa3"  # the first bytes of a Matroska or WebM file
 
 
 def check_complete(path: Path, name: str) -> None:
@@ -33,7 +35,7 @@ def missing_bytes(path: Path) -> int:
         file.seek(0)
         if start[4:] == b"ftyp":
             return max(0, _end_of_boxes(file, size) - size)
-        if start[:4] == b"\x1a\x45\xdf\xa3":
+        if start[:4] == EBML:
             return max(0, _end_of_segment(file) - size)
     return 0
 
@@ -56,15 +58,15 @@ def _end_of_boxes(file: IO[bytes], size: int) -> int:
 def _end_of_segment(file: IO[bytes]) -> int:
     """Where Matroska's Segment ends (RFC 8794: element = ID, size, data); 0 if unknown."""
     for _ in range(2):  # the EBML header, then the Segment
-        _vint(file, keep_marker=True)
-        length, unknown = _vint(file, keep_marker=False)
+        vint(file, keep_marker=True)
+        length, unknown = vint(file, keep_marker=False)
         if unknown:
             return 0
         file.seek(length, 1)
     return file.tell()
 
 
-def _vint(file: IO[bytes], *, keep_marker: bool) -> tuple[int, bool]:
+def vint(file: IO[bytes], *, keep_marker: bool) -> tuple[int, bool]:
     """A variable-length integer, and whether all its bits are 1, which is an unknown size."""
     first = file.read(1)
     if not first or not first[0]:

@@ -6,6 +6,7 @@ last reference is gone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from edge.errors import SourceError
@@ -26,10 +27,12 @@ def frame_from_sample(
     captured: float,
     device: DeviceReader | None = None,
     live: bool = False,
+    orientation: int = 1,
 ) -> Frame:
     """The frame in a Gst.Sample, without a copy; `device` reads it if it lies in GPU memory.
 
-    Raises SourceError if its caps are not supported, or the buffer is smaller than they require.
+    orientation: of EXIF, see `Layout`. Raises SourceError if its caps are not supported, or the
+    buffer is smaller than they require.
     """
     gst = gstreamer()
     caps = sample.get_caps()
@@ -45,6 +48,8 @@ def frame_from_sample(
         surface, path, owner = device.surface(sample)
     else:
         raise _unsupported(source, caps)
+    if orientation != 1:
+        surface = replace(surface, layout=replace(surface.layout, orientation=orientation))
     segment, pts = sample.get_segment(), None
     if segment.format == gst.Format.TIME:
         pts = stream_seconds(segment.to_stream_time(gst.Format.TIME, sample.get_buffer().pts))

@@ -25,6 +25,7 @@ from edge.sources.frame import Frame
 from edge.sources.gst import detect_platform, gstreamer, trim_heap
 from edge.sources.launch import decoder_of, has_camera, launch
 from edge.sources.memory.gpu_reader import GpuReader
+from edge.sources.orientation import watch_orientation
 from edge.sources.pipelines import GATE, PARSED, SINK
 from edge.sources.probes import Buffer, probe_buffers
 from edge.sources.samples import frame_from_sample, stream_seconds
@@ -91,6 +92,7 @@ class Source:
         self.link: Link = "network" if is_network(self._uri) else "local"
         if self._uri.startswith("gst:"):
             self.link = "unknown"
+        self._is_file = self._uri.startswith("file://")
         # RTSP timestamps are of the camera's clock, not of arrival.
         self._ages = TimestampAges() if is_rtsp(self._uri) else None
         self._thinning = Thinning(camera.every, camera.max_fps)
@@ -103,8 +105,8 @@ class Source:
         self._gate_times: deque[float] = deque(maxlen=32)  # when the latest frames reached the gate
         # When the first frame passed the gate since the last one reached the sink.
         self._converting_since: deque[float] = deque(maxlen=1)
-        # The frames that passed the gate: number, and time of capture.
-        self._passed: deque[tuple[int, float]] = deque()
+        # The frames that passed the gate: number, time of capture, and EXIF orientation.
+        self._passed: deque[tuple[int, float, int]] = deque()
 
     def __enter__(self) -> Source:
         return self.open()
@@ -148,6 +150,7 @@ class Source:
         bus, sink_times, numbers = self._bus, self._sink_times, itertools.count(self._first)
         gate_times, passed, arrived = self._gate_times, self._passed, itertools.count()
         ages, thinning, converting_since = self._ages, self._thinning, self._converting_since
+        orientation = watch_orientation(self._gate, path_of(self._uri) if self._is_file else None)
 
         def at_gate(buffer: Buffer) -> bool:
             """Number a frame, and drop it if thinning does not want it."""
@@ -161,7 +164,7 @@ class Source:
                 return False
             # The offset of a buffer survives conversions, so it carries the number.
             buffer.offset = number
-            passed.append((number, now - age))
+            passed.append((number, now - age, orientation[0]))
             if not converting_since:
                 converting_since.append(now)
             return True
@@ -227,7 +230,7 @@ class Source:
             elif message.type == kinds.ERROR:
                 check_not_alternate(self.name, self._gate.get_current_caps())
                 raise explain(self._access, *message.parse_error(), missing=missing)
-            elif message.type == kinds.WARNING and self._uri.startswith("file://"):
+            elif message.type == kinds.WARNING and self._is_file:
                 # For a file without video this warning may be all there is: no pad fits the gate.
                 error, debug = message.parse_warning()
                 if error.domain == "gst_parse_error":
@@ -269,7 +272,7 @@ class Source:
                 # When the other side closes the connection, the stream ends with only a warning.
                 if warning is not None:
                     raise warning
-                if self._uri.startswith("file://"):
+                if self._is_file:
                     check_complete(path_of(self._uri), self.name)
                 return None
             # Frames that thinning drops show that the source is alive. While a wanted frame is
@@ -298,9 +301,9 @@ class Source:
         return lost
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
-        buffer, captured = sample.get_buffer(), time.monotonic()
+        buffer, captured, orientation = sample.get_buffer(), time.monotonic(), 1
         while self._passed and self._passed[0][0] <= buffer.offset:
-            number, captured = self._passed.popleft()
+            number, captured, orientation = self._passed.popleft()
             self.dropped += number < buffer.offset
         return frame_from_sample(
             sample,
@@ -309,6 +312,7 @@ class Source:
             captured=self._captured(gst, sample) if self._ages is None else captured,
             device=self._gpu,
             live=self.live,
+            orientation=orientation,
         )
 
     def _captured(self, gst: Any, sample: Any) -> float:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,22 @@ def test_a_frame_in_gpu_memory_is_read_in_place(driver, built_engine):
         memory[0].array[:] = 0  # the camera writes the next picture into the same buffer
         assert not np.array_equal(label(on_gpu, [slot], [there]), found)
         assert driver.calls("cuMemHostAlloc") == allocated
+
+
+@emulated
+def test_a_turned_frame_is_prepared_upright(driver, built_engine):
+    """From system memory, and in the memory of the GPU, where nothing but the kernel turns it."""
+    with opened(driver, built_engine) as (on_gpu, on_cpu, _):
+        slot, stored = on_gpu.slot(), noise("NV12", 64, 48, padding=16)
+        for orientation in range(1, 9):
+            layout = replace(stored.layout, orientation=orientation)
+            turned = Surface(layout, stored.planes)
+            expected = on_the_cpu(on_cpu, [turned])
+            assert np.array_equal(label(on_gpu, [slot], [turned]), expected)
+            there = DeviceSurface(layout, slot.surface.planes, slot.surface.pitches)
+            assert np.array_equal(label(on_gpu, [slot], [there]), expected)
+            brought = GpuReader(on_gpu.device).download(there)
+            assert np.array_equal(to_rgb(brought), to_rgb(turned))
 
 
 @emulated

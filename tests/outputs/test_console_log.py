@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_the_format_of_a_source_is_reported_when_it_changes(
         "door: 8x4 RGB in system memory",
         "door: 16x4 RGB in system memory",
         "gate: 16x4 RGB in system memory",
+    ]
+
+
+def test_a_rotation_is_reported(console_log: ConsoleLog, lines: list[str], guess: Any):
+    stored = result(guess, 8)
+    for orientation in (1, 6, 6):
+        layout = replace(stored.frame.surface.layout, orientation=orientation)
+        surface: Any = replace(stored.frame.surface, layout=layout)
+        console_log.write(replace(stored, frame=replace(stored.frame, surface=surface)))
+    assert lines == [
+        "door: 8x4 RGB in system memory",
+        "door: 8x4 RGB in system memory, turned by 90 degrees",
     ]
 
 

@@ -4,6 +4,8 @@ Both engines are held to it. Pillow stays at the version in constraints.txt: lat
 passes of a resize for some shapes (see `cpu.py`).
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -24,7 +26,7 @@ from transformers import (
 from edge.errors import ImageError
 from edge.preprocess.cpu import Preprocessor, to_rgb, write_tensor
 from edge.preprocess.processors import from_processor
-from edge.preprocess.surface import FORMATS, Colour
+from edge.preprocess.surface import FORMATS, Colour, Surface
 from tests.preprocess.picture_files import CLEAR
 from tests.preprocess.pictures import noise
 
@@ -194,3 +196,31 @@ def test_no_tensor_is_written_for_a_transparent_colour_that_the_processor_may_pa
     with pytest.raises(ImageError, match=r"clear\.png has a transparent colour"):
         write_tensor(clip, tmp_path / "clear.png", tmp_path / "clip.npy")
     assert not (tmp_path / "clip.npy").exists()
+
+
+# EXIF's orientations, as Pillow's `exif_transpose` turns them.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@ENGINES
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_turned_surface_is_prepared_upright(orientation, compiled):
+    ready = Preprocessor(
+        from_processor(PROCESSORS["bit"][0].to_dict(), (224, 224)), compiled=compiled
+    )
+    for form in FORMATS:
+        stored = noise(form, 91, 62, padding=5)
+        turned = Surface(replace(stored.layout, orientation=orientation), stored.planes)
+        image = Image.fromarray(np.ascontiguousarray(to_rgb(stored))).transpose(TURNS[orientation])
+        upright = np.asarray(image)
+        assert turned.layout.upright == image.size
+        assert np.array_equal(to_rgb(turned), upright)
+        assert np.array_equal(ready(turned), ready(upright))

@@ -5,6 +5,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.cuda import IMAGE, KERNELS, SHARED, SOURCE, TILE_HEIGHT, TILE_WIDTH, geometry
 from edge.preprocess.processors import from_processor
 from edge.preprocess.spec import Preprocess
-from edge.preprocess.surface import FORMATS
+from edge.preprocess.surface import FORMATS, Surface
 from edge.preprocess.timm_config import from_timm
 from scripts.gpu.kernel_resources import CAPABILITIES, resources
 from tests.preprocess.kernel.build import HostKernel, compiled
@@ -97,6 +98,17 @@ def test_every_matrix_range_and_siting(kernel, form):
 def test_textures_give_what_pointers_give(kernel, form):
     for name in ("bilinear", "cropped"):
         check(kernel, SPECS[name], [noise(form, 61, 45, padding=3)], textures=True)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_orientation(kernel, form):
+    """Upright as Pillow turns the RGB of the stored image; also from textures."""
+    stored = noise(form, 61, 45, padding=3)
+    turned = [Surface(replace(stored.layout, orientation=o), stored.planes) for o in range(1, 9)]
+    for name in ("bilinear", "cropped", "padded"):
+        check(kernel, SPECS[name], turned)
+        if form in TEXTURES:
+            check(kernel, SPECS[name], turned, textures=True)
 
 
 def test_a_batch_may_mix_sizes_formats_and_colours(kernel):

@@ -1,6 +1,7 @@
 """The audit's reference conversion to RGB: exact, and independent of the fast implementations."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from edge.preprocess import reference
 from edge.preprocess.colour import to_rgb
 from edge.preprocess.reference import rgb_by_the_standard
-from edge.preprocess.surface import FORMATS
+from edge.preprocess.surface import FORMATS, Surface
 from tests.preprocess.pictures import COLOURS, by_the_book, noise
 
 YUV = [name for name, form in FORMATS.items() if not form.is_rgb]
@@ -29,6 +30,13 @@ def test_the_integer_formula_is_within_one_level(form):
     surface = noise(form, 61, 45, padding=3)
     error = np.abs(rgb_by_the_standard(surface).astype(int) - to_rgb(surface))
     assert error.max() <= (0 if FORMATS[form].is_rgb else 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_surface_is_converted_upright(orientation):
+    stored = noise("RGB", 7, 5)
+    turned = Surface(replace(stored.layout, orientation=orientation), stored.planes)
+    assert np.array_equal(rgb_by_the_standard(turned), to_rgb(turned))
 
 
 def test_no_arithmetic_is_shared():

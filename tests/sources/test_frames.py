@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,11 @@ def test_memory_of_the_gpu_is_read_by_the_reader_given() -> None:
     reader = Reader()
     frame = frame_from_sample(sample, source="here", number=7, captured=1.5, device=reader)
     assert (frame.path, frame.surface, frame.owner) == ("nvmm-pitch", surface, reader)
+    turned = frame_from_sample(
+        sample, source="here", number=7, captured=1.5, device=reader, orientation=6
+    )
+    assert turned.surface.layout == replace(surface.layout, orientation=6)
+    assert turned.surface.planes == surface.planes
 
 
 def test_a_feature_that_is_no_memory_changes_nothing() -> None:

@@ -36,14 +36,11 @@ Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
 
 @pytest.fixture(scope="session")
 def jpegs(paint: Callable[[int], np.ndarray]) -> list[bytes]:
-    """The numbers from 0 to FRAMES - 1, as JPEGs of the size that a camera's have.
-
-    Of two that begin in one packet of 4096 bytes the second would get no time.
-    """
+    """The numbers from 0 to FRAMES - 1, as JPEGs. Several fit into one packet."""
     files = [BytesIO() for _ in range(FRAMES)]
     for number, file in enumerate(files):
         Image.fromarray(paint(number)).save(file, "JPEG", quality=95)
-    return [file.getvalue() + bytes(8192) for file in files]
+    return [file.getvalue() for file in files]
 
 
 @pytest.fixture(scope="session")

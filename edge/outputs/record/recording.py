@@ -23,6 +23,7 @@ from edge.outputs.record.overlay import READABLE, captioned, enlarged
 from edge.outputs.record.rtsp import RtspServer, address
 from edge.outputs.record.video_files import VideoFiles, parse_target
 from edge.outputs.record.worker import Worker
+from edge.preprocess.colour import upright
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
@@ -139,7 +140,7 @@ def record(
 
 def _draw(result: Result) -> Surface:
     """The frame with its caption. Raises SourceError if it cannot be copied to system memory."""
-    surface, lines = result.frame.host_surface, tuple(caption_lines(result))
+    surface, lines = upright(result.frame.host_surface), tuple(caption_lines(result))
     if surface.layout.width < READABLE:
         surface = Surface.from_rgb(enlarged(result.frame.pixels))
     return captioned(surface, lines)

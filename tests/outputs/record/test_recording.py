@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def test_a_frame_too_narrow_for_text_is_enlarged(guess: Any) -> None:
     recording.close()
     [(_, drawn)] = output.shown
     assert drawn.layout.width == 320
+
+
+def test_a_turned_frame_is_recorded_upright(guess: Any) -> None:
+    output, stored = Output(), result(guess, 0)
+    surface: Any = stored.frame.surface
+    turned = replace(surface, layout=replace(surface.layout, orientation=6))
+    recording = Recording(output, threading.Event(), print)
+    recording.write(replace(stored, frame=replace(stored.frame, surface=turned)))
+    recording.close()
+    [(_, drawn)] = output.shown
+    assert turned.layout.height < turned.layout.width
+    assert drawn.layout.height > drawn.layout.width
+    assert drawn.layout.orientation == 1
 
 
 def test_live_sources_never_wait_and_dropped_frames_are_counted_and_reported(guess: Any) -> None:

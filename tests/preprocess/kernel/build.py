@@ -59,7 +59,7 @@ class HostKernel:
         block: tuple[int, int, int] = (1, 1, 1),
     ) -> np.ndarray:
         """A batch of surfaces -> [N, 3, height, width] of `number`."""
-        made = [geometry(spec, s.layout.width, s.layout.height) for s in surfaces]
+        made = [geometry(spec, *s.layout.upright) for s in surfaces]
         table, outside = tables(spec, number)
         pictures = np.zeros(len(surfaces), IMAGE)
         keep = []

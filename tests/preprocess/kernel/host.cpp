@@ -41,7 +41,8 @@ static const Member members[] = {
     MEMBER(channels), MEMBER(textures), MEMBER(kind), MEMBER(chroma_width), MEMBER(chroma_height),
     MEMBER(across), MEMBER(down), MEMBER(cosited_across), MEMBER(cosited_down), MEMBER(matrix),
     MEMBER(column_taps), MEMBER(row_taps), MEMBER(top), MEMBER(left), MEMBER(height),
-    MEMBER(width), MEMBER(order), MEMBER(staged), MEMBER(span), {"", sizeof(Image), 0}};
+    MEMBER(width), MEMBER(order), MEMBER(staged), MEMBER(span), MEMBER(stored_width),
+    MEMBER(stored_height), MEMBER(transposed), MEMBER(mirrored_across), MEMBER(mirrored_down), {"", sizeof(Image), 0}};
 
 extern "C" const Member* image_layout() { return members; }
 
