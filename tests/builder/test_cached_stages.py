@@ -13,7 +13,14 @@ from edge.errors import CalibrationError, GraphError
 from tests.conftest import Recorder, save_checkpoint
 
 
-@pytest.mark.parametrize("change", [{"max_batch": 2}, {"method": "minmax"}, {"min_agreement": 40}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "minmax"},
+        pytest.param({"max_batch": 2}, marks=pytest.mark.slow),
+        pytest.param({"min_agreement": 40}, marks=pytest.mark.slow),
+    ],
+)
 def test_another_setting_builds_again_from_the_cached_graph(recipe, change):
     build(recipe, Recorder())
     observer = Recorder()

@@ -21,6 +21,8 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Cameras
 from tests.chaos.stamps import Stamp, fields, now_ms, paint, read
 
+pytestmark = pytest.mark.slow
+
 LONG = 20.0  # seconds after which a socket never will
 
 

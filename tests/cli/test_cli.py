@@ -284,7 +284,7 @@ def test_a_full_disk_publishes_nothing(checkpoint, pictures, warm, blocks, preci
     [
         (0.6, signal.SIGTERM),
         pytest.param(2.0, signal.SIGINT, marks=pytest.mark.slow),
-        (4.0, signal.SIGINT),
+        pytest.param(4.0, signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(6.0, signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )

@@ -454,6 +454,7 @@ def planted(driver: Driver, built_engine: str, bug: str) -> None:
         assert np.array_equal(found, expected), "wrong logits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(built_engine, bug):
     done = run(planted, {"built_engine": built_engine, "bug": bug})

@@ -19,6 +19,8 @@ from tests.cuda_driver.standin import BUILD, emulated
 from tests.engine.test_gpu_path import opened
 from tests.preprocess.kernel.build import compiled
 
+pytestmark = pytest.mark.slow
+
 SMALL = (32, 18)
 
 

@@ -20,6 +20,8 @@ from tests.preprocess.kernel.build import HostKernel, compiled
 from tests.preprocess.pictures import noise
 from tests.preprocess.test_kernel import SPECS, TEXTURES, check
 
+pytestmark = pytest.mark.slow
+
 
 class _Texture(ctypes.Structure):
     """`standin_texture` of standin.h."""

@@ -11,6 +11,8 @@ import pytest
 from scripts.bench import outliers, quantizers
 from scripts.bench import quantize as bench
 
+pytestmark = pytest.mark.slow
+
 
 def activations(folder, pictures):
     """Largest output per channel of each LayerNorm and value projection of the blocks."""

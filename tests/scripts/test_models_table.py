@@ -12,6 +12,8 @@ from scripts.models import reference as models_reference
 from scripts.models import table as models_table
 from scripts.models.tiny_models import MODELS, save
 
+pytestmark = pytest.mark.slow
+
 FIGURES = json.loads(models_table.FIGURES.read_text())
 
 

@@ -41,7 +41,16 @@ def run(tmp_path_factory):
     return call
 
 
-VERSIONS = pytest.mark.parametrize("version", [*wheels.WHEELS, RTX])
+# The first, which is that of JetPack 6, and the last; all others run in `make test-slow`.
+VERSIONS = pytest.mark.parametrize(
+    "version",
+    [
+        version
+        if version in (next(iter(wheels.WHEELS)), next(reversed(wheels.WHEELS)))
+        else pytest.param(version, marks=pytest.mark.slow)
+        for version in (*wheels.WHEELS, RTX)
+    ],
+)
 
 
 @VERSIONS

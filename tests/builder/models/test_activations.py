@@ -12,6 +12,8 @@ from edge.errors import GraphError
 from scripts.models.tiny_models import save
 from tests.builder.conftest import prepared
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("cat", "dog", "fox")
 NODE = {"gelu": True, "gelu_pytorch_tanh": True}  # of which there is one
 

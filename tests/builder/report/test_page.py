@@ -194,7 +194,10 @@ def test_independent_labels_have_a_column(findings, read):
     assert "yes or no (above or below 50 %, or probabilities at most 10 points apart)" in page.text
 
 
-@pytest.mark.parametrize(("count", "small"), [(1, "INT8"), (16, "INT8"), (192, "INT8"), (8, "FP8")])
+@pytest.mark.parametrize(
+    ("count", "small"),
+    [(1, "INT8"), (16, "INT8"), (8, "FP8"), pytest.param(192, "INT8", marks=pytest.mark.slow)],
+)
 def test_every_linear_is_a_row_of_the_table_and_a_point_of_each_plot(findings, read, count, small):
     linears = [linear(number, "FP16" if number == 0 else small) for number in range(count)]
     found = read(replace(findings, linears=linears))
