@@ -138,15 +138,21 @@ def open_outputs(
         if config.smooth:
             outputs.smooth = smoothing(config.smooth)
             add(outputs.smooth)
-        _add_image_sinks(config, engine, outputs, add_slow, stop, info, warn)
+        page: LivePage | None = None
+        if config.web:
+            name = (
+                f"{config.engine.name}, {engine.passport.precision.upper()}"
+                if config.engine
+                else ""
+            )
+            page = LivePage(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""), name)
+            info(f"live page: {page.url}")
+            add_slow(page)
+        _add_image_sinks(config, engine, outputs, page, add_slow, stop, info, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, info, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
             add_slow(mqtt)
-        if config.web:
-            page = LivePage(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""))
-            info(f"live page: {page.url}")
-            add_slow(page)
         _add_monitors(config, engine, status, outputs, info, warn)
         undo.pop_all()
     outputs.sinks.append(SinkGroup(slow))
@@ -157,16 +163,19 @@ def _add_image_sinks(
     config: Config,
     engine: Engine,
     outputs: Outputs,
+    page: LivePage | None,
     add: Callable[[Sink], None],
     stop: threading.Event,
     info: Report,
     warn: Report,
 ) -> None:
-    """Add snapshots on rules and the recording."""
+    """Add snapshots on rules, which the live page lists, and the recording."""
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
         snapshots = Snapshots(rules, config.snapshots, warn, keep=config.keep)
+        if page is not None:
+            snapshots.fired = page.fired
         outputs.losses["snapshots"] = lambda: snapshots.lost
         add(snapshots)
     if config.record:

@@ -93,7 +93,7 @@ def test_sinks_that_wait_for_disk_or_network_are_closed_in_parallel(tmp_path: Pa
         group = sinks[-1]
         assert isinstance(group, SinkGroup)
         assert [type(sink).__name__ for sink in group.sinks] == [
-            "Snapshots", "Recording", "Mqtt", "LivePage",
+            "LivePage", "Snapshots", "Recording", "Mqtt",
         ]  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class Snapshots(Sink):
     written  number of snapshots on the disk
     lost     number of snapshots that could not be written, or that came faster than the disk
              takes them
+    fired    called on the loop's thread with each result with which rules fired, and these rules
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Snapshots(Sink):
         self._rule_states = [RuleState(rule) for rule in rules]
         self._warn = warn
         self._keep = keep
+        self.fired: Callable[[Result, Sequence[str]], None] = lambda result, rules: None
         self._newest: dict[str, None] = {}  # names of this run's kept images, in order of time
         self._fault_log = FaultLog(warn)
         self.written = 0
@@ -92,6 +94,7 @@ class Snapshots(Sink):
         # A list, not any(): each rule must see each result.
         rules = [state.rule.text for state in self._rule_states if state.fires(result)]
         if rules:
+            self.fired(result, rules)
             event = _Event(replace(result, frame=_copy(result.frame)), tuple(rules))
             self._worker.put("", event)
 

@@ -1,4 +1,4 @@
-"""The data of the live page: results of the last minute, transitions and counts.
+"""The data of the live page: results of the last minute, transitions, events and counts.
 
 The loop's thread writes; the threads of the web server read.
 """
@@ -9,6 +9,7 @@ import math
 import secrets
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ PERCENTILE_SECONDS = 1.0  # for which percentiles are cached: computing them tak
 TOP = 3  # classes per result
 LABEL_LENGTH = 120  # characters; labels are also sent in an HTTP header
 CHANGES = 20  # transitions that are kept per source
+EVENTS = 30  # transitions and fired rules that are kept of all sources
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class _SourceHistory:
 class History:
     """The recent history of a run. All times that it returns are seconds since its creation."""
 
-    def __init__(self, status: Status):
-        self._status = status
+    def __init__(self, status: Status, engine: str = ""):
+        """engine: its name and precision, for people."""
+        self._status, self._engine = status, engine
         self._start = status.clock()
         self._run = secrets.token_hex(4)  # so that a page notices a new run
         self._histories: dict[str, _SourceHistory] = {}
+        self._events: deque[list[Any]] = deque(maxlen=EVENTS)
         self._lock = threading.Lock()
         self._percentile_lock = threading.Lock()
         self._percentile_cache: dict[str, Any] = {}
@@ -95,16 +99,31 @@ class History:
         with self._lock:
             history = self._histories.setdefault(transition.source, _SourceHistory())
             history.changes.append((self._status.clock(), transition))
+            reason = printable(transition.reason)
+            self._add_event(transition.source, transition.state, reason, transition.outage)
+
+    def fired(self, result: Result, rules: Sequence[str]) -> None:
+        """Record that rules became true with a result."""
+        ((label, confidence), *_) = _top(result.prediction)
+        text = f"{label}, {confidence:.0%}: {printable('; '.join(rules))}"
+        with self._lock:
+            self._add_event(result.frame.source, "rule", text, None)
+
+    def _add_event(self, source: str, kind: str, text: str, outage: float | None) -> None:
+        at = self._time(self._status.clock())
+        self._events.append([at, printable(source), kind, text, outage])
 
     def state(self, run: str, since: float) -> dict[str, Any]:
         """The current state of the run, with the points after `since`.
 
         run, since: the `run` and `now` of the last answer that the client received. If `run` is
-        another run, all points are returned. A point is [time, confidence, age ms, latency ms].
+        another run, all points are returned. A point is [time, confidence, age ms, latency ms,
+        label]. An event is [time, source, state or "rule", reason or rule, outage or None].
         """
         with self._lock:  # held only briefly: the loop needs it, too
             now = self._status.clock()
             histories = {name: history.copy() for name, history in self._histories.items()}
+            events = list(self._events)
         received_until = self._start + since if run == self._run else -math.inf
         after = max(received_until, now - CHART_SECONDS)
         percentiles = self._percentiles(now)
@@ -120,12 +139,14 @@ class History:
         return {
             "run": self._run,
             "now": self._time(now),
+            "engine": self._engine,
             "backend": self._status.backend,
             "frame_path": self._status.frame_path,
             "frames": self._status.total.frames,
             "fps": round(sum(source["fps"] for source in sources), 1),
             **percentiles[""],
             "sources": sources,
+            "events": events,
         }
 
     def knows(self, source: str) -> bool:
@@ -150,7 +171,13 @@ class History:
             "top": newest.top if newest else [],
             "at": self._time(newest.at) if newest else None,
             "points": [
-                [self._time(one.at), one.top[0][1], round(one.age_ms, 1), round(one.latency_ms, 1)]
+                [
+                    self._time(one.at),
+                    one.top[0][1],
+                    round(one.age_ms, 1),
+                    round(one.latency_ms, 1),
+                    one.top[0][0],
+                ]
                 for one in history.points
                 if one.at > after
             ],

@@ -53,17 +53,20 @@ _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 class LivePage(Sink):
     """Serves the live page from its construction until it is closed.
 
-    url  the URL for a browser; it contains the token if that was generated here
+    url    the URL for a browser; it contains the token if that was generated here
+    fired  function (result, rules): shows that rules became true with a result
 
     The constructor raises AddressError when it cannot listen on `address`, `[HOST]:PORT`, or when
     `token` is too short.
     """
 
-    def __init__(self, address: str, status: Status, token: str = ""):
+    def __init__(self, address: str, status: Status, token: str = "", engine: str = ""):
+        """engine: its name and precision, which the page shows."""
         host, port = parse_address(address)
         self._access = Access.decide(host, token)
         self._page = Path(__file__).with_name("page.html").read_text("utf-8")
-        self._history = History(status)
+        self._history = History(status, engine)
+        self.fired = self._history.fired
         self._stills = Stills()
         try:
             self._server = Server("the page", host, port, self._answer)

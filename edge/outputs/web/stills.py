@@ -1,4 +1,4 @@
-"""JPEG encoding of the newest frame of each source, only while a browser shows it.
+"""JPEG encoding of the newest frame of each source, often while a browser shows it.
 
 A frame holds its camera's buffer, of which there are few. So at most one frame per source waits
 here, a newer one replaces it, and it is released as soon as it is encoded.
@@ -23,6 +23,8 @@ __all__ = ["Still", "Stills"]
 
 MAX_SIDE = 960  # pixels of the longer side
 MIN_INTERVAL = 0.1  # seconds between two images of a source
+# Seconds between two images without a viewer: a page opened during an outage shows the last one.
+UNSEEN_INTERVAL = 5.0
 VIEWER_TIMEOUT = 2.0  # seconds after the last request for which a viewer is assumed
 _QUALITY = 80
 _CLOSE_TIMEOUT = 0.5  # seconds for the thread to end: the time for one image
@@ -59,11 +61,15 @@ class Stills:
         self._thread.start()
 
     def wants(self, source: str) -> bool:
-        """Whether a source has a viewer, and its last image is older than `MIN_INTERVAL`."""
+        """Whether the last image of a source is older than `MIN_INTERVAL`.
+
+        Without a viewer: than `UNSEEN_INTERVAL`.
+        """
         now = time.monotonic()
         with self._condition:
             has_viewer = now - self._requested.get(source, -math.inf) < VIEWER_TIMEOUT
-            return has_viewer and now - self._taken.get(source, -math.inf) >= MIN_INTERVAL
+            interval = MIN_INTERVAL if has_viewer else UNSEEN_INTERVAL
+            return now - self._taken.get(source, -math.inf) >= interval
 
     def put(self, frame: Frame, about: dict[str, Any]) -> None:
         """Queue a frame for encoding; it replaces a queued frame of the same source."""

@@ -69,7 +69,7 @@ def test_results_become_points_of_the_charts_at_most_four_per_second(run):
     assert source["frames"] == run.state()["frames"] == 30
     points = source["points"]
     assert [point[0] for point in points] == pytest.approx(np.arange(0, 3, 0.3), abs=1e-3)
-    assert points[1] == [0.3, 0.03, 3.0, 1.5]
+    assert points[1] == [0.3, 0.03, 3.0, 1.5, "class 7"]
     assert source["top"][0] == ["class 7", 0.27]
     assert len(source["top"]) == 3
 

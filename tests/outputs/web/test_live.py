@@ -197,7 +197,7 @@ def test_an_image_is_returned_with_its_own_label(serve, guess):
     assert later["at"] > about["at"]
 
 
-def test_images_are_encoded_only_for_viewers(serve, guess, monkeypatch):
+def test_without_a_viewer_one_image_is_encoded_every_few_seconds(serve, guess, monkeypatch):
     encoded = []
     encode = stills._encode
     monkeypatch.setattr(stills, "_encode", lambda frame: encoded.append(1) or encode(frame))
@@ -205,9 +205,10 @@ def test_images_are_encoded_only_for_viewers(serve, guess, monkeypatch):
     for _ in range(100):
         web.write(result(guess))
     get(web, "/state")
-    assert encoded == []
-    picture(web, guess, 1)
-    assert encoded
+    assert len(encoded) <= 1
+    about, _ = picture(web, guess, 1)
+    picture(web, guess, 1, have=str(about["number"]))
+    assert len(encoded) > 1
 
 
 def test_the_image_of_an_unknown_source_is_404(serve):

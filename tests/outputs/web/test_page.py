@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -46,23 +48,28 @@ CONTRAST = """(() => {
 
 
 class OneLabel:
-    """A prediction of one label."""
+    """A prediction of one label, among some classes."""
 
-    def __init__(self, label: str, confidence: float = 0.75):
-        self._top = [(0, label, confidence), (1, "something else", 0.2), (2, "a third", 0.05)]
+    def __init__(self, label: str, confidence: float = 0.75, classes: int = 3):
+        others = [(1, "something else", 0.2), (2, "a third", 0.05)]
+        self._top = [(0, label, confidence), *others[: classes - 1]]
 
     def top(self, k: int) -> list[tuple[int, str, float]]:
         return self._top[:k]
 
 
 class Run:
-    """Cameras that play, on a thread. labels: prediction of each. quiet: those without frames."""
+    """Cameras that play, on a thread.
 
-    def __init__(self, *sources: str, address: str = ":0"):
+    labels: prediction of each. quiet: those without frames. size: of frames, (width, height)
+    """
+
+    def __init__(self, *sources: str, address: str = ":0", size: tuple[int, int] = (320, 180)):
         self.status = Status("onnxruntime", "system memory")
         self.labels = {source: OneLabel(f"label of {source}") for source in sources}
         self.quiet: set[str] = set()
-        self.web = LivePage(address, self.status)
+        self._pixels = np.full((size[1], size[0], 3), 90, np.uint8)
+        self.web = LivePage(address, self.status, engine="vit, INT8")
         for source in sources:
             self.status.add(source)
             self.change(source, "playing")
@@ -78,7 +85,6 @@ class Run:
         self.web.changed(transition)
 
     def _play(self) -> None:
-        pixels = np.full((180, 320, 3), 90, np.uint8)
         while not self._ended.wait(0.03):
             for source, prediction in self.labels.items():
                 if source in self.quiet:
@@ -86,8 +92,12 @@ class Run:
                 now = self.status.clock()
                 for tally in (self.status.total, self.status.add(source).tally):
                     tally.add(20.0, 10.0, now, now)
-                frame = Frame(source, 0, None, now, "system", Surface.from_rgb(pixels))
-                self.web.write(Result(frame, prediction, 20.0, 10.0, 0.0))
+                self.web.write(self.result(source, prediction))
+
+    def result(self, source: str, prediction: OneLabel) -> Result:
+        surface = Surface.from_rgb(self._pixels)
+        frame = Frame(source, 0, None, self.status.clock(), "system", surface)
+        return Result(frame, prediction, 20.0, 10.0, 0.0)
 
     def close(self) -> None:
         """Stop the cameras; can be called twice."""
@@ -116,8 +126,8 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 def play() -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(*sources: str, address: str = ":0") -> Run:
-        runs.append(Run(*sources, address=address))
+    def start(*sources: str, **options: Any) -> Run:
+        runs.append(Run(*sources, **options))
         return runs[-1]
 
     yield start
@@ -134,6 +144,12 @@ def card(number: int) -> str:
     return f"document.querySelectorAll('article')[{number}]"
 
 
+def unfold(browser: Browser, number: int, fold: str) -> None:
+    """Open a fold of a card: charts or log."""
+    browser.until(f"{card(number)}?.querySelector('.{fold} summary')")
+    browser.evaluate(f"{card(number)}.querySelector('.{fold} summary').click()")
+
+
 def test_every_camera_is_shown_with_its_image_and_label(browser, cameras):
     browser.open(cameras.web.url)
     for number, source in enumerate(cameras.labels):
@@ -145,6 +161,7 @@ def test_every_camera_is_shown_with_its_image_and_label(browser, cameras):
         alternative = browser.evaluate(f"{card(number)}.querySelector('img').alt")
         assert alternative == f"label of {source}, 75.0 %"
     assert "2 of 2" in browser.text()
+    assert "vit, INT8, onnxruntime, system memory" in browser.text()
     assert browser.evaluate("document.title") == "2/2 playing, vit-edge"
 
 
@@ -160,6 +177,7 @@ def test_a_new_label_is_shown(browser, cameras):
 def test_an_outage_is_shown_with_its_reason_and_its_end(browser, cameras):
     browser.open(cameras.web.url)
     browser.until(f"{card(1)} && !{card(1)}.querySelector('img').hidden")
+    unfold(browser, 1, "charts")
     cameras.quiet.add("back")
     cameras.change("back", "waiting", "the camera hung up")
     browser.until(f"{card(1)}.innerText.includes('the camera hung up')")
@@ -174,12 +192,81 @@ def test_an_outage_is_shown_with_its_reason_and_its_end(browser, cameras):
     cameras.change("back", "playing", outage=125.0)
     browser.until(f"{card(1)}.querySelector('.state').innerText === 'playing'")
     browser.until(f"!{card(1)}.innerText.includes('last image')")
-    browser.evaluate(f"{card(1)}.querySelector('summary').click()")
+    unfold(browser, 1, "log")
     browser.until(f"{card(1)}.innerText.includes('playing, reconnected after 2 min')")
+    events = "document.getElementById('events').innerText"
+    browser.until(f"{events}.includes('back playing, reconnected after 2 min')")
+    assert "back waiting: the camera hung up" in browser.evaluate(events)
+
+
+def test_a_page_that_is_first_opened_during_an_outage_shows_the_last_image(browser, cameras):
+    while cameras.status.add("back").tally.frames < 10:
+        time.sleep(0.01)
+    cameras.quiet.add("back")
+    cameras.change("back", "waiting", "the camera hung up")
+    browser.open(cameras.web.url)
+    browser.until(f"{card(1)} && !{card(1)}.querySelector('img').hidden")
+    browser.until(f"{card(1)}.innerText.includes('last image')")
+    assert "label of back" in browser.evaluate(f"{card(1)}.innerText")
+
+
+def test_a_rule_that_fires_is_listed_with_its_camera_and_label(browser, cameras):
+    browser.open(cameras.web.url)
+    cameras.web.fired(cameras.result("back", OneLabel("<b>fox</b>", 0.9)), ("label=fox", "any"))
+    events = "document.getElementById('events').innerText"
+    browser.until(f"{events}.includes('back <b>fox</b>, 90%: label=fox; any')")
+
+
+@pytest.mark.parametrize(("cameras", "width"), [(1, 1300), (2, 900), (3, 640), (4, 640), (9, 320)])
+def test_all_images_fit_a_screen_on_a_wall_and_are_large(browser, play, cameras, width):
+    """Of 1920x1080, without scrolling."""
+    run = play(*(f"camera {number}" for number in range(cameras)))
+    browser.look_like(1920, 1080)
+    browser.open(run.web.url)
+    last = card(cameras - 1)
+    browser.until(f"{last} && !{last}.querySelector('img').hidden")
+    for number in range(cameras):
+        browser.until(f"{card(number)}.querySelector('img').clientWidth >= {width}")
+    assert browser.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+def test_an_image_of_another_shape_has_no_bars(browser, play):
+    run = play("camera", size=(240, 320))
+    browser.open(run.web.url)
+    browser.until(f"{card(0)} && !{card(0)}.querySelector('img').hidden")
+    shape = f"{card(0)}.querySelector('.view').getBoundingClientRect()"
+    browser.until(f"Math.abs({shape}.width / {shape}.height - 0.75) < 0.01")
+
+
+def test_two_classes_have_two_rows_and_each_label_its_colour(browser, cameras):
+    cameras.labels["front"] = OneLabel("cat", 0.75, classes=2)
+    browser.open(cameras.web.url)
+    browser.until(f"{card(0)}?.querySelectorAll('.classes li').length === 2")
+    browser.until("document.querySelectorAll('article:not(.old)').length === 2")
+    colour = "getComputedStyle({}.querySelector('.classes i'), '::before').backgroundColor"
+    before = browser.evaluate(colour.format(card(0)))
+    assert before != browser.evaluate(colour.format(card(1)))
+    browser.until(f"{card(0)}.querySelectorAll('.labels rect').length > 2")
+    label = f"{card(0)}.querySelector('.labels').getAttribute('aria-label')"
+    assert browser.evaluate(label) == "Labels of the last minute: cat 100 %"
+    cameras.labels["front"] = OneLabel("dog", 0.75, classes=2)
+    browser.until(f"{colour.format(card(0))} !== '{before}'")
+    browser.until(f"{label}.includes('dog')")
+
+
+def test_a_long_name_and_its_state_stay_on_one_line(browser, play):
+    long = "rtsp://10.0.0.5/" + "path/" * 40
+    run = play(long, "b")
+    browser.open(run.web.url)
+    browser.until(f"{card(1)}?.querySelector('.state').innerText === 'playing'")
+    heights = "[...document.querySelectorAll('.name')].map((name) => name.clientHeight)"
+    assert browser.evaluate(f"new Set({heights}).size") == 1
+    assert browser.evaluate(f"{card(0)}.querySelector('h2').title") == long
 
 
 def test_the_charts_grow_and_have_text_alternatives(browser, cameras):
     browser.open(cameras.web.url)
+    unfold(browser, 0, "charts")
     line = f"{card(0)}.querySelector('.sure path').getAttribute('d')"
     browser.until(f"{card(0)}?.querySelector('.sure path') && {line}.split('L').length > 3")
     before = browser.evaluate(f"{line}.split('L').length")
@@ -256,6 +343,7 @@ def test_the_page_reports_a_lost_connection_and_continues_with_the_next_run(brow
     first = play("front", "gone")
     first.labels["front"] = OneLabel("an old label", 0.5)
     browser.open(first.web.url)
+    unfold(browser, 0, "charts")
     browser.until(f"{card(0)}.querySelector('.sure path').getAttribute('d').includes('L')")
     browser.until(f"{card(1)}.innerText.includes('label of gone')")
     first.close()

@@ -69,13 +69,19 @@ def encoded(stills: Stills, frame: Frame) -> Still:
     return until(lambda: (new := stills.newest(frame.source)) is not before and new)
 
 
-def test_frames_are_wanted_only_while_there_is_a_viewer(stills, monkeypatch):
-    assert not stills.wants("camera")
-    assert stills.newest("camera") is None
+def test_frames_are_wanted_often_only_while_there_is_a_viewer(stills, monkeypatch):
+    """The first one is wanted in any case: a page may be opened when the camera is off."""
+    monkeypatch.setattr(stills_module, "MIN_INTERVAL", 0.0)
+    monkeypatch.setattr(stills_module, "UNSEEN_INTERVAL", PATIENCE)
     assert stills.wants("camera")
-    assert not stills.wants("another")
+    stills.put(frame(), {})
+    assert not stills.wants("camera")
+    stills.newest("camera")
+    assert stills.wants("camera")
     monkeypatch.setattr(stills_module, "VIEWER_TIMEOUT", 0.0)
     assert not stills.wants("camera")
+    monkeypatch.setattr(stills_module, "UNSEEN_INTERVAL", 0.0)
+    assert stills.wants("camera")
 
 
 def test_frames_of_a_source_are_wanted_only_after_the_minimum_interval(stills, monkeypatch):
