@@ -9,17 +9,19 @@ picture.
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from PIL import Image
 
 from scripts.demo.run import DATA, EDGE, ROOT
+from tests.outputs.web.chromium import Browser
 
 ENGINE = ROOT / "engines/demo-int8"
 CAMERAS = ("entrance", "yard", "gate", "dock")
@@ -40,22 +42,16 @@ def camera(stack: ExitStack, name: str) -> tuple[str, subprocess.Popen[str]]:
 
 
 def screenshot(path: Path) -> None:
-    """Write what Chromium shows of the page after some seconds."""
-    with tempfile.TemporaryDirectory() as profile:
-        subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-                *(f"--user-data-dir={profile}", f"--window-size={SIZE[0]},{SIZE[1]}"),
-                *("--timeout=9000", f"--screenshot={path}", f"http://127.0.0.1:{PORT}/"),
-            ],
-            check=True,
-            capture_output=True,
-        )
-    image = Image.open(path).convert("RGB")
-    image = image.resize(
-        (WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS
-    )
-    image.quantize(192).save(path, optimize=True)
+    """Write what Chromium shows of the page, once all cameras are shown and one has failed."""
+    with tempfile.TemporaryDirectory() as profile, closing(Browser(Path(profile))) as browser:
+        browser.look_like(*SIZE)
+        browser.open(f"http://127.0.0.1:{PORT}/")
+        shown = "[...document.querySelectorAll('article img')].filter((image) => !image.hidden)"
+        browser.until(f"{shown}.length === {len(CAMERAS)}")
+        time.sleep(3)
+        image = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
+    height = round(WIDTH * image.height / image.width)
+    image.resize((WIDTH, height), Image.Resampling.LANCZOS).save(path, optimize=True)
 
 
 def main() -> None:

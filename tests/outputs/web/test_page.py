@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from edge.outputs.web import stills
 from edge.outputs.web.live import LivePage
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
@@ -208,6 +209,21 @@ def test_a_page_that_is_first_opened_during_an_outage_shows_the_last_image(brows
     browser.until(f"{card(1)} && !{card(1)}.querySelector('img').hidden")
     browser.until(f"{card(1)}.innerText.includes('last image')")
     assert "label of back" in browser.evaluate(f"{card(1)}.innerText")
+
+
+def test_an_old_image_keeps_its_own_label(browser, cameras, monkeypatch):
+    """Without a viewer images are rarer than labels."""
+    monkeypatch.setattr(stills, "UNSEEN_INTERVAL", 1000.0)
+    while cameras.status.add("back").tally.frames < 10:
+        time.sleep(0.01)
+    cameras.labels["back"] = OneLabel("a later label")
+    time.sleep(1.5)
+    cameras.quiet.add("back")
+    cameras.change("back", "waiting", "the camera hung up")
+    browser.open(cameras.web.url)
+    browser.until(f"{card(1)}?.innerText.includes('last image')")
+    text = browser.evaluate(f"{card(1)}.querySelector('.classes').innerText")
+    assert "label of back" in text
 
 
 def test_a_rule_that_fires_is_listed_with_its_camera_and_label(browser, cameras):
