@@ -18,7 +18,7 @@ from edge.builder import image_sets, verify
 from edge.builder.models.checkpoint import Checkpoint
 from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
-from edge.builder.report.findings import Disagreement
+from edge.builder.report.findings import ImageFinding, Review
 from edge.engine.accuracy import NEAR, Accuracy
 from edge.engine.heads import FEATURES, labels_agree
 from edge.errors import CalibrationError
@@ -26,7 +26,7 @@ from edge.preprocess.images import load_image
 
 __all__ = ["Evaluator"]
 
-SHOWN = 24  # the most disagreements that are shown
+SHOWN = 24  # the most images that are shown of one kind
 
 Tensor = npt.NDArray[np.float32]
 Answer: TypeAlias = tuple[str, float]  # label, confidence
@@ -87,31 +87,45 @@ class Evaluator:
         logits = self._run(forms, lambda _: None)
         return {form: self._compare(found) for form, found in logits.items()}
 
-    def disagreements(self, model: ModelProto) -> tuple[list[Disagreement], int]:
-        """The images on which FP32 and `model` disagree: up to `SHOWN` of them, and the count.
+    def review(self, model: ModelProto) -> Review:
+        """The images on which FP32 and `model` disagree, and those that FP32 itself gets wrong.
 
-        Sorted by FP32's confidence, highest first: a disagreement is worse where FP32 is sure.
+        Up to `SHOWN` of each, sorted by FP32's confidence, highest first: a disagreement is worse
+        where FP32 is sure, and where it is sure and wrong the folder's label may be wrong.
         Embeddings have no label to show: only the number below a cosine of `NEAR` is returned. With
         independent labels the label that differs most is shown.
         """
         logits = self._run({"engine": model}, lambda _: None)["engine"]
         if self._embeds:
-            return [], int((verify.cosines(self._reference, logits) < NEAR).sum())
+            return Review(differing=int((verify.cosines(self._reference, logits) < NEAR).sum()))
         head = self._checkpoint.head
         fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
         differ = np.flatnonzero(~head.agree(fp32, engine))
-        answers = {at: self._answers(fp32[at], engine[at]) for at in differ}
-        most_confident = sorted(differ, key=lambda at: -answers[at][2])[:SHOWN]
-        shown = [
-            Disagreement(
-                image=f"{self._readable[at].parent.name}/{self._readable[at].name}",
-                pixels=load_image(self._readable[at]),
-                fp32=answers[at][0],
-                engine=answers[at][1],
-            )
-            for at in most_confident
-        ]
-        return shown, len(differ)
+        mistaken: Sequence[int] = ()
+        if self._classes is not None:
+            mistaken = np.flatnonzero(fp32.argmax(1) != np.array(self._classes)).tolist()
+
+        def shown(images: Sequence[int]) -> list[ImageFinding]:
+            answers = {at: self._answers(fp32[at], engine[at]) for at in images}
+            most_confident = sorted(images, key=lambda at: -answers[at][2])[:SHOWN]
+            return [self._finding(at, *answers[at][:2]) for at in most_confident]
+
+        return Review(
+            disagreements=shown(differ.tolist()),
+            differing=len(differ),
+            mistakes=shown(mistaken),
+            wrong=None if self._classes is None else len(mistaken),
+        )
+
+    def _finding(self, at: int, fp32: Answer, engine: Answer) -> ImageFinding:
+        path = self._readable[at]
+        return ImageFinding(
+            image=f"{path.parent.name}/{path.name}",
+            pixels=load_image(path),
+            fp32=fp32,
+            engine=engine,
+            truth=self._checkpoint.head.labels[self._classes[at]] if self._classes else "",
+        )
 
     def _check_classes(self) -> None:
         """Raises `CalibrationError` when no image of a class can be read: top-1 would be wrong."""

@@ -50,26 +50,50 @@ def test_the_most_confident_disagreements_are_kept_and_all_are_counted(
     evaluator, contrary, monkeypatch
 ):
     monkeypatch.setattr(evaluating, "SHOWN", 40)
-    everything, differing = evaluator.disagreements(contrary)
-    assert len(everything) == differing == 40
+    review = evaluator.review(contrary)
+    everything = review.disagreements
+    assert len(everything) == review.differing == 40
     sure = [one.fp32[1] for one in everything]
     assert sure == sorted(sure, reverse=True) and sure[0] > sure[-1]
     monkeypatch.setattr(evaluating, "SHOWN", 3)
-    few, differing = evaluator.disagreements(contrary)
-    assert differing == 40
-    assert [one.image for one in few] == [one.image for one in everything[:3]]
+    few = evaluator.review(contrary)
+    assert few.differing == 40
+    assert [one.image for one in few.disagreements] == [one.image for one in everything[:3]]
 
 
 def test_a_disagreement_names_the_image_and_both_answers(evaluator, contrary, pictures):
-    shown, _ = evaluator.disagreements(contrary)
-    for one in shown:
+    for one in evaluator.review(contrary).disagreements:
         assert one.fp32[0] != one.engine[0]
+        assert one.truth == one.image.split("/")[0]
         assert (pictures / one.image).is_file()
         assert one.pixels.shape[1:] == (60, 3)
 
 
 def test_equal_graphs_agree(evaluator, model):
-    assert evaluator.disagreements(model) == ([], 0)
+    review = evaluator.review(model)
+    assert (review.disagreements, review.differing) == ([], 0)
+
+
+def test_images_that_fp32_gets_wrong_are_shown_with_their_truth(evaluator, model, monkeypatch):
+    monkeypatch.setattr(evaluating, "SHOWN", 40)
+    review = evaluator.review(model)
+    assert review.wrong == len(review.mistakes) == round(40 * (1 - evaluator.fp32.top1 / 100)) > 0
+    for one in review.mistakes:
+        assert one.fp32[0] == one.engine[0] != one.truth == one.image.split("/")[0]
+    sure = [one.fp32[1] for one in review.mistakes]
+    assert sure == sorted(sure, reverse=True)
+    monkeypatch.setattr(evaluating, "SHOWN", 2)
+    few = evaluator.review(model)
+    assert (few.wrong, few.mistakes[0].image) == (review.wrong, review.mistakes[0].image)
+    assert len(few.mistakes) == 2
+
+
+def test_without_classes_fp32_has_no_mistakes_to_show(model, checkpoint, pictures, tmp_path):
+    shutil.copytree(pictures / "cat", tmp_path / "monday")
+    files = image_sets.find(tmp_path)
+    evaluator = Evaluator(model, files, read_checkpoint(str(checkpoint)), Recorder())
+    review = evaluator.review(model)
+    assert (review.wrong, review.mistakes) == (None, [])
 
 
 def test_classes_that_share_a_label_give_one_warning_and_no_top_1(model, checkpoint, pictures):
@@ -157,8 +181,9 @@ def test_of_independent_labels_the_one_that_differs_most_is_shown(
     evaluator = independent(model, checkpoint, pictures, Recorder(), labels)
     assert evaluator({"same": model})["same"].labels == 100
     assert evaluator({"contrary": contrary})["contrary"].labels < 50
-    shown, differing = evaluator.disagreements(contrary)
-    assert differing == 40
+    review = evaluator.review(contrary)
+    shown = review.disagreements
+    assert review.differing == 40
     for one in shown:
         assert one.fp32[0] == one.engine[0]
         assert one.fp32[1] + one.engine[1] == pytest.approx(1, abs=1e-5)

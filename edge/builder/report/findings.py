@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edge.engine.accuracy import Accuracy
 from edge.engine.timing import Speed
 
-__all__ = ["CandidateFinding", "Disagreement", "Findings", "LinearFinding"]
+__all__ = ["CandidateFinding", "Findings", "ImageFinding", "LinearFinding", "Review", "Step"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,32 @@ class LinearFinding:
 
 
 @dataclass(frozen=True, eq=False)
-class Disagreement:
-    """An image on which FP32 and the engine disagree."""
+class ImageFinding:
+    """An image on which FP32 and the engine disagree, or that FP32 gets wrong."""
 
     image: str
     pixels: npt.NDArray[np.uint8]  # RGB [H, W, 3]
     fp32: tuple[str, float]  # label, confidence
     engine: tuple[str, float]
+    truth: str = ""  # the label of its folder; "" if the classes are unknown
+
+
+@dataclass(frozen=True, eq=False)
+class Review:
+    """What the held-out images say about an engine, with the images themselves, worst first."""
+
+    disagreements: list[ImageFinding] = field(default_factory=list)  # the shown ones
+    differing: int = 0  # number of all images on which FP32 and the engine disagree
+    mistakes: list[ImageFinding] = field(default_factory=list)  # of FP32, the shown ones
+    wrong: int | None = None  # number of all images that FP32 gets wrong; None: classes unknown
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next: a command, and what it is for."""
+
+    command: str
+    purpose: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +82,8 @@ class Findings:
     verdict: str  # a sentence with the reasons
     backend: str  # with which the times were measured
     machine: str  # on which
+    date: str  # of the build
+    calibration: str  # the calibration set, or what took its place
     images: int  # number of held-out images
     heldout: str  # their origin
     gate: str  # such as "99 % agreement"
@@ -71,6 +92,6 @@ class Findings:
     linears: list[LinearFinding] = field(default_factory=list)
     quantised: str = ""  # coverage by kind, such as "12 of 12 qkv, 0 of 1 convolution"
     fp32_nodes: dict[str, str] = field(default_factory=dict)  # node kept FP32 in FP16 -> reason
-    disagreements: list[Disagreement] = field(default_factory=list)  # the shown ones, worst first
-    differing: int = 0  # number of all images that disagree
-    compared: str = "the engine"  # what was compared with FP32 for the disagreements
+    review: Review = field(default_factory=Review)
+    compared: str = "the engine"  # what was compared with FP32 for the review
+    next_steps: list[Step] = field(default_factory=list)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from onnx import ModelProto
@@ -16,7 +18,7 @@ from edge.builder.precision.dtypes import NUMBERS
 from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears, roles
 from edge.builder.recipes import Recipe
-from edge.builder.report.findings import CandidateFinding, Findings, LinearFinding
+from edge.builder.report.findings import CandidateFinding, Findings, LinearFinding, Step
 from edge.builder.split import Sets
 from edge.engine.accuracy import FORMS, OPEN, Gate
 from edge.engine.passport import Timed
@@ -76,7 +78,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
     chosen = outcome.chosen
     shown = chosen if chosen.precision != "fp32" else outcome.candidates[-1]
     small = _small(outcome.candidates)
-    disagreements, differing = outcome.evaluator.disagreements(shown.forms[shown.worst_form])
+    recipe, calibration = setting.recipe, f"{len(setting.sets.calibration)} images"
     return Findings(
         name=setting.recipe.engine,
         checkpoint=setting.recipe.checkpoint,
@@ -85,6 +87,8 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         verdict=outcome.verdict,
         backend="onnxruntime",
         machine=outcome.timing.machine,
+        date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        calibration=f"{calibration} of {recipe.calibration}" if outcome.ranges else "none",
         images=outcome.evaluator.fp32.images,
         heldout=setting.sets.origin,
         gate=str(setting.gate),
@@ -106,10 +110,27 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         ),
         quantised=in_words(census(small.forms["portable"])) if small else "",
         fp32_nodes=outcome.fp32_nodes,
-        disagreements=disagreements,
-        differing=differing,
+        review=outcome.evaluator.review(shown.forms[shown.worst_form]),
         compared=f"{shown.precision.upper()} ({FORMS[shown.worst_form]})",
+        next_steps=_next_steps(recipe, chosen),
     )
+
+
+def _next_steps(recipe: Recipe, chosen: Candidate) -> list[Step]:
+    folder = shlex.quote(str(recipe.engines / recipe.engine))
+    if chosen.refused is not None:
+        return [
+            Step("edge build ... --calibration DIR", "with more images of your own domain"),
+            Step("edge build ... --precision fp16", "if INT8 does not reach the gate"),
+        ]
+    steps = [
+        Step(f"edge classify {folder} IMAGE", "label an image of your own"),
+        Step(f"edge run {folder} --source /dev/video0", "label a camera"),
+        Step(f"edge compile {folder}", "on the Jetson, after copying the folder there"),
+    ]
+    if not recipe.gate:
+        steps.insert(0, Step("edge build ...", "without --no-gate, to have the accuracy tested"))
+    return steps
 
 
 def _linears(

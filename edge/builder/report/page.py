@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from edge.builder.report import plots
-from edge.builder.report.findings import Disagreement, Findings
+from edge.builder.report.findings import Findings, ImageFinding
 from edge.engine.accuracy import EXACT_DB, NEAR, percent
 from edge.engine.heads import CROSSING
 from edge.errors import printable, require
@@ -72,7 +72,8 @@ def _html(findings: Findings) -> str:
         crossing=f"{100 * CROSSING:g}",
         state=_state(findings),
         plots=markup,
-        shown=[(one, *_thumbnail(one)) for one in findings.disagreements],
+        shown=[(one, *_thumbnail(one)) for one in findings.review.disagreements],
+        mistakes=[(one, *_thumbnail(one)) for one in findings.review.mistakes],
     )
     return text
 
@@ -109,7 +110,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _thumbnail(one: Disagreement) -> tuple[str, bool]:
+def _thumbnail(one: ImageFinding) -> tuple[str, bool]:
     """The image as a data URI, scaled down to `THUMBNAIL`, and whether it is tiny."""
     image = Image.fromarray(one.pixels)
     tiny = max(image.size) <= THUMBNAIL // 2  # the page enlarges its pixels

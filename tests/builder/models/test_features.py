@@ -275,8 +275,8 @@ def test_its_report_tells_cosines_and_shows_no_labels(built):
 def test_a_judge_counts_what_is_far_away_and_shows_none_of_it(simple, pictures):
     found, model, _ = simple("vit backbone")
     judge = Evaluator(model, image_sets.find(pictures)[:5], found, Recorder())
-    assert judge.disagreements(model) == ([], 0)
-    assert judge.disagreements(negated(model)) == ([], 5)
+    assert judge.review(model).differing == 0
+    assert judge.review(negated(model)).differing == 5
     assert judge({"device": negated(model)})["device"].cosine == pytest.approx(-1)
 
 

@@ -113,7 +113,7 @@ def test_disagreements_are_those_of_the_chosen_candidate_or_else_of_the_smallest
     found = gather(setting, replace(outcome, chosen=outcome.candidates[0]))
     assert found.compared == f"INT8 ({FORMS[worst]})"
     measured = outcome.chosen.accuracy[worst]
-    assert found.differing == round(10 * (100 - measured.agreement) / 100)
+    assert found.review.differing == round(10 * (100 - measured.agreement) / 100)
 
 
 def test_the_chosen_candidate_is_carried_first(outcome):

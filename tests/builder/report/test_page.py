@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from edge.builder.report import page, plots
-from edge.builder.report.findings import CandidateFinding, Disagreement, Findings, LinearFinding
+from edge.builder.report.findings import (
+    CandidateFinding,
+    Findings,
+    ImageFinding,
+    LinearFinding,
+    Review,
+    Step,
+)
 from edge.engine.accuracy import EXACT_DB, Accuracy
 from edge.engine.timing import Speed
 from edge.errors import MissingPackage, StorageError
@@ -85,7 +92,8 @@ def linear(number, precision="INT8"):
 
 def disagreement(number, size=(8, 8), sure=0.5):
     pixels = np.random.default_rng(number).integers(0, 255, (*size, 3), np.uint8)
-    return Disagreement(f"image-{number}.png", pixels, (f"cat {number}", sure), ("dog", 0.625))
+    answers = (f"cat {number}", sure), ("dog", 0.625)
+    return ImageFinding(f"image-{number}.png", pixels, *answers, truth=f"fox {number}")
 
 
 @pytest.fixture
@@ -98,6 +106,8 @@ def findings():
         verdict="INT8 is twice as fast and passed.",
         backend="onnxruntime CPU",
         machine="a CPU, 2 cores, load 0.1",
+        date="2026-12-01 10:00 UTC",
+        calibration="128 images of photos",
         images=100,
         heldout="every fifth image of photos",
         gate="99 % agreement",
@@ -113,8 +123,8 @@ def findings():
         ],
         linears=[linear(number, "FP16" if number == 3 else "INT8") for number in range(16)],
         fp32_nodes={"/vit/norm": "overflows"},
-        disagreements=[disagreement(0)],
-        differing=1,
+        review=Review([disagreement(0)], 1, [disagreement(1)], 3),
+        next_steps=[Step("edge run engines/demo-int8", "label a camera")],
     )
 
 
@@ -266,14 +276,29 @@ def test_text_from_outside_is_escaped(findings, tmp_path, read):
         candidates=[replace(findings.candidates[0], precision=HOSTILE, note=HOSTILE)],
         linears=[replace(linear(0), name=HOSTILE, why=HOSTILE, method=HOSTILE)],
         fp32_nodes={HOSTILE: HOSTILE},
-        disagreements=[
-            replace(disagreement(0), image=HOSTILE, fp32=(HOSTILE, 0.5), engine=(HOSTILE, 0.5))
-        ],
+        date=HOSTILE,
+        calibration=HOSTILE,
+        heldout=HOSTILE,
+        next_steps=[Step(HOSTILE, HOSTILE)],
+        review=Review(
+            [
+                replace(
+                    disagreement(0),
+                    image=HOSTILE,
+                    fp32=(HOSTILE, 0.5),
+                    engine=(HOSTILE, 0.5),
+                    truth=HOSTILE,
+                )
+            ],
+            1,
+            [],
+            0,
+        ),
     )
     found = read(hostile)
     assert [image["src"][:10] for image in found.all("img")] == ["data:image"]
     assert "\x1b" not in found.text
-    assert found.text.count("<img src=x onerror=alert(1)>\"'&$x^$ [31m") >= 16
+    assert found.text.count("<img src=x onerror=alert(1)>\"'&$x^$ [31m") >= 22
 
 
 def test_colours_come_from_the_page_in_both_schemes(findings, tmp_path, read):
@@ -302,11 +327,12 @@ def test_missing_decibels_are_reported_as_not_measured(findings, read):
     found = read(replace(findings, linears=linears))
     assert found.rows["linears"][1][3:7] == ["–", "exact", "100 → 10", "–"]
     assert "The sensitivity of the Linears was not measured." in found.text
+    assert len(found.all("figure")) == 2 + 1 + 1, "speed and ranges; two images"
 
 
 def test_empty_findings_are_reported(findings, read):
     found = read(
-        replace(findings, candidates=[], linears=[], fp32_nodes={}, disagreements=[], differing=0),
+        replace(findings, candidates=[], linears=[], fp32_nodes={}, review=Review()),
     )
     assert "No candidate was evaluated." in found.text
     assert "No Linear was considered for INT8." in found.text
@@ -315,10 +341,28 @@ def test_empty_findings_are_reported(findings, read):
     assert found.all("img") == []
 
 
+def test_the_page_says_what_it_was_built_from_when_and_what_comes_next(findings, read):
+    text = read(findings).text
+    assert "held-out images 100: every fifth image of photos" in text
+    assert "calibration 128 images of photos" in text
+    assert "built 2026-12-01 10:00 UTC" in text
+    assert "Next edge run engines/demo-int8 label a camera" in text
+
+
+def test_mistakes_of_fp32_are_shown_with_the_truth(findings, read):
+    found = read(findings)
+    assert "Mistakes of FP32 3 of 100 images" in found.text
+    assert "the first 1 are shown, 2 are not" in found.text
+    assert "truth fox 1 FP32 cat 1 50.0 % engine dog 62.5 % image-1.png" in found.text
+    none = read(replace(findings, review=Review(wrong=0)))
+    assert "FP32 names the right class of all 100 images." in none.text
+    assert "Mistakes" not in read(replace(findings, review=Review())).text
+
+
 def test_disagreements_are_pictures_with_both_answers(findings, read):
     sizes = [(8, 8), (300, 200), (1, 2000)]
     shown = [disagreement(n, size, sure=0.9 - n / 10) for n, size in enumerate(sizes)]
-    found = read(replace(findings, disagreements=shown))
+    found = read(replace(findings, review=Review(shown, 3)))
     images = found.all("img")
     uris = [image["src"].removeprefix("data:image/png;base64,") for image in images]
     pictures = [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
@@ -330,7 +374,7 @@ def test_disagreements_are_pictures_with_both_answers(findings, read):
 
 def test_disagreements_that_are_not_shown_are_counted(findings, read):
     some = [disagreement(number) for number in range(24)]
-    found = read(replace(findings, disagreements=some, differing=30))
+    found = read(replace(findings, review=Review(some, 30)))
     assert len(found.all("img")) == 24
     assert "30 of 100 images" in found.text
     assert "the first 24 are shown, 6 are not" in found.text
