@@ -1,10 +1,15 @@
 """`main`: the entry point of `edge` and `python -m edge`, with its signal handling."""
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import signal
+
+# While the command is imported, Ctrl-C ends it without a message; a shell reports 130, too.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import faulthandler
 import os
-import signal
 import sys
 import time
 from contextlib import suppress
@@ -20,8 +25,6 @@ EXIT_SECONDS = 30.0  # that Python gets to shut down, on a busy machine
 
 def main() -> None:
     """Run the command. Exit code 0: done, 1: error, 2: usage, 130: stopped."""
-    # While the command is imported, Ctrl-C ends it without a message; a shell reports 130, too.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from edge.cli.app import INTERRUPTED, STOPPED, console
     from edge.cli.commands import app
     from edge.files.storage import drop_unread

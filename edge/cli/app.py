@@ -45,6 +45,8 @@ class Commands(TyperGroup):
 
             message = _PYDANTIC.sub("", error.message)  # without the phrases of pydantic
             error.message = redact_text(message)  # a URI in the wrong place
+            if ctx.invoked_subcommand == "run" and "unexpected extra argument" in message:
+                error.message += "; write --source before a source"
             raise
         except EdgeError as error:
             if os.environ.get("EDGE_DEBUG"):

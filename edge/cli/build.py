@@ -46,10 +46,13 @@ def build(
     template: TemplateOption = None,
     precision: Annotated[
         PrecisionChoice | None,
-        typer.Option(help="default int8; auto: the fastest that passes the gate"),
+        typer.Option(
+            case_sensitive=False, help="default int8; auto: the fastest that passes the gate"
+        ),
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="how INT8 ranges are chosen; default auto")
+        Method | None,
+        typer.Option(case_sensitive=False, help="how INT8 ranges are chosen; default auto"),
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
@@ -144,7 +147,9 @@ def calibrate(
     graph: GraphArgument,
     images: ImagesOption,
     out: OutOption = Path("ranges.json"),
-    method: Annotated[Method, typer.Option(help="how ranges are chosen")] = "auto",
+    method: Annotated[
+        Method, typer.Option(case_sensitive=False, help="how ranges are chosen")
+    ] = "auto",
 ) -> None:
     """Images -> activation ranges, through the FP32 graph."""
     from edge.builder import stages
@@ -156,7 +161,7 @@ def calibrate(
 def quantize(
     graph: GraphArgument,
     out: OutOption,
-    precision: Annotated[Precision, typer.Option()] = "int8",
+    precision: Annotated[Precision, typer.Option(case_sensitive=False)] = "int8",
     ranges: Annotated[
         Path | None, typer.Option(help="ranges file of edge calibrate, for int8")
     ] = None,
@@ -171,7 +176,8 @@ def quantize(
 def compile_(
     engine: EngineArgument,
     backend: Annotated[
-        PlanBackend | None, typer.Option(help="default: the best on this machine")
+        PlanBackend | None,
+        typer.Option(case_sensitive=False, help="default: the best on this machine"),
     ] = None,
 ) -> None:
     """Compile the plan of an engine on the machine that will run it; does not need torch."""

@@ -7,6 +7,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from rich.console import Console as Terminal
@@ -35,6 +36,8 @@ class Console:
         self._lock = threading.Lock()
         self._unwritten = b""  # the rest of a line that was written in part
         self._dropped = 0  # lines
+        self._line = ""  # the last line of the terminal, which `line` replaces
+        self._has_line = False  # whether the terminal shows one
 
     def never_wait(self) -> None:
         """From now on never wait for a reader: a full pipe would block the run.
@@ -51,6 +54,14 @@ class Console:
 
     def warn(self, text: str) -> None:
         self._print(f"[yellow]warning:[/] {escape(text)}")
+
+    @property
+    def line(self) -> Callable[[str], None] | None:
+        """Function (text) that replaces the last line of the terminal; None without a terminal.
+
+        Messages are printed above it. It is for a run: call `never_wait` first.
+        """
+        return self._replace_line if self._terminal.is_terminal else None
 
     def error(self, text: str) -> None:
         self._print(f"[red]error:[/] {escape(text)}")
@@ -98,13 +109,28 @@ class Console:
                 markup = f"[yellow]warning:[/] {lost}\n{markup}"
             with self._terminal.capture() as line:
                 self._terminal.print(markup)
-            text = line.get().encode(sys.stderr.encoding, "backslashreplace")
+            text = self._around_line(line.get()).encode(sys.stderr.encoding, "backslashreplace")
             self._unwritten = self._write(self._room, self._unwritten)
             rest = text if self._unwritten else self._write(self._room, text)
             if rest == text:
                 self._dropped += 1
             else:
                 self._unwritten, self._dropped = rest, 0
+
+    def _replace_line(self, text: str) -> None:
+        width = self._terminal.width - 1
+        with self._lock:
+            self._line = text if len(text) <= width else f"{text[: width - 1]}…"
+            if self._room is not None and not self._unwritten:
+                data = self._around_line("").encode(sys.stderr.encoding, "backslashreplace")
+                self._unwritten = self._write(self._room, data)
+
+    def _around_line(self, text: str) -> str:
+        """A text that is printed above the replaceable line, if there is one."""
+        if not self._line and not self._has_line:
+            return text
+        self._has_line = bool(self._line)
+        return f"\r\x1b[K{text}{self._line}"
 
     def _write(self, room: select.poll, text: bytes) -> bytes:
         """Write as much as there is room for; returns the rest."""

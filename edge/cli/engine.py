@@ -142,6 +142,9 @@ def bench(
     failed, opened = 0, {}
     with ExitStack() as stack:
         for path in engines:
+            if path.suffix == ".toml" and path.is_file():  # of engines/*
+                console.info(f"{path} is a recipe, not an engine: it is left out")
+                continue
             try:
                 opened[str(path)] = stack.enter_context(open_engine(path, backend, threads))
             except EngineError as error:
@@ -149,6 +152,8 @@ def bench(
                 failed += 1
         for row in side_by_side(opened, rounds) if opened else []:
             print(json.dumps(row), flush=True)
+    if not (opened or failed):
+        raise EngineError("no engine was given", "give folders made by edge build: engines/NAME")
     if failed:
         raise typer.Exit(1)
 

@@ -36,11 +36,14 @@ ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", readab
 ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images of your domain")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
 TaskOption = Annotated[
-    Task | None, typer.Option(help="task of the engine; default: that of the checkpoint")
+    Task | None,
+    typer.Option(case_sensitive=False, help="task of the engine; default: that of the checkpoint"),
 ]
 PoolingOption = Annotated[
     Pooling | None,
-    typer.Option(help="how tokens become one embedding; default own: as the model does"),
+    typer.Option(
+        case_sensitive=False, help="how tokens become one embedding; default own: as the model does"
+    ),
 ]
 NormaliseOption = Annotated[
     bool, typer.Option("--normalise", "--normalize", help="scale embeddings to length 1")
@@ -57,7 +60,9 @@ ImageSizeOption = Annotated[
     int | None,
     typer.Option(min=1, help="side of the input in pixels, such as 384; default: as trained"),
 ]
-BackendOption = Annotated[Backend, typer.Option(help="what executes the engine")]
+BackendOption = Annotated[
+    Backend, typer.Option(case_sensitive=False, help="what executes the engine")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of onnxruntime; all by default")
 ]

@@ -10,13 +10,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from edge.cli import run_options as options
 from edge.cli.app import app, console, open_engine
-from edge.engine.choices import Backend
-from edge.sources.camera import Transport
 
 if TYPE_CHECKING:
     from edge.outputs.factory import Outputs
@@ -26,174 +25,42 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_STREAMS, _FRAMES = "Sources", "Which frames"
-_OUTPUTS, _WATCH = "Outputs", "Watching the run"
 _NOT_KEYS = ("context", "config", "dry_run")  # parameters that are not configuration keys
 
 
 @app.command()
 def run(
     context: typer.Context,
-    engine: Annotated[
-        Path | None, typer.Argument(metavar="ENGINE", help="folder made by edge build")
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="test://ball, file, /dev/video0, rtsp://, ... (docs/sources.md); repeat for more",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with these options; SIGHUP reloads it (docs/service.md)"),
-    ] = None,
-    backend: Annotated[
-        Backend | None, typer.Option(help="what executes the engine  [default: auto]")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of onnxruntime; all by default")
-    ] = None,
-    realtime: Annotated[
-        bool | None,
-        typer.Option("--realtime", help="read videos at their own speed", rich_help_panel=_STREAMS),
-    ] = None,
-    loop: Annotated[
-        bool | None,
-        typer.Option("--loop", help="start videos over at their end", rich_help_panel=_STREAMS),
-    ] = None,
-    transport: Annotated[
-        Transport | None,
-        typer.Option(
-            help="for RTSP: tcp, or udp, which is faster and may lose packets  [default: tcp]",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    credentials: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="netrc file with users and passwords by host",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    stall: Annotated[
-        float | None,
-        typer.Option(
-            help="seconds without a frame before a camera is reconnected  [default: 10]",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    reconnect: Annotated[
-        bool | None,
-        typer.Option(
-            help="reconnect cameras that fail or end  [default: reconnect]",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    wait: Annotated[
-        bool | None,
-        typer.Option(
-            "--wait",
-            help="keep trying even if no camera has connected yet",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="print the gst-launch-1.0 command of each source, and exit"),
-    ] = False,
-    frames: Annotated[
-        int | None, typer.Option(help="stop after this many frames", rich_help_panel=_FRAMES)
-    ] = None,
-    every: Annotated[
-        int | None, typer.Option(help="label every N-th frame only", rich_help_panel=_FRAMES)
-    ] = None,
-    max_fps: Annotated[
-        float | None,
-        typer.Option(
-            help="label at most this many frames per second, per source",
-            rich_help_panel=_FRAMES,
-        ),
-    ] = None,
-    smooth: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME|majority:K",
-            help="smooth labels over time: 0.5s, or the majority of K frames",
-            rich_help_panel=_FRAMES,
-        ),
-    ] = None,
-    summary: Annotated[
-        Path | None,
-        typer.Option(help="JSON file for the measurements", rich_help_panel=_OUTPUTS),
-    ] = None,
-    preview: Annotated[
-        Path | None, typer.Option(help="PNG file for a labelled frame", rich_help_panel=_OUTPUTS)
-    ] = None,
-    on: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RULE",
-            help='when to take a snapshot: "label=dog and confidence>0.8 for 2s"',
-            rich_help_panel=_OUTPUTS,
-        ),
-    ] = None,
-    snapshots: Annotated[
-        Path | None, typer.Option(help="folder for snapshots", rich_help_panel=_OUTPUTS)
-    ] = None,
-    keep: Annotated[
-        int | None,
-        typer.Option(help="keep only this many newest snapshots", rich_help_panel=_OUTPUTS),
-    ] = None,
-    record: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OUT",
-            envvar="EDGE_RECORD",
-            help="labelled video: a .mkv or .mp4 file, a folder/, or rtsp://:8554/NAME",
-            rich_help_panel=_OUTPUTS,
-        ),
-    ] = None,
-    mqtt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="EDGE_MQTT",
-            help="publish to a broker: mqtt://host/prefix (docs/mqtt.md)",
-            rich_help_panel=_OUTPUTS,
-        ),
-    ] = None,
-    web: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[HOST]:PORT",
-            help="live page; on this machine only, unless HOST is given (docs/web.md)",
-            rich_help_panel=_WATCH,
-        ),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[HOST]:PORT",
-            help="Prometheus metrics; on this machine only, unless HOST is given",
-            rich_help_panel=_WATCH,
-        ),
-    ] = None,
-    audit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="1/N",
-            help="check one frame in N against --reference (docs/audit.md)",
-            rich_help_panel=_WATCH,
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="ENGINE", help="FP32 engine of the same checkpoint", rich_help_panel=_WATCH
-        ),
-    ] = None,
+    engine: options.Engine = None,
+    source: options.Source = None,
+    config: options.Config = None,
+    backend: options.Backend = None,
+    threads: options.Threads = None,
+    realtime: options.Realtime = None,
+    loop: options.Loop = None,
+    transport: options.Transport = None,
+    credentials: options.Credentials = None,
+    stall: options.Stall = None,
+    reconnect: options.Reconnect = None,
+    wait: options.Wait = None,
+    dry_run: options.DryRun = False,
+    frames: options.Frames = None,
+    every: options.Every = None,
+    max_fps: options.MaxFps = None,
+    smooth: options.Smooth = None,
+    format: options.Format = None,
+    summary: options.Summary = None,
+    preview: options.Preview = None,
+    on: options.On = None,
+    snapshots: options.Snapshots = None,
+    keep: options.Keep = None,
+    caption: options.Caption = None,
+    record: options.Record = None,
+    mqtt: options.Mqtt = None,
+    web: options.Web = None,
+    metrics: options.Metrics = None,
+    audit: options.Audit = None,
+    reference: options.Reference = None,
 ) -> None:
     """Label the frames of cameras, streams and files: JSON lines on stdout."""
     given = {name: value for name, value in locals().items() if name not in _NOT_KEYS}
@@ -268,7 +135,9 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
 
         model.warm()
         feeds = [opened(camera) for camera in wanted.cameras]
-        outputs = open_outputs(wanted, model, status, stack, stop, console.info, console.warn)
+        outputs = open_outputs(
+            wanted, model, status, stack, stop, console.info, console.warn, console.line
+        )
         # Until now signals raised KeyboardInterrupt. SIGHUP of a closed terminal ends the run, too,
         # except under `nohup`.
         ends = [signal.SIGINT, signal.SIGTERM]

@@ -90,8 +90,10 @@ def _measured(accuracy: Accuracy) -> str:
 def summary(measured: dict[str, Any]) -> str:
     """The last line of `edge run`, from the summary that it also writes as JSON."""
     age, latency = measured["age_ms"], measured["latency_ms"]
-    losses = {"stale": measured["stale"], "reconnects": measured["reconnects"]}
-    more = "".join(f"{count} {what}, " for what, count in losses.items() if count)
+    stale, reconnects = measured["stale"], measured["reconnects"]
+    more = f"{stale} stale, " if stale else ""
+    if reconnects:
+        more += "1 reconnect, " if reconnects == 1 else f"{reconnects} reconnects, "
     frames = "1 frame" if measured["frames"] == 1 else f"{measured['frames']} frames"
     return (
         f"{frames}, {measured['dropped']} dropped, {more}"

@@ -31,6 +31,7 @@ _TOKEN = re.compile(
     r"""|'''.*?'{3,5}|'[^'\n]*'|\#[^\n]*|[][{}\n]""",
     re.S,
 )
+_BARE = re.compile(r"\s*([\w.-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?")  # key = text
 _COMMA = re.compile(r"\A\s*,")
 
 KeyPath = tuple[str | int, ...]  # keys, and numbers of elements: ("camera", 0, "every")
@@ -82,9 +83,10 @@ def read(path: Path) -> Document:
         problem = str(error)
         if found:
             line, problem = int(found[1] or line), problem[: found.start()]
-        raise ConfigError(
-            f"{path}:{line}: this is not valid TOML ({problem})", "correct that line"
-        ) from error
+        written = text.splitlines()[line - 1 : line]
+        bare = _BARE.fullmatch(written[0]) if problem == "Invalid value" and written else None
+        hint = f'put the value in quotes: {bare[1]} = "..."' if bare else "correct that line"
+        raise ConfigError(f"{path}:{line}: this is not valid TOML ({problem})", hint) from error
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.engine.choices import Format
 from edge.engine.engine import Engine, Tensor
 from edge.outputs.audit.audit import Audit, parse_every
 from edge.outputs.audit.metrics import AuditMetrics
 from edge.outputs.audit.reference import Reference
 from edge.outputs.console_log import ConsoleLog
-from edge.outputs.json_lines import JsonLines
+from edge.outputs.json_lines import Lines, as_json
 from edge.outputs.preview import Preview
 from edge.outputs.record.cadence import frame_time
 from edge.outputs.record.recording import record
@@ -25,6 +26,7 @@ from edge.outputs.record.smoothing import Smooth, smoothing
 from edge.outputs.record.snapshots import Snapshots
 from edge.outputs.telemetry.metrics import RunMetrics, serve
 from edge.outputs.telemetry.mqtt import Mqtt
+from edge.outputs.text import NewLabels, TerminalLine
 from edge.outputs.web.live import LivePage
 from edge.run.config import Config
 from edge.run.interfaces import Prediction, Result, Sink
@@ -34,6 +36,12 @@ from edge.sources.frame import Frame
 __all__ = ["Outputs", "SinkGroup", "open_outputs"]
 
 Report = Callable[[str], None]
+# By `--format`, what makes the function that renders results on stdout.
+_RENDER: dict[Format, Callable[[], Callable[[Result], str | None]]] = {
+    "json": lambda: as_json,
+    "text": NewLabels,
+}
+_REPORT_SECONDS = 1.0  # after which closing is reported
 
 
 @dataclass
@@ -83,21 +91,25 @@ class SinkGroup(Sink):
     Closed one after the other, they could exceed systemd's TimeoutStopSec.
     """
 
-    def __init__(self, sinks: Sequence[Sink]):
-        self.sinks = sinks
+    def __init__(self, sinks: Mapping[str, Sink], info: Report = lambda text: None):
+        """sinks: by their names for people. info: called when closing takes long."""
+        self.sinks, self._info = sinks, info
 
     def write(self, result: Result) -> None:
-        for sink in self.sinks:
+        for sink in self.sinks.values():
             sink.write(result)
 
     def changed(self, transition: Transition) -> None:
-        for sink in self.sinks:
+        for sink in self.sinks.values():
             sink.changed(transition)
 
     def close(self) -> None:
         """Close all sinks in parallel, then raise the first error that one of them raised."""
         with ThreadPoolExecutor(max(1, len(self.sinks))) as pool:
-            closings = [pool.submit(sink.close) for sink in self.sinks]
+            closings = {pool.submit(sink.close): name for name, sink in self.sinks.items()}
+            pending = wait(closings, _REPORT_SECONDS).not_done
+            if slow := [name for closing, name in closings.items() if closing in pending]:
+                self._info(f"stopping: completing {' and '.join(slow)}")
         for closing in closings:
             closing.result()
 
@@ -110,29 +122,34 @@ def open_outputs(
     stop: threading.Event,
     info: Report,
     warn: Report,
+    show: Report | None = None,
 ) -> Outputs:
     """Open the outputs that `config` names. Raises an EdgeError that names the failing output.
 
     stack: closes everything that is not a sink. stop: when set, ends every wait. info, warn:
-    called with messages for the user, from any thread.
+    called with messages for the user, from any thread. show: replaces the last line of the
+    terminal; None without a terminal.
     """
     console_log = ConsoleLog(info, warn)
     outputs = Outputs(stack, console_log.heartbeat)
-    slow: list[Sink] = []
+    slow: dict[str, Sink] = {}
     with ExitStack() as undo:  # if an output cannot be opened, close those opened before it
 
         def add(sink: Sink) -> None:
             outputs.sinks.append(sink)
             undo.callback(sink.close)
 
-        def add_slow(sink: Sink) -> None:
-            slow.append(sink)
+        def add_slow(name: str, sink: Sink) -> None:
+            slow[name] = sink
             undo.callback(sink.close)
 
         add(console_log)
-        lines = JsonLines(sys.stdout, stop, warn)
-        outputs.losses["stdout"] = lambda: lines.lost
-        add(lines)
+        if config.format == "text" and show is not None and sys.stdout.isatty():
+            add(TerminalLine(show))
+        else:
+            lines = Lines(sys.stdout, stop, warn, _RENDER[config.format]())
+            outputs.losses["stdout"] = lambda: lines.lost
+            add(lines)
         if config.preview:
             add(Preview(config.preview))
         if config.smooth:
@@ -147,15 +164,15 @@ def open_outputs(
             )
             page = LivePage(config.web, status, os.environ.get("EDGE_WEB_TOKEN", ""), name)
             info(f"live page: {page.url}")
-            add_slow(page)
+            add_slow("the live page", page)
         _add_image_sinks(config, engine, outputs, page, add_slow, stop, info, warn)
         if config.mqtt:
             mqtt = Mqtt(config.mqtt, info, warn)
             outputs.losses["mqtt"] = lambda: mqtt.dropped
-            add_slow(mqtt)
+            add_slow("the MQTT messages", mqtt)
         _add_monitors(config, engine, status, outputs, info, warn)
         undo.pop_all()
-    outputs.sinks.append(SinkGroup(slow))
+    outputs.sinks.append(SinkGroup(slow, info))
     return outputs
 
 
@@ -164,7 +181,7 @@ def _add_image_sinks(
     engine: Engine,
     outputs: Outputs,
     page: LivePage | None,
-    add: Callable[[Sink], None],
+    add: Callable[[str, Sink], None],
     stop: threading.Event,
     info: Report,
     warn: Report,
@@ -173,15 +190,17 @@ def _add_image_sinks(
     if config.snapshots:
         rules = [read_rule(text) for text in config.on]
         check_labels(rules, engine.passport.labels)
-        snapshots = Snapshots(rules, config.snapshots, warn, keep=config.keep)
+        snapshots = Snapshots(
+            rules, config.snapshots, warn, keep=config.keep, caption=config.caption
+        )
         if page is not None:
             snapshots.fired = page.fired
         outputs.losses["snapshots"] = lambda: snapshots.lost
-        add(snapshots)
+        add("the snapshots", snapshots)
     if config.record:
         recording = record(config.record, len(config.cameras) > 1, stop, info, warn)
         outputs.losses["recording"] = lambda: recording.lost
-        add(recording)
+        add("the recording", recording)
 
 
 def _add_monitors(

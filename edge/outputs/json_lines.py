@@ -1,4 +1,4 @@
-"""A sink that writes results as JSON lines to a text stream."""
+"""A sink that writes results as lines to a text stream, by default as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.files.storage import drop_unread
 from edge.run.interfaces import Result, Sink
 
 __all__ = [
-    "JsonLines",
+    "Lines",
     "as_json",
     "utc",
 ]
@@ -51,8 +51,8 @@ def utc(seconds: float) -> str:
     return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
-class JsonLines(Sink):
-    """Writes one JSON object per result to a text stream and flushes it immediately.
+class Lines(Sink):
+    """Writes one line per result to a text stream, by default JSON, and flushes it immediately.
 
     The caller owns the stream; it stays open. While nobody reads the stream, results of live
     sources are dropped, and results of other sources wait until there is a reader or `stop` is set.
@@ -65,15 +65,19 @@ class JsonLines(Sink):
         stream: IO[str],
         stop: threading.Event | None = None,
         warn: Callable[[str], None] = lambda text: None,
+        render: Callable[[Result], str | None] = as_json,
     ):
+        """render: the line of a result; None: it gets none."""
         self.lost = 0
-        self._stream, self._warn = stream, warn
+        self._stream, self._warn, self._render = stream, warn, render
         self._stop = stop or threading.Event()
         self._writable = select.poll()
         self._writable.register(stream.fileno(), select.POLLOUT)
 
     def write(self, result: Result) -> None:
         """Raises BrokenPipeError when the reader has closed, StorageError when the disk is full."""
+        if (line := self._render(result)) is None:
+            return
         # A pipe that is writable takes up to 4096 bytes (PIPE_BUF) without blocking: pipe(7).
         while not self._writable.poll(0 if result.frame.live else _POLL_MS):
             if result.frame.live or self._stop.is_set():
@@ -82,7 +86,7 @@ class JsonLines(Sink):
                 self.lost += 1
                 return
         try:
-            self._stream.write(f"{as_json(result)}\n")
+            self._stream.write(f"{line}\n")
             self._stream.flush()
         except BrokenPipeError:
             drop_unread(self._stream)

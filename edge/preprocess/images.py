@@ -6,6 +6,7 @@ the pixels are the same.
 
 from __future__ import annotations
 
+import re
 import stat
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from edge.errors import ImageError, MissingPackage, require
-from edge.files.reading import ACCESS
+from edge.files.reading import ACCESS, did_you_mean
 
 __all__ = ["ImageInput", "as_pixels", "exif_orientation", "load_image", "suffixes"]
 
@@ -24,6 +25,8 @@ __all__ = ["ImageInput", "as_pixels", "exif_orientation", "load_image", "suffixe
 # Ghostscript on it.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LONGEST = 1_000_000  # pixels of a side: the resampling tables grow with it
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".3gp")
+_URL = re.compile(r"(https?|ftp|rtsp):/+(.*)", re.S)
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # phones' photos
 
 Pixels = npt.NDArray[np.uint8]
@@ -51,11 +54,21 @@ def load_image(path: str | PathLike[str], *, opaque: bool = False) -> Pixels:
     except ImageError:
         raise
     except UnidentifiedImageError:
+        if Path(path).suffix.lower() in _VIDEOS:
+            raise ImageError(
+                f"{path} is a video, not an image",
+                f"label its frames: edge run ENGINE --source {path}",
+            ) from None
         raise ImageError(
             f"{path} is not an image", "give a JPEG, PNG, WebP, AVIF, TIFF, GIF or BMP file"
         ) from None
     except FileNotFoundError:
-        raise ImageError(f"{path} does not exist", "check the path") from None
+        if url := _URL.match(str(path)):  # a Path has one slash
+            raise ImageError(
+                f"{url[1]}://{url[2]} is an address, and images are read from files",
+                "download it first, as with: curl -O ADDRESS",
+            ) from None
+        raise ImageError(f"{path} does not exist", did_you_mean(Path(path))) from None
     except (Image.DecompressionBombError, MemoryError) as error:
         why = str(error) or "out of memory"
         raise ImageError(f"{path} is too large ({why})", "use a smaller image") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.engine.choices import Backend
+from edge.engine.choices import Backend, Format
 from edge.sources.camera import Camera
 
 __all__ = ["Config"]
@@ -21,6 +21,7 @@ class Config:
     frames     stop after N frames
     reconnect  open a camera that ended or failed again; False: its end ends the run
     wait       keep trying even if no camera has ever connected
+    format     of the results on stdout: JSON lines, or text for people
     summary    JSON file for the measurements of the run
     preview    PNG file for a labelled frame
     web        address of the live page
@@ -30,6 +31,7 @@ class Config:
     on         rules; when one becomes true, a snapshot is written to `snapshots`
     snapshots  folder of the snapshots
     keep       keep the N newest snapshots
+    caption    draw label and time on snapshots
     record     annotated video: a file, or rtsp://
     audit      compare one frame in N with `reference`, such as 1/500
     reference  folder of the FP32 engine
@@ -42,6 +44,7 @@ class Config:
     frames: int | None = None
     reconnect: bool = True
     wait: bool = False
+    format: Format = "json"
     summary: Path | None = None
     preview: Path | None = None
     web: str | None = None
@@ -51,6 +54,7 @@ class Config:
     on: tuple[str, ...] = ()
     snapshots: Path | None = None
     keep: int | None = None
+    caption: bool = True
     record: str | None = None
     audit: str | None = None
     reference: Path | None = None

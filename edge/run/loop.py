@@ -152,8 +152,9 @@ def _deliver(
     ready, now = clock(), time.time()
     age_ms, latency_ms = (ready - queued.frame.captured) * 1e3, (ready - queued.read_at) * 1e3
     reader.status.last_labelled = ready
+    ((_, label, _),) = prediction.top(1)
     for tally in (status.total, reader.status.tally):
-        tally.add(age_ms, latency_ms, queued.read_at, ready)
+        tally.add(age_ms, latency_ms, queued.read_at, ready, label)
     result = Result(queued.frame, prediction, age_ms, latency_ms, now - age_ms / 1e3)
     for sink in sinks:
         sink.write(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -68,21 +69,25 @@ class Histogram:
 
 @dataclass
 class Tally:
-    """The labelled frames of one source, or of all: their number, ages and latencies."""
+    """The labelled frames of one source, or of all: their number, labels, ages and latencies."""
 
     frames: int = 0
+    labels: Counter[str] = field(default_factory=Counter)  # most probable label -> frames
     age: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
     first_read: float = 0.0
     first_ready: float = 0.0
     last_ready: float = 0.0
 
-    def add(self, age_ms: float, latency_ms: float, read_at: float, ready: float) -> None:
+    def add(
+        self, age_ms: float, latency_ms: float, read_at: float, ready: float, label: str = ""
+    ) -> None:
         """Count a frame. read_at, ready: seconds at which it was read and labelled."""
         if self.frames == 0:
             self.first_read, self.first_ready = read_at, ready
         self.last_ready = ready
         self.frames += 1
+        self.labels[label] += 1
         self.age.add(age_ms)
         self.latency.add(latency_ms)
 
@@ -98,9 +103,10 @@ class Tally:
         return (self.frames - 1) / span if span > 0 else 0.0
 
     def numbers(self) -> dict[str, Any]:
-        """frames, seconds, fps, age_ms and latency_ms."""
+        """frames, labels, seconds, fps, age_ms and latency_ms."""
         return {
             "frames": self.frames,
+            "labels": dict(self.labels.most_common()),
             "seconds": round(self.seconds, 3),
             "fps": round(self.fps, 2),
             "age_ms": self.age.percentiles(),
@@ -112,17 +118,20 @@ class Tally:
 class Summary:
     """The measurements of a run. Milliseconds are p50, p90 and p99; null if nothing was measured.
 
+    labels      most probable label -> number of frames, the most frequent first
     dropped     live frames that a newer one replaced before they were labelled
     stale       live frames that were too old to be labelled
     reconnects  number of reconnects of all sources
     stages_ms   preprocess per frame, infer per batch. On a GPU preprocess is the copy to memory
                 that the GPU reads; there are also gpu, gpu_preprocess, gpu_network, gpu_download
-    sources     per source: frames, dropped, stale, reconnects, seconds, fps, age_ms, latency_ms
+    sources     per source: frames, labels, dropped, stale, reconnects, seconds, fps, age_ms,
+                latency_ms
     """
 
     backend: str
     frame_path: str
     frames: int
+    labels: dict[str, int]
     dropped: int
     stale: int
     reconnects: int

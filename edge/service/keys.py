@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-from edge.engine.choices import Backend
+from edge.engine.choices import Backend, Format
 from edge.errors import EdgeError, OptionError
 from edge.files import toml
 from edge.files.settings import Key, nearest, read_table
@@ -42,6 +42,7 @@ RUN = {
     "frames": Key(_Count, "a whole number from 1", "1000"),
     "reconnect": Key(bool, "true or false", "true"),
     "wait": Key(bool, "true or false", "true"),
+    "format": Key(Format, "json or text", '"text"'),
     "summary": Key(Path, "a file", '"summary.json"'),
     "preview": Key(Path, "a file", '"frame.png"'),
     "web": Key(_Text, "an address", '":8080"', parse_address),
@@ -59,6 +60,7 @@ RUN = {
     ),
     "snapshots": Key(Path, "a folder", '"/var/lib/vit-edge/snapshots"'),
     "keep": Key(_Count, "a whole number from 1", "1000"),
+    "caption": Key(bool, "true or false", "false"),
     "record": Key(
         _Text, "a file, a folder or rtsp://", '"/var/lib/vit-edge/out.mkv"', check_record, uris=True
     ),

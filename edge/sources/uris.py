@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edge.errors import SourceError
+from edge.files.reading import did_you_mean
 from edge.files.redaction import VARIABLE, redact
 
 __all__ = [
@@ -144,7 +145,10 @@ def as_uri(text: str) -> str:
         return path.as_uri()
     if "${" in text:
         return text
-    raise SourceError(f"there is no file {shown}", f"give a video, or one of: {KNOWN}")
+    if text.isdecimal():  # as OpenCV numbers cameras
+        raise SourceError(f"there is no file {shown}", f"for a USB camera write /dev/video{text}")
+    near = did_you_mean(path, default=f"give a video, or one of: {KNOWN}")
+    raise SourceError(f"there is no file {shown}", near)
 
 
 def _exists(path: Path, shown: str) -> bool:
@@ -168,7 +172,7 @@ def check(uri: str) -> None:
     if uri.startswith("file://"):
         path = path_of(uri)
         if not _exists(path, str(path)):
-            raise SourceError(f"there is no file {path}", "check the path")
+            raise SourceError(f"there is no file {path}", did_you_mean(path))
         if not path.is_file():
             raise SourceError(f"{path} is not a file", "give the path of a video")
         if not os.access(path, os.R_OK):

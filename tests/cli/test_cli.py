@@ -85,6 +85,36 @@ def test_wrong_usage_is_exit_code_2(edge_command, words):
     assert edge_command(*words).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "ENGINE", "film.mp4"], "write --source before a source"),
+        (["run", "ENGINE", "--source", "0"], "for a USB camera write /dev/video0"),
+        (["build", "CHECKPOINT/model.safetensor"], "did you mean CHECKPOINT?"),
+        (["bench", "recipe.toml"], "recipe.toml is a recipe, not an engine: it is left out"),
+        (["run", "ENGINE", "--source", "test://ball", "--backend", "ONNX"], "'onnxruntime'"),
+    ],
+)
+def test_what_people_type_almost_right(
+    edge_command, built_engine, checkpoint, pictures, tmp_path, words, said
+):
+    (tmp_path / "recipe.toml").touch()
+    names = {"ENGINE": str(built_engine), "CHECKPOINT": str(checkpoint)}
+    for name, path in names.items():
+        words, said = [word.replace(name, path) for word in words], said.replace(name, path)
+    if words[0] == "build":
+        words += ["--calibration", pictures]
+    done = edge_command(*words, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_choices_may_be_in_capitals(edge_command, built_engine):
+    words = ["run", built_engine, "--source", "test://ball", "--frames", "1"]
+    done = edge_command(*words, "--backend", "ONNXRuntime", "--format", "TEXT")
+    assert done.returncode == 0, done.stderr
+
+
 def test_build_inspect_classify(edge_command, checkpoint, pictures, tmp_path):
     words = ["build", checkpoint, "--calibration", pictures, "--engines", tmp_path, "--name", "a"]
     built = edge_command(*words, "--min-agreement", "50")

@@ -261,3 +261,21 @@ def test_elements_of_an_array_with_commas_anywhere_have_their_lines(tmp_path):
 def test_a_device_that_never_ends_is_no_file():
     with pytest.raises(ConfigError, match=r"/dev/zero cannot be read \(it is a pipe or a device"):
         toml.read(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("engine = engines/x", 'put the value in quotes: engine = "..."'),
+        ("a = 1\nmqtt = mqtt://joe:s3cret@host  # a broker", 'quotes: mqtt = "..."'),
+        ("a = [1, x]", "correct that line"),
+        ("a = ", "correct that line"),
+    ],
+)
+def test_a_text_without_quotes(text, hint, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        toml.read(path)
+    assert caught.value.hint.endswith(hint)
+    assert "s3cret" not in str(caught.value)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from edge.engine.engine import Engine
-from edge.outputs import console_log
+from edge.outputs import console_log, factory
 from edge.outputs.audit import audit
 from edge.outputs.factory import Outputs, SinkGroup, open_outputs
 from edge.outputs.record import recording, snapshots, video_writer
@@ -59,7 +59,24 @@ class Rendezvous(Sink):
 
 def test_slow_sinks_are_closed_in_parallel() -> None:
     barrier = threading.Barrier(3)
-    SinkGroup([Rendezvous(barrier) for _ in range(3)]).close()  # in sequence it would time out
+    sinks = {f"sink {number}": Rendezvous(barrier) for number in range(3)}
+    SinkGroup(sinks).close()  # in sequence it would time out
+
+
+def test_a_sink_that_takes_long_to_close_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "_REPORT_SECONDS", 0.05)
+    go_on, said = threading.Event(), list[str]()
+
+    class Slow(Sink):
+        def close(self) -> None:
+            go_on.wait(20)
+
+    def info(text: str) -> None:
+        said.append(text)
+        go_on.set()
+
+    SinkGroup({"the recording": Slow(), "the snapshots": Sink()}, info).close()
+    assert said == ["stopping: completing the recording"]
 
 
 def test_an_error_of_one_sink_is_raised_after_all_others_are_closed() -> None:
@@ -74,7 +91,7 @@ def test_an_error_of_one_sink_is_raised_after_all_others_are_closed() -> None:
             closed.append(self)
 
     with pytest.raises(OSError, match="a bug"):
-        SinkGroup([Failing(), Working()]).close()
+        SinkGroup({"failing": Failing(), "working": Working()}).close()
     assert len(closed) == 1
 
 
@@ -92,7 +109,7 @@ def test_sinks_that_wait_for_disk_or_network_are_closed_in_parallel(tmp_path: Pa
             stack.callback(sink.close)
         group = sinks[-1]
         assert isinstance(group, SinkGroup)
-        assert [type(sink).__name__ for sink in group.sinks] == [
+        assert [type(sink).__name__ for sink in group.sinks.values()] == [
             "LivePage", "Snapshots", "Recording", "Mqtt",
         ]  # fmt: skip
 

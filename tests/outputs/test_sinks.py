@@ -1,4 +1,4 @@
-"""JsonLines and Preview: exact output, readers that leave, and a PNG that is complete or absent."""
+"""Lines and Preview: exact output, readers that leave, and a PNG that is complete or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 
 from edge.errors import StorageError
 from edge.files import storage
-from edge.outputs.json_lines import JsonLines, utc
+from edge.outputs.json_lines import Lines, utc
 from edge.outputs.preview import Preview, annotate
 from edge.preprocess.surface import Surface
 from edge.run.interfaces import Result
@@ -54,7 +54,7 @@ def result(guess: Any, number: int = 3, pts: float | None = 0.1, colour: int = 9
 
 def test_json_lines(guess: Any) -> None:
     stream = Stream()
-    sink = JsonLines(stream)
+    sink = Lines(stream)
     sink.write(result(guess))
     sink.write(result(guess, number=4, pts=None))
     assert stream.flushed == [stream.getvalue().splitlines(True)[0], stream.getvalue()]
@@ -92,14 +92,14 @@ import sys
 import numpy as np
 from edge.preprocess.surface import Surface
 from edge.sources.frame import Frame
-from edge.outputs.json_lines import JsonLines
+from edge.outputs.json_lines import Lines
 from edge.run.interfaces import Result
 
 class Guess:
     def top(self, k):
         return [(0, "zero", 1.0)]
 
-sink = JsonLines(sys.stdout)
+sink = Lines(sys.stdout)
 frame = Frame("x", 0, None, 0.0, "system", Surface.from_rgb(np.zeros((1, 1, 3), np.uint8)))
 try:
     while True:
@@ -123,8 +123,8 @@ except BrokenPipeError:
     assert process.wait(30) == 7
 
 
-def lines_to(pipe: Any, count: int, live: bool, guess: Any, **options: Any) -> JsonLines:
-    sink, template = JsonLines(pipe, **options), result(guess)
+def lines_to(pipe: Any, count: int, live: bool, guess: Any, **options: Any) -> Lines:
+    sink, template = Lines(pipe, **options), result(guess)
     for _ in range(count):
         sink.write(replace(template, frame=replace(template.frame, live=live)))
     return sink
@@ -164,7 +164,7 @@ def test_results_of_a_file_wait_for_the_reader_until_the_run_is_stopped(guess: A
 def test_a_full_disk_raises_a_storage_error(guess: Any) -> None:
     with open(os.open("/dev/full", os.O_WRONLY), "w", closefd=False) as stream:
         with pytest.raises(StorageError, match=r"cannot write results .*; free some space"):
-            JsonLines(stream).write(result(guess))
+            Lines(stream).write(result(guess))
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

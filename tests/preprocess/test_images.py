@@ -275,3 +275,22 @@ def test_what_a_resize_needs_is_bounded(how, height, width, refused):
         return
     with pytest.raises(ImageError, match="too elongated to be resized"):
         spec.place(height, width)
+
+
+def test_a_video_is_named_with_the_command_that_labels_it(tmp_path):
+    path = tmp_path / "film.MP4"
+    path.write_bytes(bytes(4) + b"ftypisom" + bytes(100))
+    with pytest.raises(ImageError, match=r"is a video, not an image; .* --source .*film\.MP4"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("typed", ["https://host/a.jpg", Path("https://host/a.jpg")])
+def test_an_address_is_named_as_it_was_typed(typed):
+    with pytest.raises(ImageError, match=r"^https://host/a\.jpg is an address.*; download it"):
+        load_image(typed)
+
+
+def test_a_name_almost_right_is_suggested(tmp_path):
+    (tmp_path / "camera.jpg").touch()
+    with pytest.raises(ImageError, match=rf"did you mean {tmp_path}/camera\.jpg\?"):
+        load_image(tmp_path / "camra.jpg")

@@ -12,6 +12,13 @@ from hypothesis import strategies as st
 from edge.run.summary import Histogram, Summary, Tally
 
 
+def test_frames_are_counted_by_label() -> None:
+    tally = Tally()
+    for label in ("dog", "cat", "cat"):
+        tally.add(1.0, 1.0, 0.0, 0.0, label)
+    assert list(tally.numbers()["labels"].items()) == [("cat", 2), ("dog", 1)]
+
+
 @given(st.lists(st.floats(1e-3, 9e6), min_size=1), st.sampled_from([50, 90, 99]))
 def test_percentiles_are_within_half_a_percent(durations: list[float], percent: int) -> None:
     histogram = Histogram()
@@ -70,10 +77,10 @@ def test_rate_counts_the_intervals_between_results() -> None:
 def test_json() -> None:
     nothing = Histogram().percentiles()
     stages, sources = {"preprocess": nothing, "infer": nothing}, {"a": {"frames": 1}}
-    summary = Summary("b", "f", 1, 2, 0, 0, 3.0, 4.0, nothing, nothing, stages, sources)
+    summary = Summary("b", "f", 1, {"cat": 1}, 2, 0, 0, 3.0, 4.0, nothing, nothing, stages, sources)
     assert list(json.loads(summary.to_json())) == [
-        "backend", "frame_path", "frames", "dropped", "stale", "reconnects", "seconds", "fps",
-        "age_ms", "latency_ms", "stages_ms", "sources",
+        "backend", "frame_path", "frames", "labels", "dropped", "stale", "reconnects", "seconds",
+        "fps", "age_ms", "latency_ms", "stages_ms", "sources",
     ]  # fmt: skip
 
 

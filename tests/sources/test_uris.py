@@ -55,6 +55,21 @@ def test_a_path_where_nothing_is(tmp_path: Path) -> None:
         check((tmp_path / "nothing.mp4").as_uri())
 
 
+def test_a_number_is_a_camera_to_others() -> None:
+    with pytest.raises(SourceError, match="no file 2; for a USB camera write /dev/video2"):
+        as_uri("2")
+
+
+def test_a_name_almost_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "camera.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    for typed in ("camra.mp4", f"{tmp_path}/camera.mkv"):
+        with pytest.raises(SourceError, match=rf"did you mean {tmp_path}/camera.mp4\?"):
+            as_uri(typed)
+    with pytest.raises(SourceError, match=rf"did you mean {tmp_path}/camera.mp4\?"):
+        check(f"file://{tmp_path}/camera.mp3")
+
+
 def test_a_path_that_no_file_can_have() -> None:
     with pytest.raises(SourceError, match=r"there is no file ~no-such-user/film\.mp4; give a"):
         as_uri("~no-such-user/film.mp4")

@@ -71,11 +71,13 @@ def fetch(name: str) -> Path:
 
 
 def _near(name: str) -> Path | None:
-    """The existing folder whose name is most similar to that of a path, in the same place."""
+    """The folder that a path may stand for: one of a similar name, or that of a similar file."""
     path = Path(name)
-    beside = (each.name for each in path.expanduser().parent.glob("*") if each.is_dir())
+    beside = {each.name: each.is_dir() for each in path.expanduser().parent.glob("*")}
     found = difflib.get_close_matches(path.name, beside, n=1)
-    return path.with_name(found[0]) if found else None
+    if not found:
+        return None
+    return path.with_name(found[0]) if beside[found[0]] else path.parent
 
 
 def _reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ class CandidateFinding:
 
     precision: str  # fp32, fp16, int8 or fp8
     accuracy: Accuracy  # each figure is the lowest of all its forms
-    megabytes: float  # weights of the portable graph
+    megabytes: float  # of the portable graph's file
     ms: float | None  # median milliseconds of one image here; None: not measured
     speed: Speed | None  # compared with FP32
     passed: bool  # whether the gate accepts it

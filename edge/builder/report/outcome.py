@@ -177,4 +177,4 @@ def _small(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def _megabytes(model: ModelProto) -> float:
-    return float(sum(tensor.ByteSize() for tensor in model.graph.initializer)) / 1e6
+    return float(model.ByteSize()) / 1e6

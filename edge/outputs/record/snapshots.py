@@ -51,7 +51,7 @@ class _Event:
 class Snapshots(Sink):
     """Writes a JPEG and a JSON file of the same name whenever a rule fires.
 
-    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `JsonLines`, and `rules` (those that
+    The name is `UTC-SOURCE-LABEL`. The JSON has the keys of `Lines`, and `rules` (those that
     fired) and `picture` (the JPEG's name); it is written before the JPEG. Repeated failures are
     reported once and counted; every snapshot is tried.
 
@@ -68,10 +68,12 @@ class Snapshots(Sink):
         warn: Callable[[str], None],
         *,
         keep: int | None = None,
+        caption: bool = True,
     ):
         """warn: called, from any thread, when snapshots are lost. keep: number of snapshots that
         stay in the folder; older ones are removed. The folder must belong to this run alone:
-        incomplete files of a run that was killed are removed.
+        incomplete files of a run that was killed are removed. caption: draw label and time below
+        the frame.
 
         Raises StorageError when the folder cannot be written.
         """
@@ -79,7 +81,7 @@ class Snapshots(Sink):
         _remove_incomplete(self._folder)
         self._rule_states = [RuleState(rule) for rule in rules]
         self._warn = warn
-        self._keep = keep
+        self._keep, self._caption = keep, caption
         self.fired: Callable[[Result, Sequence[str]], None] = lambda result, rules: None
         self._newest: dict[str, None] = {}  # names of this run's kept images, in order of time
         self._fault_log = FaultLog(warn)
@@ -122,7 +124,9 @@ class Snapshots(Sink):
         """Write the JSON and the JPEG; return the name of the JPEG."""
         result, frame = event.result, event.result.frame
         _, label, _ = result.prediction.top(1)[0]
-        pixels = annotate(frame.pixels, caption_lines(result))
+        pixels = frame.pixels
+        if self._caption:
+            pixels = annotate(pixels, caption_lines(result))
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=_QUALITY)
         name = f"{timestamp(result.time)}-{file_name(frame.source)}-{file_name(label)}.jpg"

@@ -113,6 +113,12 @@ class RunMetrics:
             for source in sources:
                 counter.add_metric([source.name], count(source))
             yield counter
+        text = "Frames labelled, by their most probable label."
+        counter = self._core.CounterMetricFamily("edge_labels", text, labels=["source", "label"])
+        for source in sources:
+            for label, frames in source.tally.labels.copy().items():
+                counter.add_metric([source.name, label], frames)
+        yield counter
         states = self._core.GaugeMetricFamily(
             "edge_source_state", "1 for the current state of a source.", labels=["source", "state"]
         )

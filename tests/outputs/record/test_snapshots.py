@@ -76,6 +76,15 @@ def test_a_rule_that_fires_writes_a_labelled_image_and_its_facts(
     assert facts["time"] == "2025-01-31T11:59:59.750Z"
 
 
+def test_without_a_caption_the_frame_is_written_as_it_is(guess: Any, tmp_path: Path) -> None:
+    snapshots = sink(tmp_path, rules=[read_rule("label='class 7'")], caption=False)
+    snapshots.write(result(guess, 7, 0.0))
+    snapshots.close()
+    [path] = tmp_path.glob("*.jpg")
+    with Image.open(path) as picture:
+        assert np.abs(np.asarray(picture).astype(int) - 90).max() <= 2
+
+
 def test_rules_that_fire_together_share_a_snapshot(guess: Any, tmp_path: Path) -> None:
     rules = [read_rule("label='class 7'"), read_rule("confidence>0.5"), read_rule("source=yard")]
     snapshots = sink(tmp_path, rules=rules)

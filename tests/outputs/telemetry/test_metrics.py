@@ -89,6 +89,15 @@ def test_counters_have_the_values_of_the_status(scrape: Any) -> None:
     assert samples.kinds["edge_frames"] == "counter"
 
 
+def test_frames_are_counted_by_label(status: Status) -> None:
+    with serve(":0", RunMetrics(status)) as url:
+        for label in ("dog", "cat", "cat"):
+            status.sources[0].tally.add(1.0, 1.0, 1.0, 2.0, label)
+        samples = Scrape(url)
+        assert samples.one("edge_labels_total", **CAMERA, label="cat") == 2
+        assert samples.one("edge_labels_total", **CAMERA, label="dog") == 1
+
+
 def test_a_scrape_has_the_current_values(status: Status) -> None:
     with serve(":0", RunMetrics(status)) as url:
         assert Scrape(url).one("edge_frames_total", **CAMERA) == 3
