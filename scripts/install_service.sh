@@ -77,7 +77,7 @@ fresh=no
 install -d -m 755 "$etc"
 if [ ! -e "$etc/cameras.toml" ]; then
   fresh=yes
-  sed "s#@ROOT@#$root#" "$root/scripts/service/cameras.toml" | place "$etc/cameras.toml" 640
+  sed "s#/opt/vit-edge/engines#$root/engines#" "$root/scripts/service/cameras.toml" | place "$etc/cameras.toml" 640
 fi
 if [ ! -e "$etc/credentials" ]; then
   place "$etc/credentials" 600 <<'NETRC'

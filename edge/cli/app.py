@@ -69,6 +69,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # The American spelling of an option is accepted too.
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("normalize", "normalise")
+    },
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -47,12 +47,18 @@ def build(
     precision: Annotated[
         PrecisionChoice | None,
         typer.Option(
-            case_sensitive=False, help="default int8; auto: the fastest that passes the gate"
+            metavar="PRECISION",
+            case_sensitive=False,
+            help="fp32, fp16, int8, fp8, or auto, the fastest that passes the gate; default int8",
         ),
     ] = None,
     method: Annotated[
         Method | None,
-        typer.Option(case_sensitive=False, help="how INT8 ranges are chosen; default auto"),
+        typer.Option(
+            metavar="METHOD",
+            case_sensitive=False,
+            help=f"how INT8 ranges are chosen: {', '.join(get_args(Method))}; default auto",
+        ),
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, max=4096, help="largest batch of the plan; default 1")
@@ -148,7 +154,12 @@ def calibrate(
     images: ImagesOption,
     out: OutOption = Path("ranges.json"),
     method: Annotated[
-        Method, typer.Option(case_sensitive=False, help="how ranges are chosen")
+        Method,
+        typer.Option(
+            metavar="METHOD",
+            case_sensitive=False,
+            help=f"how ranges are chosen: {', '.join(get_args(Method))}",
+        ),
     ] = "auto",
 ) -> None:
     """Images -> activation ranges, through the FP32 graph."""

@@ -12,12 +12,20 @@ from contextlib import suppress
 
 from rich.console import Console as Terminal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn
+from rich.text import Text
 
 __all__ = ["Console"]
 
 
 _WRITE_TIMEOUT = 100  # milliseconds that a slow terminal, such as a remote one, gets
+
+
+class _Count(MofNCompleteColumn):
+    """M/N, or nothing while N is unknown."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
 
 
 class Console:
@@ -73,7 +81,7 @@ class Console:
             self._bars = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                _Count(),
                 console=self._terminal,
                 transient=True,
             )

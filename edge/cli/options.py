@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -11,6 +11,7 @@ from edge.engine.choices import Backend
 from edge.engine.heads import Pooling, Task
 
 __all__ = [
+    "BACKENDS",
     "BackendOption",
     "EngineArgument",
     "GraphArgument",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 
+# In the words of the help: a metavar with all of them would be cut in the middle of words.
+BACKENDS = f"what executes the engine: {', '.join(get_args(Backend))}"
+
 EngineArgument = Annotated[Path, typer.Argument(metavar="ENGINE", help="folder made by edge build")]
 GraphArgument = Annotated[
     Path, typer.Argument(metavar="GRAPH", help="ONNX graph made by edge export")
@@ -37,7 +41,11 @@ ImagesOption = Annotated[Path, typer.Option("--images", help="folder of images o
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="file to write")]
 TaskOption = Annotated[
     Task | None,
-    typer.Option(case_sensitive=False, help="task of the engine; default: that of the checkpoint"),
+    typer.Option(
+        metavar="TASK",
+        case_sensitive=False,
+        help=f"{', '.join(get_args(Task))}; default: that of the checkpoint",
+    ),
 ]
 PoolingOption = Annotated[
     Pooling | None,
@@ -45,9 +53,7 @@ PoolingOption = Annotated[
         case_sensitive=False, help="how tokens become one embedding; default own: as the model does"
     ),
 ]
-NormaliseOption = Annotated[
-    bool, typer.Option("--normalise", "--normalize", help="scale embeddings to length 1")
-]
+NormaliseOption = Annotated[bool, typer.Option("--normalise", help="scale embeddings to length 1")]
 LabelsOption = Annotated[
     str | None,
     typer.Option(help='for zero-shot: "a cat,a dog", or a .txt file with one label per line'),
@@ -61,7 +67,7 @@ ImageSizeOption = Annotated[
     typer.Option(min=1, help="side of the input in pixels, such as 384; default: as trained"),
 ]
 BackendOption = Annotated[
-    Backend, typer.Option(case_sensitive=False, help="what executes the engine")
+    Backend, typer.Option(metavar="BACKEND", case_sensitive=False, help=BACKENDS)
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of onnxruntime; all by default")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edge.cli.options import BACKENDS
 from edge.engine import choices
 from edge.sources import camera
 
@@ -60,7 +61,7 @@ Config = Annotated[
 ]
 Backend = Annotated[
     choices.Backend | None,
-    typer.Option(case_sensitive=False, help="what executes the engine  [default: auto]"),
+    typer.Option(metavar="BACKEND", case_sensitive=False, help=BACKENDS),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of onnxruntime; all by default")]
 Realtime = Annotated[
