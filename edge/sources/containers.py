@@ -1,4 +1,4 @@
-"""`check_complete`: detects truncated video files, which demuxers read without an error."""
+"""Checks of files that GStreamer reads without an error: truncated ones, and wrongly read ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import IO
 
 from edge.errors import SourceError
 
-__all__ = ["EBML", "check_complete", "missing_bytes", "vint"]
+__all__ = ["EBML", "check_complete", "check_supported", "missing_bytes", "vint"]
 
 EBML = b"\x1a\x45\xdf\xa3"  # the first bytes of a Matroska or WebM file
 
@@ -21,6 +21,29 @@ def check_complete(path: Path, name: str) -> None:
     if missing:
         raise SourceError(
             f"{name} is truncated: its last {missing} bytes are missing", "copy it again"
+        )
+
+
+def check_supported(path: Path) -> None:
+    """Raises SourceError for a file that GStreamer reads wrongly: a GIF, and a PNG of 16-bit RGB.
+
+    Of a GIF it reports neither the times nor the end, and it exchanges the bytes of such a PNG.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(26)
+    except OSError:  # GStreamer reports it
+        return
+    if start.startswith(b"GIF8"):
+        raise SourceError(
+            f"{path} is a GIF, of which GStreamer reports neither times nor the end",
+            f"convert it: ffmpeg -i {path} -pix_fmt yuv420p out.mp4",
+        )
+    depth, colour = start[24:25], start[25:26]
+    if start.startswith(b"\x89PNG") and depth == b"\x10" and colour in (b"\x02", b"\x06"):
+        raise SourceError(
+            f"{path} has 16 bits per channel, which GStreamer reads wrongly",
+            f"label it with: edge classify ENGINE {path}",
         )
 
 

@@ -18,7 +18,7 @@ from edge.sources.gst import gstreamer
 from edge.sources.pipelines import GATE, SINK
 from edge.sources.uris import address_of, device_of, is_live, is_network, is_tls
 
-__all__ = ["connection_error", "explain", "stall_error", "trusted_file"]
+__all__ = ["connection_error", "explain", "no_times", "stall_error", "trusted_file"]
 
 _TRUSTED = "SSL_CERT_FILE"
 
@@ -210,6 +210,14 @@ _PHRASES = {int(status): status.phrase for status in http.HTTPStatus} | {
     460: "Only Aggregate Operation Allowed",
     551: "Option Not Supported",
 }
+
+
+def no_times(name: str) -> SourceError:
+    """The error for a video that is to be read at its own speed and does not know it."""
+    return SourceError(
+        f"the frames of {name} have no times, so --realtime cannot pace them",
+        "leave out --realtime, or convert it: ffmpeg -r 30 -i FILE out.mp4",
+    )
 
 
 def stall_error(uri: str, name: str, seconds: float, not_converted: bool) -> SilenceError:

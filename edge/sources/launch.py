@@ -15,12 +15,12 @@ from edge.sources.gst import gstreamer, parse_pipeline
 from edge.sources.pipelines import CAMERA, JPEG, MULTIPART, pipeline
 from edge.sources.uris import is_rtsp, is_tls
 
-__all__ = ["decoder_of", "has_camera", "launch"]
+__all__ = ["decoder_of", "described", "has_camera", "launch"]
 
 
 def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> Any:
     """The Gst.Pipeline of a camera, not started. Raises SourceError."""
-    _prefer_hardware()
+    _rank_decoders()
     with access.redacting():
         text = pipeline(replace(camera, uri=access.uri), platform=platform, gpu=gpu)
     try:
@@ -85,13 +85,18 @@ class _FirstVideo:
 
 
 @lru_cache(maxsize=1)
-def _prefer_hardware() -> None:
-    """Prefer the hardware decoder of two with the same rank, where the name would decide.
+def _rank_decoders() -> None:
+    """Prefer hardware to software of the same rank, and avdec_mjpeg to jpegdec.
 
-    nvh264dec has the rank of avdec_h264. A hardware decoder below the rank of software stays there:
-    GStreamer does not trust it.
+    nvh264dec has the rank of avdec_h264, and the name would decide. A hardware decoder below the
+    rank of software stays there: GStreamer does not trust it. jpegdec of GStreamer 1.22 gives half
+    of the colour of 4:2:2 JPEGs, which most USB cameras send, and a quarter of that of 4:4:4.
     """
     gst, primary = gstreamer(), gstreamer().Rank.PRIMARY
+    parser, exact, coarse = map(gst.ElementFactory.find, ("jpegparse", "avdec_mjpeg", "jpegdec"))
+    if None not in (parser, exact, coarse):
+        coarse.set_rank(exact.get_rank() - 1)
+        parser.set_rank(primary)  # avdec_mjpeg needs it for a file; decodebin would leave it out
     for decoder in gst.ElementFactory.list_get_elements(gst.ELEMENT_FACTORY_TYPE_DECODER, primary):
         in_hardware = "Hardware" in decoder.get_metadata("klass").split("/")
         if in_hardware and decoder.get_rank() == primary:
@@ -109,6 +114,26 @@ def decoder_of(built: Any) -> str:
                 is_hardware = "Hardware" in kinds or name.startswith("nv")
                 return f"{name}, in {'hardware' if is_hardware else 'software'}"
     return ""
+
+
+def described(built: Any, name: str) -> Iterator[str]:
+    """What people should know of a running pipeline of a source, in sentences."""
+    if decoder := decoder_of(built):
+        yield f"{name}: decoded by {decoder}"
+    if (videos := _count_videos(built)) > 1:
+        yield f"{name} has {videos} videos; the first is read"
+
+
+def _count_videos(built: Any) -> int:
+    """How many videos a running pipeline offers."""
+    count = 0
+    for element in _elements(built):
+        factory = element.get_factory()
+        if factory is not None and factory.get_name() == "decodebin":
+            caps = (pad.get_current_caps() for pad in element.srcpads)
+            names = [one.get_structure(0).get_name() for one in caps if one is not None]
+            count = max(count, sum(name.startswith("video/") for name in names))
+    return count
 
 
 def has_camera(built: Any) -> bool:

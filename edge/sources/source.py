@@ -19,11 +19,11 @@ from edge.sources.camera import STALL, Camera, Thinning
 from edge.sources.containers import check_complete
 from edge.sources.conversions import check_not_alternate, conversions
 from edge.sources.credentials import resolve
-from edge.sources.diagnostics import connection_error, explain, stall_error
+from edge.sources.diagnostics import connection_error, explain, no_times, stall_error
 from edge.sources.feeds import Link
 from edge.sources.frame import Frame
 from edge.sources.gst import detect_platform, gstreamer, trim_heap
-from edge.sources.launch import decoder_of, has_camera, launch
+from edge.sources.launch import described, has_camera, launch
 from edge.sources.memory.gpu_reader import GpuReader
 from edge.sources.orientation import watch_orientation
 from edge.sources.pipelines import GATE, PARSED, SINK
@@ -89,6 +89,7 @@ class Source:
         self.name = camera.name or self._access.name
         self.camera = is_live(self._uri)
         self.live = camera.realtime or self.camera
+        self._paced = camera.realtime and not self.camera
         self.link: Link = "network" if is_network(self._uri) else "local"
         if self._uri.startswith("gst:"):
             self.link = "unknown"
@@ -212,10 +213,9 @@ class Source:
             structure = message.get_structure()
             if message.type == kinds.APPLICATION and structure.get_name() == "first-frame":
                 arrived = self._sink.get_static_pad("sink").get_current_caps()
-                for text in conversions(self.name, self._gate.get_current_caps(), arrived):
+                converted = conversions(self.name, self._gate.get_current_caps(), arrived)
+                for text in (*converted, *described(self._pipeline, self.name)):
                     self._info(text)
-                if decoder := decoder_of(self._pipeline):
-                    self._info(f"{self.name}: decoded by {decoder}")
                 self._await_end_of_burst()
                 return
             if message.type == kinds.PROGRESS:
@@ -302,6 +302,8 @@ class Source:
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
         buffer, captured, orientation = sample.get_buffer(), time.monotonic(), 1
+        if self._paced and buffer.pts == gst.CLOCK_TIME_NONE and buffer.offset > self._first:
+            raise no_times(self.name)
         while self._passed and self._passed[0][0] <= buffer.offset:
             number, captured, orientation = self._passed.popleft()
             self.dropped += number < buffer.offset

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from edge.errors import SourceError
 from edge.files.reading import did_you_mean
 from edge.files.redaction import VARIABLE, redact
+from edge.sources.containers import check_supported
 
 __all__ = [
     "KNOWN",
@@ -177,6 +178,7 @@ def check(uri: str) -> None:
             raise SourceError(f"{path} is not a file", "give the path of a video")
         if not os.access(path, os.R_OK):
             raise SourceError(f"you have no permission to read {path}", f"run: chmod +r '{path}'")
+        check_supported(path)
     elif uri.startswith(("/dev/", "v4l2://")):
         device, shown = Path(device_of(uri)), device_of(redact(uri))
         if not device.exists():

@@ -13,9 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from edge.errors import SourceError
 from edge.sources.camera import Camera
@@ -84,7 +86,7 @@ def test_a_web_camera_is_live(jpegs: list[bytes], number_in: NumberIn) -> None:
     with webcam(jpegs) as url, Source(f"{url}/video?quality=high", info=said.append) as source:
         frames = some(source)
     assert source.live
-    assert said == [f"{source.name}: decoded by jpegdec, in software"]
+    assert said == [f"{source.name}: decoded by avdec_mjpeg, in software"]
     assert len(frames) == 5
     assert agree(frames, number_in)
     assert all(0 <= time.monotonic() - frame.captured < 10 for frame in frames)
@@ -163,7 +165,7 @@ def test_rtsp_in_other_codecs(
     with Source(url, info=said.append) as source:
         assert agree(some(source), number_in)
     (text,) = said
-    assert {"h265": "265", "jpeg": "jpegdec"}[codec] in text.partition(": decoded by ")[2]
+    assert {"h265": "265", "jpeg": "avdec_mjpeg"}[codec] in text.partition(": decoded by ")[2]
 
 
 @pytest.fixture
@@ -293,3 +295,53 @@ def test_a_source_says_that_it_is_a_camera_before_it_is_there(text: str, camera:
     built.set_state(gstreamer().State.PAUSED)
     assert has_camera(built) == camera
     built.set_state(gstreamer().State.NULL)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_jpegs_keep_all_their_colour(subsampling: str, tmp_path: Path) -> None:
+    """Most USB cameras send 4:2:2, of which jpegdec of GStreamer 1.22 drops half."""
+    photo = Image.fromarray(load_sample_images().images[1]).crop((0, 0, 320, 240))
+    path = tmp_path / "photo.jpg"
+    photo.save(path, quality=95, subsampling=subsampling)
+    with Source(path.as_uri()) as source:
+        frame = source.read(10)
+    assert frame is not None
+    difference = np.abs(frame.pixels.astype(int) - np.asarray(Image.open(path)))
+    assert difference.max() <= 4
+
+
+def test_a_second_video_is_mentioned(tmp_path: Path) -> None:
+    path, said = tmp_path / "two.mkv", list[str]()
+    convert(
+        f"matroskamux name=both ! filesink location={path} "
+        "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! jpegenc ! both. "
+        "videotestsrc num-buffers=3 ! video/x-raw,width=96,height=48 ! jpegenc ! both."
+    )
+    with Source(path.as_uri(), info=said.append) as source:
+        frame = source.read(10)
+    assert frame is not None
+    assert frame.surface.layout.width == 64
+    assert f"{source.name} has 2 videos; the first is read" in said
+
+
+def test_a_video_without_times_cannot_be_paced(jpegs: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "raw.mjpeg"
+    path.write_bytes(b"".join(jpegs))
+    with Source(path.as_uri()) as source:
+        assert len(some(source, 10)) == 10
+    paced = Source(Camera(path.as_uri(), realtime=True))
+    with paced, pytest.raises(SourceError, match="no times, so --realtime cannot pace them"):
+        some(paced, 10)
+
+
+def test_files_that_gstreamer_reads_wrongly_are_refused(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "a.gif", save_all=True, append_images=[image])
+    with pytest.raises(SourceError, match=r"is a GIF, of which .*; convert it: ffmpeg"):
+        Source((tmp_path / "a.gif").as_uri())
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint16))
+    with pytest.raises(SourceError, match=r"16 bits per channel.*edge classify ENGINE"):
+        Source((tmp_path / "a.png").as_uri())
+    image.save(tmp_path / "b.png")
+    with Source((tmp_path / "b.png").as_uri()) as source:
+        assert source.read(10) is not None
