@@ -212,8 +212,10 @@ class Source:
                 continue
             structure = message.get_structure()
             if message.type == kinds.APPLICATION and structure.get_name() == "first-frame":
-                arrived = self._sink.get_static_pad("sink").get_current_caps()
-                converted = conversions(self.name, self._gate.get_current_caps(), arrived)
+                caps = (
+                    p.get_current_caps() for p in (self._gate, self._sink.get_static_pad("sink"))
+                )
+                converted = conversions(self.name, *caps)
                 for text in (*converted, *described(self._pipeline, self.name)):
                     self._info(text)
                 self._await_end_of_burst()
