@@ -89,10 +89,8 @@ class Source:
         self.name = camera.name or self._access.name
         self.camera = is_live(self._uri)
         self.live = camera.realtime or self.camera
-        self._paced = camera.realtime and not self.camera
-        self.link: Link = "network" if is_network(self._uri) else "local"
-        if self._uri.startswith("gst:"):
-            self.link = "unknown"
+        custom, network = self._uri.startswith("gst:"), is_network(self._uri)
+        self.link: Link = "unknown" if custom else "network" if network else "local"
         self._is_file = self._uri.startswith("file://")
         # RTSP timestamps are of the camera's clock, not of arrival.
         self._ages = TimestampAges() if is_rtsp(self._uri) else None
@@ -212,10 +210,8 @@ class Source:
                 continue
             structure = message.get_structure()
             if message.type == kinds.APPLICATION and structure.get_name() == "first-frame":
-                caps = (
-                    p.get_current_caps() for p in (self._gate, self._sink.get_static_pad("sink"))
-                )
-                converted = conversions(self.name, *caps)
+                arrived = self._sink.get_static_pad("sink").get_current_caps()
+                converted = conversions(self.name, self._gate.get_current_caps(), arrived)
                 for text in (*converted, *described(self._pipeline, self.name)):
                     self._info(text)
                 self._await_end_of_burst()
@@ -304,7 +300,8 @@ class Source:
 
     def _frame(self, gst: Any, sample: Any) -> Frame:
         buffer, captured, orientation = sample.get_buffer(), time.monotonic(), 1
-        if self._paced and buffer.pts == gst.CLOCK_TIME_NONE and buffer.offset > self._first:
+        timeless = buffer.pts == gst.CLOCK_TIME_NONE and buffer.offset > self._first
+        if timeless and self._camera.realtime and not self.camera:
             raise no_times(self.name)
         while self._passed and self._passed[0][0] <= buffer.offset:
             number, captured, orientation = self._passed.popleft()
