@@ -293,7 +293,7 @@ def trusted_file() -> Path | None:
     except OSError as error:  # ssl.SSLError is one
         raise SourceError(
             f"{_TRUSTED} is {path}, which holds no certificates "
-            f"({error.strerror or 'not a PEM file'})",
+            f"({'not a PEM file' if isinstance(error, ssl.SSLError) else error.strerror})",
             f"set it to a PEM file, or: unset {_TRUSTED}",
         ) from error
     return Path(path).absolute()

@@ -21,6 +21,7 @@ from edge.outputs.json_lines import as_json, utc
 from edge.outputs.telemetry.broker import OFFLINE, ONLINE, Broker, Link, Message, refusal_reason
 from edge.run.interfaces import Result, Sink
 from edge.run.status import Transition
+from edge.sources.diagnostics import trusted_file
 
 __all__ = ["QUEUE", "Mqtt", "topic_part"]
 
@@ -59,9 +60,12 @@ class Mqtt(Sink):
         """info, warn: called on the sink's thread when the broker is connected, or with the reason
         why it is not; the same message is not repeated.
 
-        Raises AddressError for an invalid `url`, MissingPackage without paho-mqtt.
+        Raises AddressError for an invalid `url`, MissingPackage without paho-mqtt, and SourceError
+        if $SSL_CERT_FILE is needed and cannot be read.
         """
         self._broker = Broker.from_url(url)
+        if self._broker.tls:
+            trusted_file()  # OpenSSL itself would read a pipe, and wait for ever
         require("paho.mqtt.client")
         self._info, self._warn = info, warn
         self._limit = limit

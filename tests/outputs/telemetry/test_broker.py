@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import AddressError
+from edge.errors import AddressError, SourceError
 from edge.outputs.telemetry.broker import Broker, refusal_reason
 from edge.outputs.telemetry.mqtt import Mqtt
 from tests.outputs.telemetry.mosquitto import Listener, Mosquitto, wait_until
@@ -111,6 +112,20 @@ def test_the_right_password_connects_and_a_wrong_one_is_reported_once(
     assert infos == [f"MQTT broker {address}: connected"], "as information, not as a warning"
     assert len(warnings) == 1
     listener.close()
+
+
+def test_a_file_of_certificates_that_cannot_be_read_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe would be waited for, for ever."""
+    pipe, text = tmp_path / "pipe", tmp_path / "text"
+    os.mkfifo(pipe)
+    text.write_text("no certificate")
+    for path, reason in ((pipe, "a pipe or a device"), (text, "not a PEM file")):
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        with pytest.raises(SourceError, match=f"{path}, which holds no certificates .*{reason}"):
+            Mqtt("mqtts://localhost:1", print, print)
+        Mqtt("mqtt://localhost:1", print, print).close()
 
 
 def test_tls_needs_a_trusted_certificate(
