@@ -51,6 +51,27 @@ __main__.main()
     assert "in stuck" in done.stderr
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_native_library_that_hangs_while_it_is_unloaded_does_not_hold_it(code):
+    """Python's own exit handlers have run before, and what was printed is complete."""
+    script = f"""
+import atexit, ctypes, sys
+from edge import __main__
+from edge.cli import commands
+libc = ctypes.CDLL(None)
+def app():
+    atexit.register(print, 'an exit handler', end='')
+    libc.__cxa_atexit(ctypes.cast(libc.pause, ctypes.c_void_p), None, None)
+    sys.exit({code})
+commands.app = app
+__main__.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "an exit handler", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_module_that_is_being_loaded_is_not_interrupted(tmp_path, number):
     """Native ones of onnx and torch abort the process when something is raised in them."""
