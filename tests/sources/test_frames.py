@@ -19,6 +19,7 @@ from edge.sources.gst import gstreamer
 from edge.sources.memory import mapping
 from edge.sources.samples import frame_from_sample, stream_seconds
 from edge.sources.source import Source
+from tests.streams import FRAMES
 
 Gst = gstreamer()
 
@@ -336,11 +337,13 @@ def test_frames_outlive_their_source(
 
 
 def test_buffers_go_back_to_their_pool(numbered: Path) -> None:
+    """How many are in use at a time depends on the decoder's threads, and on the machine."""
     addresses = set()
     with Source(str(numbered)) as source:
         while (frame := source.read(5)) is not None:
-            addresses.add(address(frame.pixels))
-    assert len(addresses) <= 8, "a buffer that stays mapped cannot be used again"
+            assert isinstance(frame.surface, Surface)
+            addresses.add(address(frame.surface.planes[0]))
+    assert len(addresses) <= FRAMES // 2, "a buffer that stays mapped cannot be used again"
 
 
 # Colours.
