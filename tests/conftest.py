@@ -64,8 +64,9 @@ LONGEST = ("builder", "cli", "engine", "preprocess", "hardware", "scripts", "gpu
 # Rooms, files and fixtures of tests that take seconds each: left out of `make test-fast`.
 HEAVY = ("builder", "cli", "scripts", "hardware", "gpu", "trt_api", "chaos")
 HEAVY_FILES = (
-    *("test_fairness.py", "test_kernel.py", "test_mqtt.py", "test_recording.py", "test_rtsp.py"),
-    "test_video_files.py",
+    *("test_audit.py", "test_come_and_go.py", "test_command.py", "test_fairness.py"),
+    *("test_kernel.py", "test_launch.py", "test_mqtt.py", "test_orientation.py"),
+    *("test_recording.py", "test_rtsp.py", "test_silence.py", "test_video_files.py"),
 )
 HEAVY_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
 
