@@ -66,7 +66,8 @@ HEAVY = ("builder", "cli", "scripts", "hardware", "gpu", "trt_api", "chaos")
 HEAVY_FILES = (
     *("test_audit.py", "test_come_and_go.py", "test_command.py", "test_fairness.py"),
     *("test_kernel.py", "test_launch.py", "test_mqtt.py", "test_orientation.py"),
-    *("test_recording.py", "test_rtsp.py", "test_silence.py", "test_video_files.py"),
+    *("test_recording.py", "test_rtsp.py", "test_secrets.py", "test_silence.py"),
+    "test_video_files.py",
 )
 HEAVY_FIXTURES = {"checkpoint", "engines", "built_engine", "fp32_engine", "fp32_graph", "warm"}
 
