@@ -114,7 +114,7 @@ def exif_orientation(path: Path) -> int:
     try:
         with Image.open(path, formats=FORMATS) as image:
             orientation: object = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises many types; whoever decodes the file reports it
+    except Exception:  # Pillow raises many types; decoding the file will report it
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 

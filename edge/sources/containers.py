@@ -36,7 +36,7 @@ def check_supported(path: Path) -> None:
         return
     if start.startswith(b"GIF8"):
         raise SourceError(
-            f"{path} is a GIF, of which GStreamer reports neither times nor the end",
+            f"{path} is a GIF: GStreamer reports neither its times nor its end",
             f"convert it: ffmpeg -i {path} -pix_fmt yuv420p out.mp4",
         )
     depth, colour = start[24:25], start[25:26]

@@ -299,7 +299,7 @@ def test_a_source_says_that_it_is_a_camera_before_it_is_there(text: str, camera:
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_jpegs_keep_all_their_colour(subsampling: str, tmp_path: Path) -> None:
-    """Most USB cameras send 4:2:2, of which jpegdec of GStreamer 1.22 drops half."""
+    """Most USB cameras send 4:2:2; jpegdec of GStreamer 1.22 drops half of its colour."""
     photo = Image.fromarray(load_sample_images().images[1]).crop((0, 0, 320, 240))
     path = tmp_path / "photo.jpg"
     photo.save(path, quality=95, subsampling=subsampling)
@@ -337,7 +337,7 @@ def test_a_video_without_times_cannot_be_paced(jpegs: list[bytes], tmp_path: Pat
 def test_files_that_gstreamer_reads_wrongly_are_refused(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8))
     image.save(tmp_path / "a.gif", save_all=True, append_images=[image])
-    with pytest.raises(SourceError, match=r"is a GIF, of which .*; convert it: ffmpeg"):
+    with pytest.raises(SourceError, match=r"is a GIF: .*; convert it: ffmpeg"):
         Source((tmp_path / "a.gif").as_uri())
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint16))
     with pytest.raises(SourceError, match=r"16 bits per channel.*edge classify ENGINE"):
