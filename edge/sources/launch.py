@@ -12,7 +12,7 @@ from edge.sources.camera import Camera
 from edge.sources.credentials import Access
 from edge.sources.diagnostics import explain, trusted_file
 from edge.sources.gst import gstreamer, parse_pipeline
-from edge.sources.pipelines import CAMERA, JPEG, MULTIPART, pipeline
+from edge.sources.pipelines import CAMERA, JPEG, MULTIPART, VIDEOS, pipeline
 from edge.sources.uris import is_rtsp, is_tls
 
 __all__ = ["decoder_of", "described", "has_camera", "launch"]
@@ -40,7 +40,40 @@ def launch(camera: Camera, access: Access, *, platform: str, gpu: bool = False) 
         built.get_by_name(CAMERA).connect("select-stream", _FirstVideo())
     if built.get_by_name(MULTIPART) is not None:
         _accept_bare_jpegs(built)
+    if (videos := built.get_by_name(VIDEOS)) is not None:
+        videos.connect("no-more-pads", _link_default_video)
     return built
+
+
+def _link_default_video(decoder: Any) -> None:
+    """Link the default video of a file instead of its first one. No data has passed yet."""
+    videos = _videos_of(decoder)
+    linked = next((pad for pad in videos if pad.is_linked()), None)
+    if linked is None:  # a file without video: GStreamer reports it
+        return
+    default = min(videos, key=_distance_from_default)  # of equal ones the first
+    if default is not linked:
+        after = linked.get_peer()
+        linked.unlink(after)
+        default.link(after)
+
+
+def _distance_from_default(pad: Any) -> int:
+    """0 for Matroska's default videos, 2 for videos that an MP4 or MOV file disables, else 1."""
+    gst = gstreamer()
+    start = pad.get_sticky_event(gst.EventType.STREAM_START, 0)
+    flags = gst.StreamFlags(0) if start is None else start.parse_stream_flags()
+    return 1 + bool(flags & gst.StreamFlags.UNSELECT) - bool(flags & gst.StreamFlags.SELECT)
+
+
+def _videos_of(decoder: Any) -> list[Any]:
+    """The source pads with video of an element such as uridecodebin, in the order of its file."""
+    caps = ((pad, pad.get_current_caps()) for pad in decoder.srcpads)
+    return [
+        pad
+        for pad, one in caps
+        if one is not None and one.get_structure(0).get_name().startswith("video/")
+    ]
 
 
 def _accept_bare_jpegs(built: Any) -> None:
@@ -120,20 +153,10 @@ def described(built: Any, name: str) -> Iterator[str]:
     """What people should know of a running pipeline of a source, in sentences."""
     if decoder := decoder_of(built):
         yield f"{name}: decoded by {decoder}"
-    if (videos := _count_videos(built)) > 1:
-        yield f"{name} has {videos} videos; the first is read"
-
-
-def _count_videos(built: Any) -> int:
-    """How many videos a running pipeline offers."""
-    count = 0
-    for element in _elements(built):
-        factory = element.get_factory()
-        if factory is not None and factory.get_name() == "decodebin":
-            caps = (pad.get_current_caps() for pad in element.srcpads)
-            names = [one.get_structure(0).get_name() for one in caps if one is not None]
-            count = max(count, sum(name.startswith("video/") for name in names))
-    return count
+    if (decoder := built.get_by_name(VIDEOS)) is not None:
+        videos = [pad.is_linked() for pad in _videos_of(decoder)]
+        if len(videos) > 1 and any(videos):
+            yield f"{name} has {len(videos)} videos; number {1 + videos.index(True)} is read"
 
 
 def has_camera(built: Any) -> bool:

@@ -17,7 +17,7 @@ __all__ = ["orientation_of", "watch_orientation"]
 
 # Matroska's elements (RFC 9559).
 _SEGMENT, _TRACKS = 0x18538067, 0x1654AE6B
-_TRACK, _VIDEO, _PROJECTION, _ROLL = 0xAE, 0xE0, 0x7670, 0x7675
+_TRACK, _DEFAULT, _VIDEO, _PROJECTION, _ROLL = 0xAE, 0x88, 0xE0, 0x7670, 0x7675
 _MOST_ELEMENTS = 10_000  # that are read at one level, of a long or a damaged file
 # Counter-clockwise degrees -> EXIF's orientation.
 _ORIENTATIONS = {0.0: 1, 90.0: 8, 180.0: 3, 270.0: 6}
@@ -39,7 +39,7 @@ def watch_orientation(pad: Any, file: Path | None) -> deque[int]:
 
 
 def orientation_of(path: Path) -> int:
-    """EXIF's orientation of an image, or of the first video of a Matroska or WebM file; else 1.
+    """EXIF's orientation of an image, or of the default video of a Matroska or WebM file.
 
     GStreamer ignores Matroska's ProjectionPoseRoll and most images' EXIF. It reports the rotation
     of MP4 and MOV files.
@@ -54,15 +54,30 @@ def orientation_of(path: Path) -> int:
 
 
 def _orientation(file: IO[bytes], size: int) -> int:
-    for start, end in _find(file, 0, size, _SEGMENT, _TRACKS, _TRACK, _VIDEO):
-        for begin, stop in _find(file, start, end, _PROJECTION, _ROLL):
-            file.seek(begin)
-            data = file.read(min(stop - begin, 8))
-            if len(data) in (4, 8):
-                (degrees,) = struct.unpack({4: ">f", 8: ">d"}[len(data)], data)
-                return _ORIENTATIONS.get(degrees % 360, 1)
+    """That of the video that `launch` reads: the first default one, else the first."""
+    found = [
+        (_number(file, start, end, _DEFAULT, otherwise=1) == 0, begin, stop)
+        for start, end in _find(file, 0, size, _SEGMENT, _TRACKS, _TRACK)
+        for begin, stop in _find(file, start, end, _VIDEO)
+    ]
+    if not found:
         return 1
+    _, start, end = min(found, key=lambda video: video[0])
+    for begin, stop in _find(file, start, end, _PROJECTION, _ROLL):
+        file.seek(begin)
+        data = file.read(min(stop - begin, 8))
+        if len(data) in (4, 8):
+            (degrees,) = struct.unpack({4: ">f", 8: ">d"}[len(data)], data)
+            return _ORIENTATIONS.get(degrees % 360, 1)
     return 1
+
+
+def _number(file: IO[bytes], start: int, end: int, identity: int, *, otherwise: int) -> int:
+    """An unsigned integer among the elements between two places of a file."""
+    for begin, stop in _find(file, start, end, identity):
+        file.seek(begin)
+        return int.from_bytes(file.read(min(stop - begin, 8)), "big")
+    return otherwise
 
 
 def _find(file: IO[bytes], start: int, end: int, *path: int) -> Iterator[tuple[int, int]]:

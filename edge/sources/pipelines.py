@@ -33,7 +33,7 @@ from edge.sources.uris import (
 )
 
 __all__ = [
-    *("CAMERA", "GATE", "JPEG", "MULTIPART", "PARSED", "PATTERNS", "SINK"),
+    *("CAMERA", "GATE", "JPEG", "MULTIPART", "PARSED", "PATTERNS", "SINK", "VIDEOS"),
     *("check_source", "launch_line", "pipeline"),
 ]
 
@@ -53,6 +53,7 @@ _JPEG = {"pc": "decodebin", "jetson": f"jpegparse ! {_JPEG_DECODER['jetson']}"}
 CAMERA, GATE, SINK = "edge-camera", "edge-gate", "edge-sink"
 # The elements of a web camera's stream: its demuxer, its JPEGs, and the parser that frames them.
 MULTIPART, JPEG, PARSED = "edge-multipart", "edge-jpeg", "edge-parsed"
+VIDEOS = "edge-videos"  # the element that offers the videos of a file
 _GATE = f"queue name={GATE} max-size-bytes=0 max-size-time=0"
 _SINK = f"name={SINK} sync=false qos=false enable-last-sample=false"
 
@@ -94,8 +95,9 @@ def pipeline(camera: Camera, *, platform: str, gpu: bool = False) -> str:
 def launch_line(camera: Camera, access: Access, *, platform: str, gpu: bool = False) -> str:
     """The same pipeline as a `gst-launch-1.0` command, each word quoted for a shell.
 
-    It differs in three ways: it ends in a `fakesink`, since only a program can read an `appsink`;
-    user and password are ***; and variables are left for the shell to replace.
+    It differs in four ways: it ends in a `fakesink`, since only a program can read an `appsink`;
+    user and password are ***; variables are left for the shell to replace; and of a file with
+    several videos it reads the first, not the default.
     """
     # A placeholder for each variable, which is a plain word to the parser and to the shell.
     names = VARIABLE.findall(access.template)
@@ -151,7 +153,7 @@ def _source_elements(camera: Camera, platform: str, live: bool) -> tuple[str, st
         return f"videotestsrc pattern={_pattern(pattern, uri)} is-live=true ! {caps}", ""
     if scheme == "file":
         # Percent-encoded: no character of the file name is special to the parser.
-        return f"uridecodebin uri={path_of(uri).as_uri()}", decoded
+        return f"uridecodebin name={VIDEOS} uri={path_of(uri).as_uri()}", decoded
     if scheme == "v4l2" or uri.startswith("/dev/"):
         return _usb(uri, platform), decoded
     if scheme == "csi":
@@ -176,7 +178,7 @@ def _source_elements(camera: Camera, platform: str, live: bool) -> tuple[str, st
     if scheme in ("http", "https"):
         source = f"souphttpsrc name={CAMERA} {_location(uri)}"
         if not live:
-            return f"{source} ! decodebin", decoded
+            return f"{source} ! decodebin name={VIDEOS}", decoded
         # Frames of a web camera have no timestamp: they get their time of arrival. The demuxer is
         # outside decodebin, which would wait for more streams forever. timeout=0, because after
         # 15 s souphttpsrc would reconnect: a camera with a frame every 20 s would never get to the

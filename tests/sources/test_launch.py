@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 import time
@@ -310,18 +311,45 @@ def test_jpegs_keep_all_their_colour(subsampling: str, tmp_path: Path) -> None:
     assert difference.max() <= 4
 
 
-def test_a_second_video_is_mentioned(tmp_path: Path) -> None:
-    path, said = tmp_path / "two.mkv", list[str]()
-    convert(
-        f"matroskamux name=both ! filesink location={path} "
-        "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! jpegenc ! both. "
-        "videotestsrc num-buffers=3 ! video/x-raw,width=96,height=48 ! jpegenc ! both."
-    )
+@pytest.fixture(scope="module")
+def two_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an MP4 and a Matroska file of two videos, 64 and 96 pixels wide."""
+    folder, encoded = tmp_path_factory.mktemp("two"), "x264enc ! h264parse ! both."
+    shown = "videotestsrc num-buffers=3 ! video/x-raw,format=I420,height=48"
+    for muxer, name in (("matroskamux", "two.mkv"), ("mp4mux", "two.mp4")):
+        convert(
+            f"{muxer} name=both ! filesink location={folder / name} "
+            f"{shown},width=64 ! {encoded} {shown},width=96 ! {encoded}"
+        )
+    return folder
+
+
+def _not_default(data: bytes, number: int) -> bytes:
+    """A file of GStreamer's muxers whose video `number` is not to be played by default."""
+    if data[4:8] == b"ftyp":
+        place = [found.start() for found in re.finditer(b"tkhd", data)][number - 1] + 7
+        return data[:place] + bytes([data[place] & ~1]) + data[place + 1 :]
+    # Matroska: FlagDefault=0 and padding (RFC 9559: 0x88; RFC 8794: Void, 0xEC) for the name.
+    name = b"\x53\x6e\x86Video\0"
+    place = [found.start() for found in re.finditer(name, data)][number - 1]
+    return data[:place] + b"\x88\x81\x00\xec\x84\0\0\0\0" + data[place + len(name) :]
+
+
+@pytest.mark.parametrize("name", ["two.mkv", "two.mp4"])
+@pytest.mark.parametrize(
+    ("not_default", "read"), [((), 1), ((1,), 2), ((2,), 1), ((1, 2), 1)], ids=str
+)
+def test_the_default_of_two_videos_is_read(
+    name: str, not_default: tuple[int, ...], read: int, two_videos: Path, tmp_path: Path
+) -> None:
+    path, said, data = tmp_path / name, list[str](), (two_videos / name).read_bytes()
+    for number in reversed(not_default):
+        data = _not_default(data, number)
+    path.write_bytes(data)
     with Source(path.as_uri(), info=said.append) as source:
-        frame = source.read(10)
-    assert frame is not None
-    assert frame.surface.layout.width == 64
-    assert f"{source.name} has 2 videos; the first is read" in said
+        frames = some(source, 10)
+    assert [frame.surface.layout.width for frame in frames] == [{1: 64, 2: 96}[read]] * 3
+    assert f"{source.name} has 2 videos; number {read} is read" in said
 
 
 def test_a_video_without_times_cannot_be_paced(jpegs: list[bytes], tmp_path: Path) -> None:

@@ -99,30 +99,42 @@ def element(identity: int, *data: bytes) -> bytes:
     return name + (1 << 56 | len(inside)).to_bytes(8, "big") + inside
 
 
-def matroska(roll: bytes, *, cluster_first: bool = False) -> bytes:
-    """A file with a track of sound, and then one of video with this ProjectionPoseRoll."""
-    video = element(0xE0, element(0xB0, b"\x60"), element(0x7670, element(0x7675, roll)))
-    tracks = element(0x1654AE6B, element(0xAE, element(0x83, b"\2")), element(0xAE, video))
+def video(roll: bytes, *flags: bytes) -> bytes:
+    """A track of video with this ProjectionPoseRoll."""
+    shape = element(0xE0, element(0xB0, b"\x60"), element(0x7670, element(0x7675, roll)))
+    return element(0xAE, *flags, shape)
+
+
+def matroska(*videos: bytes, cluster_first: bool = False) -> bytes:
+    """A file with a track of sound, and then tracks of video."""
+    tracks = element(0x1654AE6B, element(0xAE, element(0x83, b"\2")), *videos)
     cluster = element(0x1F43B675, b"\0" * 40)
     parts = (cluster, tracks) if cluster_first else (tracks, cluster)
     return element(0x1A45DFA3, b"") + element(0x18538067, element(0xEC, b"\0" * 9), *parts)
 
 
+LEFT, RIGHT, NOT_DEFAULT = struct.pack(">f", 90), struct.pack(">f", -90), element(0x88, b"\0")
+
+
 @pytest.mark.parametrize(
     ("data", "orientation"),
     [
-        (matroska(struct.pack(">f", 0)), 1),
-        (matroska(struct.pack(">f", 90)), 8),  # counter-clockwise
-        (matroska(struct.pack(">d", -90)), 6),
-        (matroska(struct.pack(">d", 180)), 3),
-        (matroska(struct.pack(">f", 270)), 6),
-        (matroska(struct.pack(">f", 45)), 1),
-        (matroska(struct.pack(">f", float("nan"))), 1),
-        (matroska(struct.pack(">f", float("inf"))), 1),
-        (matroska(b""), 1),
-        (matroska(b"\x43"), 1),
-        (matroska(struct.pack(">f", 90), cluster_first=True), 8),
-        (matroska(struct.pack(">f", 90))[:60], 1),
+        (matroska(video(struct.pack(">f", 0))), 1),
+        (matroska(video(struct.pack(">f", 90))), 8),  # counter-clockwise
+        (matroska(video(struct.pack(">d", -90))), 6),
+        (matroska(video(struct.pack(">d", 180))), 3),
+        (matroska(video(struct.pack(">f", 270))), 6),
+        (matroska(video(struct.pack(">f", 45))), 1),
+        (matroska(video(struct.pack(">f", float("nan")))), 1),
+        (matroska(video(struct.pack(">f", float("inf")))), 1),
+        (matroska(video(b"")), 1),
+        (matroska(video(b"\x43")), 1),
+        (matroska(video(struct.pack(">f", 90)), cluster_first=True), 8),
+        (matroska(video(struct.pack(">f", 90)))[:60], 1),
+        (matroska(video(LEFT), video(RIGHT)), 8),
+        (matroska(video(LEFT, NOT_DEFAULT), video(RIGHT)), 6),
+        (matroska(video(LEFT, NOT_DEFAULT), video(RIGHT, NOT_DEFAULT)), 8),
+        (matroska(video(LEFT), video(RIGHT, element(0x88, b"\1"))), 8),
         (element(0x1A45DFA3, b"") + bytes(1000), 1),
         (b"", 1),
         (b"no video", 1),

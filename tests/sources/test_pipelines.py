@@ -48,8 +48,8 @@ HEADS = {
     "video/x-raw,width=640,height=480,framerate=30/1",
     ("test://ball?fps=60&width=1920", "pc"): "videotestsrc pattern=ball is-live=true ! "
     "video/x-raw,width=1920,height=480,framerate=60/1",
-    ("file:///v/a%20b.mp4", "pc"): "uridecodebin uri=file:///v/a%20b.mp4",
-    ("file:///a.mp4", "jetson"): "uridecodebin uri=file:///a.mp4",
+    ("file:///v/a%20b.mp4", "pc"): "uridecodebin name=edge-videos uri=file:///v/a%20b.mp4",
+    ("file:///a.mp4", "jetson"): "uridecodebin name=edge-videos uri=file:///a.mp4",
     ("/dev/video0", "pc"): "v4l2src device=/dev/video0 ! decodebin",
     ("/dev/video0", "jetson"): "v4l2src device=/dev/video0 ! decodebin",
     ("v4l2:///dev/video1?width=1280&height=720&fps=15/2", "pc"): "v4l2src device=/dev/video1 ! "
@@ -72,7 +72,7 @@ HEADS = {
     (
         "https://h/a.mp4",
         "pc",
-    ): 'souphttpsrc name=edge-camera location="https://h/a.mp4" ! decodebin',
+    ): 'souphttpsrc name=edge-camera location="https://h/a.mp4" ! decodebin name=edge-videos',
     ("gst: videotestsrc ! video/x-raw,width=8 ", "pc"): "videotestsrc ! video/x-raw,width=8",
 }
 
