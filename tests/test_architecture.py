@@ -54,7 +54,7 @@ ROOMS = {
     ),
     "outputs": room("numpy PIL", "gi lark paho prometheus_client"),
     "run": room("numpy"),
-    "engine": room("msgspec numpy", "onnxruntime pycuda"),
+    "engine": room("msgspec numpy PIL", "onnxruntime pycuda"),
     "sources": room("numpy", "gi"),
     "preprocess": room("msgspec numba numpy PIL", "pillow_heif"),
     "gpu": room("numpy", "cuda pycuda tensorrt_rtx_libs"),
@@ -66,7 +66,10 @@ ORDER = list(ROOMS)
 # The rooms of a run: never together with `builder` in one import.
 RUN_ROOMS = {"sources", "run", "outputs", "service"}
 # What of `builder` a board needs to make a plan: it imports only what the extra `device` brings.
-ON_A_BOARD = ("builder/graph.py", "builder/plan.py", "builder/compile.py", "builder/precision/")
+ON_A_BOARD = (
+    *("builder/attempts.py", "builder/compile.py", "builder/fixes.py", "builder/graph.py"),
+    *("builder/plan.py", "builder/precision/"),
+)
 
 
 def name_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
 from edge.builder import graph
@@ -25,6 +26,7 @@ __all__ = [
 
 MOST_KEPT = 0.5  # share of the Linears: with more in FP16 an engine is INT8 in name only
 
+Tensor = npt.NDArray[np.float32]
 Builder = Callable[[Sequence[str]], dict[str, ModelProto]]
 
 
@@ -39,6 +41,8 @@ class Candidate:
     linears: int = 0  # number of Linears of the transformer, where some are INT8
     # Linears kept FP16 -> SQNR in dB with that Linear alone in INT8
     kept: dict[str, float] = field(default_factory=dict)
+    # form -> its outputs on the held-out images, float32 [N, outputs]
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def worst_form(self) -> str:
@@ -65,9 +69,23 @@ class Candidate:
 
 def make(model: ModelProto, precision: str, evaluator: Evaluator, gate: Gate) -> Candidate:
     """The FP32 or FP16 candidate. Raises `GateError` for NaN or infinity."""
-    forms = make_forms(model, precision, None)
-    accuracy = {"portable": evaluator.fp32} if precision == "fp32" else evaluator(forms)
-    return Candidate(precision, forms, accuracy, gate.refuses(accuracy))
+    return _evaluated(precision, make_forms(model, precision, None), evaluator, gate)
+
+
+def _evaluated(
+    precision: str,
+    forms: dict[str, ModelProto],
+    evaluator: Evaluator,
+    gate: Gate,
+    linears: int = 0,
+    kept: Mapping[str, float] | None = None,
+) -> Candidate:
+    """A candidate with its outputs and accuracy. Raises `GateError` for NaN or infinity."""
+    fp32 = precision == "fp32"
+    outputs = {"portable": evaluator.reference} if fp32 else evaluator.outputs(forms)
+    accuracy = evaluator.accuracy(outputs)
+    refused = gate.refuses(accuracy)
+    return Candidate(precision, forms, accuracy, refused, linears, dict(kept or {}), outputs)
 
 
 def make_quantised(
@@ -92,16 +110,8 @@ def make_quantised(
         if count not in tried:
             observer.stage("quantize, verify")
             kept = order[:count]
-            forms = build(kept)
-            accuracy = evaluator(forms)
-            tried[count] = Candidate(
-                precision,
-                forms,
-                accuracy,
-                gate.refuses(accuracy),
-                len(order),
-                {name: alone[name] for name in kept},
-            )
+            chosen = {name: alone[name] for name in kept}
+            tried[count] = _evaluated(precision, build(kept), evaluator, gate, len(order), chosen)
             if count and tried[count].refused is not None:
                 tried[count] = replace(tried[count], forms={})  # frees the graphs, which are large
             refused = ", refused" if tried[count].refused else ""
@@ -176,8 +186,7 @@ def from_graph(
     precision = "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
     fp16.set_kept(portable, fp16.find_fp32_nodes(portable, probe(portable)))
     forms = {"portable": portable, "device": device_form(portable, precision)}
-    accuracy = evaluator(forms)
-    return Candidate(precision, forms, accuracy, gate.refuses(accuracy), linears)
+    return _evaluated(precision, forms, evaluator, gate, linears)
 
 
 def timed(candidates: Sequence[Candidate]) -> Timing:

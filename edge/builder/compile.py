@@ -18,7 +18,7 @@ from edge.files.reading import read_bytes
 from edge.files.storage import write_bytes
 from edge.gpu import nvidia
 
-__all__ = ["Progress", "available", "compile_plan", "identity"]
+__all__ = ["Progress", "Restraint", "available", "compile_plan", "identity"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -59,6 +59,18 @@ def identity(backend: str | None) -> list[str | None]:
 
 
 @dataclass(frozen=True)
+class Restraint:
+    """What the compiler may not do.
+
+    level           its optimization level, 0 to 5; None: its default, which is 3
+    tactic_sources  whether it may choose kernels of the optional sources, such as JIT convolutions
+    """
+
+    level: int | None = None
+    tactic_sources: bool = True
+
+
+@dataclass(frozen=True)
 class Compiled:
     """A serialised plan, and the TensorRT version and GPU that it belongs to."""
 
@@ -88,6 +100,7 @@ def compile_plan(
     max_batch: int,
     cache: Path,
     progress: Progress,
+    restraint: Restraint = Restraint(),
 ) -> Compiled:
     """Compile a graph for batches of 1 to `max_batch` images of `input_shape` (C, H, W).
 
@@ -122,6 +135,10 @@ def compile_plan(
     user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
     if user_allocation is not None:
         config.set_flag(user_allocation)
+    if restraint.level is not None:
+        config.builder_optimization_level = restraint.level
+    if not restraint.tactic_sources:
+        config.set_tactic_sources(0)
     if gpu is not None:
         _only_for(gpu, trt, config)
     name = network.get_input(0).name

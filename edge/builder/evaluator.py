@@ -20,6 +20,7 @@ from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
 from edge.builder.report.findings import ImageFinding, Review
 from edge.engine.accuracy import NEAR, Accuracy
+from edge.engine.compare import accuracy_of, cosines
 from edge.engine.heads import FEATURES, labels_agree
 from edge.errors import CalibrationError
 from edge.preprocess.images import load_image
@@ -35,6 +36,10 @@ Answer: TypeAlias = tuple[str, float]  # label, confidence
 class Evaluator:
     """Compares the forms of an engine with the FP32 graph, always on the same images.
 
+    readable   the files of the images that can be read
+    reference  the FP32 graph's outputs on these, float32 [N, outputs]
+    fp32       its accuracy
+
     Warns the observer about image folders that match no label or several classes.
     """
 
@@ -42,22 +47,22 @@ class Evaluator:
         self, model: ModelProto, files: Sequence[Path], checkpoint: Checkpoint, observer: Observer
     ):
         self._files, self._checkpoint, self._observer = files, checkpoint, observer
-        self._readable: list[Path] = []
-        self._reference = self._run({"reference": model}, observer.warn)["reference"]
+        self.readable: list[Path] = []
+        self.reference = self._run({"reference": model}, observer.warn)["reference"]
         self._embeds = checkpoint.head.task == FEATURES
         self._independent = checkpoint.head.activation == "sigmoid"  # independent labels
         labels = checkpoint.head.labels
         self._check_classes()
-        twice = {path.parent.name for path in self._readable if labels.count(path.parent.name) > 1}
+        twice = {path.parent.name for path in self.readable if labels.count(path.parent.name) > 1}
         if twice:
             observer.warn(
                 f"folder {min(twice)!r} matches several classes with the same label; "
                 "top-1 not measured"
             )
-        classes = [image_sets.class_of(path, labels) for path in self._readable]
+        classes = [image_sets.class_of(path, labels) for path in self.readable]
         known = [label for label in classes if label is not None]
         self._classes = known if len(known) == len(classes) else None
-        pairs = zip(self._readable, classes, strict=True)
+        pairs = zip(self.readable, classes, strict=True)
         unmatched = sorted({path.parent.name for path, at in pairs if at is None} - set(labels))
         near = [label for name in unmatched[:SHOWN] if (label := _closest(name, labels))][:1]
         numbers = [int(name) for name in unmatched if name.isdecimal()]
@@ -75,31 +80,33 @@ class Evaluator:
                 + (f" (did you mean {near[0]!r}?)" if near else "")
                 + "; top-1 not measured"
             )
-        self.fp32 = self._compare(self._reference)
-        if len(checkpoint.head.labels) == 1 and (same := np.unique(self._reference >= 0)).size == 1:
+        self.fp32 = self._compare(self.reference)
+        if len(checkpoint.head.labels) == 1 and (same := np.unique(self.reference >= 0)).size == 1:
             observer.warn(
                 f"FP32 answers {'yes' if same[0] else 'no'} to {checkpoint.head.labels[0]!r} on "
                 "every held-out image; hold out images of both kinds: --heldout DIR"
             )
 
-    def __call__(self, forms: dict[str, ModelProto]) -> dict[str, Accuracy]:
-        """form -> its accuracy. Raises `GateError` when outputs are NaN or infinity."""
-        logits = self._run(forms, lambda _: None)
-        return {form: self._compare(found) for form, found in logits.items()}
+    def outputs(self, forms: dict[str, ModelProto]) -> dict[str, Tensor]:
+        """form -> its outputs on the readable images, float32 [N, outputs]."""
+        return self._run(forms, lambda _: None)
 
-    def review(self, model: ModelProto) -> Review:
-        """The images on which FP32 and `model` disagree, and those that FP32 itself gets wrong.
+    def accuracy(self, outputs: dict[str, Tensor]) -> dict[str, Accuracy]:
+        """form -> the accuracy of its outputs. Raises `GateError` for NaN or infinity."""
+        return {form: self._compare(found) for form, found in outputs.items()}
+
+    def review(self, outputs: Tensor) -> Review:
+        """The images on which FP32 and an engine disagree, and those that FP32 itself gets wrong.
 
         Up to `SHOWN` of each, sorted by FP32's confidence, highest first: a disagreement is worse
         where FP32 is sure, and where it is sure and wrong the folder's label may be wrong.
         Embeddings have no label to show: only the number below a cosine of `NEAR` is returned. With
-        independent labels the label that differs most is shown.
+        independent labels the label that differs most is shown. outputs: the engine's.
         """
-        logits = self._run({"engine": model}, lambda _: None)["engine"]
         if self._embeds:
-            return Review(differing=int((verify.cosines(self._reference, logits) < NEAR).sum()))
+            return Review(differing=int((cosines(self.reference, outputs) < NEAR).sum()))
         head = self._checkpoint.head
-        fp32, engine = head.probabilities(self._reference), head.probabilities(logits)
+        fp32, engine = head.probabilities(self.reference), head.probabilities(outputs)
         differ = np.flatnonzero(~head.agree(fp32, engine))
         mistaken: Sequence[int] = ()
         if self._classes is not None:
@@ -118,7 +125,7 @@ class Evaluator:
         )
 
     def _finding(self, at: int, fp32: Answer, engine: Answer) -> ImageFinding:
-        path = self._readable[at]
+        path = self.readable[at]
         return ImageFinding(
             image=f"{path.parent.name}/{path.name}",
             pixels=load_image(path),
@@ -130,7 +137,7 @@ class Evaluator:
     def _check_classes(self) -> None:
         """Raises `CalibrationError` when no image of a class can be read: top-1 would be wrong."""
         vanished = {path.parent for path in self._files}
-        vanished.difference_update(path.parent for path in self._readable)
+        vanished.difference_update(path.parent for path in self.readable)
         for folder in sorted(vanished):
             if image_sets.class_of(folder / "image", self._checkpoint.head.labels) is not None:
                 raise CalibrationError(
@@ -139,12 +146,7 @@ class Evaluator:
                 )
 
     def _compare(self, found: Tensor) -> Accuracy:
-        if self._embeds:
-            return verify.compare_embeddings(self._reference, found)
-        if self._independent:
-            head = self._checkpoint.head
-            return verify.compare_labels(self._reference, found, self._classes, head)
-        return verify.compare(self._reference, found, self._classes)
+        return accuracy_of(self.reference, found, self._checkpoint.head, self._classes)
 
     def _answers(self, fp32: Tensor, engine: Tensor) -> tuple[Answer, Answer, float]:
         """FP32's and the engine's answer for one image on which they disagree; FP32's certainty."""
@@ -174,7 +176,7 @@ class Evaluator:
             self._observer.progress("images", done, len(self._files))
 
         logits = verify.outputs(models, prepared(), ran)
-        self._readable = readable
+        self.readable = readable
         return logits
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "session",
     "set_metadata",
     "skeleton",
+    "types",
 ]
 
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf stops at 2 GiB
@@ -214,6 +215,11 @@ def set_metadata(model: ModelProto, data: dict[str, Any]) -> None:
 
 def floats(model: ModelProto) -> set[str]:
     """The names of a graph's float32 tensors: inputs, weights and outputs of nodes."""
+    return {name for name, kind in types(model).items() if kind == TensorProto.FLOAT}
+
+
+def types(model: ModelProto) -> dict[str, int]:
+    """The type of each tensor of a graph, as a number of `TensorProto`, by its name."""
     # Types do not depend on weights; without them inference also works beyond 2 GB.
     bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     bare.graph.name = model.graph.name
@@ -230,8 +236,7 @@ def floats(model: ModelProto) -> set[str]:
             )
     inferred = onnx.shape_inference.infer_shapes(bare).graph
     values = [*inferred.input, *inferred.value_info, *inferred.output]
-    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
-    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def inline_constants(model: ModelProto) -> None:

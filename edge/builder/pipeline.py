@@ -104,7 +104,7 @@ def _build(recipe: Recipe, folder: Path, cache: Path, observer: Observer) -> Bui
         "engine",
         [setting.checkpoint_key, setting.set_sha256, image_sets.digest(sets.heldout), sets.origin],
         [recipe.precision, recipe.method, recipe.max_batch, list(recipe.also)],
-        [recipe.min_agreement, recipe.max_drop, recipe.gate],
+        [recipe.min_agreement, recipe.max_drop, recipe.gate, recipe.witnesses],
         [setting.table, digest(recipe.graph) if recipe.graph else None],
         compiling.identity(compiling.available()[0]),
     )

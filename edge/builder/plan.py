@@ -15,21 +15,23 @@ from onnx import ModelProto
 
 from edge.builder import compile as compiling
 from edge.builder import graph
+from edge.builder.attempts import Attempt, Attempts, Graphs, Judge, Timer
 from edge.builder.observer import Observer
 from edge.builder.precision import fp16, placement, quantize
 from edge.builder.precision.dtypes import NUMBERS
 from edge.builder.precision.ranges import Ranges
-from edge.engine.passport import File, Passport
+from edge.engine.judging import judge_apart
+from edge.engine.passport import Passport
 from edge.engine.tensorrt import TensorRT
 from edge.engine.timing import Timing, measure
 from edge.errors import CalibrationError, CompileError
-from edge.files.storage import alone, write_bytes, writing
+from edge.files.storage import alone, writing
 from edge.gpu import nvidia
 
-__all__ = ["add_plan", "compile_engine", "describe", "device_form", "gpu_timer", "make_forms"]
-
-# Plans by name, each with a passport that lists it -> their times.
-Timer = Callable[[Mapping[str, tuple[Path, Passport]]], Timing]
+__all__ = [
+    *("add_plan", "compile_engine", "describe", "device_form", "gpu_judge", "gpu_timer"),
+    "make_forms",
+]
 
 
 def make_forms(
@@ -79,58 +81,72 @@ def describe(precision: str, model: ModelProto) -> str:
 def add_plan(
     folder: Path,
     passport: Passport,
-    graphs: Mapping[str, tuple[str, Callable[[], ModelProto]]],
+    graphs: Graphs,
     backend: str,
     cache: Path,
     observer: Observer,
     timer: Timer | None = None,
+    judge: Judge | None = None,
+    witnesses: Path | None = None,
 ) -> Passport:
     """Write `folder/model.plan`; returns the passport that lists it.
 
-    graphs: precision -> (its file in the passport, a function that loads the graph to compile), the
-    preferred one first. Graphs are loaded one by one, since a board cannot hold all of them. cache:
-    folder of TensorRT's timing cache. timer: times two plans side by side; a plan replaces the
-    preferred one only if it is faster for certain. Without a timer the preferred one is compiled
-    alone. Raises `MissingPackage`, `CompileError`, `StorageError`.
+    graphs: the preferred one first. They are loaded one by one, since a board cannot hold all of
+    them. cache: folder of TensorRT's timing cache. timer: times two plans side by side; a plan
+    replaces the preferred one only if it is faster for certain. Without a timer the first plan that
+    passes is taken. judge: judges each plan on the witnesses in the folder `witnesses`, by default
+    `folder`. If no graph gives a plan that passes, the first is tried again with each of
+    `fixes.FIXES`.
+
+    Raises `MissingPackage`, `CompileError`, `StorageError`, and `GateError` if no plan passes.
     """
-    best, duels = "", list[str]()
     with writing(folder), tempfile.TemporaryDirectory(prefix=".plans-", dir=folder) as scratch:
-        made: dict[str, tuple[Path, Passport]] = {}
+        attempts = Attempts(
+            Path(scratch), witnesses or folder, passport, backend, cache, observer, judge
+        )
+        best: Attempt | None = None
+        failed: Attempt | None = None
+        unbuilt: CompileError | None = None
+        duels = list[str]()
         for precision, (name, load) in graphs.items():
-            observer.stage(f"compile {precision} ({backend})")
-            source = Path(scratch) / "model.onnx"
-            graph.save(load(), source)
-            compiled = compiling.compile_plan(
-                source,
-                backend,
-                input_shape=passport.input_shape,
-                max_batch=passport.max_batch,
-                cache=cache,
-                progress=observer.progress,
-            )
-            plan = compiled.plan(backend, name, passport.max_batch, passport.files[name].sha256)
-            path = Path(scratch) / f"{precision}.plan"
-            write_bytes(path, compiled.data)
-            made[precision] = path, passport.with_plan(plan, {"model.plan": File.of(path)})
-            text = f"{len(compiled.data) / 1e6:.1f} MB for {plan.gpus}"
-            best = best or precision
-            if timer is not None and precision != best:
-                timing = timer({one: made[one] for one in (best, precision)})
-                made = {one: (made[one][0], _timed(made[one][1], timing.ms(one))) for one in made}
-                speed = timing.speed(precision, best)
-                duels.append(f"{precision.upper()} is {speed} {best.upper()}")
-                text += f", {duels[-1]}"
-                best = precision if speed.faster else best
-                made = {best: made[best]}
-            observer.done(text)
+            try:
+                found = attempts.attempt(precision, name, load())
+            except CompileError as error:
+                unbuilt = unbuilt or error
+                attempts.give_up(precision, error)
+                continue
+            if found.refused:
+                failed = failed or found
+                continue
+            if best is None:
+                best = found
+            elif timer is not None:
+                observer.stage(f"time {best.precision}, {found.precision}")
+                best, duel = _faster(best, found, timer)
+                duels.append(duel)
+                observer.done(duel)
             if timer is None:
                 break
-        path, found = made[best]
-        path.replace(folder / "model.plan")
-    if duels and found.plan:
-        why = f"{best.upper()} was chosen by speed on {found.plan.gpu}: {'; '.join(duels)}"
-        found = replace(found, plan=replace(found.plan, why=why))
-    return found
+        if best is None and failed is None and unbuilt is not None:
+            raise unbuilt
+        if best is None:
+            assert failed is not None  # there is at least one graph
+            best = attempts.fixed(failed, graphs[failed.precision][1], timer)
+        (best.folder / "model.plan").replace(folder / "model.plan")
+    made = best.passport
+    if duels and made.plan:
+        why = f"{best.precision.upper()} was chosen by speed on {made.plan.gpu}: {'; '.join(duels)}"
+        made = replace(made, plan=replace(made.plan, why=why))
+    return made
+
+
+def _faster(best: Attempt, other: Attempt, timer: Timer) -> tuple[Attempt, str]:
+    """The faster of two plans, and their speed in words. Unless told apart, it is `best`."""
+    timing = timer({one.precision: one.plan for one in (best, other)})
+    speed = timing.speed(other.precision, best.precision)
+    duel = f"{other.precision.upper()} is {speed} {best.precision.upper()}"
+    won = other if speed.faster else best
+    return replace(won, passport=_timed(won.passport, timing.ms(won.precision))), duel
 
 
 def _timed(passport: Passport, ms: float) -> Passport:
@@ -158,14 +174,33 @@ def gpu_timer() -> Timer | None:
     return time_on_gpu if nvidia.gpu() is not None else None
 
 
+def gpu_judge(backend: str, passport: Passport, warn: Callable[[str], None]) -> Judge | None:
+    """`judge_apart` on a machine with a GPU; None, and a warning, where plans cannot be judged."""
+    if nvidia.gpu() is None:
+        warn("there is no GPU here, so the plan is not judged; where it runs: edge check ENGINE")
+        return None
+    if passport.witnesses is None:
+        warn("the plan is not judged: the engine has no witnesses; build it again: edge build")
+        return None
+    return lambda folder, progress: judge_apart(folder, backend, progress=progress)
+
+
 def compile_engine(
-    folder: Path, backend: str | None, observer: Observer, timer: Timer | None = None
+    folder: Path,
+    backend: str | None,
+    observer: Observer,
+    timer: Timer | None = None,
+    judge: Judge | None = None,
 ) -> Passport:
     """Compile the plan of an engine on the machine that will run it; needs no torch.
 
-    backend: None for the best that is installed. An engine that carries candidates gets the plan
-    of the fastest one, measured by `timer` (default: `gpu_timer`). Raises `EngineError` for a
-    damaged engine and `CompileError` when no installed backend can compile it.
+    backend: None for the best that is installed. The plan is judged on the engine's witnesses by
+    `judge` (default: `gpu_judge`), and one that is refused is not published: see `add_plan`. An
+    engine that carries candidates gets the plan of the fastest one, measured by `timer` (default:
+    `gpu_timer`).
+
+    Raises `EngineError` for a damaged engine, `CompileError` when no installed backend can compile
+    it, and `GateError` when every plan is refused. The engine then stays as it was.
     """
     passport = Passport.read(folder)
     passport.check_files(folder, set(passport.files) - {"model.plan"})
@@ -181,9 +216,10 @@ def compile_engine(
         return device_form(graph.load(folder / files[precision]), precision)
 
     graphs = {precision: (name, partial(load, precision)) for precision, name in files.items()}
+    timer, judge = timer or gpu_timer(), judge or gpu_judge(backend, passport, observer.warn)
     with alone(folder), _scratch(folder) as scratch:
         compiled = add_plan(
-            scratch, passport, graphs, backend, folder, observer, timer or gpu_timer()
+            scratch, passport, graphs, backend, folder, observer, timer, judge, folder
         )
         # The passport first drops the old plan, so that it is correct at every moment.
         passport.with_plan(None, {}).write(folder)

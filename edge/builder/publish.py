@@ -13,11 +13,12 @@ from edge.builder import compile as compiling
 from edge.builder import graph
 from edge.builder.models.weights import shortened
 from edge.builder.observer import Observer
-from edge.builder.plan import add_plan, gpu_timer
+from edge.builder.plan import add_plan, gpu_judge, gpu_timer
 from edge.builder.report import page
 from edge.builder.report.outcome import Outcome, Setting, gather
-from edge.engine.passport import Carried, File, Origin, Passport
-from edge.errors import EngineError
+from edge.builder.witnesses import collect
+from edge.engine.passport import Carried, File, Origin, Passport, Witnessed
+from edge.errors import EngineError, GateError
 from edge.files.storage import digest, writing
 
 __all__ = ["assembled", "publish", "recover", "replaced", "unchanged"]
@@ -88,7 +89,15 @@ def publish(
             for one in carried
             for path in graph.save(one.forms["portable"], scratch / names[one.precision])
         }
-        passport = _passport(setting, outcome, names, files, fingerprint)
+        witnesses, about = collect(
+            outcome,
+            carried,
+            setting.checkpoint.preprocess,
+            setting.checkpoint.head,
+            private=not setting.recipe.witnesses,
+        )
+        files |= {path.name: File.of(path) for path in witnesses.save(scratch)}
+        passport = _passport(setting, outcome, names, about, files, fingerprint)
         backend, why_none = compiling.available()
         if backend is None:
             observer.warn(f"no plan: {why_none}; on the board, run: edge compile {folder}")
@@ -100,9 +109,13 @@ def publish(
                 )
                 for one in carried
             }
-            passport = add_plan(
-                scratch, passport, graphs, backend, setting.cache, observer, gpu_timer()
-            )
+            judge = gpu_judge(backend, passport, observer.warn)
+            try:
+                passport = add_plan(
+                    scratch, passport, graphs, backend, setting.cache, observer, gpu_timer(), judge
+                )
+            except GateError as refused:  # the graphs passed: the engine runs without a plan
+                observer.warn(f"no plan: {refused}")
         observer.stage("report")
         page.write(gather(setting, outcome), scratch / "report.html")
         report = {"report.html": File.of(scratch / "report.html")}
@@ -138,6 +151,7 @@ def _passport(
     setting: Setting,
     outcome: Outcome,
     names: dict[str, str],
+    witnesses: Witnessed,
     files: dict[str, File],
     fingerprint: str,
 ) -> Passport:
@@ -162,6 +176,7 @@ def _passport(
         judged=recipe.gate,
         gate=setting.gate if recipe.gate else None,
         heldout=setting.sets.origin,
+        witnesses=witnesses,
         timing=outcome.timed(),
         accuracy=chosen.accuracy,
         verdict=outcome.verdict,

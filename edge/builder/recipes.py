@@ -76,6 +76,7 @@ KEYS = {
     "ranges": Key(Path, "a table of edge calibrate", '"ranges.json"', _check_file),
     "graph": Key(Path, "an ONNX graph with Q/DQ", '"trained.onnx"', _check_file),
     "also": Key(_Texts, f"a list of {', '.join(PLACES)}", '["head"]', _check_place),
+    "witnesses": Key(bool, "true or false", "true"),
     "engines": Key(Path, "a folder", '"engines"'),
 }
 
@@ -103,6 +104,7 @@ class Recipe:
     ranges: Path | None = None  # a range table of edge calibrate, instead of calibrating
     graph: Path | None = None  # a graph that has Q/DQ already, e.g. from training; used unchanged
     also: tuple[str, ...] = ()  # further places to quantise, of `placement.PLACES`
+    witnesses: bool = True  # False: no held-out image is stored in the engine
     engines: Path = Path("engines")
 
     def __post_init__(self) -> None:

@@ -15,12 +15,16 @@ from typer.core import TyperGroup
 from edge import __version__
 from edge.cli.console import Console
 from edge.engine.choices import Backend
-from edge.errors import EdgeError
+from edge.errors import EdgeError, GateError
 
 if TYPE_CHECKING:
     from edge.engine.engine import Engine
+    from edge.engine.judge import Judgement
 
-__all__ = ["INTERRUPTED", "STOPPED", "app", "console", "open_engine", "say_unjudged"]
+__all__ = [
+    *("INTERRUPTED", "STOPPED", "app", "check_engine", "console", "open_engine", "refuse"),
+    "say_unjudged",
+]
 
 STOPPED = "stopped; no incomplete files are left; run the same command again"
 INTERRUPTED = 130  # 128 + SIGINT, as in a shell
@@ -100,11 +104,37 @@ def say_unjudged(folder: Path, judged: bool) -> None:
         console.warn(f"{folder} was published without a gate: its accuracy was not evaluated")
 
 
+def check_engine(folder: Path, backend: Backend, threads: int | None) -> Judgement:
+    """Judge an engine on its witnesses here. Raises `EngineError` if it has none."""
+    from functools import partial
+
+    from edge.engine.judging import judge_apart
+
+    console.stage("check")
+    found = judge_apart(folder, backend, threads, partial(console.progress, "images"))
+    console.done(str(found))
+    return found
+
+
+def refuse(folder: Path, found: Judgement) -> None:
+    """Raises `GateError` for a judgement that refuses an engine."""
+    if found.refused:
+        raise GateError(
+            f"{folder} does not give FP32's answers here: {found.refused}",
+            f"make a plan here again: edge compile {folder}; or use another --backend; see "
+            "docs/trust.md",
+        )
+
+
 def open_engine(folder: Path, backend: Backend, threads: int | None) -> Engine:
     """Open an engine and report its backend, and why that was chosen."""
     from edge.engine.engine import Engine
+    from edge.gpu import nvidia
 
     model = Engine.open(folder, backend=backend, threads=threads, info=console.info)
-    console.info(f"{folder}: {model.backend} ({model.reason}); {model.frame_path}")
+    judged = f"; the plan {model.plan_accuracy}" if model.plan_accuracy else ""
+    console.info(f"{folder}: {model.backend} ({model.reason}){judged}; {model.frame_path}")
+    if model.backend in nvidia.BACKENDS and not judged:
+        console.warn(f"the plan of {folder} was never judged; judge it: edge check {folder}")
     say_unjudged(folder, model.passport.judged)
     return model

@@ -83,6 +83,10 @@ def build(
         str | None, typer.Option(help="quantise more: attention,patch,head,residual")
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="publish without evaluating")] = False,
+    no_witnesses: Annotated[
+        bool,
+        typer.Option("--no-witnesses", help="store synthetic images in the engine, not held-out"),
+    ] = False,
     recipe: Annotated[Path | None, typer.Option(help="TOML file with these settings")] = None,
 ) -> None:
     """Build an engine: export, simplify, calibrate, quantize, verify, compile."""
@@ -110,6 +114,7 @@ def build(
         "graph": graph,
         "also": [place.strip() for place in also.split(",")] if also else None,
         "gate": False if no_gate else None,
+        "witnesses": False if no_witnesses else None,
     }
     built = pipeline.build(recipes.load(recipe, given), console)
     if not built.fresh:

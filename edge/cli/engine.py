@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.app import app, console, open_engine, say_unjudged
+from edge.cli.app import app, check_engine, console, open_engine, refuse, say_unjudged
 from edge.cli.options import (
     BackendOption,
     EngineArgument,
@@ -125,6 +125,18 @@ def inspect(
             facts = prove(engine, passport)
         print(describe.describe(engine, passport, facts))
     say_unjudged(engine, passport.judged)
+
+
+@app.command()
+def check(
+    engine: EngineArgument,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Compare an engine's answers with FP32's here, on the images that it carries."""
+    found = check_engine(engine, backend, threads)
+    print(json.dumps({"engine": str(engine), **found.to_dict()}), flush=True)
+    refuse(engine, found)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edge.cli import run_options as options
-from edge.cli.app import app, console, open_engine
+from edge.cli.app import app, check_engine, console, open_engine, refuse
 
 if TYPE_CHECKING:
     from edge.outputs.factory import Outputs
@@ -36,6 +36,7 @@ def run(
     config: options.Config = None,
     backend: options.Backend = None,
     threads: options.Threads = None,
+    check: options.Check = None,
     realtime: options.Realtime = None,
     loop: options.Loop = None,
     transport: options.Transport = None,
@@ -126,6 +127,8 @@ def _run(wanted: Config, path: Path | None, given: dict[str, Any]) -> None:
     gstreamer()  # limits the number of heaps: too late once an engine has started threads
     for camera in wanted.cameras:  # before the engine, which may take long to open
         check_camera(camera)
+    if wanted.check:
+        refuse(wanted.engine, check_engine(wanted.engine, wanted.backend, wanted.threads))
     with ExitStack() as stack:
         model = stack.enter_context(open_engine(wanted.engine, wanted.backend, wanted.threads))
         model.check_labels()

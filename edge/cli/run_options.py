@@ -64,6 +64,10 @@ Backend = Annotated[
     typer.Option(metavar="BACKEND", case_sensitive=False, help=BACKENDS),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of onnxruntime; all by default")]
+Check = Annotated[
+    bool | None,
+    typer.Option("--check", help="compare the engine with FP32 before the first frame"),
+]
 Realtime = Annotated[
     bool | None,
     typer.Option("--realtime", help="read videos at their own speed", rich_help_panel=_STREAMS),

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     *("EXACT_DB", "FORMS", "NEAR", "OPEN"),
-    *("Accuracy", "Gate", "images_needed", "lowest", "percent"),
+    *("Accuracy", "Gate", "images_needed", "lowest", "percent", "plan_refusal"),
 ]
 
 EXACT_DB = 999.0  # SQNR without any noise; JSON has no infinity
 NEAR = 0.99  # lowest cosine at which two embeddings agree: 8 degrees between them
 # The forms of an engine that are evaluated -> their names in messages.
 FORMS = {"portable": "model.onnx", "device": "the FP16-cast graph for model.plan"}
+
+# What executes a graph may add noise: of at most 1 % of the outputs, or so much that the sum is
+# 2 dB above the graph's own noise. FP16 adds about 0.1 %, BF16 in attention 0.5 %.
+_ADDED_DB, _SUM_DB = 40.0, 2.0
 
 _Z = 1.959964  # 95 % of a normal distribution lie within this number of standard deviations
 
@@ -62,6 +66,19 @@ class Accuracy:
         half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
         scale = 100 / (1 + _Z**2 / count)
         return max(0.0, (middle - half) * scale), min(100.0, (middle + half) * scale)
+
+    @property
+    def agreeing(self) -> int:
+        """The number of images that agree with FP32."""
+        return round(self.images * self.agreement / 100)
+
+    @property
+    def on_witnesses(self) -> str:
+        """The accuracy of what executes an engine, after its name."""
+        return (
+            f"agrees with FP32 on {self.agreeing} of {self.images} witnesses, "
+            f"SQNR {self.sqnr_db:.1f} dB"
+        )
 
     @property
     def agreement_text(self) -> str:
@@ -142,7 +159,7 @@ class Gate:
             measured = accuracy[form]
             # Images are counted: 98.99 % is not 99 %, and 99 % of 300 images are 297.
             allowed = math.floor(measured.images * (100 - self.min_agreement) / 100 + 1e-9)
-            if round(measured.images * (100 - measured.agreement) / 100) > allowed:
+            if measured.images - measured.agreeing > allowed:
                 return (
                     f"{FORMS[form]} agrees with FP32{_agreement_rule(measured)} on "
                     f"{percent(measured.agreement)} of {measured.images} images, the gate is "
@@ -167,3 +184,35 @@ def _agreement_rule(measured: Accuracy) -> str:
 
 
 OPEN = Gate(0.0)  # refuses nothing
+
+
+def plan_refusal(measured: Accuracy, own: Accuracy, gate: Gate | None) -> str | None:
+    """The reason why what executes a graph is refused; None: it passes.
+
+    measured: its accuracy on the witnesses. own: the graph's, on the same images at build time.
+    Half of these images were chosen because FP32 is unsure of them, so the gate's share of them
+    (rounded up) may disagree in addition to those on which the graph itself disagreed.
+
+    >>> own = Accuracy(64, 100 * 63 / 64, 50.0, 0.1, None, None)
+    >>> plan_refusal(own, own, Gate(99))
+    >>> plan_refusal(Accuracy(64, 100 * 3 / 64, 45.0, 0.1, None, None), own, Gate(99))
+    'it agrees with FP32 on 3 of 64 images, its graph on 63 and the gate is 99 %'
+    >>> plan_refusal(Accuracy(64, 100 * 63 / 64, 34.0, 0.3, None, None), own, Gate(99))
+    'its outputs have an SQNR of 34.0 dB, its graph has 50.0 dB and at least 40.0 dB are needed'
+    """
+    if gate is not None:
+        added = math.ceil(measured.images * (100 - gate.min_agreement) / 100 - 1e-9)
+        if measured.agreeing < own.agreeing - added:
+            return (
+                f"it agrees with FP32{_agreement_rule(measured)} on {measured.agreeing} of "
+                f"{measured.images} images, its graph on {own.agreeing} and the gate is "
+                f"{gate.min_agreement:g} %"
+            )
+    least = min(own.sqnr_db - _SUM_DB, _ADDED_DB)
+    if measured.sqnr_db < least:
+        graph = "no noise" if own.sqnr_db >= EXACT_DB else f"{own.sqnr_db:.1f} dB"
+        return (
+            f"its outputs have an SQNR of {measured.sqnr_db:.1f} dB, its graph has {graph} and at "
+            f"least {least:.1f} dB are needed"
+        )
+    return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.engine.accuracy import FORMS, Accuracy, percent
-from edge.engine.passport import Passport
+from edge.engine.passport import Passport, PlanAccuracy
 from edge.errors import printable
 
 __all__ = ["describe"]
@@ -33,6 +33,8 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append(("timed on", f"{timing.machine}; {timing.rounds} rounds"))
     if passport.heldout:
         lines.append(("evaluated on", passport.heldout))
+    if witnesses := passport.witnesses:
+        lines.append(("witnesses", f"{witnesses.images}: {witnesses.origin}"))
     if passport.verdict:
         lines.append(("verdict", passport.verdict))
     if passport.kept_fp16:
@@ -49,6 +51,7 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append(("plan", f"{plan.backend} {plan.version}, batch {batches}, {plan.gpus}"))
         if plan.why:
             lines.append(("", plan.why))
+        lines += _plan_accuracy(passport.plan_accuracy)
     else:
         lines.append(("plan", f"none; compile one on the board: edge compile {folder}"))
     lines += proved
@@ -56,6 +59,15 @@ def describe(folder: Path, passport: Passport, proved: Sequence[tuple[str, str]]
         lines.append((name, f"{file.bytes / 1e6:.1f} MB, checksum OK"))
     lines.append(("built with", ", ".join(f"{k} {v}" for k, v in passport.tools.items())))
     return "\n".join(f"{printable(key):<18} {printable(value)}" for key, value in lines)
+
+
+def _plan_accuracy(judged: PlanAccuracy | None) -> list[tuple[str, str]]:
+    if judged is None:
+        return [("plan_accuracy", "never judged: edge check ENGINE, on the machine with the GPU")]
+    sizes = ", ".join(map(str, judged.batches))
+    fix = f"; compiled {judged.fix}" if judged.fix else ""
+    text = f"{judged}, in batches of {sizes}, {judged.runs} runs{fix}"
+    return [("plan_accuracy", text), *(("refused before", why) for why in judged.refused)]
 
 
 def _output(passport: Passport) -> str:

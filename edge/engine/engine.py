@@ -15,7 +15,7 @@ from edge.engine.backends import check_plan, choose
 from edge.engine.cpu_path import CpuPath, CpuSlot
 from edge.engine.heads import FEATURES
 from edge.engine.onnxruntime import OnnxRuntime
-from edge.engine.passport import Passport
+from edge.engine.passport import Passport, PlanAccuracy
 from edge.errors import EngineError
 from edge.preprocess.cpu import Preprocessor
 from edge.preprocess.images import ImageInput, as_pixels
@@ -123,8 +123,17 @@ class Engine:
         once for each thing that is slower here than it could be. Raises `EngineError` if the
         engine is damaged or was compiled for another machine.
         """
-        folder = Path(folder)
-        passport = Passport.read(folder)
+        return Engine.opened(Path(folder), Passport.read(Path(folder)), backend, threads, info)
+
+    @staticmethod
+    def opened(
+        folder: Path,
+        passport: Passport,
+        backend: str = "auto",
+        threads: int | None = None,
+        info: Callable[[str], None] = lambda text: None,
+    ) -> Engine:
+        """As `open`, with a passport in place of the folder's."""
         name, reason = choose(folder, passport, backend)
         if name == "onnxruntime":
             graph = passport.check_file(folder, "model.onnx")
@@ -153,6 +162,13 @@ class Engine:
         if self.device is not None:
             return "GPU preprocessing, directly from the frame's memory"
         return f"system memory, CPU preprocessing ({self.preprocess.resizer})"
+
+    @property
+    def plan_accuracy(self) -> PlanAccuracy | None:
+        """The accuracy of the plan on the witnesses; None if no plan runs or it was not judged."""
+        plan = self.passport.plan
+        runs = plan is not None and plan.backend == self.backend
+        return self.passport.plan_accuracy if runs else None
 
     @property
     def device(self) -> Device | None:

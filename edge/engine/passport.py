@@ -26,7 +26,10 @@ from edge.files.redaction import redact
 from edge.files.storage import digest, write_bytes
 from edge.preprocess.spec import Preprocess
 
-__all__ = ["Calibration", "Carried", "File", "Origin", "Passport", "Plan", "Timed"]
+__all__ = [
+    *("Calibration", "Carried", "File", "Origin", "Passport", "Plan", "PlanAccuracy", "Timed"),
+    "Witnessed",
+]
 
 SCHEMA = 4
 _OLDEST = 3  # deployed engines must stay readable after upgrades: docs/stability.md
@@ -120,6 +123,30 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class Witnessed:
+    """The witnesses in the engine's folder (`Witnesses`), and its graphs' own accuracy on them."""
+
+    images: _Count
+    origin: str  # of the images
+    accuracy: dict[_Precision, dict[str, Accuracy]]  # candidate -> of `FORMS` -> measured
+
+
+@dataclass(frozen=True)
+class PlanAccuracy:
+    """The accuracy of `model.plan` on the witnesses, measured on the machine that compiled it."""
+
+    accuracy: Accuracy  # the worst value of each figure over all runs
+    batches: tuple[_Batch, ...]  # the batch sizes
+    runs: _Count  # of all witnesses: each batch size, enqueued and as a CUDA graph, repeated
+    fix: str = ""  # how the plan differs from its graph, if the graph as it is was refused
+    refused: tuple[str, ...] = ()  # what was tried before, and why it was refused
+
+    def __str__(self) -> str:
+        """In words, after the name of the plan."""
+        return self.accuracy.on_witnesses
+
+
+@dataclass(frozen=True)
 class Passport:
     """The contents of `passport.json`."""
 
@@ -143,21 +170,27 @@ class Passport:
     gate: Gate | None = None  # what it had to reach; None: no gate, or built before 0.2.0
     timing: Timed | None = None  # of all candidates on the build machine
     heldout: str = ""  # the origin of the images on which it was evaluated
+    witnesses: Witnessed | None = None  # None: built before 0.2.0
+    plan_accuracy: PlanAccuracy | None = None  # None: no plan, or it was compiled without a GPU
 
     def __post_init__(self) -> None:
         """Raises ValueError for contents that no build writes."""
         if "model.onnx" not in self.files:
             raise ValueError("no model.onnx")
-        for accuracy in (self.accuracy, *(one.accuracy for one in self.candidates.values())):
+        witnessed = self.witnesses.accuracy.values() if self.witnesses else ()
+        carried = (one.accuracy for one in self.candidates.values())
+        for accuracy in (self.accuracy, *carried, *witnessed):
             if unknown := set(accuracy).difference(FORMS):
                 raise ValueError(f"accuracy of {min(unknown)}, which is no form of an engine")
         if self.labels and len(self.labels) != self.outputs:
             raise ValueError(f"{len(self.labels)} labels for {self.outputs} outputs")
-        graphs = {carried.graph for carried in self.candidates.values()}
+        graphs = {one.graph for one in self.candidates.values()}
         if self.plan:
             graphs.add(self.plan.graph)
         if not graphs <= set(self.files):
             raise ValueError(f"no file {sorted(graphs - set(self.files))}")
+        if self.plan_accuracy and not self.plan:
+            raise ValueError("the accuracy of a plan, and no plan")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -175,9 +208,9 @@ class Passport:
         write_bytes(folder / NAME, (json.dumps(data, indent=1) + "\n").encode())
 
     def with_plan(self, plan: Plan | None, files: dict[str, File]) -> Passport:
-        """A copy with another plan and its file; None and {} remove the plan."""
+        """A copy with another plan and its file, not judged; None and {} remove the plan."""
         kept = {name: file for name, file in self.files.items() if name != "model.plan"}
-        return replace(self, plan=plan, files={**kept, **files})
+        return replace(self, plan=plan, plan_accuracy=None, files={**kept, **files})
 
     @staticmethod
     def read(folder: Path) -> Passport:

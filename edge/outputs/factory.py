@@ -218,6 +218,7 @@ def _add_monitors(
             status,
             mqtt_dropped=outputs.losses.get("mqtt"),
             gpu_memory=device.memory if device is not None else None,
+            plan_accuracy=engine.plan_accuracy,
         )
         collectors = [AuditMetrics(outputs.audit)] if outputs.audit is not None else []
         info(f"metrics: {outputs.stack.enter_context(serve(config.metrics, metrics, *collectors))}")

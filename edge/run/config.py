@@ -18,6 +18,7 @@ class Config:
     engine     folder of the engine
     backend    what executes the engine
     threads    CPU threads of onnxruntime
+    check      judge the engine on its witnesses before the first frame
     frames     stop after N frames
     reconnect  open a camera that ended or failed again; False: its end ends the run
     wait       keep trying even if no camera has ever connected
@@ -41,6 +42,7 @@ class Config:
     engine: Path | None = None
     backend: Backend = "auto"
     threads: int | None = None
+    check: bool = False
     frames: int | None = None
     reconnect: bool = True
     wait: bool = False

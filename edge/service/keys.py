@@ -39,6 +39,7 @@ RUN = {
     "engine": Key(Path, "the folder of an engine", '"/opt/vit-edge/engines/cats"'),
     "backend": Key(Backend, f"one of {', '.join(get_args(Backend))}", '"auto"'),
     "threads": Key(_Threads, "a whole number from 1 to 1024", "2"),
+    "check": Key(bool, "true or false", "true"),
     "frames": Key(_Count, "a whole number from 1", "1000"),
     "reconnect": Key(bool, "true or false", "true"),
     "wait": Key(bool, "true or false", "true"),

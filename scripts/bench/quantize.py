@@ -95,11 +95,12 @@ class Evaluator:
         import numpy as np
 
         from edge.builder import graph, verify
+        from edge.engine.compare import compare
 
         logits = verify.outputs({"int8": graph.load(path)}, self.images)["int8"]
         if not np.isfinite(logits).all():
             raise ValueError("its logits are not finite")
-        return verify.compare(self.reference, logits, None)
+        return compare(self.reference, logits, None)
 
 
 def to_row(model: str, job: Job, outcome: Outcome, accuracy: Accuracy | None) -> Row:

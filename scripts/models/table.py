@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge.builder import export, graph, image_sets, plan, verify
+from edge.builder import export, graph, image_sets, plan
 from edge.builder.compile import compile_plan
 from edge.builder.models import network, timm_library
 from edge.builder.models.checkpoint import Checkpoint, read_checkpoint
@@ -33,6 +33,7 @@ from edge.builder.precision.coverage import census, in_words
 from edge.builder.precision.ranges import Ranges
 from edge.builder.precision.sites import linears
 from edge.builder.simplify import simplify
+from edge.engine import compare
 from edge.engine.heads import FEATURES, ZERO_SHOT, Task
 from edge.errors import CheckpointError, EdgeError, require
 from scripts.bench.figures import commit, machine, versions
@@ -126,7 +127,7 @@ def _precisions(
             "max_error": float(f"{abs(error).max():.2g}"),
             "largest": float(f"{abs(reference).max():.3g}"),
             "sqnr_db": round(10 * math.log10(signal / noise), 1),
-            "cosine": round(verify.cosines(reference, outputs).min(), 6) if embeds else None,
+            "cosine": round(compare.cosines(reference, outputs).min(), 6) if embeds else None,
             "plan_mb": _compiled(form, found, folder),
             "linears": len(linears(model)),
             "quantised": in_words({k: n for k, n in counts.items() if n.quantised}),

@@ -107,21 +107,25 @@ def quantised(model, ranges, alone, evaluator):
     return candidates.make_quantised("int8", build, alone, evaluator, GATE, Recorder())
 
 
-def scripted(fewest):
+class Scripted:
     """An evaluator that accepts graphs with at least `fewest` Linears not in INT8."""
 
-    def evaluator(forms):
-        nodes = forms["portable"].graph.node
-        kept = 8 - sum(node.op_type == "QuantizeLinear" for node in nodes)
-        return {"portable": replace(GOOD, agreement=100.0 if kept >= fewest else 50.0)}
+    def __init__(self, fewest):
+        self.fewest = fewest
 
-    return evaluator
+    def outputs(self, forms):
+        nodes = forms["portable"].graph.node
+        return {"portable": 8 - sum(node.op_type == "QuantizeLinear" for node in nodes)}
+
+    def accuracy(self, outputs):
+        agreement = 100.0 if outputs["portable"] >= self.fewest else 50.0
+        return {"portable": replace(GOOD, agreement=agreement)}
 
 
 @pytest.mark.parametrize("fewest", [0, 1, 2, 3, 4])
 def test_as_few_linears_as_the_gate_allows_are_kept_worst_first(setting, fewest):
     model, ranges, alone = setting
-    found = quantised(model, ranges, alone, scripted(fewest))
+    found = quantised(model, ranges, alone, Scripted(fewest))
     assert found.refused is None
     assert list(found.kept) == list(alone)[:fewest]
     assert found.note == (f"{fewest} of 8 Linears kept FP16" if fewest else "all 8 Linears INT8")
@@ -129,7 +133,7 @@ def test_as_few_linears_as_the_gate_allows_are_kept_worst_first(setting, fewest)
 
 def test_an_engine_that_is_int8_in_name_only_is_refused(setting):
     model, ranges, alone = setting
-    found = quantised(model, ranges, alone, scripted(5))
+    found = quantised(model, ranges, alone, Scripted(5))
     assert "50.00 % of 400 images" in found.refused
     assert "; at best, 1 of 8 Linears kept FP16: agreement 50.00 %" in found.refused
     assert found.forms  # a report compares them with FP32

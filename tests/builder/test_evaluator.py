@@ -33,6 +33,18 @@ def contrary(model):
     return negated(model)
 
 
+def outputs_of(evaluator, model):
+    return evaluator.outputs({"engine": model})
+
+
+def reviewed(evaluator, model):
+    return evaluator.review(outputs_of(evaluator, model)["engine"])
+
+
+def measured(evaluator, model):
+    return evaluator.accuracy(outputs_of(evaluator, model))["engine"]
+
+
 def negated(model):
     changed = ModelProto()
     changed.CopyFrom(model)
@@ -50,19 +62,19 @@ def test_the_most_confident_disagreements_are_kept_and_all_are_counted(
     evaluator, contrary, monkeypatch
 ):
     monkeypatch.setattr(evaluating, "SHOWN", 40)
-    review = evaluator.review(contrary)
+    review = reviewed(evaluator, contrary)
     everything = review.disagreements
     assert len(everything) == review.differing == 40
     sure = [one.fp32[1] for one in everything]
     assert sure == sorted(sure, reverse=True) and sure[0] > sure[-1]
     monkeypatch.setattr(evaluating, "SHOWN", 3)
-    few = evaluator.review(contrary)
+    few = reviewed(evaluator, contrary)
     assert few.differing == 40
     assert [one.image for one in few.disagreements] == [one.image for one in everything[:3]]
 
 
 def test_a_disagreement_names_the_image_and_both_answers(evaluator, contrary, pictures):
-    for one in evaluator.review(contrary).disagreements:
+    for one in reviewed(evaluator, contrary).disagreements:
         assert one.fp32[0] != one.engine[0]
         assert one.truth == one.image.split("/")[0]
         assert (pictures / one.image).is_file()
@@ -70,20 +82,20 @@ def test_a_disagreement_names_the_image_and_both_answers(evaluator, contrary, pi
 
 
 def test_equal_graphs_agree(evaluator, model):
-    review = evaluator.review(model)
+    review = reviewed(evaluator, model)
     assert (review.disagreements, review.differing) == ([], 0)
 
 
 def test_images_that_fp32_gets_wrong_are_shown_with_their_truth(evaluator, model, monkeypatch):
     monkeypatch.setattr(evaluating, "SHOWN", 40)
-    review = evaluator.review(model)
+    review = reviewed(evaluator, model)
     assert review.wrong == len(review.mistakes) == round(40 * (1 - evaluator.fp32.top1 / 100)) > 0
     for one in review.mistakes:
         assert one.fp32[0] == one.engine[0] != one.truth == one.image.split("/")[0]
     sure = [one.fp32[1] for one in review.mistakes]
     assert sure == sorted(sure, reverse=True)
     monkeypatch.setattr(evaluating, "SHOWN", 2)
-    few = evaluator.review(model)
+    few = reviewed(evaluator, model)
     assert (few.wrong, few.mistakes[0].image) == (review.wrong, review.mistakes[0].image)
     assert len(few.mistakes) == 2
 
@@ -92,7 +104,7 @@ def test_without_classes_fp32_has_no_mistakes_to_show(model, checkpoint, picture
     shutil.copytree(pictures / "cat", tmp_path / "monday")
     files = image_sets.find(tmp_path)
     evaluator = Evaluator(model, files, read_checkpoint(str(checkpoint)), Recorder())
-    review = evaluator.review(model)
+    review = reviewed(evaluator, model)
     assert (review.wrong, review.mistakes) == (None, [])
 
 
@@ -179,9 +191,9 @@ def test_of_independent_labels_the_one_that_differs_most_is_shown(
 ):
     labels = ("cat", "dog", "fox", "owl", "bee")
     evaluator = independent(model, checkpoint, pictures, Recorder(), labels)
-    assert evaluator({"same": model})["same"].labels == 100
-    assert evaluator({"contrary": contrary})["contrary"].labels < 50
-    review = evaluator.review(contrary)
+    assert measured(evaluator, model).labels == 100
+    assert measured(evaluator, contrary).labels < 50
+    review = reviewed(evaluator, contrary)
     shown = review.disagreements
     assert review.differing == 40
     for one in shown:

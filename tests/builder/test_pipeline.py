@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from edge.builder import graph, image_sets, pipeline, publish
-from edge.builder import verify as verifying
+from edge.builder import evaluator, graph, image_sets, pipeline, publish
 from edge.builder.pipeline import build
+from edge.engine.compare import accuracy_of
 from edge.engine.passport import Passport
 from edge.engine.timing import Timing
 from edge.errors import (
@@ -105,12 +105,10 @@ def engines_of(folder):
 
 
 def test_below_the_gate_nothing_is_published(recipe, warm, monkeypatch):
-    compare = verifying.compare
-
     def bad(*arguments):
-        return dataclasses.replace(compare(*arguments), agreement=80.0)
+        return dataclasses.replace(accuracy_of(*arguments), agreement=80.0)
 
-    monkeypatch.setattr(verifying, "compare", bad)
+    monkeypatch.setattr(evaluator, "accuracy_of", bad)
     strict = dataclasses.replace(recipe, engines=warm, min_agreement=90)
     report = warm / ".cache/a-refused.html"
     with pytest.raises(GateError, match=r"80\.00 % of 8 images, the gate is 90 %") as caught:

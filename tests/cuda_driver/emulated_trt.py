@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,12 @@ class Plan:
 
 
 class Context:
-    """Its work overwrites all of its memory, which is its own unless it is given one."""
+    """Its work overwrites all of its memory, which is its own unless it is given one.
+
+    change  logits of a batch -> what the plan returns
+    """
+
+    change: Callable[[Any], Any] = staticmethod(lambda logits: logits)
 
     def __init__(self, plan: Plan, strategy: Strategy) -> None:
         self._plan = plan
@@ -115,7 +121,7 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         shape, addresses, session = self._shape, dict(self._addresses), self._plan.session
-        memory = self._memory
+        memory, change = self._memory, self.change
         if not memory:
             return False
 
@@ -123,7 +129,7 @@ class Context:
             time.sleep(self._plan.trt.nap)
             ctypes.memset(memory, 0xAB, self._plan.device_memory_size_v2)
             pixels = _array(addresses["pixel_values"], shape)
-            logits = session.logits(pixels.copy())
+            logits = change(session.logits(pixels.copy()))
             _array(addresses["logits"], logits.shape)[...] = logits
 
         self._plan.trt.queued.append(shape[0])

@@ -189,9 +189,16 @@ def compile_kernels(source: Path) -> Path:
     return _made(f"kernels-{source.stem}", parts, make) / "kernels.so"
 
 
-def environment(memory: int | None = None, capability: str | None = None) -> dict[str, str]:
-    """What a process needs to find PyCUDA and the stand-in: bytes of GPU memory, its capability."""
+def environment(
+    memory: int | None = None, capability: str | None = None, tensorrt: bool = False
+) -> dict[str, str]:
+    """What a process needs to find PyCUDA and the stand-in: bytes of GPU memory, its capability.
+
+    tensorrt: it finds `emulated_compiler` as the package `tensorrt`, too.
+    """
     paths = [str(ROOT), str(pycuda_folder()), os.environ.get("PYTHONPATH", "")]
+    if tensorrt:
+        paths.insert(0, str(HERE / "site"))
     found = {
         **os.environ,
         "LD_LIBRARY_PATH": str(driver_folder()),

@@ -48,7 +48,10 @@ def test_the_file_s_keys_are_the_schema(copy):
         "gate",
         "timing",
         "heldout",
+        "witnesses",
+        "plan_accuracy",
     ]
+    assert list(data["witnesses"]) == ["images", "origin", "accuracy"]
     assert list(data["timing"]) == ["backend", "machine", "rounds", "speed"]
     assert list(data["gate"]) == ["min_agreement", "max_drop"]
     assert list(data["accuracy"]["portable"]) == [

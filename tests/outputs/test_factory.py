@@ -25,7 +25,10 @@ from edge.run.status import Status, Transition
 from edge.sources.camera import Camera
 
 UNIT = Path(__file__).parents[2] / "scripts/service/vit-edge.service"
-ENGINE = cast(Engine, SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), device=None))
+ENGINE = cast(
+    Engine,
+    SimpleNamespace(passport=SimpleNamespace(labels=["dog"]), device=None, plan_accuracy=None),
+)
 
 
 def opened(stack: ExitStack, **options: Any) -> Outputs:

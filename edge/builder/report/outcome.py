@@ -110,7 +110,7 @@ def gather(setting: Setting, outcome: Outcome) -> Findings:
         ),
         quantised=in_words(census(small.forms["portable"])) if small else "",
         fp32_nodes=outcome.fp32_nodes,
-        review=outcome.evaluator.review(shown.forms[shown.worst_form]),
+        review=outcome.evaluator.review(shown.outputs[shown.worst_form]),
         compared=f"{shown.precision.upper()} ({FORMS[shown.worst_form]})",
         next_steps=_next_steps(recipe, chosen),
     )

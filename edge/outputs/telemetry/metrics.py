@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from edge import __version__
 from edge.errors import EdgeError, require
@@ -20,6 +20,9 @@ from edge.outputs.web.access import parse_address
 from edge.outputs.web.server import Reply, Server
 from edge.run.status import SourceStatus, State, Status
 from edge.run.summary import Histogram
+
+if TYPE_CHECKING:
+    from edge.engine.passport import PlanAccuracy
 
 __all__ = ["RunMetrics", "serve"]
 
@@ -63,9 +66,10 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStatus], Histogram]], ...] = 
 class RunMetrics:
     """The collector of a run's metrics, for prometheus-client.
 
-    mqtt_dropped  number of results that were not delivered to the broker
-    gpu_memory    free and total bytes of GPU memory; if it raises EdgeError, both are left out
-    sysfs         root of the board's sensor files
+    mqtt_dropped   number of results that were not delivered to the broker
+    gpu_memory     free and total bytes of GPU memory; if it raises EdgeError, both are left out
+    plan_accuracy  of the plan that runs, if one does and was judged
+    sysfs          root of the board's sensor files
     """
 
     def __init__(
@@ -74,12 +78,14 @@ class RunMetrics:
         *,
         mqtt_dropped: Callable[[], int] | None = None,
         gpu_memory: Callable[[], tuple[int, int]] | None = None,
+        plan_accuracy: PlanAccuracy | None = None,
         sysfs: Path = board.SYSFS,
     ):
         """Raises MissingPackage without prometheus-client."""
         self._status = status
         self._mqtt_dropped = mqtt_dropped
         self._gpu_memory = gpu_memory
+        self._plan_accuracy = plan_accuracy
         self._sysfs = sysfs
         self._core: Any = require("prometheus_client.core")
 
@@ -94,6 +100,12 @@ class RunMetrics:
         yield self._core.InfoMetricFamily(
             "edge_build", "Version, Python, backend and frame path.", build
         )
+        if self._plan_accuracy is not None:
+            text = (
+                "Share of the witnesses on which the plan agrees with FP32, when it was compiled."
+            )
+            agreement = self._plan_accuracy.accuracy.agreement / 100
+            yield self._gauge("edge_plan_agreement_ratio", text, "", agreement)
         yield from self._source_metrics()
         yield self._histogram(
             "edge_stage_seconds",

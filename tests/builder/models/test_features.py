@@ -17,7 +17,7 @@ from edge.builder.pipeline import build
 from edge.builder.precision import fp16
 from edge.builder.recipes import Recipe
 from edge.builder.simplify import simplify
-from edge.builder.verify import cosines
+from edge.engine.compare import cosines
 from edge.engine.heads import CLASSIFICATION, FEATURES
 from edge.engine.passport import Passport
 from edge.errors import CheckpointError, EngineError, GateError
@@ -275,16 +275,16 @@ def test_its_report_tells_cosines_and_shows_no_labels(built):
 def test_a_judge_counts_what_is_far_away_and_shows_none_of_it(simple, pictures):
     found, model, _ = simple("vit backbone")
     judge = Evaluator(model, image_sets.find(pictures)[:5], found, Recorder())
-    assert judge.review(model).differing == 0
-    assert judge.review(negated(model)).differing == 5
-    assert judge({"device": negated(model)})["device"].cosine == pytest.approx(-1)
+    outputs = judge.outputs({"portable": model, "device": negated(model)})
+    assert judge.review(outputs["portable"]).differing == 0
+    assert judge.review(outputs["device"]).differing == 5
+    assert judge.accuracy(outputs)["device"].cosine == pytest.approx(-1)
 
 
 def test_the_gate_says_what_near_is(recipe, built, monkeypatch):
-    from edge.builder import verify
-    from edge.engine import accuracy
+    from edge.engine import accuracy, compare
 
-    for module in (verify, accuracy):
+    for module in (compare, accuracy):
         monkeypatch.setattr(module, "NEAR", 1.1)
     strict = Recipe(**{**vars(recipe), "name": "strict", "precision": "fp16"})
     with pytest.raises(GateError, match=r"agrees with FP32 \(a cosine of 1.1\) on 0.00 % of 8"):

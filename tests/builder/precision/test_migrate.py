@@ -13,6 +13,7 @@ from edge.builder.precision.migrate import add_to_bias, can_scale, migrate
 from edge.builder.precision.ranges import Range, Ranges
 from edge.builder.precision.sites import biases, sites
 from edge.builder.stages import export, simplify
+from edge.engine.compare import compare
 from edge.errors import GraphError
 from edge.preprocess.cpu import Preprocessor
 from tests.conftest import Recorder, add_outliers, draw, save_checkpoint
@@ -114,9 +115,7 @@ def quality(model, prepared, method):
     found = calibrate(model, iter(prepared[:64]), method, 64)
     forms = make_forms(model, "int8", Ranges(method, 64, "", found))
     logits = verify.outputs({"reference": model, **forms}, prepared[64:])
-    measured = {
-        form: verify.compare(logits["reference"], logits[form], None).sqnr_db for form in forms
-    }
+    measured = {form: compare(logits["reference"], logits[form], None).sqnr_db for form in forms}
     return measured["portable"], measured["device"], found
 
 

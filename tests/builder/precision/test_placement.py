@@ -13,6 +13,7 @@ from edge.builder.precision import fp16, placement
 from edge.builder.precision.calibrate import calibrate
 from edge.builder.precision.dtypes import FP8, INT8
 from edge.builder.precision.ranges import Ranges
+from edge.engine.compare import compare
 from edge.errors import GraphError
 from tests.conftest import needs_rtx
 
@@ -43,7 +44,7 @@ def forms_of(setting, precision, also=()):
 def quality(setting, forms):
     model, _, x = setting
     logits = verify.outputs({"reference": model, **forms}, x[24:])
-    return {f: verify.compare(logits["reference"], logits[f], None).sqnr_db for f in forms}
+    return {f: compare(logits["reference"], logits[f], None).sqnr_db for f in forms}
 
 
 def quantised(model):

@@ -8,6 +8,7 @@ from edge.builder.precision import sensitivity
 from edge.builder.precision.calibrate import calibrate
 from edge.builder.precision.quantize import to_qdq
 from edge.builder.precision.sites import linears
+from edge.engine.compare import compare
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_equals_the_sqnr_of_a_graph_with_this_one_linear_in_int8(setting):
     for name in (names[0], names[3], names[5]):
         alone = to_qdq(model, ranges, kept=[other for other in names if other != name])
         logits = verify.outputs({"reference": model, "alone": alone}, pictures)
-        expected = verify.compare(logits["reference"], logits["alone"], None).sqnr_db
+        expected = compare(logits["reference"], logits["alone"], None).sqnr_db
         assert measured[name] == pytest.approx(expected, abs=0.3)
 
 

@@ -46,7 +46,9 @@ def outcome(setting, fp32_graph):
     names = [linear.node.name for linear in linears(model)]
     forms = make_forms(model, "int8", ranges, names[:2])
     kept = dict.fromkeys(names[:2], 20.0)
-    int8 = Candidate("int8", forms, evaluator(forms), None, len(names), kept)
+    outputs = evaluator.outputs(forms)
+    accuracy = evaluator.accuracy(outputs)
+    int8 = Candidate("int8", forms, accuracy, None, len(names), kept, outputs)
     fp32 = Candidate("fp32", {"portable": model}, {"portable": evaluator.fp32}, None)
     return Outcome(
         model=model,

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge.engine.accuracy import Accuracy
+from edge.engine.passport import PlanAccuracy
 from edge.outputs.audit.auditor import Verdict
 from edge.outputs.audit.findings import SourceAudit
 from edge.outputs.audit.metrics import AuditMetrics
@@ -32,8 +34,15 @@ def exposition(tmp_path: Path) -> dict[str, set[str]]:
     write(tmp_path / "class/hwmon/hwmon0", name="ina238", power1_input=1)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    plan = PlanAccuracy(Accuracy(64, 98.4375, 50.0, 0.1, None, None), (1,), 8)
     registry.register(
-        RunMetrics(status, mqtt_dropped=lambda: 0, gpu_memory=lambda: (1, 2), sysfs=tmp_path)
+        RunMetrics(
+            status,
+            mqtt_dropped=lambda: 0,
+            gpu_memory=lambda: (1, 2),
+            plan_accuracy=plan,
+            sysfs=tmp_path,
+        )
     )
     audit = SourceAudit("test://ball")
     audit.add(Verdict(True, 0.3, 1.0, 0.05, None), full_range=False)

@@ -19,7 +19,7 @@ from edge.builder.precision import fp16, placement
 from edge.builder.precision.sites import roles
 from edge.builder.recipes import Recipe
 from edge.builder.simplify import simplify
-from edge.builder.verify import cosines
+from edge.engine.compare import cosines
 from edge.engine.heads import FEATURES
 from edge.errors import CheckpointError
 from edge.preprocess.cpu import Preprocessor, load_image
