@@ -20,7 +20,9 @@ SOURCE ?= test://ball
 METHOD ?= auto
 MAX_BATCH ?= 1
 GRAPHS ?= engines/.cache/graphs
+JETPACK ?= 6
 L4T_TAG ?= r36.4.0
+L4T_REPO ?= r39.2
 
 .PHONY: help setup demo export simplify calibrate quantize engine compile run bench \
 	lint types hooks test test-fast test-slow test-gpu chaos soak check docs release-check image clean
@@ -75,6 +77,7 @@ check: setup ## What is installed, what works here, and how to fix the rest
 	@$(EDGE) doctor
 
 lint: setup
+	@$(VENV)/bin/hadolint jetson.Dockerfile jetson7.Dockerfile
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
 
 types: setup
@@ -115,8 +118,12 @@ docs: setup ## The documentation site, with every link checked: build/site
 release-check: setup ## Build HEAD's wheel, install it in a clean environment and use it: docs/releasing.md
 	@SYSTEM_PYTHON="$(SYSTEM_PYTHON)" $(PYTHON) -m scripts.release_check $(if $(TAG),--tag "$(TAG)")
 
-image: ## The container for a Jetson: docker build on the board, or with buildx for arm64
-	docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
+IMAGE_6 = docker build --build-arg L4T_TAG=$(L4T_TAG) -f jetson.Dockerfile -t vit-edge:$(L4T_TAG) .
+IMAGE_7 = docker build --build-arg L4T_REPO=$(L4T_REPO) -f jetson7.Dockerfile -t vit-edge:$(L4T_REPO) .
+
+image: ## The container for a Jetson with JETPACK=6 or 7: docker build on the board, or with buildx for arm64
+	@test -n '$(IMAGE_$(JETPACK))' || { echo "there is no image for JETPACK=$(JETPACK): use 6 or 7" >&2; exit 2; }
+	$(IMAGE_$(JETPACK))
 
 clean: ## Remove all built engines, their cache and the environment
 	rm -rf $(VENV) build engines/.cache engines/.*.new engines/.*.old *.egg-info .mypy_cache .ruff_cache .pytest_cache

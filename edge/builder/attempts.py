@@ -6,6 +6,7 @@ some transformers to plans that answer wrongly, without a word.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,6 +173,7 @@ class Attempts:
                 continue
             if not found.refused:
                 return self._explained(found, failed, timer)
+            shutil.rmtree(found.folder)  # a board's disk is small, and a plan is not
         raise self.nothing_passed()
 
     def give_up(self, what: str, error: CompileError) -> None:

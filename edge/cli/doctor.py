@@ -151,7 +151,9 @@ def _tensorrt(backend: str, gpu: bool) -> Check:
     try:
         found = nvidia.tensorrt(backend).__version__
     except EdgeError as error:
-        return Check(backend, False, error.problem)
+        # Its hint names this command, unless the reason is known.
+        hint = "" if error.hint == nvidia.SEE_DOCTOR else f"; {error.hint}"
+        return Check(backend, False, f"{error.problem}{hint}")
     if not gpu:
         can = "compiles plans here" if backend == "tensorrt-rtx" else "compiles nothing here"
         return Check(backend, True, f"{found}; without a GPU it {can}, and runs none")
@@ -163,7 +165,7 @@ def _onnxruntime_cuda(gpu: bool) -> Check:
         return Check(onnxruntime_cuda.NAME, False, "there is no NVIDIA GPU, see above")
     try:
         return Check(
-            onnxruntime_cuda.NAME, True, f"{onnxruntime_cuda.check()}; runs engines without a plan"
+            onnxruntime_cuda.NAME, True, f"{onnxruntime_cuda.probe()}; runs engines without a plan"
         )
     except EdgeError as error:
         return Check(onnxruntime_cuda.NAME, False, str(error))

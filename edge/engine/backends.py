@@ -75,7 +75,7 @@ def check_plan(folder: Path, passport: Passport, backend: str) -> None:
     if plan.version != version:
         raise EngineError(
             f"{folder} was compiled with {backend} {plan.version}, but this machine has {version}",
-            hint,
+            f"{hint} (the new plan is judged again)",
         )
     if plan.compute_capability not in (None, gpu.compute_capability):
         raise EngineError(

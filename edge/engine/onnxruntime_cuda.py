@@ -19,10 +19,15 @@ from edge.errors import BackendError, MissingPackage, require
 from edge.gpu.bindings import NoCapture
 from edge.gpu.device import Stream
 
-__all__ = ["NAME", "OrtCuda", "check"]
+__all__ = ["NAME", "OrtCuda", "check", "probe"]
 
 NAME = "onnxruntime-cuda"
 _PROVIDER = "CUDAExecutionProvider"
+# An ONNX graph of one node, Abs: float32 [1] -> [1].
+_GRAPH = (
+    b'\x08\x08\x12\x00:2\n\x0b\n\x01x\x12\x01y"\x03Abs\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04'
+    b"\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 _INSTALL = (
     "run .venv/bin/pip uninstall -y onnxruntime, then .venv/bin/pip install "
     "'onnxruntime-gpu[cuda,cudnn]'"
@@ -36,6 +41,35 @@ def check() -> str:
     if _PROVIDER not in ort.get_available_providers():
         raise MissingPackage(f"onnxruntime {ort.__version__} is built without CUDA", _INSTALL)
     return str(ort.__version__)
+
+
+def probe() -> str:
+    """The version of onnxruntime, once a graph ran on the GPU with it.
+
+    A provider that is listed may still not load: without cuDNN, or in a container for another
+    JetPack, onnxruntime says so on stderr and runs everything on the CPU. Raises `MissingPackage`.
+    """
+    version = check()
+    ort = require("onnxruntime")
+    _preload(ort)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(_GRAPH, options, providers=[_PROVIDER])
+    if session.get_providers()[0] != _PROVIDER:
+        raise MissingPackage(
+            f"onnxruntime {version} lists {_PROVIDER} and does not use it: CUDA or cuDNN cannot be "
+            "loaded",
+            _INSTALL,
+        )
+    return version
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA and cuDNN from pip's packages. Before 1.21 onnxruntime used only the system's."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(sys.stderr):  # it prints the libraries that it does not find
+            preload()
 
 
 class _Session(Execution):
@@ -100,11 +134,7 @@ class OrtCuda(Runner):
         check()
         super().__init__(NAME, passport, passport.max_batch)
         self.graph, self.fp8 = graph, passport.precision == "fp8"
-        # Loads CUDA and cuDNN from pip's packages. Before 1.21 onnxruntime used only the system's.
-        preload = getattr(require("onnxruntime"), "preload_dlls", None)
-        if preload is not None:
-            with redirect_stdout(sys.stderr):  # it prints the libraries that it does not find
-                preload()
+        _preload(require("onnxruntime"))
 
     def _execution(self, stream: Stream) -> Execution:
         return _Session(self, stream)

@@ -19,9 +19,17 @@ from typing import Any
 
 from edge.errors import EdgeError, MissingPackage, require
 
-__all__ = ["BACKENDS", "Gpu", "gpu", "installed", "is_jetson", "l4t_version", "tensorrt", "version"]
+__all__ = [
+    *("BACKENDS", "SEE_DOCTOR", "Gpu", "gpu", "installed", "is_jetson", "l4t_version"),
+    *("tensorrt", "version"),
+]
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
+SEE_DOCTOR = "see edge doctor"
+# Libraries of a Jetson that a container took from the board until JetPack 6.
+_BOARD_LIBRARY = re.compile(
+    r"\blibnv(dla_compiler|dla_runtime|cudla|os|rm_[a-z]+|media\w*)\.so[.\d]*"
+)
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13-bindings"}
 
@@ -98,5 +106,20 @@ def tensorrt(backend: str) -> Any:
         raise
     except Exception as error:  # the bindings raise plain Exception if libraries do not match
         raise MissingPackage(
-            f"{backend} is installed, but cannot be loaded ({error})", "see edge doctor"
+            f"{backend} is installed, but cannot be loaded ({error})", _why_not(str(error))
         ) from error
+
+
+def _why_not(message: str) -> str:
+    """A hint for a TensorRT that cannot be loaded.
+
+    Up to JetPack 6 a container took a Jetson's own libraries from the board. From JetPack 7.2 on
+    the board no longer has them, and the images whose tags end in -igpu, which need them, fail.
+    """
+    if found := _BOARD_LIBRARY.search(message):
+        return (
+            f"{found[0]} belongs to the board, and a host with JetPack 7.2 does not have it: use "
+            "an image for JetPack 7.2 (make image JETPACK=7), not one tagged -igpu; with JetPack 6 "
+            "start the container with --runtime nvidia"
+        )
+    return SEE_DOCTOR

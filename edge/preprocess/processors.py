@@ -63,6 +63,8 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
     },
 }
 _PROCESSORS["CLIP"] = _PROCESSORS["Bit"]
+_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+_PROCESSORS["DINOv3ViT"] = _BASE | {"stats": _IMAGENET}
 
 # Keys that do not affect the pixels, or only repeat what the processor's class implies.
 _HARMLESS = {

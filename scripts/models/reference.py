@@ -62,6 +62,8 @@ def _embeddings(folder: Path, architecture: str, head: Head, batch: Any) -> Any:
         output = getattr(model, "get_image_features", model)(batch)
     if head.pooling == "cls":
         return output.last_hidden_state[:, 0]
+    if head.pooling == "mean":  # of a model without a class token
+        return output.last_hidden_state.mean(1)
     return output.get("image_embeds", output.get("pooler_output"))
 
 

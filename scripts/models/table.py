@@ -87,19 +87,22 @@ def measure(name: str, full: bool) -> list[Row]:
 def _read(folder: Path, task: Task) -> Checkpoint:
     """A checkpoint as it is built for a task.
 
-    Embeddings have the pooling of the checkpoint's model, or the class token if the checkpoint
-    lacks the weights of its pooling.
+    Embeddings have the pooling of the checkpoint's model; if that has none, or the checkpoint lacks
+    its weights, the class token, or else the mean of the tokens.
     """
     if task != FEATURES:
         return read_checkpoint(
             str(folder), Request(task, labels=LABELS if task == ZERO_SHOT else ())
         )
     found = read_checkpoint(str(folder), Request(task, "own"))
+    sides = found.preprocess.height, found.preprocess.width
+    torch = require("torch")
     try:
-        with network.quiet():
-            network.load(found)
+        with network.quiet(), torch.inference_mode():
+            network.load(found)(torch.zeros(1, 3, *sides))
     except CheckpointError:
-        return read_checkpoint(str(folder), Request(task, "cls"))
+        pooling = "cls" if found.family.special else "mean"
+        return read_checkpoint(str(folder), Request(task, pooling))
     return found
 
 
@@ -234,6 +237,12 @@ Notes:
   classifiers.
 * A fine-tuned MAE is a ViT: `transformers` has no classifier for it, and checkpoints are saved as
   `ViTForImageClassification`.
+* DINOv3 and Pixio give embeddings: transformers has no classifiers of them. Rotary positions are
+  constants in the graph, without `Tile`, `Sin` or `Cos`.
+* Checkpoints of SigLIP 2 for one image size are SigLIPs with the tokenizer of Gemma. Those for any
+  size (model_type `siglip2`) are not supported.
+* An engine contains its checkpoint's weights, so the checkpoint's licence applies to it. DINOv3 has
+  the DINOv3 License, and Pixio the FAIR Noncommercial Research License; read the model card.
 """
 
 

@@ -5,6 +5,7 @@ They are as small as the architecture allows, or of the published size.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,6 +165,57 @@ MODELS: dict[str, Model] = {
         _PUBLISHED_DINO,
         (_centre(36, 32), _centre(256, 224)),
     ),
+    "dinov3_vit": Model(
+        "DINOv3ViTModel",
+        "DINOv3ViT",
+        "dinov3-vits16-pretrain-lvd1689m",
+        {**_SEER, "image_size": 64, "num_register_tokens": 4},
+        {"num_register_tokens": 4},
+        (_square(32), {}),
+    ),
+    "ijepa": Model(
+        "IJepaForImageClassification", "ViT", "ijepa_vith14_1k", _SEER, {}, (_square(32), {})
+    ),
+    "vit_msn": Model(
+        "ViTMSNForImageClassification", "ViT", "vit-msn-base", _SEER, {}, (_square(32), {})
+    ),
+    "pixio": Model(
+        "PixioModel", "Bit", "pixio-vitb16", {**_ENCODER, "mlp_ratio": 2}, {}, (_centre(36, 32), {})
+    ),
+    "dinov3_convnext": Model(
+        "DINOv3ConvNextModel",
+        "DINOv3ViT",
+        "dinov3-convnext-tiny-pretrain-lvd1689m",
+        {"hidden_sizes": [16, 32, 32, 32], "depths": [1, 1, 1, 1], "image_size": 32},
+        {},
+        (_square(32), {}),
+    ),
+    "metaclip_2 classifier": Model(
+        "MetaClip2ForImageClassification",
+        "CLIP",
+        "metaclip-2-worldwide-b32, fine-tuned",
+        {"vision_config": _SEER},
+        {},
+        (_centre(32, 32), {}),
+    ),
+    "metaclip_2": Model(
+        "MetaClip2Model",
+        "CLIP",
+        "metaclip-2-worldwide-b32",
+        {
+            "text_config": {
+                **_READER,
+                **_CLIP_MARKS,
+                **_SHARED,
+                "vocab_size": tiny_tokenizers.CLIP_WORDS,
+            },
+            "vision_config": {**_SEER, **_SHARED},
+            **_SHARED,
+        },
+        {},
+        (_centre(32, 32), {}),
+        "clip",
+    ),
     "convnext": Model(
         "ConvNextForImageClassification",
         "ConvNext",
@@ -250,6 +302,16 @@ MODELS: dict[str, Model] = {
         (_square(32), {}),
         "siglip",
     ),
+    # Checkpoints of SigLIP 2 for one image size are SigLIPs with the tokenizer of Gemma.
+    "siglip second": Model(
+        "SiglipModel",
+        "Siglip",
+        "siglip2-base-patch16-224",
+        _SIGLIP,
+        {"text_config": {**_SIGLIP_MARKS, "vocab_size": 256_000}},
+        (_square(32), {}),
+        "siglip 2",
+    ),
     "siglip classifier": Model(
         "SiglipForImageClassification",
         "Siglip",
@@ -304,8 +366,12 @@ def save(
     module = getattr(transformers, model.architecture)(config)
     randomise(module)
     module.save_pretrained(folder)
-    processor = getattr(transformers, f"{model.processor}ImageProcessorPil")
-    processor(**model.prepared[full]).save_pretrained(folder)
+    if model.processor == "DINOv3ViT":  # has no PIL form, and this environment no torchvision
+        kind = {"image_processor_type": "DINOv3ViTImageProcessorFast", **model.prepared[full]}
+        (folder / "preprocessor_config.json").write_text(json.dumps(kind))
+    else:
+        processor = getattr(transformers, f"{model.processor}ImageProcessorPil")
+        processor(**model.prepared[full]).save_pretrained(folder)
     if model.tokenizer is not None:
         tiny_tokenizers.SAVERS[tokenizer or model.tokenizer](folder)
     return folder

@@ -1,5 +1,7 @@
 import importlib
+from types import SimpleNamespace
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -45,8 +47,48 @@ def test_onnxruntime_on_the_gpu_is_told(monkeypatch):
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     check = found()["onnxruntime-cuda"]
+    assert not check.works
+    listed = (
+        f"onnxruntime {onnxruntime.__version__} lists CUDAExecutionProvider and does not use it"
+    )
+    assert check.detail.startswith(listed)
+    session = SimpleNamespace(get_providers=lambda: providers)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
+    check = found()["onnxruntime-cuda"]
     assert check.works
     assert onnxruntime.__version__ in check.detail
+
+
+def test_the_graph_of_the_probe_runs():
+    session = onnxruntime.InferenceSession(onnxruntime_cuda._GRAPH)
+    assert session.run(None, {"x": np.array([-2], np.float32)})[0] == [2]
+
+
+@pytest.mark.parametrize("library", ["libnvdla_compiler.so", "libnvos.so", "libnvcudla.so.1"])
+def test_a_container_for_another_jetpack_is_named(monkeypatch, library):
+    """As TensorRT 10.7 fails in an image for JetPack 6 on a host with 7.2."""
+    reason = f"{library}: cannot open shared object file: No such file or directory"
+
+    def fail(name):
+        raise ImportError(reason)
+
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
+    monkeypatch.setattr(nvidia, "require", fail)
+    check = found()["tensorrt"]
+    assert not check.works
+    assert reason in check.detail
+    assert f"{library} belongs to the board" in check.detail
+    assert "make image JETPACK=7" in check.detail and "-igpu" in check.detail
+
+
+def test_another_library_that_is_missing_is_told_as_it_is(monkeypatch):
+    def fail(name):
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr(nvidia, "installed", lambda: ["tensorrt"])
+    monkeypatch.setattr(nvidia, "require", fail)
+    detail = found()["tensorrt"].detail
+    assert detail.endswith("(libnvinfer.so.10: cannot open shared object file)")
 
 
 @pytest.mark.parametrize("error", [MissingPackage("x", "run make"), RuntimeError("broken")])

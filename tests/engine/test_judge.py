@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.engine import onnxruntime
 from edge.engine.accuracy import Accuracy, Gate, plan_refusal
 from edge.engine.engine import Engine
 from edge.engine.judge import judge, own_accuracy
-from edge.engine.onnxruntime import OnnxRuntime
+from edge.engine.onnxruntime import OnnxRuntime, products_saturate
 from edge.engine.passport import Carried, Passport, Plan
 from edge.engine.witnesses import Witnesses, network_images
 from edge.errors import EngineError
@@ -102,6 +103,15 @@ def test_an_engine_that_gives_fp32_s_answers_passes(built_engine: Path) -> None:
 )
 def test_what_is_wrong_is_said(change: Change, why: str, built_engine: Path) -> None:
     assert judged(built_engine, change).startswith(why)
+
+
+@pytest.mark.skipif(not products_saturate(), reason="this CPU's INT8 products do not saturate")
+def test_a_cpu_whose_int8_products_saturate_is_found(
+    built_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before `edge.engine.onnxruntime` chose the exact kernels on such a CPU."""
+    monkeypatch.setattr(onnxruntime, "products_saturate", lambda: False)
+    assert judged(built_engine, lambda logits, _: logits).startswith("its outputs have an SQNR of ")
 
 
 def test_noise_far_below_the_graph_s_own_passes(built_engine: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from edge.builder.plan import compile_engine
 from edge.engine import onnxruntime_cuda
 from edge.engine.engine import Engine
+from edge.engine.judging import judge_apart
 from edge.errors import EdgeError
 from edge.gpu import nvidia
 from tests.conftest import Recorder
@@ -29,6 +30,7 @@ class Opened(NamedTuple):
     cpu: Engine
     said: list[str]
     runner: str
+    folder: Path
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,19 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Opened]
         except EdgeError as error:
             pytest.fail(f"{runner} refuses this GPU: {error}", pytrace=False)
         with gpu:
-            yield Opened(gpu, cpu, said, runner)
+            yield Opened(gpu, cpu, said, runner, folder)
 
 
 def test_every_format_and_batch_says_what_the_cpu_says(opened, record_property):
     worst = frames.says_what_the_cpu_says(opened.gpu, opened.cpu, 4, ERROR)
     record_property("error_of_largest_logit", worst)
+
+
+def test_the_judge_finds_nothing_wrong(opened, record_property):
+    found = judge_apart(opened.folder, opened.runner)
+    record_property("judgement", found.to_dict())
+    assert not found.refused, found.refused
+    assert found.batches == (1, 2, 4)
 
 
 def test_two_lanes_keep_order(opened):

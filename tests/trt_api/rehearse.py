@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge.builder.compile import compile_plan
+from edge.builder.compile import Restraint, compile_plan
 from edge.engine.passport import Passport
 from edge.errors import CompileError, EngineError
 from edge.gpu import nvidia
@@ -160,7 +160,7 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
         monitor.phase_finish("tactics")
         return Actor(stage, "IHostMemory")
 
-    def run() -> Any:
+    def run(**more: Any) -> Any:
         return compile_plan(
             folder / "model.onnx",
             backend,
@@ -168,6 +168,7 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
             max_batch=4,
             cache=folder,
             progress=lambda *step: steps.append(step),
+            **more,
         )
 
     stage.answers = {
@@ -179,6 +180,12 @@ def rehearse_compile(stage: Stage, backend: str, folder: Path) -> None:
         assert compiled.data == b"IHostMemory", compiled
         assert compiled.version == stage.real.__version__, compiled
     assert steps == [("tactics", 1, 2)] * 2, steps
+
+    restrained = Restraint(level=1, tactic_sources=False)
+    told = len(stage.told)
+    run(restraint=restrained)
+    assert ("IBuilderConfig.set_tactic_sources", (0,)) in stage.told[told:]
+    del stage.told[told:]
 
     flags = dict(stage.told)["Builder.create_network"][0]
     assert flags == 1 << int(stage.real.NetworkDefinitionCreationFlag.STRONGLY_TYPED), flags

@@ -41,6 +41,7 @@ def rewrite(model: Any) -> None:
     """
     torch = require("torch")
     written = {
+        "DINOv3ViTAttention": _dinov3,
         "SwinAttention": _swin,
         "Swinv2SelfAttention": _swinv2,
         "MobileViTSelfAttention": _mobilevit,
@@ -110,6 +111,46 @@ def _added(bias: Any, mask: Any) -> Any:
 def _split(states: Any, size: int) -> Any:
     """[batch, tokens, channels] -> [batch, heads, tokens, head size]."""
     return states.view(*states.shape[:2], -1, size).transpose(1, 2)
+
+
+def _dinov3(module: Any) -> Any:
+    """DINOv3: rotary positions (RoPE), as two constants for all tokens.
+
+    Where rotary positions are computed in the graph, or tiled, TensorRT computes wrong ones or
+    splits the graph (romav2-onnx 6, lightly-train 783, TensorRT 4723). The class token and the
+    registers are not rotated: their cosine is 1 and their sine 0.
+    """
+    torch = require("torch")
+    size = module.head_dim
+
+    def prefixed(table: Any, tokens: int, value: float) -> Any:
+        prefix = torch.full((tokens - len(table), size), value)
+        return torch.cat((prefix, table))
+
+    def tables(positions: tuple[Any, Any], tokens: int) -> tuple[Any, Any]:
+        cos, sin = positions
+        first, second = sin.chunk(2, -1)  # (-b, a) * sin is (b, a) * (-first, second)
+        return prefixed(cos, tokens, 1.0), prefixed(torch.cat((-first, second), -1), tokens, 0.0)
+
+    constant = _once(tables)
+
+    def rotated(states: Any, factor: float) -> Any:
+        cos, sin = constant()
+        first, second = states.chunk(2, -1)
+        return states * (cos * factor) + torch.cat((second, first), -1) * (sin * factor)
+
+    def forward(
+        hidden_states: Any, attention_mask: Any = None, position_embeddings: Any = None, **_: Any
+    ) -> tuple[Any, None]:
+        constant(position_embeddings, hidden_states.shape[1])
+        query, key, value = (
+            _split(each(hidden_states), size)
+            for each in (module.q_proj, module.k_proj, module.v_proj)
+        )
+        mixed = _mixed(rotated(query, module.scaling), rotated(key, 1.0), value)
+        return module.o_proj(mixed.transpose(1, 2).flatten(2)), None
+
+    return forward
 
 
 def _swin(module: Any) -> Any:

@@ -30,7 +30,8 @@ class Family:
     sized    images must have config.json's image_size; False: that is the size of pretraining,
              and the processor defines the size that the checkpoint is used with
     special  number of tokens before the patch tokens, the class token first; 0: there are none, or
-             the last layer outputs a map. Registers are counted in config.json and come on top
+             the last layer outputs a map. Registers and further class tokens are counted in
+             config.json and come on top
     step     function of `vision_of` config.json: the number of pixels of which the sides of
              images must be multiples, for another size than it was trained with (1: the model
              itself checks more). Raises ValueError for invalid values in config.json
@@ -133,6 +134,27 @@ FAMILIES: dict[str, Family] = {
         step=_patch(14),
         processor="Bit",
     ),
+    "dinov3_vit": Family(
+        "DINOv3",
+        {"DINOv3ViTModel": (FEATURES,)},
+        _ATTENTION,
+        sized=False,
+        step=_patch(16),
+        processor="DINOv3ViT",
+    ),
+    "ijepa": Family("I-JEPA", _classifier("IJepa"), special=0, step=_patch(16)),
+    "vit_msn": Family("ViTMSN", _classifier("ViTMSN"), step=_patch(16)),
+    "pixio": Family(
+        "Pixio", {"PixioModel": (FEATURES,)}, sized=False, step=_patch(16), processor="Bit"
+    ),
+    "dinov3_convnext": Family(
+        "DINOv3 ConvNeXt",
+        {"DINOv3ConvNextModel": (FEATURES,)},
+        _POINTWISE,
+        sized=False,
+        step=lambda _: 32,
+        processor="DINOv3ViT",
+    ),
     "convnext": _map("ConvNeXt", "ConvNext", "ConvNext", _POINTWISE, step=32),
     "convnextv2": _map("ConvNeXt V2", "ConvNextV2", "ConvNext", _POINTWISE, step=32),
     "mobilevit": _map("MobileViT", "MobileViT", "MobileViT", _ATTENTION, step=64),
@@ -148,6 +170,16 @@ FAMILIES: dict[str, Family] = {
         {
             "CLIPModel": (ZERO_SHOT, FEATURES),
             "CLIPForImageClassification": (CLASSIFICATION, FEATURES),
+        },
+        _ATTENTION,
+        step=_patch(32),
+        processor="CLIP",
+    ),
+    "metaclip_2": Family(
+        "MetaCLIP 2",
+        {
+            "MetaClip2Model": (ZERO_SHOT, FEATURES),
+            "MetaClip2ForImageClassification": (CLASSIFICATION,),
         },
         _ATTENTION,
         step=_patch(32),

@@ -27,10 +27,11 @@ def pooled(checkpoint: Checkpoint, model: Any) -> Callable[[Any], Any]:
     """
     head = checkpoint.head
     special = checkpoint.family.special + getattr(model.config, "num_register_tokens", 0)
+    special += getattr(model.config, "n_cls_tokens", 1) - 1
 
     def own(output: Any) -> Any:
         projected = getattr(output, "image_embeds", None)  # of a CLIP
-        vector = output.pooler_output if projected is None else projected
+        vector = getattr(output, "pooler_output", None) if projected is None else projected
         if vector is None:
             raise CheckpointError(
                 f"{checkpoint.name} has no pooling of its own", "choose --pooling mean"

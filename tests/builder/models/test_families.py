@@ -47,10 +47,13 @@ QUANTISED = {
     "swinv2": WINDOWS,
     "dinov2": ENCODER,
     "dinov2_with_registers": ENCODER,
+    "ijepa": ENCODER,
+    "vit_msn": ENCODER,
     "convnext": {"fc1": 4, "fc2": 4},
     "convnextv2": {"fc1": 4, "fc2": 4},
     "mobilevit": {"qkv": 9, "proj": 9, "fc1": 9, "fc2": 9},
     "clip classifier": {**ENCODER, "fc1": 1, "fc2": 1},  # no LayerNorm follows the last two
+    "metaclip_2 classifier": {**ENCODER, "fc1": 1, "fc2": 1},
     "siglip classifier": ENCODER,
 }
 # One of each kind in `make test`, all in `make test-slow`: the export alone takes seconds.

@@ -39,6 +39,12 @@ FAMILIES = {
     "swinv2": (("own", "mean"), 0),
     "dinov2": (("own", "cls", "mean"), 1),
     "dinov2_with_registers": (("own", "cls", "mean"), 5),
+    "dinov3_vit": (("own", "cls", "mean"), 5),
+    "dinov3_convnext": (("own", "cls", "mean"), 1),
+    "ijepa": (("mean",), 0),
+    "vit_msn": (("cls", "mean"), 1),
+    "pixio": (("own", "cls", "mean"), 8),
+    "metaclip_2": (("own", "cls", "mean"), 1),
     "convnext": (("own", "mean"), 0),
     "convnextv2": (("own", "mean"), 0),
     "mobilevit": (("own", "mean"), 0),
@@ -68,10 +74,14 @@ ONE = {
     "swinv2": ("mean", 36),
     "dinov2": ("cls", 48),
     "dinov2_with_registers": ("mean", 48),
+    "dinov3_vit": ("own", 48),
+    "dinov3_convnext": ("own", 64),
+    "pixio": ("own", 48),
+    "ijepa": ("mean", 48),
     "convnext": ("own", 64),
     "mobilevit": ("mean", 64),
 }
-EVERYDAY = ("clip", "dinov2", "convnext")  # the others: make test-slow
+EVERYDAY = ("clip", "dinov3_vit", "convnext")  # the others: make test-slow
 NAMES = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in ONE]
 ONE_LAYER, ONE_STAGE = {"num_hidden_layers": 1}, {"depths": [2], "num_heads": [2]}
 SHORT = {
@@ -84,7 +94,7 @@ SHORT = {
     "convnext": {"depths": [1, 1]},
 }
 # Those that are told to interpolate; the others do it on every call, or have nothing to.
-TOLD = ("clip", "siglip", "deit distilled", "beit", "swin", "swinv2")
+TOLD = ("clip", "siglip", "deit distilled", "beit", "swin", "swinv2", "ijepa", "metaclip_2")
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +335,26 @@ def test_a_clip_of_early_days_keeps_its_sizes_under_another_name(saved, tmp_path
         with network.quiet(), torch.inference_mode():
             given.append(network.load(found)(pictures))
     assert torch.equal(*given)
+
+
+def test_dinov3_s_rotary_positions_are_constants(simple):
+    """Versions of TensorRT compute them wrongly, or split the graph where they are tiled."""
+    _, model, _ = simple("dinov3_vit")
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Cos", "Sin", "Tile", "If", "Range", "Resize", "Where", "Neg"}
+    index = graph.Index(model)
+    rotated = [node for node in model.graph.node if node.op_type == "Mul"]
+    tables = [name for node in rotated for name in node.input if name in index.weights]
+    tokens = (48 // 8) ** 2 + 5
+    assert sum(list(index.weights[name].dims) == [tokens, 16] for name in tables) == 8
+
+
+@pytest.mark.slow
+def test_a_large_dinov3_has_gates_in_its_mlp(tmp_path, pictures):
+    """As dinov3-vith16plus: SiLU gates, and key projections without a bias."""
+    save("dinov3_vit", tmp_path, LABELS, use_gated_mlp=True, hidden_act="silu", mlp_bias=True)
+    found = read_checkpoint(str(tmp_path), Request(FEATURES))
+    few = image_sets.prepare_first(image_sets.find(pictures), found.preprocess, 4, print)
+    model = simplify(export(found, few)[0], few)[0]
+    given = graph.session(model).logits(few)
+    np.testing.assert_allclose(given, expected(tmp_path, "dinov3_vit", "own", few), atol=1e-4)

@@ -28,7 +28,9 @@ NAMED = {
     "clip_vision_model": "CLIPImageProcessorPil",
     "siglip_vision_model": "SiglipImageProcessorPil",
 }
-TYPES = [model_type for model_type in FAMILIES if model_type != TIMM]
+# DINOv3's processor needs torchvision: `test_dinov3_s_pixels` compares with its resize.
+DINOV3 = ("dinov3_vit", "dinov3_convnext")
+TYPES = [model_type for model_type in FAMILIES if model_type not in (TIMM, *DINOV3)]
 
 
 @pytest.fixture
@@ -79,6 +81,31 @@ def test_transformers_names_the_same_processor_for_a_type_or_none(model_type):
     known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {"pil": NAMED.get(model_type)})
     assert known["pil"] == f"{FAMILIES[model_type].processor}ImageProcessorPil"
     assert (model_type in IMAGE_PROCESSOR_MAPPING_NAMES) is (model_type not in NAMED)
+
+
+def resized(pixels, size):
+    """torch's resize with antialiasing, which torchvision calls; pixels: [1, 3, H, W]."""
+    import torch
+
+    return torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
+
+
+@pytest.mark.parametrize("model_type", DINOV3)
+def test_dinov3_s_pixels_are_those_of_its_authors(folder, model_type):
+    """They resize 8-bit images; transformers resizes floats, which differ by the rounding."""
+    import torch
+
+    settings = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": UNTYPED["size"]}
+    made = folder(model_type, {"preprocessor_config.json": settings})
+    mean, std = (
+        torch.tensor(each)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    pixels = torch.from_numpy(PICTURE.transpose(2, 0, 1)[None].copy())
+    found = (torch.from_numpy(ours(made)) * std + mean) * 255  # in grey levels
+    authors = abs(found - resized(pixels, (224, 224)))
+    assert authors.max() < 1.01 and authors.mean() < 0.01
+    transformers = abs(found - resized(pixels.float(), (224, 224)))
+    assert transformers.max() < 1.01 and transformers.mean() < 0.3
 
 
 def test_of_two_processors_the_one_for_texts_and_images_is_used(folder):

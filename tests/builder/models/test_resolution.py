@@ -83,7 +83,7 @@ CLASSIFIERS = [
 
 # Those whose positions are told to interpolate; the others do it on every call, or have none.
 TOLD = ("vit", "deit", "deit distilled", "beit", "swin", "swinv2", "clip classifier")
-TOLD += ("siglip classifier",)
+TOLD += ("siglip classifier", "ijepa", "vit_msn", "metaclip_2 classifier")
 
 
 def agrees(found):
