@@ -100,8 +100,8 @@ def test_a_plan_that_is_right_is_published_with_its_accuracy(copy: Path, edge: E
 @pytest.mark.parametrize(
     ("cure", "fix", "tries"),
     [
-        pytest.param("bf16", BF16, 1, marks=pytest.mark.slow),
-        ("residual", RESIDUAL, 3),
+        ("bf16", BF16, 1),
+        pytest.param("residual", RESIDUAL, 3, marks=pytest.mark.slow),
         pytest.param("tactics", TACTICS, 5, marks=pytest.mark.slow),
     ],
 )

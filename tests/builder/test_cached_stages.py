@@ -37,6 +37,7 @@ def test_naming_a_default_reuses_the_same_graph(recipe):
     assert "export" not in observer.stages
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_for_another_task_is_exported_again(recipe):
     observer = Recorder()
     asked = {"task": FEATURES, "pooling": "cls", "precision": "fp32", "name": "features"}
@@ -44,6 +45,7 @@ def test_the_same_checkpoint_for_another_task_is_exported_again(recipe):
     assert "export" in observer.stages
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_exported_again(recipe, checkpoint, tmp_path):
     copy = shutil.copytree(checkpoint, tmp_path / "vit")
     config = json.loads((copy / "config.json").read_text())

@@ -171,6 +171,7 @@ def test_too_few_images(recipe, pictures, tmp_path):
         build(separate, Recorder())
 
 
+@pytest.mark.slow
 def test_replacing_an_engine_of_another_kind_is_announced(recipe, warm):
     recipe = dataclasses.replace(recipe, engines=warm)
 

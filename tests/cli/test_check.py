@@ -79,6 +79,7 @@ def test_a_run_is_checked_before_its_first_frame(edge_command: Edge, copy: Path)
     assert first.strip().startswith("check") and "agrees with FP32 on" in first
 
 
+@pytest.mark.slow
 def test_a_configuration_can_ask_for_it(edge_command: Edge, wrong: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(f'engine = "{wrong}"\ncheck = true\n[[camera]]\nsource = "test://ball"\n')

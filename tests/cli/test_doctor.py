@@ -10,6 +10,9 @@ from edge.engine import onnxruntime_cuda
 from edge.errors import MissingPackage, install_hint
 from edge.gpu import nvidia
 
+# onnxruntime's, of a provider that this machine does not have.
+pytestmark = pytest.mark.filterwarnings("ignore:Specified provider")
+
 
 def found():
     return {check.name: check for check in doctor.examine()}
